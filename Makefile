@@ -1,0 +1,36 @@
+# Two commands are all a newcomer needs: `make demo` and `make test`. Each makes its own environment in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint docs clean
+
+demo: .venv/.run
+	$(BIN)/flossing demo
+
+test: lint
+	$(BIN)/pytest -n 2
+
+lint: .venv/.develop
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+docs: .venv/.develop
+	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.run: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) -e .
+	touch $@
+
+.venv/.develop: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) -e '.[test,docs]'
+	touch $@ .venv/.run
+
+clean:
+	rm -rf .venv docs/_build docs/jupyter_execute .jupyter_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

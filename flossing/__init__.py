@@ -1,0 +1,63 @@
+"""Train recurrent networks over long horizons by controlling their Lyapunov exponents.
+
+Names resolve when first used (PEP 562), so that importing this package, and thus `flossing --help`, does not import
+JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flossing import cells as cells, tasks as tasks
+    from flossing._floss import (
+        Flossing as Flossing,
+        FlossingHistory as FlossingHistory,
+        FlossingRecord as FlossingRecord,
+        floss as floss,
+        flossing_loss as flossing_loss,
+    )
+    from flossing._lyapunov import Spectrum as Spectrum, lyapunov_spectrum as lyapunov_spectrum
+    from flossing._orthonormal import orthonormalise as orthonormalise
+    from flossing._schedule import (
+        Schedule as Schedule,
+        floss_before as floss_before,
+        floss_never as floss_never,
+        floss_periodically as floss_periodically,
+        join_schedules as join_schedules,
+    )
+    from flossing._train import (
+        Progress as Progress,
+        TrainingState as TrainingState,
+        clip_each_array as clip_each_array,
+        start_training as start_training,
+        train as train,
+    )
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "_floss": ("Flossing", "FlossingHistory", "FlossingRecord", "floss", "flossing_loss"),
+    "_lyapunov": ("Spectrum", "lyapunov_spectrum"),
+    "_orthonormal": ("orthonormalise",),
+    "_schedule": ("Schedule", "floss_before", "floss_never", "floss_periodically", "join_schedules"),
+    "_train": ("Progress", "TrainingState", "clip_each_array", "start_training", "train"),
+    "cells": ("cells",),
+    "tasks": ("tasks",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [*_HOME_OF, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'flossing' has no attribute {name!r}")
+    module = importlib.import_module(f"flossing.{home}")
+    value = module if name == home else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

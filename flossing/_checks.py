@@ -1,0 +1,60 @@
+"""Errors at the boundary: one line that names the argument, its value and what is legal.
+
+Everything here looks at concrete values only. A traced value (inside `jit`, `grad` or `vmap`)
+has no value to look at and passes; its shape and dtype are still checked by whoever needs them.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+
+def check_integer(name: str, value: Any, *, least: int, most: int | None = None, note: str = ""):
+    """Raise ValueError unless `value` is an integer in `[least, most]`."""
+    integral = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not integral or value < least or (most is not None and value > most):
+        legal = f"an integer of at least {least}" if most is None else f"an integer from {least} to {most}"
+        raise ValueError(f"{name} must be {legal}{note}, got {name}={value!r}")
+
+
+def check_leaves(name: str, tree: Any):
+    """Raise ValueError if a leaf is not an array, would lose its float64, or is not finite."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        label = name + jax.tree_util.keystr(path)
+        if isinstance(leaf, Tracer):
+            continue
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)):
+            raise ValueError(f"{label} must be an array or a number, got {leaf!r} of type {type(leaf).__name__}")
+        _check_width(label, leaf)
+        _check_finite(label, leaf)
+
+
+def _check_width(label: str, leaf: Any):
+    # Python scalars are weakly typed and take the default width; a NumPy array was given its width on purpose.
+    if not isinstance(leaf, (np.ndarray, np.generic)):
+        return
+    if leaf.dtype.kind not in "fciub":
+        raise ValueError(f"{label} must hold numbers, got dtype {leaf.dtype}")
+    if leaf.dtype.kind in "fc" and jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
+        raise ValueError(
+            f"{label} is {leaf.dtype} but JAX runs with x64 off; "
+            "enable it with jax.config.update('jax_enable_x64', True) or pass float32"
+        )
+
+
+def _check_finite(label: str, leaf: Any):
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return
+    values = np.asarray(leaf)
+    if values.dtype.kind not in "fc" or np.isfinite(values).all():
+        return
+    index = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+    raise ValueError(f"{label} must be finite, got {values[index]} at index {index}")
+
+
+def is_concrete(tree: Any) -> bool:
+    """Whether no leaf of `tree` is traced."""
+    return not any(isinstance(leaf, Tracer) for leaf in jax.tree_util.tree_leaves(tree))

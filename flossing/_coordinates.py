@@ -1,0 +1,94 @@
+"""A state as a point of R^N: which of its leaves have tangents, and in which order."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flossing._types import State
+
+
+class Coordinates:
+    """The map between a state (any pytree) and its real coordinates, a vector of R^N.
+
+    Floating leaves are raveled in the tree's own order; a complex leaf gives its real parts, then its imaginary
+    parts. Other leaves (random keys, counters) have no tangent: `split` hands them over as `rest`.
+    """
+
+    def __init__(self, state: State):
+        leaves, self._treedef = jax.tree_util.tree_flatten(state)
+        self._leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+        dtypes = {jnp.finfo(leaf.dtype).dtype for leaf in self._leaves if _is_floating(leaf)}
+        if not dtypes:
+            raise ValueError(f"state must have a floating leaf to have a tangent space, got {self.describe()}")
+        if len(dtypes) > 1:
+            raise ValueError(f"state must have floating leaves of one precision, got {self.describe()}")
+        (self.dtype,) = dtypes
+        self.size = sum(_coordinate_count(leaf) for leaf in self._leaves)
+
+    def split(self, state: State) -> tuple[Float[Array, " N"], list[Any]]:
+        """`state` -> its coordinates (N,), and the leaves that have none."""
+        leaves = jax.tree_util.tree_leaves(state)
+        parts = [part for leaf in leaves if _is_floating(leaf) for part in _real_parts(leaf)]
+        return jnp.concatenate(parts) if len(parts) > 1 else parts[0], [x for x in leaves if not _is_floating(x)]
+
+    def join(self, x: Float[Array, " N"], rest: list[Any]) -> State:
+        """The inverse of `split`."""
+        others = iter(rest)
+        leaves, start = [], 0
+        for leaf in self._leaves:
+            if not _is_floating(leaf):
+                leaves.append(next(others))
+                continue
+            stop = start + _coordinate_count(leaf)
+            leaves.append(_from_real(x[start:stop], leaf))
+            start = stop
+        return jax.tree_util.tree_unflatten(self._treedef, leaves)
+
+    def matches(self, state: State) -> bool:
+        """Whether `state` has the structure, shapes and dtypes that these coordinates were made for."""
+        leaves, treedef = jax.tree_util.tree_flatten(state)
+        kinds = [(leaf.shape, leaf.dtype) for leaf in leaves]
+        return treedef == self._treedef and kinds == [(leaf.shape, leaf.dtype) for leaf in self._leaves]
+
+    def describe(self) -> str:
+        """The structure in one line, for error messages."""
+        return describe_structure(jax.tree_util.tree_unflatten(self._treedef, self._leaves))
+
+
+def describe_structure(tree: Any) -> str:
+    """A pytree with each array written as `dtype[shape]`."""
+    return str(jax.tree_util.tree_map(_Shown, tree))
+
+
+class _Shown:
+    def __init__(self, leaf):
+        self._text = f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+
+    def __repr__(self):
+        return self._text
+
+
+def _is_floating(leaf) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def _is_complex(leaf) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.complexfloating)
+
+
+def _coordinate_count(leaf) -> int:
+    return (_is_floating(leaf) + _is_complex(leaf)) * math.prod(leaf.shape)
+
+
+def _real_parts(leaf: Array) -> list[Array]:
+    return [jnp.real(leaf).ravel(), jnp.imag(leaf).ravel()] if _is_complex(leaf) else [jnp.ravel(leaf)]
+
+
+def _from_real(x: Array, leaf: jax.ShapeDtypeStruct) -> Array:
+    if _is_complex(leaf):
+        real, imaginary = jnp.split(x, 2)
+        return jax.lax.complex(real, imaginary).reshape(leaf.shape)
+    return x.reshape(leaf.shape)

@@ -1,0 +1,47 @@
+"""The one loop over epochs: compiled once a shape, run in chunks of any length, looked at in between."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import PyTree
+
+Update = Callable[[PyTree, Any], tuple[PyTree, PyTree]]
+"""One epoch, `update(carry, epoch) -> (carry, record)`; best an Equinox module, by which the compiled loop is found
+again however often it is built."""
+
+
+def run_chunk(update: Update, carry: PyTree, first: int, count: int, *, capacity: int) -> tuple[PyTree, PyTree]:
+    """Run epochs `first, first + 1, ...`, `count <= capacity` of them -> carry, records stacked on a leading axis.
+
+    The number of epochs is a traced value and the records go into buffers of `capacity`, so chunks of different
+    length share one compilation. Records come back as NumPy arrays of length `count`; the carry stays on the device.
+    """
+    if not 0 < count <= capacity:
+        raise ValueError(f"count must be an integer from 1 to capacity={capacity}, got count={count}")
+    carry, buffers = _run(update, carry, jnp.asarray(first), jnp.asarray(count), capacity)
+    return carry, jax.tree_util.tree_map(lambda b: np.asarray(b)[:count], buffers)
+
+
+@eqx.filter_jit
+def _run(update, carry, first, count, capacity):
+    arrays, static = eqx.partition(carry, eqx.is_array)
+
+    def epoch(arrays, number):
+        carry, record = update(eqx.combine(arrays, static), number)
+        return eqx.filter(carry, eqx.is_array), record
+
+    def body(i, loop):
+        arrays, buffers = loop
+        arrays, record = epoch(arrays, first + i)
+        buffers = jax.tree_util.tree_map(lambda b, r: b.at[i].set(r), buffers, record)
+        return arrays, buffers
+
+    _, record = jax.eval_shape(epoch, arrays, first)
+    buffers = jax.tree_util.tree_map(lambda r: jnp.zeros((capacity, *r.shape), r.dtype), record)
+    arrays, buffers = lax.fori_loop(0, count, body, (arrays, buffers))
+    return eqx.combine(arrays, static), buffers

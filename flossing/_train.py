@@ -1,0 +1,243 @@
+"""Training on a task, with blocks of flossing put in by a schedule.
+
+Two optimisers, each with its own moments, take turns on one model. The state of a run is one value, `TrainingState`:
+whoever stores it after a chunk and hands it back continues exactly where it stopped.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, Float, PyTree
+
+from flossing._checks import check_integer, check_leaves
+from flossing._floss import Flossing, FlossingEpoch, check_record
+from flossing._loop import run_chunk
+from flossing._schedule import Schedule, floss_never
+from flossing._types import RandomKey
+
+Loss = Callable[[PyTree, PyTree], tuple[Float[Array, ""], Mapping[str, Float[Array, ""]]]]
+Probe = Callable[[PyTree, PyTree], Mapping[str, Array]]
+
+
+def clip_each_array(limit: float) -> optax.GradientTransformation:
+    """Scale the gradient of each array on its own to a Frobenius norm of at most `limit`.
+
+    This is the reference's clipping; `optax.clip_by_global_norm` would let one large array silence the others.
+    """
+    if not limit > 0:
+        raise ValueError(f"limit must be a positive number, got limit={limit!r}")
+
+    def clip(gradient: Array) -> Array:
+        norm = jnp.linalg.norm(gradient.ravel())
+        return gradient * jnp.minimum(1, limit / jnp.where(norm > 0, norm, limit))
+
+    return optax.stateless(lambda gradients, _: jax.tree_util.tree_map(clip, gradients))
+
+
+class TrainingState(eqx.Module):
+    """All that a run is, between two chunks.
+
+    `epoch` and `flossing_epoch` count the epochs done. `asked` is the last epoch for which the schedule was asked,
+    and `due` how many of the flossing epochs it wanted are still to come. `measures` are the newest values, by name.
+    """
+
+    model: PyTree
+    opt_state: PyTree
+    flossing_opt_state: PyTree
+    epoch: int = 0
+    flossing_epoch: int = 0
+    asked: int = 0
+    due: int = 0
+    measures: dict[str, np.ndarray] = eqx.field(default_factory=dict)
+
+
+class Progress(NamedTuple):
+    """What `train` yields after each chunk.
+
+    - `kind`: which epochs the chunk held, `"training"` or `"flossing"`.
+    - `epochs`: their numbers, counted from 1 in each kind. A flossing chunk happened before the training epoch
+      `state.epoch + 1`.
+    - `metrics`: NumPy arrays by name, one row an epoch, measured before that epoch's update. Training: `loss`, what
+      the loss function returns besides, `gradient_norm/<array>` (raw, before clipping), and the probes (NaN in the
+      epochs between). Flossing: `flossing_loss`, `exponents`, `flossing_gradient_norm`.
+    - `state`: the state after the chunk; `state.measures` holds the newest metrics and the exponents.
+    """
+
+    kind: Literal["training", "flossing"]
+    epochs: range
+    metrics: dict[str, np.ndarray]
+    state: TrainingState
+
+
+def start_training(
+    model: PyTree, optimiser: optax.GradientTransformation, flossing: Flossing | None = None
+) -> TrainingState:
+    """The state of a run before its first epoch."""
+    check_leaves("model", eqx.filter(model, eqx.is_array))
+    opt_state = optimiser.init(eqx.filter(model, eqx.is_inexact_array))
+    return TrainingState(model, opt_state, None if flossing is None else flossing.init(model))
+
+
+def train(
+    state: TrainingState,
+    *,
+    loss: Loss,
+    batch: Callable[[RandomKey], PyTree],
+    optimiser: optax.GradientTransformation,
+    key: RandomKey,
+    epochs: int,
+    flossing: Flossing | None = None,
+    schedule: Schedule | None = None,
+    probe: Probe | None = None,
+    probe_every: int = 100,
+    chunk: int = 100,
+) -> Iterator[Progress]:
+    """Train `state.model` up to `epochs`, flossing when `schedule` says so; yields a [`Progress`][] a chunk.
+
+    **Arguments:**
+
+    - `state`: from `start_training`, or from the last `Progress` of an earlier run, which then goes on exactly.
+    - `loss`: `loss(model, batch) -> (scalar, {name: scalar})`; its gradient is taken in all floating arrays of the
+      model, and both values are recorded, before the update.
+    - `batch`: `batch(key)` draws the batch of one epoch. Epoch e gets a key folded with e, so the data do not depend
+      on the chunks.
+    - `optimiser`: for the task. Flossing has its own, in `flossing`; both keep their moments across blocks.
+    - `key`: the key of the data.
+    - `epochs`: the number of the last training epoch.
+    - `flossing`: how to floss and how to measure exponents; without it no exponents are measured.
+    - `schedule`: when to floss; never by default.
+    - `probe`: `probe(model, gradients) -> {name: array}`, evaluated in epoch 1 and every `probe_every` epochs on the
+      raw gradients; 0 switches it off.
+    - `chunk`: at most so many epochs are run between two looks. The compiled loop does not depend on their number.
+
+    **Raises:** `ValueError` for arguments out of range; `FloatingPointError`, naming epoch and quantity, when a loss,
+    gradient or exponent ceases to be finite. The last good state is then the one last yielded.
+
+    **Source:** Engelken (NeurIPS 2023), sections 3 to 5.
+    """
+    check_integer("epochs", epochs, least=1)
+    check_integer("chunk", chunk, least=1)
+    check_integer("probe_every", probe_every, least=0)
+    schedule = floss_never() if schedule is None else schedule
+    training_key, flossing_key, measuring_key = jax.random.split(key, 3)
+    training = TrainingEpoch(training_key, loss, batch, optimiser, probe, probe_every)
+    if flossing is not None and not state.measures:
+        state = _measure(state, flossing, measuring_key)
+
+    while state.epoch < epochs:
+        if state.asked <= state.epoch:
+            due = schedule(state.epoch + 1, state.measures)
+            if due and flossing is None:
+                raise ValueError(f"flossing must be given when the schedule asks for it, as in epoch {state.epoch + 1}")
+            state = dataclasses.replace(state, asked=state.epoch + 1, due=due)
+        if state.due:
+            assert flossing is not None
+            progress = _floss_chunk(state, FlossingEpoch(flossing, flossing_key), chunk)
+        else:
+            count = _epochs_until_due(schedule, state, min(chunk, epochs - state.epoch))
+            progress = _train_chunk(state, training, count, chunk)
+        if flossing is not None:
+            progress = progress._replace(state=_measure(progress.state, flossing, measuring_key))
+        yield progress
+        state = progress.state
+
+
+class TrainingEpoch(eqx.Module):
+    """One epoch of training as the loop wants it; epoch e draws its batch with `fold_in(key, e)`."""
+
+    key: RandomKey
+    loss: Loss = eqx.field(static=True)
+    batch: Callable[[RandomKey], PyTree] = eqx.field(static=True)
+    optimiser: optax.GradientTransformation = eqx.field(static=True)
+    probe: Probe | None = eqx.field(static=True)
+    probe_every: int = eqx.field(static=True)
+
+    def __call__(self, carry, epoch):
+        model, opt_state = carry
+        batch = self.batch(jax.random.fold_in(self.key, epoch))
+        (loss, metrics), gradients = eqx.filter_value_and_grad(self.loss, has_aux=True)(model, batch)
+        trained = eqx.filter(model, eqx.is_inexact_array)
+        updates, opt_state = self.optimiser.update(gradients, opt_state, trained)
+        record = {"loss": loss, **metrics, **_gradient_norms(gradients), **self._probed(model, gradients, epoch)}
+        return (eqx.apply_updates(model, updates), opt_state), record
+
+    def _probed(self, model, gradients, epoch):
+        if self.probe is None or self.probe_every == 0:
+            return {}
+        probe = self.probe
+        shapes = eqx.filter_eval_shape(probe, model, gradients)
+        nothing = jax.tree_util.tree_map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), shapes)
+        due = (epoch % self.probe_every == 0) | (epoch == 1)
+        return lax.cond(due, lambda: probe(model, gradients), lambda: nothing)
+
+
+def _epochs_until_due(schedule: Schedule, state: TrainingState, most: int) -> int:
+    following = range(state.epoch + 2, state.epoch + most + 1)
+    due = next((e for e in following if schedule(e, state.measures)), state.epoch + most + 1)
+    return due - state.epoch - 1
+
+
+def _train_chunk(state: TrainingState, update: TrainingEpoch, count: int, capacity: int) -> Progress:
+    first = state.epoch + 1
+    carry = state.model, state.opt_state
+    (model, opt_state), record = run_chunk(update, carry, first, count, capacity=capacity)
+    for name, values in record.items():
+        if name == "loss" or name.startswith("gradient_norm/"):
+            _check_finite(name, values, first)
+    measures = state.measures | {name: values[-1] for name, values in record.items()}
+    state = dataclasses.replace(state, model=model, opt_state=opt_state, epoch=state.epoch + count, measures=measures)
+    return Progress("training", range(first, first + count), record, state)
+
+
+def _floss_chunk(state: TrainingState, update: FlossingEpoch, capacity: int) -> Progress:
+    first, count = state.flossing_epoch + 1, min(state.due, capacity)
+    carry = state.model, state.flossing_opt_state
+    (model, opt_state), record = run_chunk(update, carry, first, count, capacity=capacity)
+    check_record(record, first)
+    metrics = {
+        "flossing_loss": record.loss,
+        "exponents": record.exponents,
+        "flossing_gradient_norm": record.gradient_norm,
+    }
+    state = dataclasses.replace(
+        state,
+        model=model,
+        flossing_opt_state=opt_state,
+        flossing_epoch=state.flossing_epoch + count,
+        due=state.due - count,
+    )
+    return Progress("flossing", range(first, first + count), metrics, state)
+
+
+def _measure(state: TrainingState, flossing: Flossing, key: RandomKey) -> TrainingState:
+    exponents = _exponents(flossing, state.model, jax.random.fold_in(key, state.epoch))
+    return dataclasses.replace(state, measures=state.measures | {"exponents": np.asarray(exponents)})
+
+
+@eqx.filter_jit
+def _exponents(flossing: Flossing, model: PyTree, key: RandomKey) -> Float[Array, " k"]:
+    return flossing.exponents(model, key)
+
+
+def _gradient_norms(gradients: PyTree) -> dict[str, Float[Array, ""]]:
+    leaves = jax.tree_util.tree_leaves_with_path(gradients)
+    return {f"gradient_norm/{array_name(path)}": jnp.linalg.norm(leaf.ravel()) for path, leaf in leaves}
+
+
+def array_name(path: tuple) -> str:
+    """The path of an array in a model as text, `network.J`."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _check_finite(name: str, values: np.ndarray, first: int):
+    good = np.isfinite(values)
+    if not good.all():
+        bad = int(good.argmin())
+        raise FloatingPointError(f"training epoch {first + bad}: {name} is {values[bad]}, no longer finite")

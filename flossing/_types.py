@@ -1,0 +1,18 @@
+"""Names for the few kinds of value that every room passes around."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from jaxtyping import Array, Key, PyTree
+
+State: TypeAlias = PyTree
+"""The state of one network: an array or a pytree such as an LSTM's `(h, c)`."""
+
+Input: TypeAlias = PyTree
+"""What drives one step; a sequence of inputs has a leading time axis on every leaf."""
+
+Step: TypeAlias = Callable[[State, Input], State]
+"""One step of a driven dynamical system, `step(state, input) -> state`, pure."""
+
+RandomKey: TypeAlias = Key[Array, ""]
+"""A typed JAX random key, `jax.random.key(seed)`."""

@@ -1,0 +1,92 @@
+"""Recurrent cells: `cell(input, state) -> state`, one sequence at a time, as in Equinox."""
+
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from flossing._checks import check_integer
+from flossing._types import RandomKey
+
+
+class VanillaRNN(eqx.Module):
+    """The reference network: N tanh units whose output is read before the tanh.
+
+        x_{t+1} = J h_t + b + ws s_t / S,      h_t = tanh(x_t),      r_t = wr x_t + offset
+
+    The state is h. Exponents at finite times depend on that choice: in x they would differ by a term that decays
+    like 1/T. Fields, with N units, S inputs and O outputs: `J` (N, N), `ws` (N, S), `wr` (O, N), `b` (N,),
+    `offset` (O,). Neither `ws` nor `wr` is divided by sqrt(N), as in the reference.
+    """
+
+    J: Float[Array, "N N"]
+    ws: Float[Array, "N S"]
+    wr: Float[Array, "O N"]
+    b: Float[Array, " N"]
+    offset: Float[Array, " O"]
+
+    def __init__(
+        self,
+        units: int,
+        inputs: int = 1,
+        outputs: int = 1,
+        *,
+        key: RandomKey,
+        recurrent: Literal["gaussian", "orthogonal"] = "gaussian",
+        gain: float = 1.0,
+        mean_coupling: float = 0.0,
+        input_scale: float = 1.0,
+        input_mean: float = 0.0,
+        readout_scale: float = 1.0,
+        readout_mean: float = 0.0,
+        bias_scale: float = 0.1,
+        bias_mean: float = 0.0,
+        offset: float = 0.001,
+    ):
+        """Draw a network as the reference does, in JAX's default floating dtype.
+
+        `J` is `gain N(0,1) / sqrt(N) + mean_coupling / N`, or `gain` times the Q factor of a Gaussian matrix; `ws`
+        and `wr` are N(0,1) times a scale plus a mean; `b` is uniform in [0, bias_scale) plus `bias_mean`. Raises
+        ValueError for a size below 1 or an unknown `recurrent`.
+        """
+        check_integer("units", units, least=1)
+        check_integer("inputs", inputs, least=1)
+        check_integer("outputs", outputs, least=1)
+        key_J, key_ws, key_wr, key_b = jax.random.split(key, 4)
+        gaussian = jax.random.normal(key_J, (units, units))
+        if recurrent == "gaussian":
+            self.J = gain * gaussian / jnp.sqrt(units) + mean_coupling / units
+        elif recurrent == "orthogonal":
+            q, r = jnp.linalg.qr(gaussian)
+            self.J = gain * q * jnp.sign(jnp.diagonal(r))
+        else:
+            raise ValueError(f"recurrent must be 'gaussian' or 'orthogonal', got recurrent={recurrent!r}")
+        self.ws = input_mean + input_scale * jax.random.normal(key_ws, (units, inputs))
+        self.wr = readout_mean + readout_scale * jax.random.normal(key_wr, (outputs, units))
+        self.b = bias_mean + bias_scale * jax.random.uniform(key_b, (units,))
+        self.offset = jnp.full((outputs,), offset)
+
+    def __call__(self, input: Float[Array, " S"], state: Float[Array, " N"]) -> Float[Array, " N"]:
+        """One step of h."""
+        return jnp.tanh(self.current(input, state))
+
+    def current(self, input: Float[Array, " S"], state: Float[Array, " N"]) -> Float[Array, " N"]:
+        """The next x, from which the next h and the output are made."""
+        return self.J @ state + self.b + self.ws @ input / input.size
+
+    def outputs(self, inputs: Float[Array, "T S"], x: Float[Array, " N"]) -> Float[Array, "T O"]:
+        """The outputs r_1 ... r_T along a sequence that starts at x; logits, where the task is binary."""
+
+        def body(h, s):
+            x = self.current(s, h)
+            return jnp.tanh(x), x
+
+        _, xs = lax.scan(body, jnp.tanh(x), inputs)
+        return xs @ self.wr.T + self.offset
+
+    def relax(self, x: Float[Array, " N"], steps: int = 100) -> Float[Array, " N"]:
+        """x after `steps` steps without input."""
+        return lax.fori_loop(0, steps, lambda _, x: self.J @ jnp.tanh(x) + self.b, x)

@@ -1,0 +1,150 @@
+"""The command line: `flossing train`, `flossing spectrum`, `flossing demo`.
+
+The arguments are the fields of `Config`. JAX is imported only when a command starts, so that `--help` answers at once.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, get_args, get_origin
+
+import tyro
+from pydantic import BaseModel, Field, ValidationError, create_model
+
+from flossing.experiment.config import Config, explain_invalid
+
+
+def _unchecked(section: type[BaseModel]) -> type[BaseModel]:
+    # tyro reports what cannot be parsed; what can be parsed but is not legal is for Config to say, in its one line.
+    # So tyro fills a copy of each section whose types have no bounds.
+    fields: dict[str, Any] = {}
+    for name, info in section.model_fields.items():
+        kind, default = _plain_type(info.annotation), info.default
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            kind = _unchecked(kind)
+            default = kind()
+        fields[name] = (kind, Field(default=default, description=info.description))
+    return create_model(section.__name__, __doc__=section.__doc__, **fields)
+
+
+def _plain_type(kind: Any) -> Any:
+    if get_origin(kind) is Annotated:
+        return get_args(kind)[0]
+    if type(None) in get_args(kind):
+        (other,) = [option for option in get_args(kind) if option is not type(None)]
+        return _plain_type(other) | None
+    return kind
+
+
+_Arguments = tyro.conf.OmitArgPrefixes[_unchecked(Config)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Run the reference experiment; the defaults are the paper's released example.
+
+    Writes a run directory: configuration, versions, metrics of every epoch, final parameters, a picture.
+    """
+
+    config: _Arguments  # pyright: ignore[reportInvalidTypeForm]
+    out: Path | None = None
+    """Run directory; by default runs/ and a name made of task, delay, condition and seed."""
+    overwrite: bool = False
+    """Replace a run that the directory already holds."""
+
+    def __call__(self, config: Config):
+        from rich.console import Console
+
+        from flossing.experiment.console import Display
+        from flossing.experiment.run import run
+
+        out = default_directory(config) if self.out is None else self.out
+        console = Console()
+        with Display(console) as display:
+            display.start("training")
+            directory = run(config, out, overwrite=self.overwrite, on_progress=display.update)
+        accuracy = directory.metrics("training")["accuracy"][-100:].mean()
+        console.print(f"accuracy over the last epochs {accuracy:.3f}", highlight=False)
+        console.print(f"run directory   {out}\npicture         {out / 'run.png'}", highlight=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectrum:
+    """Print and draw the Lyapunov spectrum of a saved run or of a freshly drawn network."""
+
+    config: _Arguments  # pyright: ignore[reportInvalidTypeForm]
+    run: Path | None = None
+    """A run directory whose final network is measured; its configuration replaces the other arguments."""
+    first: int | None = None
+    """How many exponents, from the largest; all by default."""
+    picture: Path = Path("spectrum.png")
+    """Where the picture goes."""
+
+    def __call__(self, config: Config):
+        from rich.console import Console
+
+        from flossing.experiment.spectrum import show_spectrum
+
+        show_spectrum(config, self.run, self.first, self.picture, Console())
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Watch a network that cannot learn learn: one task, three conditions, a table and a picture."""
+
+    delay: int = 20
+    """Basic lag of the temporal XOR; the lags are this and twice this."""
+    epochs: int = 3001
+    """Training epochs."""
+    seed: int = 1
+    """All four seeds."""
+    out: Path = Path("runs/demo")
+    """Where runs, picture and summary go; an earlier demo there is replaced."""
+
+    def __call__(self, config: Config):
+        from rich.console import Console
+
+        from flossing.experiment.demo import demo
+
+        demo(config, self.out, Console())
+
+    @property
+    def config(self) -> Config:
+        seeds = {name: self.seed for name in ("seed_network", "seed_initial", "seed_input", "seed_basis")}
+        return Config().with_values(delay=self.delay, epochs=self.epochs, **seeds)
+
+
+COMMANDS: dict[str, Callable] = {"train": Train, "spectrum": Spectrum, "demo": Demo}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. Exit codes: 0 done, 1 a run failed, 2 bad input, 130 interrupted."""
+    try:
+        command = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="flossing",
+            description="Train recurrent networks over long horizons by controlling their Lyapunov exponents.",
+            args=arguments,
+        )
+        command(Config.model_validate(command.config.model_dump()))
+    except ValidationError as error:
+        _stop(explain_invalid(error), 2)
+    except (ValueError, OSError) as error:
+        _stop(str(error), 2)
+    except FloatingPointError as error:
+        _stop(str(error), 1)
+    except KeyboardInterrupt:
+        _stop("interrupted; what was done is in the run directory", 130)
+
+
+def default_directory(config: Config) -> Path:
+    """A name that tells runs apart at a glance."""
+    return Path("runs") / (
+        f"{config.task.task}-{config.task.delay}-{config.flossing.condition}-seed{config.seeds.seed_network}"
+    )
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    print(f"flossing: {message}", file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,80 @@
+"""The demo: one network under three conditions, on a delay that it cannot learn unaided."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flossing.experiment.config import Condition, Config
+from flossing.experiment.console import Display
+from flossing.experiment.directory import RunDirectory, write_json
+from flossing.experiment.figures import LABELS, as_exponents, describe_task, draw_comparison, save_figure
+from flossing.experiment.run import run
+
+CONDITIONS: tuple[Condition, ...] = ("none", "before", "before_and_during")
+LAST = 100
+"""The final accuracy is the mean over so many epochs at the end, each on a fresh batch."""
+
+
+def demo(config: Config, out: Path, console: Console) -> Path:
+    """Run `config` under the three conditions, write the comparison to `out`, and print what came out."""
+    console.print(
+        f"[bold]{describe_task(config)}[/], {config.network.units} tanh units, "
+        f"{config.training.epochs} training epochs, three conditions from the same start. "
+        f"Accuracy 0.5 is chance. λ1 to λ{config.flossing.k} are Lyapunov exponents: the rate, per step, at which error "
+        "feedback shrinks (below 0) or grows (above 0).\n",
+        highlight=False,
+    )
+    runs: dict[str, RunDirectory] = {}
+    with Display(console) as display:
+        for condition in CONDITIONS:
+            display.start(f"{LABELS[condition]:<26}")
+            runs[condition] = run(
+                config.with_values(condition=condition), out / condition, overwrite=True, on_progress=display.update
+            )
+    summary = summarise(runs, config)
+    write_json(out / "summary.json", summary)
+    picture = out / "comparison.png"
+    save_figure(draw_comparison(runs), picture)
+    console.print(_table(summary))
+    console.print(f"picture   {picture}\nnumbers   {out / 'summary.json'}", highlight=False)
+    return picture
+
+
+def summarise(runs: dict[str, RunDirectory], config: Config) -> dict[str, Any]:
+    """The numbers of the comparison, as summary.json holds them."""
+    conditions = {}
+    for condition, directory in runs.items():
+        info, accuracy = directory.info, directory.metrics("training")["accuracy"]
+        conditions[condition] = {
+            "final_accuracy": float(accuracy[-LAST:].mean()),
+            "exponents": info["spectra"]["end"],
+            "exponents_at_start": info["spectra"]["start"],
+            "exponents_after_preflossing": info["spectra"].get("after_preflossing"),
+            "seconds": info["seconds"],
+        }
+    return {
+        "task": config.task.task,
+        "delay": config.task.delay,
+        "units": config.network.units,
+        "k": config.flossing.k,
+        "epochs": config.training.epochs,
+        "final_accuracy_is": f"mean over the last {LAST} epochs, each on a fresh batch before the update",
+        "exponents_are": "per step, natural logarithm, driven by random bits, at the end of training",
+        "conditions": conditions,
+    }
+
+
+def _table(summary: dict[str, Any]) -> Table:
+    last = f"λ{summary['k']}"
+    table = Table(title=f"Delay {summary['delay']}, after {summary['epochs']} epochs", title_justify="left")
+    table.add_column("condition", no_wrap=True)
+    for name in ("accuracy", "λ1 end", f"{last} start", f"{last} flossed", f"{last} end", "time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for condition, row in summary["conditions"].items():
+        start, flossed, end = row["exponents_at_start"], row["exponents_after_preflossing"], row["exponents"]
+        exponents = (end[0], start[-1], flossed and flossed[-1], end[-1])
+        shown = ("-" if value is None else f"{as_exponents([value])[0]:+.2f}" for value in exponents)
+        table.add_row(LABELS[condition], f"{row['final_accuracy']:.3f}", *shown, f"{row['seconds']:.0f} s")
+    return table

@@ -1,0 +1,178 @@
+"""The reference experiment: a vanilla RNN and its trained initial states, learning a binary task."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from flossing import tasks
+from flossing._floss import Flossing
+from flossing._lyapunov import Spectrum, lyapunov_spectrum
+from flossing._schedule import Schedule, floss_before, floss_periodically, join_schedules
+from flossing._train import clip_each_array
+from flossing._types import RandomKey
+from flossing.cells import VanillaRNN
+from flossing.experiment.config import Config
+
+RELAXATION = 100
+"""Input-free steps by which the initial states are relaxed."""
+
+
+class ReferenceModel(eqx.Module):
+    """What training trains: the network, and an initial x for each sequence of the batch (B, N)."""
+
+    network: VanillaRNN
+    x0: Float[Array, "B N"]
+
+    def logits(self, inputs: Float[Array, "B T S"]) -> Float[Array, "B T"]:
+        """The readout along each sequence of the batch, each from its own initial state."""
+        return jax.vmap(self.network.outputs)(inputs, self.x0)[..., 0]
+
+
+def task_loss(model: ReferenceModel, batch: tasks.Sequence):
+    """Binary cross-entropy, mean over batch and scored steps; and the accuracy of `logits >= 0` on the same."""
+    logits = model.logits(batch.inputs)
+    scored = batch.mask.astype(logits.dtype)
+    loss = optax.sigmoid_binary_cross_entropy(logits, batch.targets)
+    correct = ((logits >= 0) == (batch.targets > 0.5)).astype(logits.dtype)
+    return (loss * scored).sum() / scored.sum(), {"accuracy": (correct * scored).sum() / scored.sum()}
+
+
+def step(model: ReferenceModel, state: Float[Array, " N"], input: Float[Array, " S"]) -> Float[Array, " N"]:
+    """One step of h = tanh(x), the state in which the reference measures exponents."""
+    return model.network(input, state)
+
+
+def first_state(model: ReferenceModel) -> Float[Array, " N"]:
+    """Where the flossing window starts: the first of the trained initial states."""
+    return jnp.tanh(model.x0[0])
+
+
+def flossed_leaves(model: ReferenceModel):
+    """What flossing trains: input weights, recurrent weights, bias."""
+    return model.network.ws, model.network.J, model.network.b
+
+
+def singular_values(model: ReferenceModel, gradient: ReferenceModel) -> dict[str, Array]:
+    """Of the raw gradients dL/dJ and dL/dx0."""
+    del model
+    return {
+        "singular_values/network.J": jnp.linalg.svdvals(gradient.network.J),
+        "singular_values/x0": jnp.linalg.svdvals(gradient.x0),
+    }
+
+
+class Batch(eqx.Module):
+    """Draws a batch of sequences of one task, `batch(key)`."""
+
+    task: tasks.DelayedCopy | tasks.TemporalXOR | tasks.SpatialXOR = eqx.field(static=True)
+    size: int = eqx.field(static=True)
+
+    def __call__(self, key: RandomKey) -> tasks.Sequence:
+        return jax.vmap(self.task)(jax.random.split(key, self.size))
+
+
+class FlossingInputs(eqx.Module):
+    """Draws the inputs that drive one flossing epoch, `inputs(key)`."""
+
+    steps: int = eqx.field(static=True)
+    channels: int = eqx.field(static=True)
+    amplitude: float = eqx.field(static=True)
+
+    def __call__(self, key: RandomKey) -> Float[Array, "T S"]:
+        return self.amplitude * jax.random.bernoulli(key, shape=(self.steps, self.channels)).astype(float)
+
+
+class Experiment(NamedTuple):
+    """All that `train` needs, made from a configuration."""
+
+    model: ReferenceModel
+    batch: Batch
+    optimiser: optax.GradientTransformation
+    flossing: Flossing
+    schedule: Schedule
+    key: RandomKey
+
+
+def build(config: Config) -> Experiment:
+    """Draw the network and set up the experiment that `config` describes."""
+    network_key, initial_key, input_key, basis_key = _streams(config)
+    task = make_task(config)
+    network = VanillaRNN(
+        inputs=task.channels,
+        key=network_key,
+        **config.network.model_dump(),
+    )
+    x0 = jax.random.normal(initial_key, (config.training.batch, config.network.units))
+    model = ReferenceModel(network, jax.vmap(lambda x: network.relax(x, RELAXATION))(x0))
+
+    training, settings = config.training, config.flossing
+    flossing = Flossing(
+        model,
+        FlossingInputs(settings.flossing_steps, task.channels, config.task.amplitude),
+        state=first_state,
+        key=basis_key,
+        k=settings.k,
+        window=settings.window,
+        transient=settings.transient,
+        interval=settings.interval,
+        target=settings.target,
+        step=step,
+        where=flossed_leaves,
+        optimiser=optax.adam(training.learning_rate, training.beta1, training.beta2),
+    )
+    optimiser = optax.chain(
+        clip_each_array(training.clip), optax.adam(training.learning_rate, training.beta1, training.beta2)
+    )
+    return Experiment(model, Batch(task, training.batch), optimiser, flossing, make_schedule(config), input_key)
+
+
+def make_task(config: Config) -> tasks.DelayedCopy | tasks.TemporalXOR | tasks.SpatialXOR:
+    """The task that `config` names."""
+    task = config.task
+    common = {
+        "steps": task.steps,
+        "delay": task.delay,
+        "amplitude": task.amplitude,
+        "first_scored": task.first_scored,
+    }
+    if task.task == "temporal_xor":
+        return tasks.TemporalXOR(order=task.order, **common)
+    return {"copy": tasks.DelayedCopy, "spatial_xor": tasks.SpatialXOR}[task.task](**common)
+
+
+def make_schedule(config: Config) -> Schedule:
+    """When this configuration flosses."""
+    settings = config.flossing
+    before = settings.epochs_before if "before" in settings.condition else 0
+    during = settings.epochs_during if "during" in settings.condition else 0
+    return join_schedules(
+        floss_before(before), floss_periodically(during, every=settings.every, blocks=settings.blocks)
+    )
+
+
+def measure_spectrum(model: ReferenceModel, config: Config, k: int | None = None) -> Spectrum:
+    """The first `k` exponents over a whole sequence of the task, a tenth plus 10 steps of it left out."""
+    _, _, input_key, basis_key = _streams(config)
+    inputs = FlossingInputs(config.task.steps, make_task(config).channels, config.task.amplitude)(input_key)
+    return _measure(model, inputs, basis_key, k or config.flossing.k)
+
+
+@eqx.filter_jit
+def _measure(model: ReferenceModel, inputs: Array, key: RandomKey, k: int) -> Spectrum:
+    steps = inputs.shape[0]
+    transient = min(10 + -(-steps // 10), steps // 2)
+    return lyapunov_spectrum(
+        lambda h, s: step(model, h, s), first_state(model), inputs, k=k, key=key, transient=transient
+    )
+
+
+def _streams(config: Config) -> list[RandomKey]:
+    # The stream's own number is folded in: the reference gives all four the seed 1, and a network must not be drawn
+    # from the same numbers as its initial states.
+    seeds = config.seeds
+    order = (seeds.seed_network, seeds.seed_initial, seeds.seed_input, seeds.seed_basis)
+    return [jax.random.fold_in(jax.random.key(seed), number) for number, seed in enumerate(order)]

@@ -1,0 +1,49 @@
+"""The spectrum of a saved or a freshly drawn network, printed and drawn."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from flossing.experiment import reference
+from flossing.experiment.config import Config
+from flossing.experiment.directory import RunDirectory
+from flossing.experiment.figures import draw_spectrum, save_figure
+from flossing.experiment.run import configure_dtype, load_model
+
+
+def show_spectrum(config: Config, source: Path | None, k: int | None, picture: Path, console: Console) -> np.ndarray:
+    """Measure, print and draw the exponents of the run in `source`, or of a network drawn from `config`."""
+    config = config if source is None else RunDirectory(source).config
+    configure_dtype(config.dtype)
+    model = reference.build(config).model if source is None else load_model(RunDirectory(source))
+    spectrum = reference.measure_spectrum(model, config, k or config.network.units)
+    exponents = np.asarray(spectrum.exponents)
+    title = "freshly drawn network" if source is None else str(source)
+    kept = len(spectrum.growth)
+    console.print(_table(exponents, f"Lyapunov exponents, {title}"))
+    console.print(
+        f"{len(exponents)} of {config.network.units}, per step, natural logarithm; driven by random bits, {kept} of "
+        f"{config.task.steps} steps averaged, {config.dtype}",
+        highlight=False,
+    )
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    draw_spectrum(axes, exponents, color="#2563b0")
+    axes.set_title(f"Lyapunov spectrum, {title}", loc="left", fontsize=10, parse_math=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(figure, picture)
+    console.print(f"picture   {picture}", highlight=False)
+    return exponents
+
+
+def _table(exponents: np.ndarray, title: str, columns: int = 5) -> Table:
+    rows = -(-len(exponents) // columns)
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    for row in range(rows):
+        indices = range(row, len(exponents), rows)
+        table.add_row(*(f"{index + 1:>4}  {exponents[index]:+.5f}" for index in indices))
+    return table

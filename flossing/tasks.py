@@ -1,0 +1,119 @@
+"""Binary tasks that need a memory of known length: a key in, one sequence with its targets out.
+
+Bits are fair coin tosses, and targets come from the bits, inputs from the bits times an amplitude. Each sequence is
+drawn with as much history before its first step as the longest lag, so that every target has its past. Steps count
+from 1; the mask holds the steps that are scored, those from `first_scored` on.
+
+A `delay` here is the basic lag, as in the released code of the paper. The paper's text names the longest lag
+instead: its d is `2 delay` for the XOR of two bits.
+"""
+
+import abc
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from flossing._checks import check_integer
+from flossing._types import RandomKey
+
+
+class Sequence(NamedTuple):
+    """`inputs` (T, S), `targets` (T,) of 0 and 1, `mask` (T,) of the steps that are scored."""
+
+    inputs: Float[Array, "T S"]
+    targets: Float[Array, " T"]
+    mask: Bool[Array, " T"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _BinaryTask(abc.ABC):
+    steps: int = 300
+    delay: int = 10
+    amplitude: float = 1.0
+    first_scored: int | None = None
+
+    channels: ClassVar[int] = 1
+
+    def __post_init__(self):
+        check_integer("steps", self.steps, least=1)
+        check_integer("delay", self.delay, least=1)
+        if self.first_scored is not None:
+            check_integer("first_scored", self.first_scored, least=1, most=self.steps)
+        elif self.longest_lag > self.steps:
+            raise ValueError(
+                f"delay must leave a scored step: the longest lag may be at most steps={self.steps}, "
+                f"got delay={self.delay}, whose longest lag is {self.longest_lag}"
+            )
+
+    @property
+    def longest_lag(self) -> int:
+        """How far back a target looks, in steps; scoring starts there unless `first_scored` says otherwise."""
+        return self.delay
+
+    def __call__(self, key: RandomKey) -> Sequence:
+        """Draw one sequence, in JAX's default floating dtype."""
+        shape = (self.longest_lag + self.steps, self.channels)
+        return self.sequence(jax.random.bernoulli(key, shape=shape).astype(float))
+
+    def sequence(self, bits: Float[Array, "longest_lag+T S"]) -> Sequence:
+        """The sequence that a given stream of bits makes, history first."""
+        inputs = self.amplitude * bits[self.longest_lag :]
+        first = self.longest_lag if self.first_scored is None else self.first_scored
+        mask = jnp.arange(1, self.steps + 1) >= first
+        return Sequence(inputs, self.targets(bits), mask)
+
+    @abc.abstractmethod
+    def targets(self, bits: Float[Array, "longest_lag+T S"]) -> Float[Array, " T"]:
+        """The targets alone, one for each step after the history."""
+
+    def _lagged(self, bits: Float[Array, "longest_lag+T S"], lag: int) -> Float[Array, "T S"]:
+        start = self.longest_lag - lag
+        return bits[start : start + self.steps]
+
+
+class DelayedCopy(_BinaryTask):
+    """`y_t = s_{t - delay}`: give back what came `delay` steps ago; scored from step `delay` on.
+
+    Source: Engelken (NeurIPS 2023), section 4, task 0 of the released code.
+    """
+
+    def targets(self, bits: Float[Array, "longest_lag+T S"]) -> Float[Array, " T"]:
+        return self._lagged(bits, self.delay)[:, 0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TemporalXOR(_BinaryTask):
+    """`y_t = s_{t-delay} xor s_{t-2 delay} xor ...`: the parity of `2**order` past bits, `delay` apart.
+
+    Scored from step `2**order delay` on, the longest lag. No linear readout of the past bits can solve it.
+    Source: Engelken (NeurIPS 2023), section 4, task -order of the released code.
+    """
+
+    order: int = 1
+
+    def __post_init__(self):
+        check_integer("order", self.order, least=1, most=16)
+        super().__post_init__()
+
+    @property
+    def longest_lag(self) -> int:
+        return self.delay * 2**self.order
+
+    def targets(self, bits: Float[Array, "longest_lag+T S"]) -> Float[Array, " T"]:
+        lags = range(self.delay, self.longest_lag + 1, self.delay)
+        return jnp.stack([self._lagged(bits, lag)[:, 0] for lag in lags]).sum(0) % 2
+
+
+class SpatialXOR(_BinaryTask):
+    """`y_t = s1_{t-delay} xor s2_{t-delay} xor s3_{t-delay}`: parity across three channels at one lag.
+
+    Scored from step `delay` on. Source: Engelken (NeurIPS 2023), section 5; not in the released code.
+    """
+
+    channels: ClassVar[int] = 3
+
+    def targets(self, bits: Float[Array, "longest_lag+T S"]) -> Float[Array, " T"]:
+        return self._lagged(bits, self.delay).sum(1) % 2
