@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from flossing._checks import check_integer, check_leaves, is_concrete
@@ -21,7 +22,7 @@ from flossing._types import Input, RandomKey, State
 Model = TypeVar("Model", bound=PyTree)
 
 
-def flossing_loss(exponents: Float[Array, " k"], target: float | Float[Any, " k"] = 0.0) -> Float[Array, ""]:
+def flossing_loss(exponents: Float[Array, " k"], target: ArrayLike = 0.0) -> Float[Array, ""]:
     """Mean squared distance of the exponents to their target, `mean_i (lambda_i - target_i)^2`.
 
     **Arguments:** `exponents` (k,), per step (natural logarithm); `target`, a number for all or one for each (k,).
@@ -33,6 +34,7 @@ def flossing_loss(exponents: Float[Array, " k"], target: float | Float[Any, " k"
 
     **Source:** Engelken (NeurIPS 2023), section 3.
     """
+    exponents = jnp.asarray(exponents)
     target = jnp.asarray(target, exponents.dtype)
     if target.shape not in ((), exponents.shape):
         raise ValueError(
@@ -105,12 +107,12 @@ class Flossing(eqx.Module):
         *,
         state: Any,
         key: RandomKey | None = None,
-        basis: Float[Any, "N k"] | None = None,
+        basis: ArrayLike | None = None,
         k: int | None = None,
         window: int | None = None,
         transient: int | None = None,
         interval: int = 1,
-        target: float | Float[Any, " k"] = 0.0,
+        target: ArrayLike = 0.0,
         step: Callable = call_cell,
         where: Callable | None = None,
         optimiser: optax.GradientTransformation | None = None,
@@ -227,8 +229,8 @@ def floss(
     window: int | None = None,
     transient: int | None = None,
     interval: int = 1,
-    target: float | Float[Any, " k"] = 0.0,
-    basis: Float[Any, "N k"] | None = None,
+    target: ArrayLike = 0.0,
+    basis: ArrayLike | None = None,
     step: Callable = call_cell,
     where: Callable | None = None,
     optimiser: optax.GradientTransformation | None = None,

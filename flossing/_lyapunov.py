@@ -15,6 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from flossing._checks import check_integer, check_leaves, is_concrete
@@ -47,7 +48,7 @@ def lyapunov_spectrum(
     *,
     k: int | None = None,
     key: RandomKey | None = None,
-    basis: Float[Any, "N k"] | None = None,
+    basis: ArrayLike | None = None,
     transient: int = 0,
     interval: int = 1,
     steps: int | None = None,
@@ -152,20 +153,21 @@ def tangent_flow(
         if stop > start:
             carry, log_r = blocks(carry, start, stop, size)
             growth.append(log_r)
-    growth = jnp.concatenate(growth)[-(-transient // interval) :]
-    growth = _stay_dead(growth)
+    exponents, growth = _average(jnp.concatenate(growth)[-(-transient // interval) :], length - transient)
     x, rest, basis = carry
-    return Spectrum(growth.sum(0) / (length - transient), growth, coordinates.join(x, rest), basis)
+    return Spectrum(exponents, growth, coordinates.join(x, rest), basis)
 
 
 _jitted_flow = eqx.filter_jit(tangent_flow)
 
 
-def _stay_dead(growth: Float[Array, "blocks k"]) -> Float[Array, "blocks k"]:
-    # A direction lost to a singular Jacobian is lost for the product of all: what Q is completed with afterwards
-    # is arbitrary and must neither be counted nor send a gradient.
+def _average(growth: Float[Array, "blocks k"], steps: int) -> tuple[Float[Array, " k"], Float[Array, "blocks k"]]:
+    # A direction lost to a singular Jacobian is lost for the product of all. What Q is completed with afterwards is
+    # arbitrary and must not be counted; and no block of a lost direction may send a gradient.
     dead = jnp.cumsum(jnp.isneginf(growth), axis=0) > 0
-    return jnp.where(dead, -jnp.inf, growth)
+    lost = dead[-1]
+    total = jnp.where(lost[None, :], 0, growth).sum(0)
+    return jnp.where(lost, -jnp.inf, total / steps), jnp.where(dead, -jnp.inf, growth)
 
 
 def initial_basis(

@@ -39,7 +39,8 @@ def _orthonormalise_jvp(primals, tangents):
     q, r, independent = _qr(a)
     # Dependent columns are taken out of the solve: no derivative enters or leaves by them.
     identity = jnp.eye(r.shape[0], dtype=r.dtype)
-    x = triangular_solve(jnp.where(independent, r, identity), jnp.where(independent, da, 0), left_side=False)
+    columns = independent[None, :]
+    x = triangular_solve(jnp.where(columns, r, identity), jnp.where(columns, da, 0), left_side=False)
     c = q.T @ x
     lower = jnp.tril(c, -1)
     u = c - lower + lower.T
@@ -49,7 +50,7 @@ def _orthonormalise_jvp(primals, tangents):
 def _qr(a: Float[Array, "N k"]) -> tuple[Float[Array, "N k"], Float[Array, "k k"], Bool[Array, " k"]]:
     q, r = jnp.linalg.qr(a)
     sign = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(r.dtype)
-    q, r = q * sign, r * sign[:, None]
+    q, r = q * sign[None, :], r * sign[:, None]
     largest = jnp.sqrt(jnp.max(jnp.sum(jnp.square(r), axis=0)))
     # Written so that NaN is not "dependent": it must stay visible.
     dependent = jnp.diagonal(r) <= ROUNDING * jnp.finfo(r.dtype).eps * largest

@@ -191,7 +191,7 @@ def _train_chunk(state: TrainingState, update: TrainingEpoch, count: int, capaci
     for name, values in record.items():
         if name == "loss" or name.startswith("gradient_norm/"):
             _check_finite(name, values, first)
-    measures = state.measures | {name: values[-1] for name, values in record.items()}
+    measures = state.measures | {name: np.asarray(values[-1]) for name, values in record.items()}
     state = dataclasses.replace(state, model=model, opt_state=opt_state, epoch=state.epoch + count, measures=measures)
     return Progress("training", range(first, first + count), record, state)
 

@@ -85,7 +85,7 @@ class VanillaRNN(eqx.Module):
             return jnp.tanh(x), x
 
         _, xs = lax.scan(body, jnp.tanh(x), inputs)
-        return xs @ self.wr.T + self.offset
+        return xs @ self.wr.T + self.offset[None, :]
 
     def relax(self, x: Float[Array, " N"], steps: int = 100) -> Float[Array, " N"]:
         """x after `steps` steps without input."""

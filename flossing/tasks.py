@@ -58,7 +58,7 @@ class _BinaryTask(abc.ABC):
         shape = (self.longest_lag + self.steps, self.channels)
         return self.sequence(jax.random.bernoulli(key, shape=shape).astype(float))
 
-    def sequence(self, bits: Float[Array, "longest_lag+T S"]) -> Sequence:
+    def sequence(self, bits: Float[Array, "L S"]) -> Sequence:
         """The sequence that a given stream of bits makes, history first."""
         inputs = self.amplitude * bits[self.longest_lag :]
         first = self.longest_lag if self.first_scored is None else self.first_scored
@@ -66,10 +66,10 @@ class _BinaryTask(abc.ABC):
         return Sequence(inputs, self.targets(bits), mask)
 
     @abc.abstractmethod
-    def targets(self, bits: Float[Array, "longest_lag+T S"]) -> Float[Array, " T"]:
+    def targets(self, bits: Float[Array, "L S"]) -> Float[Array, " T"]:
         """The targets alone, one for each step after the history."""
 
-    def _lagged(self, bits: Float[Array, "longest_lag+T S"], lag: int) -> Float[Array, "T S"]:
+    def _lagged(self, bits: Float[Array, "L S"], lag: int) -> Float[Array, "T S"]:
         start = self.longest_lag - lag
         return bits[start : start + self.steps]
 
@@ -80,7 +80,7 @@ class DelayedCopy(_BinaryTask):
     Source: Engelken (NeurIPS 2023), section 4, task 0 of the released code.
     """
 
-    def targets(self, bits: Float[Array, "longest_lag+T S"]) -> Float[Array, " T"]:
+    def targets(self, bits: Float[Array, "L S"]) -> Float[Array, " T"]:
         return self._lagged(bits, self.delay)[:, 0]
 
 
@@ -102,7 +102,7 @@ class TemporalXOR(_BinaryTask):
     def longest_lag(self) -> int:
         return self.delay * 2**self.order
 
-    def targets(self, bits: Float[Array, "longest_lag+T S"]) -> Float[Array, " T"]:
+    def targets(self, bits: Float[Array, "L S"]) -> Float[Array, " T"]:
         lags = range(self.delay, self.longest_lag + 1, self.delay)
         return jnp.stack([self._lagged(bits, lag)[:, 0] for lag in lags]).sum(0) % 2
 
@@ -115,5 +115,5 @@ class SpatialXOR(_BinaryTask):
 
     channels: ClassVar[int] = 3
 
-    def targets(self, bits: Float[Array, "longest_lag+T S"]) -> Float[Array, " T"]:
+    def targets(self, bits: Float[Array, "L S"]) -> Float[Array, " T"]:
         return self._lagged(bits, self.delay).sum(1) % 2

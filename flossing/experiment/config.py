@@ -4,7 +4,7 @@ The defaults are the reference call of the paper's released code, argument by ar
 that `--help` answers at once.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -142,7 +142,7 @@ class Config(_Section):
     """Floating precision of everything."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "Config":
         if self.flossing.k > self.network.units:
             raise ValueError(
                 f"k must be an integer from 1 to {self.network.units} (the number of units), got k={self.flossing.k}"
@@ -161,7 +161,7 @@ class Config(_Section):
             )
         return self
 
-    def with_values(self, **values) -> Self:
+    def with_values(self, **values) -> "Config":
         """This configuration with some fields changed, each named as on the command line: `delay=20`, `k=10`."""
         sections = self.model_dump()
         home = {field: name for name in sections if isinstance(sections[name], dict) for field in sections[name]}

@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from types import TracebackType
-from typing import Self
 
 import numpy as np
 from rich.console import Console
@@ -77,7 +76,7 @@ class Display:
         self._left: TimeLeft | None = None
         self._printed = -1.0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Display":
         self._bars.start()
         return self
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -22,8 +23,8 @@ def demo(config: Config, out: Path, console: Console) -> Path:
     console.print(
         f"[bold]{describe_task(config)}[/], {config.network.units} tanh units, "
         f"{config.training.epochs} training epochs, three conditions from the same start. "
-        f"Accuracy 0.5 is chance. λ1 to λ{config.flossing.k} are Lyapunov exponents: the rate, per step, at which error "
-        "feedback shrinks (below 0) or grows (above 0).\n",
+        f"Accuracy 0.5 is chance. λ1 to λ{config.flossing.k} are Lyapunov exponents: the rate, per step, at which "
+        "error feedback shrinks (below 0) or grows (above 0).\n",
         highlight=False,
     )
     runs: dict[str, RunDirectory] = {}
@@ -68,9 +69,10 @@ def summarise(runs: dict[str, RunDirectory], config: Config) -> dict[str, Any]:
 
 def _table(summary: dict[str, Any]) -> Table:
     last = f"λ{summary['k']}"
-    table = Table(title=f"Delay {summary['delay']}, after {summary['epochs']} epochs", title_justify="left")
+    title = f"Delay {summary['delay']}, after {summary['epochs']} epochs; {last} at the start, flossed, at the end"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
     table.add_column("condition", no_wrap=True)
-    for name in ("accuracy", "λ1 end", f"{last} start", f"{last} flossed", f"{last} end", "time"):
+    for name in ("accuracy", "λ1", f"{last} start", "flossed", "end", "time"):
         table.add_column(name, justify="right", no_wrap=True)
     for condition, row in summary["conditions"].items():
         start, flossed, end = row["exponents_at_start"], row["exponents_after_preflossing"], row["exponents"]

@@ -1,0 +1,70 @@
+"""What several tests share: the golden cases as our own objects, and dense Jacobians to compare with."""
+
+import functools
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import flossing as fl
+from flossing.cells import VanillaRNN
+from flossing.experiment.reference import ReferenceModel, first_state, flossed_leaves, step
+
+DATA = Path(__file__).parent / "data"
+GOLDEN = ("xor_gaussian", "copy_orthogonal", "xor4_chaotic")
+
+
+@functools.cache
+def golden(name):
+    with np.load(DATA / f"{name}.npz", allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+def golden_model(case) -> ReferenceModel:
+    units = int(case["N"])
+    network = VanillaRNN(units, key=jax.random.key(0))
+    network = eqx.tree_at(leaves_of, network, tuple(jnp.asarray(case[f"param_{name}"]) for name in NAMES))
+    return ReferenceModel(network, jnp.asarray(case["param_x0"].T))
+
+
+NAMES = ("J", "ws", "wr", "b", "offset")
+
+
+def leaves_of(network):
+    return tuple(getattr(network, name) for name in NAMES)
+
+
+def golden_flossing(case, model) -> fl.Flossing:
+    return fl.Flossing(
+        model,
+        case["inputs"][:, 0],
+        state=first_state,
+        basis=case["q0"],
+        window=int(case["steps"]),
+        transient=int(case["discard"]),
+        step=step,
+        where=flossed_leaves,
+    )
+
+
+def named_arrays(model) -> dict:
+    """The arrays of a ReferenceModel under the golden files' names and in their orientation."""
+    arrays = dict(zip(NAMES, leaves_of(model.network), strict=True))
+    return arrays | {"x0": None if model.x0 is None else model.x0.T}
+
+
+def tanh_network(units, gain, key):
+    """The step h' = tanh(J h + s) as a function of J, and a J."""
+    J = gain * jax.random.normal(key, (units, units)) / np.sqrt(units)
+    return (lambda J: lambda h, s: jnp.tanh(J @ h + s)), J
+
+
+def dense_jacobians(step, state, inputs):
+    """The Jacobian of each step (T, N, N), by JAX's own jacfwd."""
+
+    def body(h, s):
+        return step(h, s), jax.jacfwd(step)(h, s)
+
+    return jax.lax.scan(body, state, inputs)[1]

@@ -1,0 +1,171 @@
+"""The tangent flow against exact results, each from a source that has nothing to do with our code."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings, strategies as st
+
+import flossing as fl
+from flossing.cells import VanillaRNN
+from tests.helpers import dense_jacobians, tanh_network
+
+KEY = jax.random.key(1)
+EXACT = {"rtol": 0, "atol": 1e-9}
+
+
+def linear(matrix):
+    return lambda h, s: matrix @ h
+
+
+def run(step, units=None, steps=200, **options):
+    return fl.lyapunov_spectrum(step, jnp.zeros(units), None, steps=steps, **options)
+
+
+def test_constant_diagonal():
+    diagonal = np.array([2.0, 0.9, 0.5, 1e-3])
+    spectrum = run(linear(jnp.diag(diagonal)), 4, basis=np.eye(4))
+    np.testing.assert_allclose(spectrum.exponents, np.log(diagonal), **EXACT)
+
+
+def test_constant_triangular():
+    matrix = np.triu(np.random.default_rng(0).normal(size=(5, 5)))
+    np.fill_diagonal(matrix, [3.0, -2.0, 1.0, -0.5, 0.1])
+    spectrum = run(linear(jnp.asarray(matrix)), 5, basis=np.eye(5))
+    np.testing.assert_allclose(spectrum.exponents, np.log(np.abs(np.diag(matrix))), **EXACT)
+
+
+def test_orthogonal_step_has_zero_exponents():
+    q = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))[0]
+    np.testing.assert_allclose(run(linear(jnp.asarray(q)), 6, key=KEY).exponents, 0, **EXACT)
+
+
+def test_linear_step_gives_log_moduli_of_eigenvalues():
+    matrix = np.random.default_rng(3).normal(size=(6, 6))
+    moduli = np.sort(np.log(np.abs(np.linalg.eigvals(matrix))))[::-1]
+    spectrum = run(linear(jnp.asarray(matrix)), 6, steps=20_000, transient=10_000, key=KEY)
+    # The moduli of a complex pair are shared along the turning plane: the average closes like 1/T.
+    np.testing.assert_allclose(spectrum.exponents, moduli, atol=1e-3)
+
+
+@pytest.mark.parametrize("interval", [1, 3])
+def test_sum_rule(interval):
+    """All exponents together: T x sum of lambda_i = sum over t of log|det D_t|, on any finite run."""
+    make, J = tanh_network(7, 1.5, KEY)
+    inputs = jax.random.normal(jax.random.key(2), (50, 7))
+    state = jnp.zeros(7)
+    jacobians = dense_jacobians(make(J), state, inputs)
+    spectrum = fl.lyapunov_spectrum(make(J), state, inputs, interval=interval)
+    np.testing.assert_allclose(50 * spectrum.exponents.sum(), np.linalg.slogdet(jacobians)[1].sum(), **EXACT)
+
+
+@pytest.mark.parametrize("k", [1, 3, 7])
+def test_first_k_of_the_full_spectrum(k):
+    make, J = tanh_network(8, 1.5, KEY)
+    inputs = jax.random.normal(jax.random.key(2), (60, 8))
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
+    full = fl.lyapunov_spectrum(make(J), jnp.zeros(8), inputs, basis=basis, transient=7)
+    part = fl.lyapunov_spectrum(make(J), jnp.zeros(8), inputs, basis=basis[:, :k], transient=7)
+    np.testing.assert_allclose(part.growth, full.growth[:, :k], **EXACT)
+    np.testing.assert_allclose(part.basis, full.basis[:, :k], **EXACT)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    steps=st.integers(2, 40),
+    transient=st.integers(0, 39),
+    interval=st.integers(1, 12),
+    gain=st.floats(0.5, 2.0),
+    seed=st.integers(0, 2**31),
+)
+def test_interval_only_sums(steps, transient, interval, gain, seed):
+    transient = min(transient, steps - 1)
+    make, J = tanh_network(4, gain, jax.random.key(seed))
+    inputs = jax.random.normal(jax.random.key(seed + 1), (steps, 4)) * 0.1
+    options = {"k": 2, "key": KEY, "transient": transient}
+    every = fl.lyapunov_spectrum(make(J), jnp.zeros(4), inputs, **options)
+    block = fl.lyapunov_spectrum(make(J), jnp.zeros(4), inputs, interval=interval, **options)
+    starts = range(0, steps - transient, interval)
+    summed = np.stack([every.growth[start : start + interval].sum(0) for start in starts])
+    # Between two QRs the columns lean towards the first direction: what is lost is the ratio of their growth.
+    spread = (summed[:, 0] - summed[:, 1]).max()
+    assume(spread < 25)
+    tolerance = {"rtol": 0, "atol": 1e-13 * np.exp(max(spread, 0))}
+    np.testing.assert_allclose(block.growth, summed, **tolerance)
+    np.testing.assert_allclose(block.exponents, every.exponents, **tolerance)
+    np.testing.assert_allclose(block.state, every.state, **EXACT)
+
+
+def test_a_run_can_be_continued():
+    make, J = tanh_network(5, 1.2, KEY)
+    inputs = jax.random.normal(jax.random.key(2), (40, 5))
+    whole = fl.lyapunov_spectrum(make(J), jnp.zeros(5), inputs, key=KEY)
+    first = fl.lyapunov_spectrum(make(J), jnp.zeros(5), inputs[:15], key=KEY)
+    second = fl.lyapunov_spectrum(make(J), first.state, inputs[15:], basis=first.basis)
+    np.testing.assert_allclose(np.concatenate([first.growth, second.growth]), whole.growth, **EXACT)
+
+
+def test_henon():
+    """Sum log 0.3, exact; lambda_1 = 0.419217 (Sprott); dense Jacobians are never formed."""
+
+    def henon(h, _):
+        return jnp.stack([1 - 1.4 * h[0] ** 2 + h[1], 0.3 * h[0]])
+
+    spectrum = fl.lyapunov_spectrum(henon, jnp.array([0.1, 0.1]), None, steps=200_000, transient=1000, key=KEY)
+    np.testing.assert_allclose(spectrum.exponents.sum(), np.log(0.3), **EXACT)
+    np.testing.assert_allclose(spectrum.exponents[0], 0.419217, atol=5e-3)
+
+
+def test_tangents_by_jvp_equal_dense_jacobians_in_plain_numpy():
+    make, J = tanh_network(16, 1.0, KEY)
+    inputs = jax.random.normal(jax.random.key(2), (200, 16))
+    jacobians = dense_jacobians(make(J), jnp.zeros(16), inputs)
+    q, total = np.linalg.qr(np.random.default_rng(0).normal(size=(16, 16)))[0], 0.0
+    basis = q
+    for jacobian in np.asarray(jacobians):
+        q, r = np.linalg.qr(jacobian @ q)
+        total = total + np.log(np.abs(np.diag(r)))
+    ours = fl.lyapunov_spectrum(make(J), jnp.zeros(16), inputs, basis=basis)
+    np.testing.assert_allclose(ours.exponents, total / 200, **EXACT)
+
+
+def test_a_module_as_step_is_compiled_once_and_sees_new_parameters():
+    traces = []
+
+    class Step(eqx.Module):
+        network: VanillaRNN
+
+        def __call__(self, h, s):
+            traces.append(1)
+            return self.network(s, h)
+
+    inputs = jnp.ones((20, 1))
+    networks = [VanillaRNN(5, key=jax.random.key(seed)) for seed in range(3)]
+    cached = [fl.lyapunov_spectrum(Step(n), jnp.zeros(5), inputs).exponents for n in networks[:1]]
+    before = len(traces)
+    cached += [fl.lyapunov_spectrum(Step(n), jnp.zeros(5), inputs).exponents for n in networks[1:]]
+    assert len(traces) - before <= 2  # one abstract evaluation a call, to check what the step returns
+    for network, exponents in zip(networks, cached, strict=True):
+        plain = fl.lyapunov_spectrum(lambda h, s, n=network: n(s, h), jnp.zeros(5), inputs)
+        np.testing.assert_allclose(exponents, plain.exponents, **EXACT)
+
+
+def test_a_function_whose_array_was_rebound_is_not_stale():
+    gain = jnp.array(0.5)
+
+    def step(h, s):
+        return gain * h
+
+    assert float(run(step, 2).exponents[0]) == pytest.approx(np.log(0.5))
+    gain = jnp.array(2.0)
+    assert float(run(step, 2).exponents[0]) == pytest.approx(np.log(2.0))
+
+
+def test_vmap_over_sequences():
+    make, J = tanh_network(4, 1.0, KEY)
+    inputs = jax.random.normal(KEY, (3, 30, 4))
+    many = jax.vmap(lambda s: fl.lyapunov_spectrum(make(J), jnp.zeros(4), s).exponents)(inputs)
+    for sequence, exponents in zip(inputs, many, strict=True):
+        one = fl.lyapunov_spectrum(make(J), jnp.zeros(4), sequence).exponents
+        np.testing.assert_allclose(exponents, one, **EXACT)
