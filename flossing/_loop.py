@@ -23,8 +23,14 @@ def run_chunk(update: Update, carry: PyTree, first: int, count: int, *, capacity
     """
     if not 0 < count <= capacity:
         raise ValueError(f"count must be an integer from 1 to capacity={capacity}, got count={count}")
+    carry = jax.tree_util.tree_map(_strongly_typed, carry)
     carry, buffers = _run(update, carry, jnp.asarray(first), jnp.asarray(count), capacity)
     return carry, jax.tree_util.tree_map(lambda b: np.asarray(b)[:count], buffers)
+
+
+def _strongly_typed(leaf: Any) -> Any:
+    # Python numbers leave weakly typed arrays behind; the loop returns strong ones, and would compile for both.
+    return jnp.asarray(leaf, leaf.dtype) if getattr(leaf, "weak_type", False) else leaf
 
 
 @eqx.filter_jit

@@ -1,0 +1,160 @@
+"""Flossing does what it says: exponents reach their targets, on the chosen leaves, with the chosen optimiser."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import flossing as fl
+from flossing.cells import VanillaRNN
+
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+KEY = jax.random.key(0)
+FAST = optax.adam(1e-2)
+
+
+def small(units=12):
+    return VanillaRNN(units, key=jax.random.key(4))
+
+
+def bits(key):
+    return jax.random.bernoulli(key, shape=(40, 1)).astype(float)
+
+
+def floss(model, inputs=bits, **options):
+    defaults = {"state": jnp.zeros(12), "key": KEY, "k": 6, "epochs": 60, "optimiser": FAST}
+    return fl.floss(model, inputs, **(defaults | options))
+
+
+@pytest.mark.parametrize("target", [0.0, -0.5, np.linspace(0.0, -0.5, 6)])
+def test_exponents_reach_their_target(target):
+    model, history = floss(small(), target=target, epochs=200)
+    wanted = np.broadcast_to(target, 6)
+    assert np.abs(history.exponents[0] - wanted).max() > 0.15
+    np.testing.assert_allclose(history.exponents[-10:].mean(0), wanted, atol=0.12)
+    assert history.loss[-1] < history.loss[0] / 4
+    assert history.loss.shape == history.gradient_norm.shape == (200,)
+    # The model that comes back is the flossed one.
+    after = fl.lyapunov_spectrum(lambda h, s: model(s, h), jnp.zeros(12), bits(jax.random.key(9)), k=6, transient=14)
+    np.testing.assert_allclose(after.exponents, wanted, atol=0.25)
+
+
+def test_history_is_measured_before_each_update():
+    model = small()
+    _, history = floss(model, inputs=bits(KEY), epochs=3, window=30, transient=5)
+    basis_key, _ = jax.random.split(KEY)
+    spectrum = fl.lyapunov_spectrum(
+        lambda h, s: model(s, h), jnp.zeros(12), bits(KEY)[:30], k=6, key=basis_key, transient=5
+    )
+    np.testing.assert_allclose(history.exponents[0], spectrum.exponents, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(history.loss[0], fl.flossing_loss(spectrum.exponents), rtol=0, atol=1e-12)
+
+
+def test_only_the_chosen_leaves_move():
+    before = small()
+    after, _ = floss(before, where=lambda m: (m.J, m.b), epochs=2)
+    moved = {name for name in ("J", "ws", "wr", "b", "offset") if (getattr(before, name) != getattr(after, name)).any()}
+    assert moved == {"J", "b"}
+
+
+def test_chunks_do_not_change_the_numbers_and_moments_can_be_kept():
+    whole, history = floss(small(), inputs=bits(KEY), epochs=20, chunk=20)
+    pieces, chunked = floss(small(), inputs=bits(KEY), epochs=20, chunk=7)
+    np.testing.assert_allclose(history.exponents, chunked.exponents, rtol=0, atol=1e-10)
+    half, first = floss(small(), inputs=bits(KEY), epochs=10)
+    again, second = floss(half, inputs=bits(KEY), epochs=10, opt_state=first.opt_state)
+    np.testing.assert_allclose(np.concatenate([first.loss, second.loss]), history.loss, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(again.J, whole.J, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(pieces.J, whole.J, rtol=0, atol=1e-10)
+
+
+def test_callback_and_fresh_inputs():
+    seen = []
+    floss(small(), epochs=25, chunk=10, callback=lambda done, model, record: seen.append((done, record.loss.shape)))
+    assert seen == [(10, (10,)), (20, (10,)), (25, (5,))]
+    model = eqx.tree_at(lambda m: m.J, small(), 0.3 * small().J)
+    _, history = floss(model, optimiser=optax.sgd(0.0), epochs=5)
+    assert len(np.unique(history.loss)) == 5  # nothing moves but the inputs
+
+
+def test_a_second_call_does_not_compile_again():
+    traces = []
+
+    def step(model, state, input):
+        traces.append(1)
+        return model(input, state)
+
+    model, history = floss(small(), step=step, epochs=5, chunk=5)
+    first = len(traces)
+    floss(model, step=step, epochs=3, chunk=5, opt_state=history.opt_state)
+    # Only the abstract evaluation that checks what the step returns.
+    assert len(traces) - first == 1
+
+
+def test_plain_functions_with_dict_parameters():
+    def step(params, h, s):
+        return jnp.tanh(params["W"] @ h + s)
+
+    params = {"W": jax.random.normal(KEY, (5, 5)) / 3, "unused": jnp.array(1), "name": "net"}
+    flossed, history = fl.floss(
+        params, jnp.ones((30, 5)), state=jnp.zeros(5), key=KEY, k=3, epochs=80, step=step, optimiser=FAST
+    )
+    assert abs(history.exponents[-1]).max() < abs(history.exponents[0]).max()
+    assert flossed["name"] == "net"
+
+
+def test_autonomous_systems_and_states_from_the_model():
+    class Start(eqx.Module):
+        W: jax.Array
+        h: jax.Array
+
+    model = Start(jax.random.normal(KEY, (4, 4)) / 4, jnp.ones(4))
+    _, history = fl.floss(
+        model,
+        None,
+        state=lambda m: m.h,
+        key=KEY,
+        k=2,
+        window=30,
+        epochs=100,
+        step=lambda m, h, s: jnp.tanh(m.W @ h),
+        where=lambda m: m.W,
+        optimiser=FAST,
+    )
+    assert np.abs(history.exponents[-1]).max() < 0.2
+
+
+def test_lost_exponents_stop_with_epoch_and_index():
+    """Rank one: the second exponent is -inf."""
+    params = jnp.outer(jnp.arange(1.0, 4.0), jnp.ones(3))
+    with pytest.raises(FloatingPointError, match=r"flossing epoch 0: .*exponents\[1\]=-inf.*use k <= 1"):
+        fl.floss(params, None, state=jnp.zeros(3), key=KEY, k=2, window=9, step=lambda W, h, s: W @ h)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"k": 13}, r"k must be an integer from 1 to 12 .*got k=13"),
+        ({"k": 0}, "k must be an integer from 1 to 12"),
+        ({"epochs": 0}, "epochs must be an integer of at least 1, got epochs=0"),
+        ({"window": 41}, r"window must be an integer from 1 to 40 \(inputs have 40 steps\), got window=41"),
+        ({"transient": 40}, r"transient must be an integer from 0 to 39 \(window=40\), got transient=40"),
+        ({"interval": 0}, "interval must be an integer of at least 1"),
+        ({"target": np.zeros(5)}, r"target must be a scalar or have shape \(6,\).*\(5,\)"),
+        ({"basis": np.zeros((12, 13)), "k": None}, r"basis must have shape \(12, k\).*got shape \(12, 13\)"),
+        ({"inputs": None}, "window must be given for an autonomous system"),
+        ({"state": jnp.full(12, jnp.nan)}, r"state must be finite, got nan at index \(0,\)"),
+        ({"state": jnp.zeros(11)}, "step|incompatible|dot_general"),
+    ],
+)
+def test_bad_arguments(options, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        floss(small(), **options)
+
+
+def test_bad_parameters():
+    model = eqx.tree_at(lambda m: m.J, small(), small().J.at[1, 2].set(jnp.inf))
+    with pytest.raises(ValueError, match=r"model.J must be finite, got inf at index \(1, 2\)"):
+        floss(model)
