@@ -188,9 +188,7 @@ def _train_chunk(state: TrainingState, update: TrainingEpoch, count: int, capaci
     first = state.epoch + 1
     carry = state.model, state.opt_state
     (model, opt_state), record = run_chunk(update, carry, first, count, capacity=capacity)
-    for name, values in record.items():
-        if name == "loss" or name.startswith("gradient_norm/"):
-            _check_finite(name, values, first)
+    _check_finite(record, first)
     measures = state.measures | {name: np.asarray(values[-1]) for name, values in record.items()}
     state = dataclasses.replace(state, model=model, opt_state=opt_state, epoch=state.epoch + count, measures=measures)
     return Progress("training", range(first, first + count), record, state)
@@ -236,8 +234,10 @@ def array_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
-def _check_finite(name: str, values: np.ndarray, first: int):
-    good = np.isfinite(values)
-    if not good.all():
-        bad = int(good.argmin())
-        raise FloatingPointError(f"training epoch {first + bad}: {name} is {values[bad]}, no longer finite")
+def _check_finite(record: Mapping[str, np.ndarray], first: int):
+    watched = ["loss", *(name for name in record if name.startswith("gradient_norm/"))]
+    bad = {name: int(np.isfinite(record[name]).argmin()) for name in watched if not np.isfinite(record[name]).all()}
+    if bad:
+        name = min(bad, key=lambda name: bad[name])
+        value = record[name][bad[name]]
+        raise FloatingPointError(f"training epoch {first + bad[name]}: {name} is {value}, no longer finite")

@@ -148,3 +148,7 @@ def default_directory(config: Config) -> Path:
 def _stop(message: str, code: int) -> NoReturn:
     print(f"flossing: {message}", file=sys.stderr)
     raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

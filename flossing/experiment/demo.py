@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -69,10 +68,10 @@ def summarise(runs: dict[str, RunDirectory], config: Config) -> dict[str, Any]:
 
 def _table(summary: dict[str, Any]) -> Table:
     last = f"λ{summary['k']}"
-    title = f"Delay {summary['delay']}, after {summary['epochs']} epochs; {last} at the start, flossed, at the end"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    title = f"Delay {summary['delay']}, after {summary['epochs']} epochs"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("condition", no_wrap=True)
-    for name in ("accuracy", "λ1", f"{last} start", "flossed", "end", "time"):
+    for name in ("accuracy", "λ1 end", f"{last} start", "flossed", "end", "time"):
         table.add_column(name, justify="right", no_wrap=True)
     for condition, row in summary["conditions"].items():
         start, flossed, end = row["exponents_at_start"], row["exponents_after_preflossing"], row["exponents"]

@@ -32,7 +32,7 @@ def save_figure(figure: Figure, path: Path):
 def draw_comparison(runs: Mapping[str, RunDirectory]) -> Figure:
     """The demo's picture: accuracy, exponents and gradient norms of one task under several conditions."""
     config = next(iter(runs.values())).config
-    figure = Figure(figsize=(12.5, 4.4), layout="constrained")
+    figure = Figure(figsize=(12.5, 4.7), layout="constrained")
     accuracy, spectra, gradient = figure.subplots(1, 3, width_ratios=[1.35, 1, 1])
     figure.suptitle(f"{describe_task(config)}: {config.network.units} tanh units", fontsize=12, color=INK)
 
@@ -44,14 +44,13 @@ def draw_comparison(runs: Mapping[str, RunDirectory]) -> Figure:
         gradient.plot(epochs, norm, color=colour, lw=1.5)
     _mark_blocks(accuracy, runs)
     _style_accuracy(accuracy)
-    accuracy.legend(frameon=False, loc="center right", fontsize=9)
+    # Curves can go anywhere inside the axes; the keys stay out of them.
+    figure.legend(*accuracy.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=len(runs))
     accuracy.set_title("Accuracy on fresh sequences", loc="left", fontsize=10)
 
     _draw_comparison_spectra(spectra, runs)
-    gradient.set(yscale="log", xlabel="training epoch", title="")
-    gradient.set_title(
-        "Norm of dL/dx₀, the error fed back 300 steps".replace("300", str(config.task.steps)), loc="left", fontsize=10
-    )
+    gradient.set(yscale="log", xlabel="training epoch")
+    gradient.set_title("Gradient norm at the initial states, |dL/dx₀|", loc="left", fontsize=10)
     for axes in (accuracy, spectra, gradient):
         _clean(axes)
     return figure

@@ -1,0 +1,111 @@
+"""The command line as a person meets it: a process, its output, its exit code."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from flossing.experiment.directory import RunDirectory
+
+TINY = (
+    "--units 10 --k 4 --batch 3 --steps 20 --delay 2 --window 12 --flossing-steps 20 --epochs-before 5 "
+    "--epochs-during 4 --every 6 --blocks 1"
+).split()
+
+
+def flossing(*arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "flossing.experiment.cli", *arguments], capture_output=True, text=True, cwd=cwd
+    )
+
+
+def test_help_does_not_import_jax():
+    code = "import sys, flossing\nfrom flossing.experiment.cli import main\ntry: main(['train', '--help'])\n"
+    code += "except SystemExit: assert not {'jax', 'numpy', 'matplotlib'} & set(sys.modules), 'heavy import'"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in ("--delay", "--epochs-before", "--seed-network", "--condition"):
+        assert name in done.stdout
+
+
+def test_train_then_spectrum(tmp_path):
+    done = flossing("train", *TINY, "--epochs", "12", "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 12/12" in done.stdout and "run directory" in done.stdout
+    directory = RunDirectory(tmp_path / "run")
+    assert directory.config.training.epochs == 12 and directory.info["status"] == "finished"
+
+    done = flossing("spectrum", "--run", "run", "--picture", "one.png", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "10 of 10, per step, natural logarithm" in done.stdout
+    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
+
+    again = flossing("train", *TINY, "--out", "run", cwd=tmp_path)
+    assert again.returncode == 2 and "--overwrite" in again.stderr
+
+
+def test_spectrum_of_a_fresh_network(tmp_path):
+    done = flossing("spectrum", *TINY, "--first", "3", "--dtype", "float64", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "3 of 10" in done.stdout and "float64" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--k", "81"], "flossing: k must be an integer from 1 to 80 (the number of units), got k=81"),
+        (["--units", "0"], "flossing: units must be greater than or equal to 1, got units=0"),
+        (["--delay", "200"], "flossing: delay must leave a scored step: the longest lag may be at most steps=300"),
+        (["--gain", "nan"], "flossing: gain must be a finite number, got gain=nan"),
+        (["--learning-rate", "-1"], "flossing: learning_rate must be greater than 0, got learning_rate=-1.0"),
+        (["--task", "copy", "--channels", "3"], "flossing: channels must be 1 for copy, got channels=3"),
+        (["--window", "301"], "flossing: window must be at most flossing_steps=300, got window=301"),
+        (["--out", "/dev/null/run"], "flossing: "),
+    ],
+)
+def test_illegal_values_end_in_one_line(arguments, message, tmp_path):
+    done = flossing("train", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("run.json"))  # nothing half-made is left behind
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--delay", "ten"], ["--nonsense", "1"], ["--task", "sorting"], ["--dtype", "f8"]]
+)
+def test_what_cannot_be_parsed_is_reported_by_the_parser(arguments, tmp_path):
+    done = flossing("train", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert arguments[-1] in done.stderr or arguments[0] in done.stderr
+    assert "Traceback" not in done.stderr and not list(tmp_path.iterdir())
+
+
+def test_spectrum_of_nothing(tmp_path):
+    done = flossing("spectrum", "--run", "missing", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "flossing: run directory must hold run.json, got 'missing'\n")
+
+
+def test_ctrl_c_leaves_a_readable_directory(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flossing.experiment.cli", "train", *TINY, "--epochs", "1000000", "--out", "run"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    chunk = tmp_path / "run" / "metrics" / "training-00000006.npz"
+    deadline = time.monotonic() + 120
+    while not chunk.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert stderr.startswith("flossing: interrupted") and "Traceback" not in stderr
+    directory = RunDirectory(tmp_path / "run")
+    assert directory.info["status"] == "interrupted"
+    assert len(directory.metrics("training")["loss"]) >= 5
+    assert not list(directory.path.rglob("*.part"))

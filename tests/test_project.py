@@ -1,0 +1,40 @@
+"""What the project promises about itself."""
+
+import re
+from pathlib import Path
+
+import flossing
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_files_are_small_enough_to_read():
+    long = {str(p): n for p in (ROOT / "flossing").rglob("*.py") if (n := p.read_text().count("\n")) > 400}
+    assert not long
+
+
+def test_constraints_hold_names_and_versions_only():
+    lines = (ROOT / "constraints.txt").read_text().split()
+    assert lines and all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line) for line in lines)
+    assert "torch==2.13.0" in lines
+
+
+def test_versions_agree():
+    version = flossing.__version__
+    assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text()
+    assert f"version: {version}" in (ROOT / "CITATION.cff").read_text()
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_code_of_the_readme_runs():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_public_functions_are_documented():
+    for name in flossing.__all__:
+        value = getattr(flossing, name)
+        if callable(value) and getattr(value, "__module__", "").startswith("flossing"):
+            assert value.__doc__ and len(value.__doc__.strip()) > 20, name

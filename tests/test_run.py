@@ -1,0 +1,180 @@
+"""Runs and their directories, in-process and small."""
+
+import json
+
+import numpy as np
+import pytest
+
+from flossing.experiment import reference
+from flossing.experiment.config import Config
+from flossing.experiment.demo import CONDITIONS, demo
+from flossing.experiment.directory import RunDirectory, write_arrays, write_atomically, write_json
+from flossing.experiment.run import load_model, run
+from tests.test_train import SMALL as SMALL32
+
+SMALL = SMALL32.with_values(dtype="float64")
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    import jax
+
+    with jax.numpy_dtype_promotion("standard"):
+        return run(SMALL, tmp_path_factory.mktemp("runs") / "one")
+
+
+def test_a_run_directory_holds_everything(finished):
+    info = finished.info
+    assert info["status"] == "finished"
+    assert finished.config == SMALL
+    assert {"jax", "flossing", "python"} <= set(info["versions"])
+    assert info["device"] and info["seconds"] > 0
+    assert set(info["spectra"]) == {"start", "after_preflossing", "end"}
+    training, flossing = finished.metrics("training"), finished.metrics("flossing")
+    np.testing.assert_array_equal(training["epoch"], np.arange(1, 13))
+    np.testing.assert_array_equal(flossing["epoch"], np.arange(1, 10))
+    np.testing.assert_array_equal(flossing["training_epoch"], [0] * 5 + [5] * 4)
+    assert training["singular_values/x0"].shape == (12, 3)
+    assert training["measured_exponents"].shape == (len(training["measured_epoch"]), 4)
+    assert (finished.path / "run.png").read_bytes().startswith(b"\x89PNG")
+    names = {path.name for path in finished.path.iterdir()}
+    assert names == {"run.json", "metrics", "parameters.npz", "run.png"}
+
+
+def test_the_saved_network_is_the_trained_one(finished):
+    model = load_model(finished)
+    end = reference.measure_spectrum(model, SMALL).exponents
+    np.testing.assert_allclose(end, finished.info["spectra"]["end"], rtol=0, atol=1e-12)
+    with np.load(finished.path / "parameters.npz", allow_pickle=False) as file:
+        assert set(file.files) == {f"network.{name}" for name in ("J", "ws", "wr", "b", "offset")} | {"x0"}
+
+
+def test_the_same_configuration_gives_the_same_run(finished, tmp_path):
+    again = run(SMALL, tmp_path / "again")
+    for kind in ("training", "flossing"):
+        ours, theirs = again.metrics(kind), finished.metrics(kind)
+        for name in theirs:
+            np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def test_seeds_are_streams_of_their_own():
+    base = reference.build(SMALL).model
+    other = reference.build(SMALL.with_values(seed_network=2)).model
+    assert (base.network.J != other.network.J).any()
+    input_only = reference.build(SMALL.with_values(seed_input=2))
+    assert (input_only.model.network.J == base.network.J).all()
+    # The reference gives all seeds the value 1: the draws must differ all the same.
+    correlation = np.corrcoef(np.ravel(base.network.J)[:30], np.ravel(base.x0))[0, 1]
+    assert abs(correlation) < 0.9
+
+
+def test_an_interrupted_run_leaves_a_readable_directory(tmp_path):
+    def interrupt(status):
+        if status.epoch >= 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(SMALL, tmp_path / "run", on_progress=interrupt)
+    directory = RunDirectory(tmp_path / "run")
+    assert directory.info["status"] == "interrupted"
+    assert len(directory.metrics("training")["loss"]) >= 5
+    assert load_model(directory).x0.shape == (3, 10)
+    assert (directory.path / "run.png").exists()
+
+
+def test_a_failed_run_says_why(tmp_path):
+    with pytest.raises(FloatingPointError, match="epoch"):
+        run(SMALL.with_values(learning_rate=1e300, clip=1e300), tmp_path / "run")
+    info = RunDirectory(tmp_path / "run").info
+    assert info["status"] == "failed" and "epoch" in info["error"]
+
+
+def test_nothing_is_overwritten_by_accident(finished, tmp_path):
+    with pytest.raises(ValueError, match=r"out must not hold a run already.*--overwrite replaces it"):
+        run(SMALL, finished.path)
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match="out must be a new or an empty directory"):
+        run(SMALL, tmp_path, overwrite=True)
+    with pytest.raises(ValueError, match="out must be a directory"):
+        run(SMALL, tmp_path / "thesis.tex")
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "run directory must hold run.json"),
+        ("{", "run.json must hold JSON"),
+        ("[]", "must have format 1, which this version reads, got 'list'"),
+        ('{"format": 0}', "must have format 1, which this version reads, got 0"),
+    ],
+)
+def test_directories_that_are_not_ours(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        _ = RunDirectory(tmp_path).config
+
+
+def test_a_configuration_that_is_not_legal_is_named(tmp_path):
+    write_json(tmp_path / "run.json", {"format": 1, "config": {"network": {"units": 0}}})
+    with pytest.raises(ValueError, match=r"run.json: units must be greater than or equal to 1, got units=0"):
+        _ = RunDirectory(tmp_path).config
+
+
+def test_parameters_of_another_shape_are_refused(finished, tmp_path):
+    write_json(tmp_path / "run.json", {"format": 1, "config": SMALL.model_dump()})
+    with pytest.raises(ValueError, match="run directory must hold parameters.npz"):
+        load_model(RunDirectory(tmp_path))
+    write_arrays(tmp_path / "parameters.npz", finished.parameters | {"x0": np.zeros((2, 2))})
+    with pytest.raises(ValueError, match=r"must hold x0 of shape \(3, 10\), got shape \(2, 2\)"):
+        load_model(RunDirectory(tmp_path))
+
+
+def test_pickles_are_not_read(tmp_path):
+    np.savez(tmp_path / "evil.npz", x=np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        from flossing.experiment.directory import read_arrays
+
+        read_arrays(tmp_path / "evil.npz")
+
+
+def test_writing_is_atomic(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    monkeypatch.setattr("os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_json_has_words_for_what_is_not_finite(tmp_path):
+    write_json(tmp_path / "x.json", {"a": np.array([1.0, -np.inf, np.nan])})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1.0, "-inf", None]}
+
+
+def test_demo(tmp_path):
+    from rich.console import Console
+
+    picture = demo(SMALL, tmp_path / "demo", Console(quiet=True))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
+    assert summary["delay"] == 2
+    assert tuple(summary["conditions"]) == CONDITIONS
+    for row in summary["conditions"].values():
+        assert 0 <= row["final_accuracy"] <= 1 and len(row["exponents"]) == 4
+    demo(SMALL, tmp_path / "demo", Console(quiet=True))  # a second demo replaces the first
+
+
+def test_the_configuration_can_say_every_field():
+    flat = {
+        name: value
+        for section in SMALL.model_dump().values()
+        if isinstance(section, dict)
+        for name, value in section.items()
+    }
+    assert Config().with_values(**flat, dtype="float64") == SMALL
+    with pytest.raises(ValueError, match="delays is not a field of the configuration; legal are"):
+        Config().with_values(delays=3)

@@ -1,0 +1,185 @@
+"""The training loop: compiled once, independent of its chunks, exact when continued, and honest when it fails."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import flossing as fl
+from flossing.experiment import reference
+from flossing.experiment.config import Config
+
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+
+SMALL = Config().with_values(
+    units=10, k=4, batch=3, steps=20, delay=2, window=12, flossing_steps=20, epochs=12, epochs_before=5,
+    epochs_during=4, every=6, blocks=1, singular_values_every=4,
+)  # fmt: skip
+
+
+def progresses(config=SMALL, state=None, experiment=None, **options):
+    e = experiment or reference.build(config)
+    state = state or fl.start_training(e.model, e.optimiser, e.flossing)
+    defaults = {
+        "loss": reference.task_loss,
+        "batch": e.batch,
+        "optimiser": e.optimiser,
+        "key": e.key,
+        "epochs": config.training.epochs,
+        "flossing": e.flossing,
+        "schedule": e.schedule,
+        "probe": reference.singular_values,
+        "probe_every": config.training.singular_values_every,
+    }
+    return fl.train(state, **(defaults | options))
+
+
+def gather(chunks, kind, name):
+    return np.concatenate([chunk.metrics[name] for chunk in chunks if chunk.kind == kind])
+
+
+def test_order_of_epochs_and_what_is_recorded():
+    chunks = list(progresses(chunk=5))
+    order = [(chunk.kind, chunk.epochs[0], chunk.epochs[-1]) for chunk in chunks]
+    assert order == [
+        ("flossing", 1, 5),
+        ("training", 1, 5),
+        ("flossing", 6, 9),
+        ("training", 6, 10),
+        ("training", 11, 12),
+    ]
+    final = chunks[-1].state
+    assert (final.epoch, final.flossing_epoch, final.due) == (12, 9, 0)
+    assert gather(chunks, "flossing", "exponents").shape == (9, 4)
+    for name in ("loss", "accuracy", "gradient_norm/network.J", "gradient_norm/x0"):
+        assert np.isfinite(gather(chunks, "training", name)).all()
+    values = gather(chunks, "training", "singular_values/network.J")
+    recorded = np.isfinite(values).all(1)
+    np.testing.assert_array_equal(np.flatnonzero(recorded) + 1, [1, 4, 8, 12])
+    # Raw singular values: their norm is the Frobenius norm before clipping.
+    norms = np.sqrt((values[recorded] ** 2).sum(1))
+    np.testing.assert_allclose(norms, gather(chunks, "training", "gradient_norm/network.J")[recorded], rtol=1e-9)
+
+
+def test_what_flossing_and_training_train():
+    experiment = reference.build(SMALL)
+    chunks = list(progresses(experiment=experiment))
+    start, flossed, trained = experiment.model, chunks[0].state.model, chunks[1].state.model
+
+    def moved(before, after):
+        pairs = zip(*(jax.tree_util.tree_leaves_with_path(model) for model in (before, after)), strict=True)
+        return {path[-1].name for (path, x), (_, y) in pairs if (x != y).any()}
+
+    assert moved(start, flossed) == {"J", "ws", "b"}
+    assert moved(flossed, trained) == {"J", "ws", "wr", "b", "offset", "x0"}
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_chunks_do_not_change_the_numbers(chunk):
+    experiment = reference.build(SMALL)
+    reference_chunks = list(progresses(chunk=12, experiment=experiment))
+    chunks = list(progresses(chunk=chunk, experiment=experiment))
+    for kind, name in (("training", "loss"), ("flossing", "exponents")):
+        ours, theirs = gather(chunks, kind, name), gather(reference_chunks, kind, name)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(chunks[-1].state.model.x0, reference_chunks[-1].state.model.x0, rtol=0, atol=1e-9)
+
+
+def test_a_run_continues_bit_for_bit_from_any_chunk():
+    experiment = reference.build(SMALL)
+    chunks = list(progresses(chunk=3, experiment=experiment))
+    for stop in range(len(chunks) - 1):
+        continued = list(progresses(chunk=3, state=chunks[stop].state, experiment=experiment))
+        assert len(continued) == len(chunks) - stop - 1
+        for ours, whole in zip(jax.tree.leaves(continued[-1].state), jax.tree.leaves(chunks[-1].state), strict=True):
+            np.testing.assert_array_equal(ours, whole)
+
+
+def test_chunks_of_any_length_share_one_compilation():
+    traces = []
+
+    def loss(model, batch):
+        traces.append(1)
+        return reference.task_loss(model, batch)
+
+    for progress in progresses(loss=loss, epochs=12, chunk=5):
+        if progress.kind == "training" and progress.state.epoch == 5:
+            first = len(traces)
+    assert len(traces) == first  # chunks of 5, 5 and 2 epochs
+
+
+def test_the_callers_loop_can_stop_early():
+    for progress in progresses(chunk=2):
+        if progress.state.epoch >= 4:
+            break
+    assert progress.state.epoch == 4
+    assert set(progress.state.measures) >= {"loss", "accuracy", "exponents"}
+
+
+def test_adaptive_schedules_see_measures():
+    seen = []
+
+    def schedule(epoch, measures):
+        seen.append((epoch, measures["exponents"].shape))
+        return 2 if epoch == 4 and "loss" in measures else 0
+
+    kinds = [chunk.kind for chunk in progresses(schedule=schedule, chunk=2)]
+    assert kinds.count("flossing") == 1
+    assert {shape for _, shape in seen} == {(4,)}
+
+
+def test_regression_with_another_network_and_no_flossing():
+    """The loop knows nothing of bits or of the reference network."""
+    model = eqx.nn.Linear(3, 1, key=jax.random.key(0))
+
+    def batch(key):
+        x = jax.random.normal(key, (32, 3))
+        return x, x @ jnp.array([1.0, -2.0, 0.5])
+
+    def loss(model, batch):
+        x, y = batch
+        return jnp.mean((jax.vmap(model)(x)[:, 0] - y) ** 2), {}
+
+    optimiser = optax.adam(0.05)
+    state = fl.start_training(model, optimiser)
+    chunks = fl.train(state, loss=loss, batch=batch, optimiser=optimiser, key=jax.random.key(1), epochs=300)
+    *_, last = chunks
+    assert last.metrics["loss"][-1] < 1e-4
+    assert "exponents" not in last.state.measures
+
+
+def test_clip_each_array():
+    clip = fl.clip_each_array(0.5)
+    gradients = {"large": jnp.full((3, 3), 10.0), "small": jnp.full(2, 0.1), "zero": jnp.zeros(2)}
+    clipped, _ = clip.update(gradients, clip.init(gradients))
+    assert float(jnp.linalg.norm(clipped["large"])) == pytest.approx(0.5)
+    np.testing.assert_allclose(clipped["large"] / clipped["large"][0, 0], 1)
+    np.testing.assert_array_equal(clipped["small"], gradients["small"])
+    np.testing.assert_array_equal(clipped["zero"], 0)
+    with pytest.raises(ValueError, match="limit must be a positive number, got limit=0.0"):
+        fl.clip_each_array(0.0)
+
+
+def test_divergence_names_epoch_and_quantity():
+    def loss(model, batch):
+        value, metrics = reference.task_loss(model, batch)
+        return value * jnp.exp(1e3 * jnp.sum(model.network.offset - 0.001) ** 2 * 1e9), metrics
+
+    with pytest.raises(FloatingPointError, match=r"training epoch \d+: (loss|gradient_norm/network\.\w+) is (inf|nan)"):
+        list(progresses(loss=loss))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"epochs": 0}, "epochs must be an integer of at least 1, got epochs=0"),
+        ({"chunk": 0}, "chunk must be an integer of at least 1, got chunk=0"),
+        ({"probe_every": -1}, "probe_every must be an integer of at least 0"),
+        ({"flossing": None}, "flossing must be given when the schedule asks for it, as in epoch 1"),
+    ],
+)
+def test_bad_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        list(progresses(**options))
