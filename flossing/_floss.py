@@ -184,7 +184,12 @@ class Flossing(eqx.Module):
 
     def _mask(self, model: PyTree) -> PyTree:
         if self.where is None:
-            return jax.tree_util.tree_map(eqx.is_inexact_array, model)
+            mask = jax.tree_util.tree_map(eqx.is_inexact_array, model)
+            if not any(jax.tree_util.tree_leaves(mask)):
+                raise ValueError(
+                    "model must hold a floating JAX array to floss, got none (a NumPy array is a constant)"
+                )
+            return mask
         nothing = jax.tree_util.tree_map(lambda _: False, model)
         mask = eqx.tree_at(self.where, nothing, replace_fn=lambda _: True)
         if not all(eqx.is_inexact_array(x) for x in jax.tree_util.tree_leaves(eqx.filter(model, mask))):

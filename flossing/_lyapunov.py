@@ -87,6 +87,7 @@ def lyapunov_spectrum(
     # Error checking
     check_leaves("state", state)
     check_leaves("inputs", inputs)
+    check_leaves("step", eqx.filter(step, eqx.is_array))
     state = jax.tree_util.tree_map(jnp.asarray, state)
     inputs = jax.tree_util.tree_map(jnp.asarray, inputs)
     length = sequence_length(inputs, steps)

@@ -15,7 +15,7 @@ Schedule: TypeAlias = Callable[[int, Mapping[str, Any]], int]
 
 
 def floss_never() -> Schedule:
-    """No flossing."""
+    """No flossing: 0 epochs due, always."""
     return lambda epoch, measures: 0
 
 

@@ -81,7 +81,10 @@ def start_training(
 ) -> TrainingState:
     """The state of a run before its first epoch."""
     check_leaves("model", eqx.filter(model, eqx.is_array))
-    opt_state = optimiser.init(eqx.filter(model, eqx.is_inexact_array))
+    trained = eqx.filter(model, eqx.is_inexact_array)
+    if not jax.tree_util.tree_leaves(trained):
+        raise ValueError("model must hold a floating JAX array to train, got none (a NumPy array is a constant)")
+    opt_state = optimiser.init(trained)
     return TrainingState(model, opt_state, None if flossing is None else flossing.init(model))
 
 

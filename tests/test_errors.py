@@ -1,5 +1,6 @@
 """Bad input to `lyapunov_spectrum`: one line that names the argument, its value and what is legal."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +44,7 @@ CASES = [
     ({"step": lambda h, s: h.astype("f4")}, r"step must return a state like.*got float32\[3\]"),
     ({"step": lambda h, s: h / 0 * 0}, "step must keep the state and its tangents finite.*block 0"),
     ({"step": lambda h, s: h**3 + 10}, "finite"),
+    ({"step": eqx.Partial(lambda W, h, s: W @ h, jnp.full((3, 3), jnp.nan))}, r"step.args\[0\] must be finite, got nan"),
 ]  # fmt: skip
 
 

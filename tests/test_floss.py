@@ -154,6 +154,13 @@ def test_bad_arguments(options, message):
         floss(small(), **options)
 
 
+def test_numpy_arrays_are_constants():
+    with pytest.raises(ValueError, match="model must hold a floating JAX array to floss, got none"):
+        fl.floss(
+            {"W": np.eye(3)}, None, state=jnp.zeros(3), key=KEY, window=9, step=lambda m, h, s: jnp.asarray(m["W"]) @ h
+        )
+
+
 def test_bad_parameters():
     model = eqx.tree_at(lambda m: m.J, small(), small().J.at[1, 2].set(jnp.inf))
     with pytest.raises(ValueError, match=r"model.J must be finite, got inf at index \(1, 2\)"):

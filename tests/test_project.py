@@ -1,6 +1,8 @@
 """What the project promises about itself."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import flossing
@@ -29,8 +31,9 @@ def test_versions_agree():
 def test_the_code_of_the_readme_runs():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert blocks
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+    for block in blocks:  # as a user runs it: in a process of its own, with JAX as it comes
+        done = subprocess.run([sys.executable, "-W", "error", "-c", block], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
 
 def test_public_functions_are_documented():
