@@ -186,9 +186,7 @@ class Flossing(eqx.Module):
         if self.where is None:
             mask = jax.tree_util.tree_map(eqx.is_inexact_array, model)
             if not any(jax.tree_util.tree_leaves(mask)):
-                raise ValueError(
-                    "model must hold a floating JAX array to floss, got none (a NumPy array is a constant)"
-                )
+                raise ValueError("model must hold a floating array to floss, got none")
             return mask
         nothing = jax.tree_util.tree_map(lambda _: False, model)
         mask = eqx.tree_at(self.where, nothing, replace_fn=lambda _: True)
