@@ -20,6 +20,13 @@ def check_integer(name: str, value: Any, *, least: int, most: int | None = None,
         raise ValueError(f"{name} must be {legal}{note}, got {name}={value!r}")
 
 
+def check_positive(name: str, value: Any):
+    """Raise ValueError unless `value` is a finite number above 0."""
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number or not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be a positive number, got {name}={value!r}")
+
+
 def check_leaves(name: str, tree: Any):
     """Raise ValueError if a leaf is not an array, would lose its float64, or is not finite."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):

@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, PyTree
 from flossing._checks import check_integer, check_leaves, is_concrete
 from flossing._coordinates import Coordinates
 from flossing._loop import run_chunk
-from flossing._lyapunov import check_step, initial_basis, sequence_length, tangent_flow
+from flossing._lyapunov import tangent_flow
+from flossing._setup import check_step, initial_basis, sequence_length
 from flossing._types import Input, RandomKey, State
 
 Model = TypeVar("Model", bound=PyTree)

@@ -16,7 +16,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from flossing._checks import check_integer, check_leaves
+from flossing._checks import check_integer, check_leaves, check_positive
 from flossing._floss import Flossing, FlossingEpoch, check_record
 from flossing._loop import run_chunk
 from flossing._schedule import Schedule, floss_never
@@ -31,8 +31,7 @@ def clip_each_array(limit: float) -> optax.GradientTransformation:
 
     This is the reference's clipping; `optax.clip_by_global_norm` would let one large array silence the others.
     """
-    if not limit > 0:
-        raise ValueError(f"limit must be a positive number, got limit={limit!r}")
+    check_positive("limit", limit)
 
     def clip(gradient: Array) -> Array:
         norm = jnp.linalg.norm(gradient.ravel())
