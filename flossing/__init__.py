@@ -8,7 +8,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flossing import cells as cells, tasks as tasks
+    from flossing import cells as cells, flows as flows, tasks as tasks
+    from flossing._feedback import Feedback as Feedback, error_feedback as error_feedback
     from flossing._floss import (
         Flossing as Flossing,
         FlossingHistory as FlossingHistory,
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
         flossing_loss as flossing_loss,
     )
     from flossing._lyapunov import Spectrum as Spectrum, lyapunov_spectrum as lyapunov_spectrum
+    from flossing._measures import (
+        effective_rank as effective_rank,
+        entropy_rate as entropy_rate,
+        kaplan_yorke_dimension as kaplan_yorke_dimension,
+        participation_ratio as participation_ratio,
+    )
     from flossing._orthonormal import orthonormalise as orthonormalise
     from flossing._schedule import (
         Schedule as Schedule,
@@ -32,16 +39,21 @@ if TYPE_CHECKING:
         start_training as start_training,
         train as train,
     )
+    from flossing._uncertainty import Uncertainty as Uncertainty
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "_feedback": ("Feedback", "error_feedback"),
     "_floss": ("Flossing", "FlossingHistory", "FlossingRecord", "floss", "flossing_loss"),
     "_lyapunov": ("Spectrum", "lyapunov_spectrum"),
+    "_measures": ("effective_rank", "entropy_rate", "kaplan_yorke_dimension", "participation_ratio"),
     "_orthonormal": ("orthonormalise",),
     "_schedule": ("Schedule", "floss_before", "floss_never", "floss_periodically", "join_schedules"),
     "_train": ("Progress", "TrainingState", "clip_each_array", "start_training", "train"),
+    "_uncertainty": ("Uncertainty",),
     "cells": ("cells",),
+    "flows": ("flows",),
     "tasks": ("tasks",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

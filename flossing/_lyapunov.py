@@ -23,6 +23,7 @@ from flossing._coordinates import Coordinates
 from flossing._orthonormal import orthonormalise
 from flossing._setup import initial_basis, prepare
 from flossing._types import Input, RandomKey, State, Step
+from flossing._uncertainty import Uncertainty, batch_means
 
 
 class Spectrum(eqx.Module):
@@ -44,6 +45,20 @@ class Spectrum(eqx.Module):
     steps: int = eqx.field(static=True)
     interval: int = eqx.field(static=True)
     time_step: float = eqx.field(static=True)
+
+    def running_mean(self) -> Float[Array, "blocks k"]:
+        """The exponents as they stood after each block: how the average has converged, in the exponents' unit."""
+        steps = jnp.minimum(jnp.arange(1, len(self.growth) + 1) * self.interval, self.steps)
+        time = steps.astype(self.growth.dtype) * self.time_step
+        return jnp.cumsum(self.growth, axis=0) / time[:, None]
+
+    def uncertainty(self, batches: int = 20) -> Uncertainty:
+        """The standard errors of the exponents by batch means, in their unit; see [`Uncertainty`][].
+
+        Raises ValueError if there are fewer than `8 * batches` blocks.
+        """
+        whole = self.steps // self.interval
+        return batch_means(self.growth[:whole], self.interval * self.time_step, batches)
 
 
 def lyapunov_spectrum(
@@ -99,10 +114,11 @@ def lyapunov_spectrum(
     check_positive("time_step", time_step)
     basis = initial_basis(coordinates, k=k, key=key, basis=basis)
 
-    # An Equinox module carries its arrays as leaves and may be cached by its structure. A plain function may close
-    # over arrays that the user rebinds between calls, of which a cache would not know: it is traced every time.
-    cached = isinstance(step, eqx.Module)
-    spectrum = (_jitted_flow if cached else tangent_flow)(
+    # An Equinox module carries its arrays as leaves and may be cached by its structure. A plain function, as a step or
+    # inside of one, may close over arrays that the user rebinds between calls, of which a cache would not know: it is
+    # traced every time.
+    measure = _jitted_flow if _holds_only_arrays(step) else tangent_flow
+    spectrum = measure(
         step,
         state,
         inputs,
@@ -185,6 +201,10 @@ def push_tangents(
 
 
 _jitted_flow = eqx.filter_jit(tangent_flow)
+
+
+def _holds_only_arrays(step: Step) -> bool:
+    return isinstance(step, eqx.Module) and not any(map(callable, jax.tree_util.tree_leaves(step)))
 
 
 def _average(growth: Float[Array, "blocks k"], time: float) -> tuple[Float[Array, " k"], Float[Array, "blocks k"]]:

@@ -1,0 +1,93 @@
+"""Error feedback against JAX's own reverse pass where that is finite, and beyond it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flossing as fl
+from tests.helpers import tanh_network
+
+KEY = jax.random.key(1)
+
+
+def orbit(step, state, inputs, noise):
+    """h_0 ... h_T with a small push added to each: its gradient is dL/dh_t, by definition."""
+    states = [state + noise[0]]
+    for t in range(len(inputs)):
+        states.append(step(states[-1], inputs[t]) + noise[t + 1])
+    return jnp.stack(states)
+
+
+@pytest.mark.parametrize("gain", [0.5, 3.0])
+def test_equals_the_gradient_at_each_time(gain):
+    make, J = tanh_network(5, gain, KEY)
+    inputs = jax.random.normal(KEY, (12, 5))
+    weights = jax.random.normal(jax.random.key(2), (13, 5))
+
+    def loss(states):
+        return (weights * states**2).sum()
+
+    exact = jax.grad(lambda noise: loss(orbit(make(J), jnp.zeros(5), inputs, noise)))(jnp.zeros((13, 5)))
+    feedback = fl.error_feedback(make(J), jnp.zeros(5), inputs, loss)
+    np.testing.assert_allclose(feedback.log_norm, np.log(np.linalg.norm(exact, axis=1)), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(feedback.norm(), np.linalg.norm(exact, axis=1), rtol=1e-9)
+    assert not feedback.overflows and feedback.usable_horizon == 12
+
+
+def test_a_loss_on_the_last_step_decays_at_the_exponent():
+    """h' = 0.8 h: the feedback falls by log 0.8 a step, and below 1 % after 20 steps back (0.8^21 < 0.01 < 0.8^20)."""
+    feedback = fl.error_feedback(lambda h, s: 0.8 * h, jnp.ones(3), None, lambda h: h[-1].sum(), steps=60)
+    np.testing.assert_allclose(np.diff(feedback.log_norm), -np.log(0.8), rtol=0, atol=1e-12)
+    assert feedback.horizon(0.01) == 20
+    assert feedback.horizon(1e-30) == 60
+
+
+def test_overflow_is_named_with_the_horizon_that_works():
+    """h' = 4 h: |dL/dh_t| = 4^(T - t) passes the largest double, 2^1024, at 512 steps back."""
+    feedback = fl.error_feedback(lambda h, s: 4 * h, jnp.zeros(1), None, lambda h: h[-1].sum(), steps=600)
+    assert feedback.overflows and feedback.usable_horizon == 511
+    np.testing.assert_allclose(feedback.log_norm[0], 600 * np.log(4), rtol=1e-12)
+    with pytest.raises(FloatingPointError, match="over 600 steps overflows.*at most 511 steps stay finite"):
+        feedback.norm()
+
+    def plain(h, steps):
+        return jax.lax.fori_loop(0, steps, lambda _, h: 4 * h, h)
+
+    gradient = jax.grad(lambda h, steps: plain(h, steps), argnums=0)
+    assert np.isfinite(gradient(0.0, 511)) and np.isinf(gradient(0.0, 512))
+
+
+def test_chaotic_network_in_float32():
+    make, J = tanh_network(60, 4.0, KEY)
+    step = make(J.astype(jnp.float32))
+    inputs = jnp.zeros((600, 60), jnp.float32)
+    state = jax.random.normal(KEY, (60,), jnp.float32)
+    feedback = fl.error_feedback(step, state, inputs, lambda h: h[-1].sum())
+    assert feedback.log_norm.dtype == np.float32
+    assert np.isfinite(feedback.log_norm).all() and feedback.overflows
+    exponent = fl.lyapunov_spectrum(step, state, inputs, k=1, transient=50).exponents[0]
+    assert float(feedback.log_norm[0]) / 600 == pytest.approx(float(exponent), rel=0.2)
+
+
+def test_no_feedback_at_all():
+    feedback = fl.error_feedback(lambda h, s: h, jnp.ones(2), None, lambda h: (h[0] ** 2).sum(), steps=4)
+    assert np.isneginf(feedback.log_norm[1:]).all()
+    assert float(feedback.log_norm[0]) == pytest.approx(np.log(2 * np.sqrt(2)))
+
+
+def test_pytree_states_with_counters():
+    def step(state, s):
+        h, n = state
+        return 0.5 * h + s, n + 1
+
+    feedback = fl.error_feedback(step, (jnp.zeros(2), jnp.array(0)), jnp.ones((7, 2)), lambda h: h[0][-1].sum())
+    np.testing.assert_allclose(np.diff(feedback.log_norm), np.log(2), rtol=0, atol=1e-12)
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match=r"loss must return a scalar, got shape \(2,\)"):
+        fl.error_feedback(lambda h, s: h, jnp.ones(2), None, lambda h: h[-1], steps=4)
+    feedback = fl.error_feedback(lambda h, s: h, jnp.ones(2), None, lambda h: h[-1].sum(), steps=4)
+    with pytest.raises(ValueError, match="threshold must be a positive number, got threshold=0.0"):
+        feedback.horizon(0.0)
