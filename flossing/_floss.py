@@ -268,8 +268,8 @@ def floss(
     **Returns:** the flossed model and a [`FlossingHistory`][]. The compiled loop is reused by later calls with the
     same `step`, `where`, `optimiser` and input functions: define them once, outside your loop.
 
-    **Raises:** `ValueError` as `lyapunov_spectrum` does; `FloatingPointError`, naming epoch and exponent, when an
-    exponent is infinite or NaN, with the model as it was left untouched in your hands.
+    **Raises:** `ValueError` as `lyapunov_spectrum` does; `FloatingPointError`, naming the epoch (from 1) and the
+    exponent, when an exponent is infinite or NaN. The model that was passed in is never changed.
 
     **Source:** Engelken (NeurIPS 2023), section 3 and Algorithm 1.
     """
@@ -297,7 +297,7 @@ def floss(
     for first in range(0, epochs, chunk):
         count = min(chunk, epochs - first)
         carry, record = run_chunk(update, carry, first, count, capacity=chunk)
-        check_record(record, first)
+        check_record(record, first + 1)
         records.append(record)
         if callback is not None:
             callback(first + count, carry[0], record)

@@ -7,10 +7,11 @@ from jaxtyping import Array, Float
 def kaplan_yorke_dimension(exponents: Float[Array, " k"]) -> Float[Array, ""]:
     """The Kaplan-Yorke dimension of an attractor, from its exponents in descending order (k,).
 
-        D = j + (lambda_1 + ... + lambda_j) / |lambda_{j+1}|,   j the largest index whose partial sum is not negative
+        D = j + (lambda_1 + ... + lambda_j) / |lambda_{j+1}|
 
-    0 if `lambda_1 < 0`. If no partial sum is negative the result is k: the dimension is N if all N exponents were
-    given, at least k otherwise. Units do not matter. Source: Kaplan & Yorke (1979); Frederickson et al. (1983).
+    with j the largest index whose partial sum is not negative; 0 if `lambda_1 < 0`. If no partial sum is negative the
+    result is k: the dimension is N if all N exponents were given, at least k otherwise. Units do not matter. Source:
+    Kaplan & Yorke (1979); Frederickson et al. (1983).
     """
     partial = jnp.cumsum(exponents)
     # A sum that dips below zero and rises again cannot come from a descending spectrum; the first dip counts.

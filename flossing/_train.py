@@ -217,12 +217,13 @@ def _floss_chunk(state: TrainingState, update: FlossingEpoch, capacity: int) -> 
 
 
 def _measure(state: TrainingState, flossing: Flossing, key: RandomKey) -> TrainingState:
-    exponents = _exponents(flossing, state.model, jax.random.fold_in(key, state.epoch))
+    exponents = measure_exponents(flossing, state.model, jax.random.fold_in(key, state.epoch))
     return dataclasses.replace(state, measures=state.measures | {"exponents": np.asarray(exponents)})
 
 
 @eqx.filter_jit
-def _exponents(flossing: Flossing, model: PyTree, key: RandomKey) -> Float[Array, " k"]:
+def measure_exponents(flossing: Flossing, model: PyTree, key: RandomKey) -> Float[Array, " k"]:
+    """The exponents of `model` over the flossing window; compiled once a shape."""
     return flossing.exponents(model, key)
 
 

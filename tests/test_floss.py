@@ -129,7 +129,7 @@ def test_autonomous_systems_and_states_from_the_model():
 def test_lost_exponents_stop_with_epoch_and_index():
     """Rank one: the second exponent is -inf."""
     params = jnp.outer(jnp.arange(1.0, 4.0), jnp.ones(3))
-    with pytest.raises(FloatingPointError, match=r"flossing epoch 0: .*exponents\[1\]=-inf.*use k <= 1"):
+    with pytest.raises(FloatingPointError, match=r"flossing epoch 1: .*exponents\[1\]=-inf.*use k <= 1"):
         fl.floss(params, None, state=jnp.zeros(3), key=KEY, k=2, window=9, step=lambda W, h, s: W @ h)
 
 

@@ -47,7 +47,7 @@ class Train:
     Writes a run directory: configuration, versions, metrics of every epoch, final parameters, a picture.
     """
 
-    config: _Arguments  # pyright: ignore[reportInvalidTypeForm]
+    config: _Arguments
     out: Path | None = None
     """Run directory; by default runs/ and a name made of task, delay, condition and seed."""
     overwrite: bool = False
@@ -73,7 +73,7 @@ class Train:
 class Spectrum:
     """Print and draw the Lyapunov spectrum of a saved run or of a freshly drawn network."""
 
-    config: _Arguments  # pyright: ignore[reportInvalidTypeForm]
+    config: _Arguments
     run: Path | None = None
     """A run directory whose final network is measured; its configuration replaces the other arguments."""
     first: int | None = None

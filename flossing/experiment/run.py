@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flossing._train import Progress, array_name, start_training, train
+from flossing._train import Progress, array_name, measure_exponents, start_training, train
 from flossing.experiment import reference
 from flossing.experiment.config import Config
 from flossing.experiment.console import Status
@@ -85,7 +85,7 @@ def _train(
         epochs=epochs,
         flossing_epoch=0,
         flossing_epochs=sum(schedule(epoch, {}) for epoch in range(1, epochs + 1)),
-        exponents=np.asarray(info["spectra"]["start"]),
+        exponents=np.asarray(measure_exponents(experiment.flossing, experiment.model, experiment.key)),
     )
     on_progress(status)
     chunks = train(

@@ -1,0 +1,83 @@
+"""Sphinx configuration. `flossing.md` and the end of `experiment.md` are notebooks, executed when they are read."""
+
+import logging
+import re
+
+from docutils.utils import new_document
+from jupyter_client.manager import KernelManager
+from myst_parser.parsers.sphinx_ import MystParser
+from sphinx.util.docutils import SphinxDirective
+from sphinx.util.logging import getLogger
+
+import flossing
+
+project = "flossing"
+author = "The flossing developers"
+copyright = author
+version = release = flossing.__version__
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax"]
+exclude_patterns = ["_build", "jupyter_execute"]
+
+html_theme = "furo"
+html_title = f"flossing {release}"
+html_static_path = ["_static"]
+html_css_files = ["style.css"]
+html_copy_source = False
+html_show_sphinx = False
+
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+
+# Not "cache": a cached notebook would keep its old numbers after a change of the library.
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_ipywidgets_js = {}
+
+# Docstrings give the shapes and meanings of the arguments; the annotations would only hide them.
+autodoc_typehints = "none"
+autodoc_preserve_defaults = True
+autodoc_member_order = "bysource"
+python_maximum_signature_line_length = 88
+
+# A build that goes well says nothing: ipykernel warns of a link that is not encrypted, traitlets reports each notebook.
+KernelManager.transport_encryption.default_value = "auto"
+logging.getLogger("traitlets").setLevel(logging.WARNING)
+
+
+class MarkdownDocstring(SphinxDirective):
+    """The content, read as Markdown."""
+
+    has_content = True
+
+    def run(self):
+        document = new_document(self.state.document.current_source or "", self.state.document.settings)
+        MystParser().parse("\n".join(self.content), document)
+        return document.children
+
+
+def wrap_docstring(app, what, name, obj, options, lines):
+    """Autodoc takes docstrings for reST; ours are Markdown, with [`name`][] for a link into the reference."""
+    text = re.sub(r"\[`(?:flossing\.)?([\w.]+)`\]\[\]", r"{any}`\1 <flossing.\1>`", "\n".join(lines))
+    lines[:] = [".. markdown-docstring::", "", *(f"   {line}" for line in text.split("\n")), ""]
+
+
+def name_functions(app, what, name, obj, options, signature, returns):
+    """A function that is a default value, by its name alone."""
+    return signature and re.sub(r"<function (\w+)>", r"\1", signature), returns
+
+
+def warn_of_undocumented(app, env):
+    """The public names and the reference must not drift apart."""
+    documented = env.get_domain("py").objects
+    for name in flossing.__all__:
+        if name != "__version__" and f"flossing.{name}" not in documented:
+            getLogger(__name__).warning("flossing.%s is public and not in the reference", name)
+
+
+def setup(app):
+    app.add_directive("markdown-docstring", MarkdownDocstring)
+    app.connect("autodoc-process-docstring", wrap_docstring)
+    app.connect("autodoc-process-signature", name_functions)
+    app.connect("env-check-consistency", warn_of_undocumented)
