@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint verify docs clean
 
 demo: .venv/.run
 	$(BIN)/flossing demo
@@ -16,6 +16,9 @@ lint: .venv/.develop
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+verify: .venv/.develop
+	$(BIN)/python -m verification
 
 docs: .venv/.develop
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html

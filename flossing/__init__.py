@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flossing import cells as cells, flows as flows, tasks as tasks
+    from flossing._angles import (
+        angle_between_subspaces as angle_between_subspaces,
+        angles_between as angles_between,
+    )
+    from flossing._covariant import CovariantVectors as CovariantVectors, covariant_vectors as covariant_vectors
     from flossing._feedback import Feedback as Feedback, error_feedback as error_feedback
     from flossing._floss import (
         Flossing as Flossing,
@@ -16,6 +21,11 @@ if TYPE_CHECKING:
         FlossingRecord as FlossingRecord,
         floss as floss,
         flossing_loss as flossing_loss,
+    )
+    from flossing._jacobian import (
+        LongTermJacobian as LongTermJacobian,
+        apply_long_term as apply_long_term,
+        long_term_jacobian as long_term_jacobian,
     )
     from flossing._lyapunov import Spectrum as Spectrum, lyapunov_spectrum as lyapunov_spectrum
     from flossing._measures import (
@@ -44,8 +54,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "_angles": ("angle_between_subspaces", "angles_between"),
+    "_covariant": ("CovariantVectors", "covariant_vectors"),
     "_feedback": ("Feedback", "error_feedback"),
     "_floss": ("Flossing", "FlossingHistory", "FlossingRecord", "floss", "flossing_loss"),
+    "_jacobian": ("LongTermJacobian", "apply_long_term", "long_term_jacobian"),
     "_lyapunov": ("Spectrum", "lyapunov_spectrum"),
     "_measures": ("effective_rank", "entropy_rate", "kaplan_yorke_dimension", "participation_ratio"),
     "_orthonormal": ("orthonormalise",),

@@ -102,10 +102,10 @@ def error_feedback(
         x, rest, input, e = at
         pulled = _pull_back(step, coordinates, x, rest, input)(direction)
         # e + exp(log_norm) * pulled, relative to the larger of the two.
-        log_e = jnp.log(jnp.linalg.norm(e))
+        e, log_e = _polar(e, jnp.zeros_like(log_norm))
         scale = jnp.maximum(log_e, log_norm)
         scale = jnp.where(jnp.isneginf(scale), 0, scale)
-        total = e * jnp.exp(-scale) + pulled * jnp.exp(log_norm - scale)
+        total = e * jnp.exp(log_e - scale) + pulled * jnp.exp(log_norm - scale)
         carry = _polar(total, scale)
         return carry, carry[1]
 

@@ -51,7 +51,9 @@ def _qr(a: Float[Array, "N k"]) -> tuple[Float[Array, "N k"], Float[Array, "k k"
     q, r = jnp.linalg.qr(a)
     sign = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(r.dtype)
     q, r = q * sign[None, :], r * sign[:, None]
-    largest = jnp.sqrt(jnp.max(jnp.sum(jnp.square(r), axis=0)))
+    entry = jnp.max(jnp.abs(r))
+    scaled = r / jnp.where(entry > 0, entry, 1)  # or the squares might overflow
+    largest = entry * jnp.sqrt(jnp.max(jnp.sum(jnp.square(scaled), axis=0)))
     # Written so that NaN is not "dependent": it must stay visible.
     dependent = jnp.diagonal(r) <= ROUNDING * jnp.finfo(r.dtype).eps * largest
     return q, r, jnp.cumsum(dependent) == 0

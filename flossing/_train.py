@@ -190,7 +190,7 @@ def _train_chunk(state: TrainingState, update: TrainingEpoch, count: int, capaci
     first = state.epoch + 1
     carry = state.model, state.opt_state
     (model, opt_state), record = run_chunk(update, carry, first, count, capacity=capacity)
-    _check_finite(record, first)
+    _check_finite(record, first, state.measures)
     measures = state.measures | {name: np.asarray(values[-1]) for name, values in record.items()}
     state = dataclasses.replace(state, model=model, opt_state=opt_state, epoch=state.epoch + count, measures=measures)
     return Progress("training", range(first, first + count), record, state)
@@ -237,10 +237,20 @@ def array_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
-def _check_finite(record: Mapping[str, np.ndarray], first: int):
+def _check_finite(record: Mapping[str, np.ndarray], first: int, measures: Mapping[str, np.ndarray]):
     watched = ["loss", *(name for name in record if name.startswith("gradient_norm/"))]
     bad = {name: int(np.isfinite(record[name]).argmin()) for name in watched if not np.isfinite(record[name]).all()}
     if bad:
         name = min(bad, key=lambda name: bad[name])
         value = record[name][bad[name]]
-        raise FloatingPointError(f"training epoch {first + bad[name]}: {name} is {value}, no longer finite")
+        message = f"training epoch {first + bad[name]}: {name} is {value}, no longer finite"
+        raise FloatingPointError(message + _usable_horizon(name, value.dtype, measures))
+
+
+def _usable_horizon(name: str, dtype: np.dtype, measures: Mapping[str, np.ndarray]) -> str:
+    # Feedback that grows like exp(lambda_1 t) is the likely reason, if the network is chaotic.
+    largest = float(measures["exponents"][0]) if "exponents" in measures else 0.0
+    if name == "loss" or not largest > 0:
+        return ""
+    steps = int(np.log(float(np.finfo(dtype).max)) / largest)
+    return f"; error feedback grows like exp({largest:.3g} t), sequences of at most {steps} steps stay finite"

@@ -58,6 +58,11 @@ def test_overflow_is_named_with_the_horizon_that_works():
     assert np.isfinite(gradient(0.0, 511)) and np.isinf(gradient(0.0, 512))
 
 
+def test_feedback_far_below_the_smallest_number():
+    feedback = fl.error_feedback(lambda h, s: 1e-3 * h, jnp.ones(2), None, lambda h: h[-1].sum(), steps=300)
+    np.testing.assert_allclose(np.diff(feedback.log_norm), 3 * np.log(10), rtol=0, atol=1e-9)
+
+
 def test_chaotic_network_in_float32():
     make, J = tanh_network(60, 4.0, KEY)
     step = make(J.astype(jnp.float32))

@@ -104,6 +104,15 @@ def test_float32_in_float32_out():
     np.testing.assert_allclose(single.exponents, double.exponents, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("factor", [1e-30, 1e30])
+def test_float32_whose_squares_would_overflow(factor):
+    basis = np.eye(2, dtype="f4")
+    spectrum = fl.lyapunov_spectrum(
+        lambda h, s: jnp.float32(factor) * h, jnp.zeros(2, "f4"), None, steps=5, basis=basis
+    )
+    np.testing.assert_allclose(spectrum.exponents, np.log(factor), rtol=1e-6)
+
+
 def test_float64_arrays_need_x64():
     with jax.enable_x64(False):
         spectrum = fl.lyapunov_spectrum(lambda h, s: 0.5 * h, jnp.zeros(2), None, steps=4)

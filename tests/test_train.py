@@ -58,6 +58,8 @@ def test_order_of_epochs_and_what_is_recorded():
     values = gather(chunks, "training", "singular_values/network.J")
     recorded = np.isfinite(values).all(1)
     np.testing.assert_array_equal(np.flatnonzero(recorded) + 1, [1, 4, 8, 12])
+    ranks = gather(chunks, "training", "effective_rank/network.J")[recorded]
+    assert ((ranks >= 1) & (ranks <= 10)).all()
     # Raw singular values: their norm is the Frobenius norm before clipping.
     norms = np.sqrt((values[recorded] ** 2).sum(1))
     np.testing.assert_allclose(norms, gather(chunks, "training", "gradient_norm/network.J")[recorded], rtol=1e-9)
@@ -169,6 +171,23 @@ def test_divergence_names_epoch_and_quantity():
 
     with pytest.raises(FloatingPointError, match=r"training epoch \d+: (loss|gradient_norm/network\.\w+) is (inf|nan)"):
         list(progresses(loss=loss))
+
+
+def test_overflowing_feedback_is_named_with_a_horizon_that_works():
+    """A chaotic network over 5000 steps in float32: the forward pass is bounded, the gradient is not."""
+    with jax.enable_x64(False):
+        config = SMALL.with_values(
+            units=30,
+            gain=8.0,
+            steps=5000,
+            batch=2,
+            condition="none",
+            dtype="float32",
+            singular_values_every=0,
+            epochs=1,
+        )
+        with pytest.raises(FloatingPointError, match=r"gradient_norm.* grows like exp.*at most \d+ steps stay finite"):
+            list(progresses(config))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from flossing import tasks
 from flossing._floss import Flossing
 from flossing._lyapunov import Spectrum, lyapunov_spectrum
+from flossing._measures import effective_rank
 from flossing._schedule import Schedule, floss_before, floss_periodically, join_schedules
 from flossing._train import clip_each_array
 from flossing._types import RandomKey
@@ -57,11 +58,13 @@ def flossed_leaves(model: ReferenceModel):
 
 
 def singular_values(model: ReferenceModel, gradient: ReferenceModel) -> dict[str, Array]:
-    """Of the raw gradients dL/dJ and dL/dx0."""
+    """Of the raw gradients dL/dJ and dL/dx0, and the effective rank of dL/dJ."""
     del model
+    values = jnp.linalg.svdvals(gradient.network.J)
     return {
-        "singular_values/network.J": jnp.linalg.svdvals(gradient.network.J),
+        "singular_values/network.J": values,
         "singular_values/x0": jnp.linalg.svdvals(gradient.x0),
+        "effective_rank/network.J": effective_rank(values),
     }
 
 

@@ -1,0 +1,32 @@
+"""The cheap half of `make verify`, and the table's own arithmetic: rows must be able to fail."""
+
+import jax
+import numpy as np
+import pytest
+
+import flossing as fl
+from verification import flows, maps, matrices, networks
+from verification.rows import average, ensemble, exact, worst
+
+CHECKS = [check for room in (matrices, maps, flows, networks) for check in room.CHEAP]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_every_row_holds(check):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        rows = check()
+    assert rows
+    failing = [f"{row.system}: {row.quantity}, off by {row.deviation}" for row in rows if not row.holds]
+    assert not failing
+
+
+def test_rows_can_fail():
+    assert exact("", "", 1.0, "", 1.0 + 1e-10).holds and not exact("", "", 1.0, "", 1.0 + 1e-8).holds
+    assert not exact("", "", 1.0, "", np.nan).holds and not exact("", "", 1.0, "", np.inf).holds
+    assert exact("", "", -np.inf, "", -np.inf).holds
+    row = worst("", "", [1.0, 2.0, 3.0], "", [1.0, 2.5, 3.1])
+    assert (row.reference, row.ours, row.holds) == (2.0, 2.5, False)
+    values = np.random.default_rng(0).normal(size=100)
+    assert ensemble("", "", 0.0, "", values).holds and not ensemble("", "", 1.0, "", values).holds
+    spectrum = fl.lyapunov_spectrum(maps.henon, np.full(2, 0.1), None, steps=20_000, transient=100)
+    assert average("", "", 0.419217, "", spectrum).holds and not average("", "", 0.5, "", spectrum).holds

@@ -1,0 +1,67 @@
+"""A row of the table, and the three ways in which a number can be held against another."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+LIMIT = 4.0
+"""Standard errors by which an average may miss its reference."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One comparison. `allowed` is the largest deviation, in the unit of the value, and `because` says why."""
+
+    system: str
+    quantity: str
+    reference: float
+    source: str
+    ours: float
+    standard_error: float | None
+    allowed: float
+    because: str
+
+    @property
+    def deviation(self) -> float:
+        return self.ours - self.reference
+
+    @property
+    def deviation_in_errors(self) -> float | None:
+        return self.deviation / self.standard_error if self.standard_error else None
+
+    @property
+    def holds(self) -> bool:
+        return bool(math.isfinite(self.ours) and abs(self.deviation) <= self.allowed) or self.ours == self.reference
+
+
+def exact(system, quantity, reference, source, ours, *, allowed=1e-9, because="rounding") -> Row:
+    """An identity: it holds up to `allowed`, whose reason is stated."""
+    return Row(system, quantity, float(reference), source, float(ours), None, allowed, because)
+
+
+def worst(system, quantity, references, source, ours, **limits) -> Row:
+    """Many identities in one row: the one that deviates most."""
+    references, ours = np.broadcast_arrays(np.asarray(references, float), np.asarray(ours, float))
+    index = np.unravel_index(np.nanargmax(np.abs(ours - references)), ours.shape)
+    return exact(system, f"{quantity}, worst of {ours.size}", references[index], source, ours[index], **limits)
+
+
+def average(system, quantity, reference, source, spectrum, index=0, *, systematic=0.0, because="") -> Row:
+    """A time average with its error bar by batch means, plus a systematic error that is known and stated."""
+    result = spectrum.uncertainty()
+    error = float(result.standard_error[index])
+    kind = "at most 4 s.e. (a bound: converges like 1/T)" if result.upper_bound[index] else "4 s.e."
+    reason = f"{kind} + {because}" if because else kind
+    ours = float(spectrum.exponents[index])
+    return Row(system, quantity, float(reference), source, ours, error, LIMIT * error + systematic, reason)
+
+
+def ensemble(system, quantity, reference, source, values, *, systematic=0.0, because="") -> Row:
+    """The mean over independent systems, with the error of that mean."""
+    values = np.asarray(values, float)
+    error = float(values.std(ddof=1) / math.sqrt(len(values)))
+    reason = f"4 s.e. over {len(values)}" + (f" + {because}" if because else "")
+    return Row(
+        system, quantity, float(reference), source, float(values.mean()), error, LIMIT * error + systematic, reason
+    )
