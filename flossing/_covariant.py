@@ -25,8 +25,8 @@ from jaxtyping import Array, Bool, Float, PyTree
 from flossing._checks import check_integer, check_leaves, is_concrete
 from flossing._coordinates import Coordinates
 from flossing._lyapunov import push_tangents
-from flossing._orthonormal import _qr
-from flossing._setup import initial_basis, prepare
+from flossing._orthonormal import positive_qr
+from flossing._setup import initial_basis, may_cache, prepare
 from flossing._types import Input, RandomKey, State, Step
 
 
@@ -106,9 +106,7 @@ def covariant_vectors(
         raise ValueError(f"measure must be a function of the vectors (N, k), or None, got measure={measure!r}")
     basis = initial_basis(coordinates, k=k, key=key, basis=basis)
 
-    # Cached as in lyapunov_spectrum: `measure` may close over arrays as `step` may.
-    cached = all(isinstance(f, eqx.Module) for f in (step, measure) if f is not None)
-    flow = _jitted_flow if cached else covariant_flow
+    flow = _jitted_flow if may_cache(*(f for f in (step, measure) if f is not None)) else covariant_flow
     result, trace = flow(step, state, inputs, basis, measure, (transient, length - settling, length), block)
     _check_trace(trace, transient, block)
     return result
@@ -145,7 +143,7 @@ def covariant_flow(
         (x, rest, q), (input, real) = carry, now
         one = jax.tree_util.tree_map(lambda s: s[None], input)
         x, rest, a = push_tangents(step, coordinates, x, rest, q, one, 1)
-        q, r, independent = _qr(a)
+        q, r, independent = positive_qr(a)
         end, r = _where(real, ((x, rest, q), r), (carry, identity))
         return end, (carry, r, independent | ~real)
 

@@ -12,9 +12,8 @@ unit of rounding, whatever e (Demmel & Veselic 1992), and so does each step belo
 rows until all are orthogonal: their norms are the singular values.
 """
 
-import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -22,26 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
-from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from flossing._checks import check_integer, check_leaves, is_concrete
 from flossing._coordinates import Coordinates
+from flossing._graded import Graded, dot, factor, log_norms, log_singular_values, multiply, normalise
 from flossing._lyapunov import push_tangents
-from flossing._orthonormal import _qr
 from flossing._setup import initial_basis, prepare
 from flossing._types import Input, RandomKey, State, Step
-
-SWEEPS = 30
-"""Limit on Jacobi sweeps; networks of 20 to 80 units took 2 to 8."""
-
-NOISE = 4
-"""Bounds on rounding that count as zero. On singular matrices of 2 to 200 random rows what was left was mostly below 1
-bound, and at most 8 (5 equal rows but for scale); on regular ones at least 1e10, and 15 in float32."""
-
-ZERO = -(2**30)
-"""The exponent of a row of zeros: below any other, and differences of two exponents still fit in 32 bits."""
 
 
 class LongTermJacobian(eqx.Module):
@@ -99,12 +87,12 @@ def long_term_jacobian(
 
     **Returns:** a [`LongTermJacobian`][]: natural logarithms, dtype that of the state.
 
-    Float64 is enough for any condition number of T, as long as those of the single steps stay well below 1e16 (1e7 in
-    float32): a step with a larger one counts as singular, and one singular step makes T so, with log sigma = -inf for
-    as many directions as it loses. The error of log sigma_i is a few units of rounding times sqrt(t) / cos(angle),
-    between what reaches a step from the start and what is seen of it from the end. Batches are the caller's
-    `jax.vmap`. Reverse-mode differentiation is not supported: the gradient of an exponent is that of
-    `lyapunov_spectrum`.
+    Any condition number of T will do, as long as those of the single steps, with rows scaled to one size, stay well
+    below 1e16 (1e7 in float32): a step with a larger one counts as singular, and one singular step makes T so, with
+    log sigma = -inf for as many directions as it loses. What remains is what T itself does with rounding in its
+    factors: log sigma_i moves by about that divided by the cosine between what reaches a step from the start and what
+    is seen of it from the end, for which one unlucky step is enough. Batches are the caller's `jax.vmap`. Reverse-mode
+    differentiation is not supported: the gradient of an exponent is that of `lyapunov_spectrum`.
 
     **Raises:** `ValueError`, in one line, as `lyapunov_spectrum`, and for horizons that are none.
 
@@ -114,7 +102,6 @@ def long_term_jacobian(
     state, inputs, length, coordinates = prepare(step, state, inputs, steps)
     stops = _check_horizons(horizons, length)
     basis = initial_basis(coordinates, key=key)
-    # As in `lyapunov_spectrum`: only an Equinox module may be cached.
     cached = isinstance(step, eqx.Module)
     logs, last = (_jitted_product_flow if cached else product_flow)(step, state, inputs, basis, jnp.asarray(stops))
     if is_concrete(logs):
@@ -161,14 +148,14 @@ def apply_long_term(
     cached = isinstance(step, eqx.Module)
     flow = _jitted_vector_flow if cached else vector_flow
     vectors = jnp.asarray(vectors, coordinates.dtype)
-    log_norms, directions, last = flow(step, state, inputs, vectors, length=length, adjoint=bool(adjoint))
+    logs, directions, last = flow(step, state, inputs, vectors, length=length, adjoint=bool(adjoint))
     if is_concrete(directions):
         check_leaves("state after the last step, state", last)
         if not jnp.isfinite(directions).all():
             raise ValueError(
                 "step must keep the state and its tangents finite, got NaN or infinity: check its Jacobian"
             )
-    return log_norms, directions
+    return logs, directions
 
 
 def _check_horizons(horizons: Any, length: int) -> np.ndarray:
@@ -189,13 +176,6 @@ def _check_horizons(horizons: Any, length: int) -> np.ndarray:
     return values.astype(np.int32)
 
 
-class Graded(NamedTuple):
-    """The matrix diag(2^exponents) rows. The largest entry of each row is in [1/2, 1), or 0 with exponent ZERO."""
-
-    exponents: Int[Array, " n"]
-    rows: Float[Array, "n N"]
-
-
 def product_flow(
     step: Step, state: State, inputs: Input, basis: Float[Array, "N N"], stops: Int[Array, " H"]
 ) -> tuple[Float[Array, "H N"], State]:
@@ -206,8 +186,8 @@ def product_flow(
         x, rest, q, product = carry
         now = jax.tree_util.tree_map(lambda s: lax.dynamic_slice_in_dim(s, t, 1), inputs)
         x, rest, a = push_tangents(step, coordinates, x, rest, q, now, 1)
-        q, r = _factor(a)
-        return x, rest, q, _multiply(r, product)
+        q, r = factor(a)
+        return x, rest, q, multiply(r, product)
 
     def measure(carry, bounds):
         start, stop = bounds
@@ -234,139 +214,23 @@ def vector_flow(
         x, rest, v = carry
         now = jax.tree_util.tree_map(lambda s: s[None], input)
         x, rest, a = push_tangents(step, coordinates, x, rest, v.rows.T, now, 1)
-        return (x, rest, _normalise(v.exponents, a.T)), None
+        return (x, rest, normalise(v.exponents, a.T)), None
 
     def pull(v, at):
         (x, rest), input = at
         _, transpose = jax.vjp(lambda x: coordinates.split(step(coordinates.join(x, rest), input))[0], x)
-        return _normalise(v.exponents, jax.vmap(lambda u: transpose(u)[0])(v.rows)), None
+        return normalise(v.exponents, jax.vmap(lambda u: transpose(u)[0])(v.rows)), None
 
     first = coordinates.split(state)
-    v = _normalise(jnp.zeros(vectors.shape[1], jnp.int32), vectors.T)
+    v = normalise(jnp.zeros(vectors.shape[1], jnp.int32), vectors.T)
     if adjoint:
         (x, rest), points = lax.scan(orbit, first, inputs, length=length)
         v, _ = lax.scan(pull, v, (points, inputs), length=length, reverse=True)
     else:
         (x, rest, v), _ = lax.scan(push, (*first, v), inputs, length=length)
-    norms = jnp.sqrt(_dot(v.rows, v.rows))[:, None]
-    return _log_norms(v), (v.rows / jnp.where(norms == 0, 1, norms)).T, coordinates.join(x, rest)
+    norms = jnp.sqrt(dot(v.rows, v.rows))[:, None]
+    return log_norms(v), (v.rows / jnp.where(norms == 0, 1, norms)).T, coordinates.join(x, rest)
 
 
 _jitted_product_flow = eqx.filter_jit(product_flow)
 _jitted_vector_flow = eqx.filter_jit(vector_flow)
-
-
-def log_singular_values(a: Graded) -> Float[Array, " N"]:
-    """The natural logarithms of the singular values of `diag(2^e) W`, descending, by one-sided Jacobi on its rows."""
-    size, dtype = a.rows.shape[0], a.rows.dtype
-    # Triangularised from both sides, a graded matrix is all but diagonal already (Drmac & Veselic 2008), and a
-    # dependent row has become a row of zeros.
-    a = _triangularise(_triangularise(_triangularise(a)))
-    if size % 2:
-        a = Graded(jnp.append(a.exponents, ZERO), jnp.concatenate([a.rows, jnp.zeros_like(a.rows[:1])]))
-    half = (size + 1) // 2
-    # Round robin, half against half: the first row stays, the others move round, until each has met each.
-    seats = np.arange(2 * half)
-    moved = np.concatenate([seats[:1], seats[half : half + 1], seats[1 : half - 1], seats[half + 1 :], [half - 1]])
-    moved = moved if half > 1 else seats
-
-    def meet(a, _):
-        x, y, cosines = _rotate(_take(a, seats[:half]), _take(a, seats[half:]))
-        a = jax.tree_util.tree_map(lambda *halves: jnp.concatenate(halves), x, y)
-        return _take(a, moved), cosines.max()
-
-    def sweep(carry):
-        count, _, a = carry
-        a, worst = lax.scan(meet, _sort(a), length=2 * half - 1)
-        return count + 1, worst.max(), a
-
-    tolerance = max(size, 16) * jnp.finfo(dtype).eps
-    start = (jnp.array(0), jnp.array(jnp.inf, dtype), a)
-    _, _, a = lax.while_loop(lambda carry: (carry[0] < SWEEPS) & (carry[1] > tolerance), sweep, start)
-    return jnp.sort(_log_norms(a), descending=True)[:size]
-
-
-def _factor(a: Float[Array, "N N"]) -> tuple[Float[Array, "N N"], Float[Array, "N N"]]:
-    """`A = Q R` with `R_ii >= 0`, good also where rows differ in size by many orders, as those of saturated units do.
-
-    Householder reflections that meet the largest rows first are stable row by row (Cox & Higham 1998). They leave in
-    R_ij an error of up to |q_i| . s (1 + |y_j|_1) units of rounding, where s are the sizes of the rows and y_j is
-    the j-th column in terms of the earlier ones. An R_ii that is nothing else is set to zero, with what else is
-    nothing else in its row.
-    """
-    sizes = jnp.max(jnp.abs(a), axis=1)
-    order = jnp.argsort(sizes, descending=True)
-    q, r, _ = _qr(a[order])
-    q = q[jnp.argsort(order)]
-    diagonal = jnp.diagonal(r)
-    rounding = NOISE * jnp.finfo(r.dtype).eps * jnp.sum(jnp.abs(q) * sizes[:, None], axis=0)
-    # Nothing is a multiple of a lost column: in its place stands the largest size.
-    pivots = jnp.where(diagonal <= rounding, jnp.where(sizes.max() == 0, 1, sizes.max()), diagonal)
-    combination = solve_triangular(r + jnp.diag(pivots - diagonal), jnp.diag(pivots))
-    nothing = jnp.abs(r) <= rounding[:, None] * jnp.sum(jnp.abs(combination), axis=0)[None, :]
-    return q, jnp.where(nothing & jnp.diagonal(nothing)[:, None], 0, r)
-
-
-def _multiply(r: Float[Array, "N N"], a: Graded) -> Graded:
-    # Row i of the product is sum_j r_ij 2^e_j w_j, summed in units of the largest 2^e_j among its terms.
-    live = (r != 0) & (a.exponents > ZERO)[None, :]
-    top = jnp.max(jnp.where(live, a.exponents[None, :], ZERO), axis=1)
-    scaled = jnp.where(live, jnp.ldexp(r, a.exponents[None, :] - top[:, None]), 0)
-    return _normalise(top, jnp.matmul(scaled, a.rows, precision="highest"))
-
-
-def _triangularise(a: Graded) -> Graded:
-    # Rows in descending order, W^T = Q R: the transpose of diag(2^e) W is Q R diag(2^e), of which Q is dropped.
-    a = _sort(a)
-    _, r = _factor(a.rows.T)
-    return _multiply(r, Graded(a.exponents, jnp.eye(r.shape[0], dtype=r.dtype)))
-
-
-def _rotate(x: Graded, y: Graded) -> tuple[Graded, Graded, Float[Array, " n"]]:
-    """Rotate each row of `x` against that of `y` into a right angle; also |cos| of the angle they had.
-
-    With r = 2^(e_y - e_x) and x the longer, tan(theta) / r = 2 x.y / (|x|^2 - r^2 |y|^2 + sqrt(...)): no scale but
-    the ratio enters, and as it underflows the rotation becomes a Gram-Schmidt step.
-    """
-    swap = _log_norms(x) < _log_norms(y)
-    x, y = _swap(swap, x, y)
-    xx, yy, xy = _dot(x.rows, x.rows), _dot(y.rows, y.rows), _dot(x.rows, y.rows)
-    r = jnp.ldexp(jnp.ones_like(xx), y.exponents - x.exponents)
-    gap = jnp.maximum(xx - r * r * yy, 0)
-    below = gap + jnp.sqrt(gap * gap + 4 * r * r * xy * xy)
-    tau = 2 * xy / jnp.where(below == 0, 1, below)
-    cos = lax.rsqrt(1 + (tau * r) ** 2)[:, None]
-    x_rows = cos * (x.rows + (tau * r * r)[:, None] * y.rows)
-    y_rows = cos * (y.rows - tau[:, None] * x.rows)
-    x, y = _swap(swap, _normalise(x.exponents, x_rows), _normalise(y.exponents, y_rows))
-    return x, y, jnp.abs(xy) / jnp.sqrt(jnp.where(yy == 0, 1, xx * yy))
-
-
-def _normalise(exponents: Int[Array, " n"], rows: Float[Array, "n N"]) -> Graded:
-    largest = jnp.max(jnp.abs(rows), axis=1)
-    _, shift = jnp.frexp(largest)
-    return Graded(jnp.where(largest == 0, ZERO, exponents + shift), jnp.ldexp(rows, -shift[:, None]))
-
-
-def _swap(where: Bool[Array, " n"], x: Graded, y: Graded) -> tuple[Graded, Graded]:
-    exponents = jnp.where(where, y.exponents, x.exponents), jnp.where(where, x.exponents, y.exponents)
-    rows = jnp.where(where[:, None], y.rows, x.rows), jnp.where(where[:, None], x.rows, y.rows)
-    return Graded(exponents[0], rows[0]), Graded(exponents[1], rows[1])
-
-
-def _sort(a: Graded) -> Graded:
-    return _take(a, jnp.argsort(_log_norms(a), descending=True))
-
-
-def _take(a: Graded, index) -> Graded:
-    return Graded(a.exponents[index], a.rows[index])
-
-
-def _log_norms(a: Graded) -> Float[Array, " n"]:
-    squares = _dot(a.rows, a.rows)
-    logs = a.exponents.astype(squares.dtype) * math.log(2) + jnp.log(jnp.where(squares == 0, 1, squares)) / 2
-    return jnp.where(squares == 0, -jnp.inf, logs)
-
-
-def _dot(x: Float[Array, "n N"], y: Float[Array, "n N"]) -> Float[Array, " n"]:
-    return jnp.sum(x * y, axis=1)

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from flossing._checks import check_integer, check_leaves, check_positive, is_concrete
 from flossing._coordinates import Coordinates
 from flossing._orthonormal import orthonormalise
-from flossing._setup import initial_basis, prepare
+from flossing._setup import initial_basis, may_cache, prepare
 from flossing._types import Input, RandomKey, State, Step
 from flossing._uncertainty import Uncertainty, batch_means
 
@@ -114,10 +114,7 @@ def lyapunov_spectrum(
     check_positive("time_step", time_step)
     basis = initial_basis(coordinates, k=k, key=key, basis=basis)
 
-    # An Equinox module carries its arrays as leaves and may be cached by its structure. A plain function, as a step or
-    # inside of one, may close over arrays that the user rebinds between calls, of which a cache would not know: it is
-    # traced every time.
-    measure = _jitted_flow if _holds_only_arrays(step) else tangent_flow
+    measure = _jitted_flow if may_cache(step) else tangent_flow
     spectrum = measure(
         step,
         state,
@@ -201,10 +198,6 @@ def push_tangents(
 
 
 _jitted_flow = eqx.filter_jit(tangent_flow)
-
-
-def _holds_only_arrays(step: Step) -> bool:
-    return isinstance(step, eqx.Module) and not any(map(callable, jax.tree_util.tree_leaves(step)))
 
 
 def _average(growth: Float[Array, "blocks k"], time: float) -> tuple[Float[Array, " k"], Float[Array, "blocks k"]]:

@@ -16,7 +16,8 @@ import optax
 import pytest
 
 import flossing as fl
-from flossing._jacobian import Graded, apply_long_term, log_singular_values, long_term_jacobian
+from flossing._graded import Graded, log_singular_values
+from flossing._jacobian import apply_long_term, long_term_jacobian
 from flossing.cells import VanillaRNN
 from tests.helpers import dense_jacobians, tanh_network
 
@@ -102,6 +103,13 @@ def rotated(flint, rows):
     return logs, np.max(bound)
 
 
+FLOSSING = {
+    # As the reference does it, and so roughly that units saturate and single Jacobians have a condition of 1e10.
+    "gently": lambda units: {"k": 15 * units // 16, "epochs": 500, "window": 55},
+    "roughly": lambda units: {"k": units // 2, "epochs": 200, "optimiser": optax.adam(1e-2)},
+}
+
+
 def reference_case(units, steps, flossed):
     """Jacobians (T, N, N) of the reference network driven by random bits, its step, first state and inputs."""
     network = VanillaRNN(units, key=jax.random.key(0))
@@ -111,9 +119,7 @@ def reference_case(units, steps, flossed):
             lambda key: jax.random.bernoulli(key, shape=(100, 1)).astype(float),
             state=jnp.zeros(units),
             key=jax.random.key(3),
-            k=units // 2,
-            epochs=200,
-            optimiser=optax.adam(1e-2),
+            **FLOSSING[flossed](units),
         )
     inputs = jax.random.bernoulli(jax.random.key(1), shape=(steps, 1)).astype(float)
 
@@ -127,12 +133,12 @@ def reference_case(units, steps, flossed):
 @pytest.mark.parametrize(
     "units, horizons, flossed",
     [
-        (20, (1, 5, 50, 200, 500), False),
-        (20, (1, 5, 50, 200, 500), True),
-        (80, (40,), False),
-        pytest.param(80, (5, 20, 50), True, marks=pytest.mark.slow),
-        pytest.param(80, (100, 250, 500), False, marks=pytest.mark.slow),
-        pytest.param(80, (100, 250), True, marks=pytest.mark.slow),
+        (20, (1, 5, 50, 200, 500), None),
+        (20, (1, 5, 50, 200, 500), "roughly"),
+        (80, (40,), None),
+        pytest.param(80, (100, 250, 500), None, marks=pytest.mark.slow),
+        pytest.param(80, (100, 250, 500), "gently", marks=pytest.mark.slow),
+        pytest.param(80, (5, 20, 50, 100), "roughly", marks=pytest.mark.slow),
     ],
 )
 def test_singular_values_are_proven_right(units, horizons, flossed):
@@ -148,7 +154,7 @@ def test_singular_values_are_proven_right(units, horizons, flossed):
         worst = [float(np.abs(x.log_singular_values[index] - exact).max()) for x in (same, ours)]
         print(f"N={units} flossed={flossed} t={horizon} {bits} bits, worst {worst}")
         assert max(worst) < 1e-8
-    if (units, max(horizons), flossed) == (80, 500, False):
+    if (units, max(horizons), flossed) == (80, 500, None):
         assert ours.log_condition[-1] > 1000 * math.log(10)
 
 
