@@ -50,7 +50,10 @@ def test_train_then_spectrum(tmp_path):
 def test_spectrum_of_a_fresh_network(tmp_path):
     done = flossing("spectrum", *TINY, "--first", "3", "--dtype", "float64", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "3 of 10" in done.stdout and "float64" in done.stdout
+    assert "3 of 10" in done.stdout and "float64" in done.stdout and "±" not in done.stdout
+    long = ["--units", "10", "--k", "4", "--steps", "300", "--first", "3"]
+    done = flossing("spectrum", *long, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.count(" ± 0.") == 3, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,10 @@ class RunDirectory:
             raise ValueError(
                 f"out must be a new or an empty directory, got {str(self.path)!r}, which holds other files"
             )
-        (self.path / "metrics").mkdir(parents=True, exist_ok=True)
+        try:
+            (self.path / "metrics").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"out must be a directory that can be made, got {str(self.path)!r}: {error}") from None
 
     def write_info(self, info: Mapping[str, Any]):
         """Write run.json."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from flossing.experiment.config import Config
 from flossing.experiment.directory import RunDirectory
@@ -107,6 +108,7 @@ def draw_spectrum(axes: Axes, exponents: np.ndarray, **style):
     axes.axhline(0, color=PALE, lw=0.8, zorder=0)
     axes.plot(np.arange(1, len(exponents) + 1), exponents, lw=1.8, marker="." if len(exponents) < 40 else None, **style)
     axes.set(xlabel="index i", ylabel="Lyapunov exponent λᵢ (per step)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def as_exponents(values: list) -> np.ndarray:

@@ -13,6 +13,9 @@ from flossing.experiment.directory import RunDirectory
 from flossing.experiment.figures import draw_spectrum, save_figure
 from flossing.experiment.run import configure_dtype, load_model
 
+LEAST = 160
+"""Steps below which a standard error by batch means is not to be had."""
+
 
 def show_spectrum(config: Config, source: Path | None, k: int | None, picture: Path, console: Console) -> np.ndarray:
     """Measure, print and draw the exponents of the run in `source`, or of a network drawn from `config`."""
@@ -23,9 +26,11 @@ def show_spectrum(config: Config, source: Path | None, k: int | None, picture: P
     exponents = np.asarray(spectrum.exponents)
     title = "freshly drawn network" if source is None else str(source)
     kept = len(spectrum.growth)
-    console.print(_table(exponents, f"Lyapunov exponents, {title}"))
+    errors = np.asarray(spectrum.uncertainty().standard_error) if kept >= LEAST else None
+    console.print(_table(exponents, errors, f"Lyapunov exponents, {title}"))
     console.print(
-        f"{len(exponents)} of {config.network.units}, per step, natural logarithm; driven by random bits, {kept} of "
+        f"{len(exponents)} of {config.network.units}, per step, natural logarithm"
+        f"{'' if errors is None else ', ± standard error by batch means'}; driven by random bits, {kept} of "
         f"{config.task.steps} steps averaged, {config.dtype}",
         highlight=False,
     )
@@ -40,10 +45,12 @@ def show_spectrum(config: Config, source: Path | None, k: int | None, picture: P
     return exponents
 
 
-def _table(exponents: np.ndarray, title: str, columns: int = 5) -> Table:
+def _table(exponents: np.ndarray, errors: np.ndarray | None, title: str) -> Table:
+    columns = 5 if errors is None else 3
     rows = -(-len(exponents) // columns)
     table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
     for row in range(rows):
         indices = range(row, len(exponents), rows)
-        table.add_row(*(f"{index + 1:>4}  {exponents[index]:+.5f}" for index in indices))
+        error = ["" if errors is None else f" ± {errors[index]:.4f}" for index in range(len(exponents))]
+        table.add_row(*(f"{index + 1:>4}  {exponents[index]:+.4f}{error[index]}" for index in indices))
     return table
