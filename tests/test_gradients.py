@@ -28,7 +28,7 @@ def test_linear_step_has_the_gradient_of_its_eigenvalue():
     np.testing.assert_allclose(jax.grad(first)(jnp.asarray(W)), exact, rtol=0, atol=1e-9 * np.abs(exact).max())
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(k=st.integers(1, 6), interval=st.integers(1, 5), transient=st.integers(0, 9), seed=st.integers(0, 2**31))
 def test_forward_reverse_and_central_differences_agree(k, interval, transient, seed):
     make, J = tanh_network(6, 1.2, jax.random.key(seed))
@@ -67,7 +67,7 @@ def test_second_derivatives():
         step = make(gain * J)
         return (fl.lyapunov_spectrum(step, 0.1 * jnp.ones(4), jnp.ones((4, 4)), k=2).exponents ** 2).sum()
 
-    jax.test_util.check_grads(total, (jnp.array(0.9),), order=2, modes=["fwd", "rev"], eps=1e-6, atol=1e-4, rtol=1e-4)
+    jax.test_util.check_grads(total, (jnp.array(0.9),), order=2, modes=["rev"], eps=1e-6, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("rank", [1, 3, 5])

@@ -71,7 +71,7 @@ def test_first_k_of_the_full_spectrum(k):
     np.testing.assert_allclose(part.basis, full.basis[:, :k], **EXACT)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     steps=st.integers(2, 40),
     transient=st.integers(0, 39),

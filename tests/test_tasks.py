@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 from flossing.tasks import DelayedCopy, SpatialXOR, TemporalXOR
 
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=20, deadline=None)
 seeds = st.integers(0, 2**31)
 
 
