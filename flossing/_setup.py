@@ -90,7 +90,14 @@ def sequence_length(inputs: Input, steps: int | None = None) -> int:
 def check_step(step: Step, coordinates: Coordinates, state: State, inputs: Input):
     """Raise ValueError unless `step` maps a state to a state of the same structure, shapes and dtypes."""
     first = jax.tree_util.tree_map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), inputs)
-    returned = eqx.filter_eval_shape(step, state, first)
+    try:
+        returned = eqx.filter_eval_shape(step, state, first)
+    except TypeError as error:  # JAX's word for shapes and dtypes that do not fit; its traceback stays attached
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"step must accept a state like {coordinates.describe()} and an input like {describe_structure(first)}, "
+            f"got {reason}"
+        ) from error
     if not coordinates.matches(returned):
         raise ValueError(
             f"step must return a state like the one it was given, {coordinates.describe()}, "

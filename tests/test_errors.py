@@ -39,6 +39,7 @@ CASES = [
     ({"basis": np.eye(3), "k": 2}, r"basis must have shape \(3, k\) with k = 2"),
     ({"basis": np.ones((3, 2))}, "basis must have linearly independent columns, got column 1 dependent"),
     ({"basis": np.full((3, 2), np.nan)}, "basis must be finite"),
+    ({"step": lambda h, s: jnp.ones((2, 2)) @ h}, r"step must accept a state like float64\[3\] and an input like"),
     ({"step": lambda h, s: h[:2]}, r"step must return a state like.* given, float64\[3\], got float64\[2\]"),
     ({"step": lambda h, s: (h, h)}, r"step must return a state like.*got \(float64\[3\], float64\[3\]\)"),
     ({"step": lambda h, s: h.astype("f4")}, r"step must return a state like.*got float32\[3\]"),

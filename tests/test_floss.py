@@ -146,12 +146,13 @@ def test_lost_exponents_stop_with_epoch_and_index():
         ({"basis": np.zeros((12, 13)), "k": None}, r"basis must have shape \(12, k\).*got shape \(12, 13\)"),
         ({"inputs": None}, "window must be given for an autonomous system"),
         ({"state": jnp.full(12, jnp.nan)}, r"state must be finite, got nan at index \(0,\)"),
-        ({"state": jnp.zeros(11)}, "step|incompatible|dot_general"),
+        ({"state": jnp.zeros(11)}, r"step must accept a state like float64\[11\] and an input like float64\[1\], got "),
     ],
 )
 def test_bad_arguments(options, message):
-    with pytest.raises((ValueError, TypeError), match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         floss(small(), **options)
+    assert "\n" not in str(caught.value)
 
 
 def test_models_of_numpy_arrays():
