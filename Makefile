@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint verify docs clean
+.PHONY: demo test lint verify torture docs clean
 
 demo: .venv/.run
 	$(BIN)/flossing demo
@@ -17,6 +17,10 @@ lint: .venv/.develop
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+torture: .venv/.develop
+	$(BIN)/python -m tests.torture --kills 50
+	$(BIN)/pytest -n 2 -m slow tests/test_sweep.py
+
 verify: .venv/.develop
 	$(BIN)/python -m verification
 
@@ -28,11 +32,11 @@ docs: .venv/.develop
 	$(PYTHON) -m venv .venv
 
 .venv/.run: pyproject.toml constraints.txt | .venv/bin/python
-	$(INSTALL) -e .
+	$(INSTALL) -e '.[runs]'
 	touch $@
 
 .venv/.develop: pyproject.toml constraints.txt | .venv/bin/python
-	$(INSTALL) -e '.[test,docs]'
+	$(INSTALL) -e '.[runs,test,docs]'
 	touch $@ .venv/.run
 
 clean:

@@ -1,6 +1,9 @@
 """What several tests share: the golden cases as our own objects, and dense Jacobians to compare with."""
 
 import functools
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import equinox as eqx
@@ -13,7 +16,19 @@ from flossing.cells import VanillaRNN
 from flossing.experiment.reference import ReferenceModel, first_state, flossed_leaves, step
 
 DATA = Path(__file__).parent / "data"
+TINY = (
+    "--units 10 --k 4 --batch 3 --steps 20 --delay 2 --window 12 --flossing-steps 20 --epochs-before 5 "
+    "--epochs-during 4 --every 6 --blocks 1"
+).split()
+COMMAND = [sys.executable, "-m", "flossing.experiment.cli"]
+# Processes compile a shape once between them, and leave the user's own cache alone.
+ENVIRONMENT = os.environ | {"XDG_CACHE_HOME": str(Path(__file__).parents[1] / ".pytest_cache" / "user")}
 GOLDEN = ("xor_gaussian", "copy_orthogonal", "xor4_chaotic")
+
+
+def command_line(*arguments, cwd=None) -> subprocess.CompletedProcess:
+    """The command line as a person meets it: a process, its output, its exit code."""
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT)
 
 
 @functools.cache

@@ -3,7 +3,10 @@
 The arguments are the fields of `Config`. JAX is imported only when a command starts, so that `--help` answers at once.
 """
 
+import contextlib
 import dataclasses
+import io
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,7 +47,8 @@ _Arguments = tyro.conf.OmitArgPrefixes[_unchecked(Config)]
 class Train:
     """Run the reference experiment; the defaults are the paper's released example.
 
-    Writes a run directory: configuration, versions, metrics of every epoch, final parameters, a picture.
+    Writes a run directory: configuration, versions, metrics of every epoch, parameters, checkpoints, a picture. The
+    same command again continues a run that was stopped, to the bit as if it had not been.
     """
 
     config: _Arguments
@@ -52,18 +56,31 @@ class Train:
     """Run directory; by default runs/ and a name made of task, delay, condition and seed."""
     overwrite: bool = False
     """Replace a run that the directory already holds."""
+    resume: Path | None = None
+    """A run directory to continue with the configuration it holds; of the other arguments only CHECKPOINT-EVERY,
+    SNAPSHOTS-EVERY and HALVINGS count."""
 
     def __call__(self, config: Config):
         from rich.console import Console
 
         from flossing.experiment.console import Display
+        from flossing.experiment.directory import RunDirectory
         from flossing.experiment.run import run
 
         out = default_directory(config) if self.out is None else self.out
+        if self.resume is not None:
+            if self.out is not None or self.overwrite:
+                raise ValueError(f"out and overwrite must be left out with resume, got resume={str(self.resume)!r}")
+            out, safety = self.resume, config.safety
+            config = RunDirectory(out).config.model_copy(update={"safety": safety})
         console = Console()
-        with Display(console) as display:
-            display.start("training")
-            directory = run(config, out, overwrite=self.overwrite, on_progress=display.update)
+        directory = RunDirectory(out)
+        if directory.has_finished(config) and not self.overwrite:
+            console.print("this run is finished; --overwrite runs it anew", highlight=False)
+        else:
+            with Display(console) as display:
+                display.start("training")
+                run(config, out, overwrite=self.overwrite, on_progress=display.update)
         accuracy = directory.metrics("training")["accuracy"][-100:].mean()
         console.print(f"accuracy over the last epochs {accuracy:.3f}", highlight=False)
         console.print(f"run directory   {out}\npicture         {out / 'run.png'}", highlight=False)
@@ -118,24 +135,51 @@ class Demo:
 COMMANDS: dict[str, Callable] = {"train": Train, "spectrum": Spectrum, "demo": Demo}
 
 
+def _parse(arguments: Sequence[str] | None) -> Any:
+    # tyro draws a box around what it cannot parse; its first paragraph says all, and fits into our one line.
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,
+                prog="flossing",
+                description="Train recurrent networks over long horizons by controlling their Lyapunov exponents.",
+                args=arguments,
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+    lines = [line.strip("│ ") for line in said.getvalue().splitlines() if not line.startswith(("╭", "╰"))]
+    paragraph = itertools.takewhile(lambda line: not line.startswith("─"), lines)
+    _stop(f"{' '.join(paragraph)} (flossing --help tells what is legal)", 2)
+
+
+_KEPT = "; what was done is kept, and the same command goes on from there"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done, 1 a run failed, 2 bad input, 130 interrupted."""
+    command = _parse(arguments)
     try:
-        command = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="flossing",
-            description="Train recurrent networks over long horizons by controlling their Lyapunov exponents.",
-            args=arguments,
-        )
-        command(Config.model_validate(command.config.model_dump()))
+        config = Config.model_validate(command.config.model_dump())
+        _prepare_jax()
+        command(config)
     except ValidationError as error:
         _stop(explain_invalid(error), 2)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         _stop(str(error), 2)
+    except OSError as error:
+        _stop(f"{error.filename or 'a file'}: {error.strerror or error}{_KEPT}", 1)
     except FloatingPointError as error:
         _stop(str(error), 1)
     except KeyboardInterrupt:
-        _stop("interrupted; what was done is in the run directory", 130)
+        _stop(f"interrupted{_KEPT}", 130)
+
+
+def _prepare_jax():
+    from flossing.experiment.process import cache_compilations
+
+    cache_compilations()
 
 
 def default_directory(config: Config) -> Path:

@@ -4,7 +4,10 @@ The defaults are the reference call of the paper's released code, argument by ar
 that `--help` answers at once.
 """
 
-from typing import Annotated, Literal
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,7 +23,7 @@ TaskName = Literal["copy", "temporal_xor", "spatial_xor"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=True)
 
 
 class NetworkConfig(_Section):
@@ -86,6 +89,8 @@ class TrainingConfig(_Section):
     """Adam's decay of the second moment, both optimisers."""
     clip: PositiveReal = 0.03
     """Largest Frobenius norm of each array's gradient."""
+    chunk: Annotated[int, Field(ge=1, le=10**5)] = 100
+    """At most so many epochs run between two looks: progress, metrics on disk, exponents, perhaps a checkpoint."""
     singular_values_every: CountOrNone = 100
     """Epochs between two records of the singular values of the raw dL/dJ and dL/dx0; 0 for none."""
 
@@ -130,6 +135,17 @@ class SeedConfig(_Section):
     """Seed of the initial orthonormal basis."""
 
 
+class SafetyConfig(_Section):
+    """What is kept on disk, and what happens when numbers fail. No run that ends well without depends on it."""
+
+    checkpoint_every: Count = 100
+    """Epochs, of both kinds together, between two checkpoints; at most so many are run again after a crash."""
+    snapshots_every: CountOrNone = 100
+    """Training epochs between two snapshots of the parameters, which the report's slider shows; 0 for none."""
+    halvings: Annotated[int, Field(ge=0, le=100)] = 0
+    """How often a run whose numbers cease to be finite goes on from its last good state with half the step size."""
+
+
 class Config(_Section):
     """One run of the reference experiment; the defaults are the paper's released example."""
 
@@ -138,6 +154,7 @@ class Config(_Section):
     training: TrainingConfig = TrainingConfig()
     flossing: FlossingConfig = FlossingConfig()
     seeds: SeedConfig = SeedConfig()
+    safety: SafetyConfig = SafetyConfig()
     dtype: Literal["float32", "float64"] = "float32"
     """Floating precision of everything."""
 
@@ -162,18 +179,55 @@ class Config(_Section):
         return self
 
     def with_values(self, **values) -> "Config":
-        """This configuration with some fields changed, each named as on the command line: `delay=20`, `k=10`."""
+        """This configuration with some fields changed, each named as on the command line: `delay=20`, `k=10`.
+
+        `seed` stands for all four seeds. Raises ValueError for a name that is no field, ValidationError for a value.
+        """
         sections = self.model_dump()
         home = {field: name for name in sections if isinstance(sections[name], dict) for field in sections[name]}
         for field, value in values.items():
-            if field in home:
+            if field == "seed":
+                sections["seeds"] = dict.fromkeys(sections["seeds"], value)
+            elif field in home:
                 sections[home[field]][field] = value
-            elif field in sections:
+            elif field in sections and field not in home.values():
                 sections[field] = value
             else:
-                legal = ", ".join(sorted([*home, "dtype"]))
+                legal = ", ".join(sorted([*home, "dtype", "seed"]))
                 raise ValueError(f"{field} is not a field of the configuration; legal are {legal}")
         return type(self).model_validate(sections)
+
+    def values(self) -> dict[str, Any]:
+        """All that decides the result, by name as on the command line; safety does not."""
+        sections = self.model_dump(exclude={"safety"})
+        flat = {"dtype": sections.pop("dtype")}
+        for section in sections.values():
+            flat |= section
+        return flat
+
+    def differences(self, other: "Config") -> dict[str, tuple[Any, Any]]:
+        """The fields in which another configuration leads to another result, with both values."""
+        ours, theirs = self.values(), other.values()
+        return {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
+
+    @property
+    def digest(self) -> str:
+        """12 hexadecimal digits that name this configuration: equal for equal results, the same in later versions.
+
+        Defaults are left out, so that a field added later changes no name.
+        """
+        said = self.model_dump(exclude={"safety"}, exclude_defaults=True)
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def read_config(stored: Any) -> Config:
+    """A configuration as a run directory holds it; ValueError, in one line, if it is none."""
+    if not isinstance(stored, Mapping):
+        raise ValueError(f"config must be a table of sections, got {type(stored).__name__}")
+    try:
+        return Config.model_validate(stored)
+    except ValidationError as error:
+        raise ValueError(explain_invalid(error)) from None
 
 
 def explain_invalid(error: ValidationError) -> str:

@@ -8,7 +8,8 @@ from rich.table import Table
 
 from flossing.experiment.config import Condition, Config
 from flossing.experiment.console import Display
-from flossing.experiment.directory import RunDirectory, write_json
+from flossing.experiment.directory import RunDirectory
+from flossing.experiment.files import write_json
 from flossing.experiment.figures import LABELS, as_exponents, describe_task, draw_comparison, save_figure
 from flossing.experiment.run import run
 
@@ -26,13 +27,16 @@ def demo(config: Config, out: Path, console: Console) -> Path:
         "error feedback shrinks (below 0) or grows (above 0).\n",
         highlight=False,
     )
+    # A demo that was stopped goes on; one that came to its end is shown again, from the start.
+    complete = (out / "summary.json").exists()
+    (out / "summary.json").unlink(missing_ok=True)
     runs: dict[str, RunDirectory] = {}
     with Display(console) as display:
         for condition in CONDITIONS:
             display.start(f"{LABELS[condition]:<26}")
-            runs[condition] = run(
-                config.with_values(condition=condition), out / condition, overwrite=True, on_progress=display.update
-            )
+            wanted, directory = config.with_values(condition=condition), RunDirectory(out / condition)
+            other = directory.exists and directory.config.digest != wanted.digest
+            runs[condition] = run(wanted, directory.path, overwrite=complete or other, on_progress=display.update)
     summary = summarise(runs, config)
     write_json(out / "summary.json", summary)
     picture = out / "comparison.png"

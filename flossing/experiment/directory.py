@@ -1,58 +1,34 @@
 """A run directory: what is in it, and how it gets there so that a killed run leaves nothing half-written.
 
-    run.json          configuration, versions, device, status, summary
-    metrics/*.npz     one file a chunk of epochs, `training-00000001.npz` from epoch 1 on
-    parameters.npz    the parameters after the last chunk, by name; plain arrays, no pickle
-    run.png           the picture
+    run.json           configuration, versions, device, status, spectra
+    metrics/*.npz      one file a chunk of epochs, `training-00000001.npz` from epoch 1 on
+    snapshots/*.npz    parameters along the way, `00000100-00000500.npz` after 100 training and 500 flossing epochs
+    checkpoints/*.eqx  the newest states that the run can go on from
+    parameters.npz     the parameters after the last chunk, by name
+    horizons.npz       singular values of the long-term Jacobian against the horizon
+    run.png            the picture
 
-Every file is written beside its place, flushed to disk and renamed. NPZ files are read with pickle forbidden.
+Arrays are plain NPZ, read with pickle forbidden. No name in here comes from a file's content.
 """
 
-import io
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
+from filelock import FileLock, Timeout
 
-from flossing.experiment.config import Config, explain_invalid
+from flossing.experiment.config import Config, read_config
+from flossing.experiment.files import read_arrays, read_json, remove_parts, write_arrays, write_json
 
 FORMAT = 1
 """Version of the layout."""
 
-
-def write_atomically(path: Path, content: bytes):
-    """Put `content` at `path`, or leave what was there: there is no state between."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any):
-    """Write JSON; NaN and infinities become null and strings, since JSON has no word for them."""
-    write_atomically(path, (json.dumps(_plain(value), indent=2, allow_nan=False) + "\n").encode())
-
-
-def write_arrays(path: Path, arrays: Mapping[str, Any]):
-    """Write named arrays as NPZ."""
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()})
-    write_atomically(path, buffer.getvalue())
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read what `write_arrays` wrote."""
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+_FOLDERS = {"metrics": "*.npz", "snapshots": "*.npz", "checkpoints": "*.eqx"}
+_FILES = ("parameters.npz", "horizons.npz", "run.png")
+_LOCK = ".lock"
 
 
 class RunDirectory:
@@ -67,26 +43,30 @@ class RunDirectory:
         path = self.path / "run.json"
         if not path.is_file():
             raise ValueError(f"run directory must hold run.json, got {str(self.path)!r}")
-        try:
-            info = json.loads(path.read_text("utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} must hold JSON, got an unreadable file: {error}") from None
-        if not isinstance(info, dict) or info.get("format") != FORMAT:
-            found = info.get("format") if isinstance(info, dict) else type(info).__name__
-            raise ValueError(f"{path} must have format {FORMAT}, which this version reads, got {found!r}")
-        return info
+        return read_json(path, FORMAT)
 
     @property
     def config(self) -> Config:
         """The configuration of the run."""
+        info = self.info
         try:
-            return Config.model_validate(self.info.get("config"))
-        except ValidationError as error:
-            raise ValueError(f"{self.path / 'run.json'}: {explain_invalid(error)}") from None
+            return read_config(info.get("config"))
+        except ValueError as error:
+            raise ValueError(f"{self.path / 'run.json'}: {error}") from None
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a run here."""
+        return (self.path / "run.json").is_file()
+
+    def has_finished(self, config: Config) -> bool:
+        """Whether this holds a finished run of `config`."""
+        return self.exists and self.info["status"] == "finished" and self.config.digest == config.digest
 
     def metrics(self, kind: str) -> dict[str, np.ndarray]:
         """The metrics of all epochs of one kind, `"training"` or `"flossing"`; empty if there were none."""
-        chunks = [read_arrays(path) for path in sorted((self.path / "metrics").glob(f"{kind}-*.npz"))]
+        chunks = [_read_if_there(path) for path in sorted((self.path / "metrics").glob(f"{kind}-*.npz"))]
+        chunks = [chunk for chunk in chunks if chunk]
         names = chunks[0] if chunks else {}
         return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in names}
 
@@ -98,22 +78,59 @@ class RunDirectory:
             raise ValueError(f"run directory must hold parameters.npz, got {str(self.path)!r}, which has none yet")
         return read_arrays(path)
 
-    def create(self, *, overwrite: bool = False):
-        """Make the directory; an existing run in it is an error, or is removed if `overwrite`."""
+    @property
+    def horizons(self) -> dict[str, np.ndarray]:
+        """`horizon` (H,), and log singular values of the long-term Jacobian (H, N) by name, as the spectra in
+        run.json: `start`, `after_preflossing`, `end`. Empty if there are none yet."""
+        return _read_if_there(self.path / "horizons.npz")
+
+    @property
+    def snapshots(self) -> dict[tuple[int, int], Path]:
+        """The files of the snapshots, by the training and flossing epochs done, in order of time."""
+        found = {}
+        for path in sorted((self.path / "snapshots").glob("*.npz")):
+            training, _, flossing = path.stem.partition("-")
+            if training.isdecimal() and flossing.isdecimal():
+                found[int(training), int(flossing)] = path
+        return found
+
+    @contextmanager
+    def opened(self, *, overwrite: bool = False, wait: float = 10.0) -> Iterator[None]:
+        """Hold this directory for one process: make it if needed, empty it of an earlier run if `overwrite`.
+
+        The lock ends with the process, however that ends. Raises ValueError if the directory cannot be made, holds
+        what is not of a run, or is still held by another process after `wait` seconds.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"out must be a directory, got {str(self.path)!r}, which is a file")
-        if (self.path / "run.json").exists():
-            if not overwrite:
-                raise ValueError(f"out must not hold a run already, got {str(self.path)!r}; --overwrite replaces it")
-            self._remove_run()
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        if not self.exists and self.path.is_dir() and (others := self._not_ours()):
             raise ValueError(
-                f"out must be a new or an empty directory, got {str(self.path)!r}, which holds other files"
+                f"out must be a new or an empty directory, got {str(self.path)!r}, which holds {others[0]!r}"
             )
         try:
-            (self.path / "metrics").mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / _LOCK, timeout=wait)
+            lock.acquire()
+        except Timeout:
+            raise ValueError(
+                f"out must not be in use, got {str(self.path)!r}, where another process is at work"
+            ) from None
         except OSError as error:
-            raise ValueError(f"out must be a directory that can be made, got {str(self.path)!r}: {error}") from None
+            raise ValueError(
+                f"out must be a directory that can be written, got {str(self.path)!r}: {_reason(error)}"
+            ) from None
+        try:
+            if overwrite:
+                self._remove_run()
+            for folder in _FOLDERS:
+                if (self.path / folder).is_symlink():
+                    raise ValueError(f"{self.path / folder} must be a folder of its own, got a link")
+                (self.path / folder).mkdir(exist_ok=True)
+                remove_parts(self.path / folder)
+            remove_parts(self.path)
+            yield
+        finally:
+            lock.release()
 
     def write_info(self, info: Mapping[str, Any]):
         """Write run.json."""
@@ -127,20 +144,49 @@ class RunDirectory:
         """Write the parameters."""
         write_arrays(self.path / "parameters.npz", arrays)
 
+    def write_horizons(self, arrays: Mapping[str, Any]):
+        """Write the singular values of the long-term Jacobian."""
+        write_arrays(self.path / "horizons.npz", arrays)
+
+    def write_snapshot(self, epoch: int, flossing_epoch: int, arrays: Mapping[str, Any]):
+        """Write a snapshot of the parameters."""
+        write_arrays(self.path / "snapshots" / f"{epoch:08d}-{flossing_epoch:08d}.npz", arrays)
+
+    def forget_after(self, epoch: int, flossing_epoch: int):
+        """Remove what lies beyond these epochs: a run that goes on from there writes it again."""
+        done = {"training": epoch, "flossing": flossing_epoch}
+        for kind, last in done.items():
+            for path in (self.path / "metrics").glob(f"{kind}-*.npz"):
+                if int(path.stem.removeprefix(f"{kind}-")) > last:
+                    path.unlink()
+        for (training, flossing), path in self.snapshots.items():
+            if training > epoch or flossing > flossing_epoch:
+                path.unlink()
+
+    def _not_ours(self) -> list[str]:
+        # A start that was killed before run.json existed leaves these, and must not stand in the way of the next.
+        ours = {*_FOLDERS, _LOCK}
+        return sorted(p.name for p in self.path.iterdir() if p.name not in ours and not p.name.endswith(".part"))
+
     def _remove_run(self):
-        # Only what a run writes, and run.json last: a directory is never emptied of what is not ours.
-        for path in [*(self.path / "metrics").glob("*.npz"), self.path / "parameters.npz", self.path / "run.png"]:
-            path.unlink(missing_ok=True)
-        (self.path / "run.json").unlink()
+        # Only what a run writes, and run.json first, without which nothing here is a run: a directory is never
+        # emptied of what is not ours.
+        (self.path / "run.json").unlink(missing_ok=True)
+        for folder, pattern in _FOLDERS.items():
+            if not (self.path / folder).is_symlink():
+                for path in (self.path / folder).glob(pattern):
+                    path.unlink(missing_ok=True)
+        for name in _FILES:
+            (self.path / name).unlink(missing_ok=True)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None if np.isnan(value) else ("inf" if value > 0 else "-inf")
-    return value
+def _read_if_there(path: Path) -> dict[str, np.ndarray]:
+    # A run that goes on from an earlier checkpoint may remove a chunk between our look and our reading.
+    try:
+        return read_arrays(path)
+    except FileNotFoundError:
+        return {}
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)

@@ -1,15 +1,19 @@
 """The reference experiment: a vanilla RNN and its trained initial states, learning a binary task."""
 
+import functools
+import os
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
 from flossing import tasks
 from flossing._floss import Flossing
+from flossing._jacobian import long_term_jacobian
 from flossing._lyapunov import Spectrum, lyapunov_spectrum
 from flossing._measures import effective_rank
 from flossing._schedule import Schedule, floss_before, floss_periodically, join_schedules
@@ -20,6 +24,9 @@ from flossing.experiment.config import Config
 
 RELAXATION = 100
 """Input-free steps by which the initial states are relaxed."""
+
+HORIZONS = 16
+"""Horizons at which the long-term Jacobian is measured, in equal ratios."""
 
 
 class ReferenceModel(eqx.Module):
@@ -100,8 +107,12 @@ class Experiment(NamedTuple):
     key: RandomKey
 
 
-def build(config: Config) -> Experiment:
-    """Draw the network and set up the experiment that `config` describes."""
+def build(config: Config, step_scale: float = 1.0) -> Experiment:
+    """Draw the network and set up the experiment that `config` describes, its step sizes times `step_scale`.
+
+    Raises ValueError for what cannot be run: a delay that leaves no scored step, more than the memory holds.
+    """
+    check_memory(config)
     network_key, initial_key, input_key, basis_key = _streams(config)
     task = make_task(config)
     network = VanillaRNN(
@@ -113,6 +124,7 @@ def build(config: Config) -> Experiment:
     model = ReferenceModel(network, jax.vmap(lambda x: network.relax(x, RELAXATION))(x0))
 
     training, settings = config.training, config.flossing
+    adam = (training.learning_rate * step_scale, training.beta1, training.beta2)
     flossing = Flossing(
         model,
         FlossingInputs(settings.flossing_steps, task.channels, config.task.amplitude),
@@ -125,12 +137,44 @@ def build(config: Config) -> Experiment:
         target=settings.target,
         step=step,
         where=flossed_leaves,
-        optimiser=optax.adam(training.learning_rate, training.beta1, training.beta2),
+        optimiser=_adam(*adam),
     )
-    optimiser = optax.chain(
-        clip_each_array(training.clip), optax.adam(training.learning_rate, training.beta1, training.beta2)
-    )
+    optimiser = _clipped_adam(training.clip, *adam)
     return Experiment(model, Batch(task, training.batch), optimiser, flossing, make_schedule(config), input_key)
+
+
+# One object for equal arguments, since compiled loops are found again by identity: runs of a process that differ by
+# their seeds alone compile once.
+@functools.cache
+def _adam(learning_rate: float, beta1: float, beta2: float) -> optax.GradientTransformation:
+    return optax.adam(learning_rate, beta1, beta2)
+
+
+@functools.cache
+def _clipped_adam(limit: float, learning_rate: float, beta1: float, beta2: float) -> optax.GradientTransformation:
+    return optax.chain(clip_each_array(limit), _adam(learning_rate, beta1, beta2))
+
+
+def check_memory(config: Config):
+    """Raise ValueError, naming what is too large, if the arrays of a run would not fit into this machine."""
+    units, batch, k = config.network.units, config.training.batch, config.flossing.k
+    steps, window, chunk = config.task.steps, config.flossing.window, config.training.chunk
+    # Weights, gradient and four moments; states and their cotangents; tangents likewise; the records of a chunk.
+    needs = {
+        f"units={units}": 8 * units**2,
+        f"batch={batch}, steps={steps}, units={units}": 4 * batch * steps * units,
+        f"window={window}, units={units}, k={k}": 4 * window * units * k,
+        f"chunk={chunk}, units={units}": 2 * chunk * (units + k),
+        f"flossing_steps={config.flossing.flossing_steps}": 4 * config.flossing.flossing_steps,
+    }
+    size = np.dtype(config.dtype).itemsize
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size * sum(needs.values()) > there:
+        largest = max(needs, key=lambda name: needs[name])
+        raise ValueError(
+            f"arrays must fit into the {there / 2**30:.0f} GiB of this machine, "
+            f"got {largest} ({size * needs[largest] / 2**30:.3g} GiB)"
+        )
 
 
 def make_task(config: Config) -> tasks.DelayedCopy | tasks.TemporalXOR | tasks.SpatialXOR:
@@ -162,6 +206,22 @@ def measure_spectrum(model: ReferenceModel, config: Config, k: int | None = None
     _, _, input_key, basis_key = _streams(config)
     inputs = FlossingInputs(config.task.steps, make_task(config).channels, config.task.amplitude)(input_key)
     return _measure(model, inputs, basis_key, k or config.flossing.k)
+
+
+def measure_horizons(model: ReferenceModel, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Horizons up to a whole sequence (H,), and log singular values of the long-term Jacobian at each (H, N)."""
+    _, _, input_key, basis_key = _streams(config)
+    inputs = FlossingInputs(config.task.steps, make_task(config).channels, config.task.amplitude)(input_key)
+    horizons = np.unique(np.geomspace(1, config.task.steps, HORIZONS).round().astype(int))
+    jacobian = long_term_jacobian(_Step(model), first_state(model), inputs, horizons=horizons, key=basis_key)
+    return horizons, np.asarray(jacobian.log_singular_values)
+
+
+class _Step(eqx.Module):
+    model: ReferenceModel
+
+    def __call__(self, state: Float[Array, " N"], input: Float[Array, " S"]) -> Float[Array, " N"]:
+        return step(self.model, state, input)
 
 
 @eqx.filter_jit

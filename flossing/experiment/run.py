@@ -1,5 +1,6 @@
-"""One run: a configuration in, a run directory out."""
+"""One run: a configuration in, a run directory out, in as many sittings as it takes."""
 
+import dataclasses
 import platform
 import time
 from collections.abc import Callable
@@ -14,10 +15,12 @@ import numpy as np
 
 from flossing._train import Progress, array_name, measure_exponents, start_training, train
 from flossing.experiment import reference
+from flossing.experiment.checkpoint import Checkpoint, newest_checkpoint, write_checkpoint
 from flossing.experiment.config import Config
 from flossing.experiment.console import Status
 from flossing.experiment.directory import RunDirectory
 from flossing.experiment.figures import draw_run, save_figure
+from flossing.experiment.process import configure_dtype
 
 OnProgress = Callable[[Status], Any]
 
@@ -27,38 +30,37 @@ def run(
 ) -> RunDirectory:
     """Run the reference experiment that `config` describes and write it to the directory `out`.
 
-    Metrics and parameters are written after each chunk of epochs, so a run that is interrupted leaves a directory
-    that can be read; its status then says `interrupted` or `failed`.
+    A run of the same configuration that `out` holds already is continued from its newest checkpoint, to the bit as
+    if it had never stopped (same machine, versions and threads); a finished one is returned as it is. Metrics and
+    parameters are written after each chunk of epochs, so that whatever stops a run leaves a directory that can be
+    read and continued.
 
-    **Raises:** `ValueError` if `out` holds something already, or a value of `config` is not legal;
-    `FloatingPointError` if training diverges, after the status has been written.
+    **Raises:** `ValueError` if `out` holds a run of another configuration or other files, is in use, or if a value of
+    `config` is not legal; `FloatingPointError` if training diverges, after the last good state has been kept;
+    `OSError` if the disk is full.
     """
     configure_dtype(config.dtype)
-    experiment = reference.build(config)
     directory = RunDirectory(out)
-    directory.create(overwrite=overwrite)
-    info: dict[str, Any] = {"status": "running", "config": config.model_dump(), **_circumstances()}
-    info["spectra"] = {"start": _exponents(experiment.model, config)}
-    directory.write_info(info)
-    start = time.monotonic()
-    try:
-        _train(experiment, config, directory, info, on_progress)
-        info["status"] = "finished"
-    except BaseException as error:
-        info["status"] = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        info["error"] = str(error) or type(error).__name__
-        raise
-    finally:
-        info["seconds"] = round(time.monotonic() - start, 3)
-        directory.write_info(info)
-        if directory.metrics("training"):
-            save_figure(draw_run(directory), directory.path / "run.png")
+    if not overwrite:
+        _check_same(directory, config)
+        if directory.has_finished(config):
+            return directory
+    experiment = reference.build(config)
+    with directory.opened(overwrite=overwrite):
+        # Another process may have been at it while this one waited.
+        if not directory.has_finished(config):
+            _Sitting(config, directory, experiment, on_progress).work()
     return directory
 
 
-def configure_dtype(dtype: str):
-    """Switch JAX to 64 bits if asked for float64. The library never does this; a program of its own may."""
-    jax.config.update("jax_enable_x64", dtype == "float64")
+def _check_same(directory: RunDirectory, config: Config):
+    differences = directory.config.differences(config) if directory.exists else {}
+    if differences:
+        told = ", ".join(f"{name}={theirs!r} (not {ours!r})" for name, (theirs, ours) in differences.items())
+        raise ValueError(
+            f"out must not hold a run of another configuration, got {str(directory.path)!r}, which has {told}; "
+            "--overwrite replaces it"
+        )
 
 
 def load_model(directory: RunDirectory) -> reference.ReferenceModel:
@@ -75,57 +77,167 @@ def load_model(directory: RunDirectory) -> reference.ReferenceModel:
     return jax.tree_util.tree_map_with_path(stored, model)
 
 
-def _train(
-    experiment: reference.Experiment, config: Config, directory: RunDirectory, info: dict, on_progress: OnProgress
-):
-    epochs, schedule = config.training.epochs, experiment.schedule
-    state = start_training(experiment.model, experiment.optimiser, experiment.flossing)
-    status = Status(
-        epoch=0,
-        epochs=epochs,
-        flossing_epoch=0,
-        flossing_epochs=sum(schedule(epoch, {}) for epoch in range(1, epochs + 1)),
-        exponents=np.asarray(measure_exponents(experiment.flossing, experiment.model, experiment.key)),
-    )
-    on_progress(status)
-    chunks = train(
-        state,
-        loss=reference.task_loss,
-        batch=experiment.batch,
-        optimiser=experiment.optimiser,
-        key=experiment.key,
-        epochs=epochs,
-        flossing=experiment.flossing,
-        schedule=schedule,
-        probe=reference.singular_values,
-        probe_every=config.training.singular_values_every,
-    )
-    for progress in chunks:
-        _write_chunk(directory, progress)
-        _follow(status, progress)
-        on_progress(status)
-        state = progress.state
-        if progress.kind == "flossing" and state.epoch == 0 and state.due == 0:
-            info["spectra"]["after_preflossing"] = _exponents(state.model, config)
-            directory.write_info(info)
-    info["spectra"]["end"] = _exponents(state.model, config)
-
-
-def _write_chunk(directory: RunDirectory, progress: Progress):
-    state, first = progress.state, progress.epochs[0]
-    # The exponents measured after the chunk, one row a chunk: networks that are not flossed have no others.
-    measured = {"measured_epoch": [state.epoch], "measured_exponents": [state.measures["exponents"]]}
-    counts = {"epoch": np.asarray(progress.epochs)}
-    if progress.kind == "flossing":
-        counts["training_epoch"] = np.full(len(progress.epochs), state.epoch)
-    directory.write_metrics(progress.kind, first, counts | progress.metrics | measured)
-    directory.write_parameters(parameters_of(state.model))
-
-
 def parameters_of(model: Any) -> dict[str, np.ndarray]:
     """The arrays of a model by name."""
     leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(model, eqx.is_array))
     return {array_name(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+class _Sitting:
+    """One process at work on one run, from the newest checkpoint to the end or to what stops it."""
+
+    def __init__(
+        self, config: Config, directory: RunDirectory, experiment: reference.Experiment, on_progress: OnProgress
+    ):
+        self.config, self.directory, self.on_progress = config, directory, on_progress
+        self.experiment = experiment
+        first = start_training(experiment.model, experiment.optimiser, experiment.flossing)
+        found = newest_checkpoint(directory.path / "checkpoints", first)
+        self.last = found or Checkpoint(first)
+        self.began = time.monotonic() - self.last.seconds
+        if found is None or not directory.exists:
+            self.info: dict[str, Any] = {"status": "running", "config": {}, **_circumstances(), "spectra": {}}
+        else:
+            self.info = directory.info
+            resumed = {"epoch": found.state.epoch, "flossing_epoch": found.state.flossing_epoch, **_circumstances()}
+            self.info["resumed"] = [*self.info.get("resumed", []), resumed]
+            for name in ("error", "exponents_before_error"):
+                self.info.pop(name, None)
+        self.info |= {"status": "running", "config": config.model_dump()}
+        if self.last.halvings:
+            self._scale_step()
+
+    def work(self):
+        """Train to the end; whatever stops it is written to run.json."""
+        directory, state = self.directory, self.last.state
+        directory.forget_after(state.epoch, state.flossing_epoch)
+        directory.write_info(self.info)
+        try:
+            if not self.info["spectra"]:
+                self._look("start", state.model)
+                if self.config.safety.snapshots_every:
+                    directory.write_snapshot(0, 0, parameters_of(state.model))
+            while not self._train():
+                pass
+            self._look("end", self.last.state.model)
+            self.info["status"] = "finished"
+        except BaseException as error:
+            self.info["status"] = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            self.info["error"] = str(error) or type(error).__name__
+            raise
+        finally:
+            self.info["seconds"] = round(time.monotonic() - self.began, 3)
+            self._close()
+
+    def _train(self) -> bool:
+        # To the end, or until numbers cease to be finite; then from the last good state with half the step size.
+        experiment = self.experiment
+        chunks = train(
+            self.last.state,
+            loss=reference.task_loss,
+            batch=experiment.batch,
+            optimiser=experiment.optimiser,
+            key=experiment.key,
+            epochs=self.config.training.epochs,
+            flossing=experiment.flossing,
+            schedule=experiment.schedule,
+            probe=reference.singular_values,
+            probe_every=self.config.training.singular_values_every,
+            chunk=self.config.training.chunk,
+        )
+        status = self._status()
+        self.on_progress(status)
+        try:
+            for progress in chunks:
+                self._keep(progress)
+                _follow(status, progress)
+                self.on_progress(status)
+        except FloatingPointError as error:
+            self._save()
+            if self.last.halvings < self.config.safety.halvings:
+                self._halve(error)
+                return False
+            raise FloatingPointError(f"{error}; {self._describe_last()}") from error
+        return True
+
+    def _keep(self, progress: Progress):
+        # The checkpoint comes last: what it stands for is on the disk before it.
+        directory, state, safety = self.directory, progress.state, self.config.safety
+        first, done = progress.epochs[0], state.epoch + state.flossing_epoch
+        # The exponents measured after the chunk, one row a chunk: networks that are not flossed have no others.
+        measured = {"measured_epoch": [state.epoch], "measured_exponents": [state.measures["exponents"]]}
+        counts = {"epoch": np.asarray(progress.epochs)}
+        if progress.kind == "flossing":
+            counts["training_epoch"] = np.full(len(progress.epochs), state.epoch)
+        directory.write_metrics(progress.kind, first, counts | progress.metrics | measured)
+        parameters = parameters_of(state.model)
+        directory.write_parameters(parameters)
+        block_ends = progress.kind == "flossing" and state.due == 0
+        at_the_end = state.epoch == self.config.training.epochs
+        crossed = progress.kind == "training" and _crosses(safety.snapshots_every, state.epoch, len(progress.epochs))
+        if safety.snapshots_every and (block_ends or at_the_end or crossed):
+            directory.write_snapshot(state.epoch, state.flossing_epoch, parameters)
+        if block_ends and state.epoch == 0:
+            self._look("after_preflossing", state.model)
+        self.last = Checkpoint(state, self.last.halvings, time.monotonic() - self.began)
+        if at_the_end or _crosses(safety.checkpoint_every, done, len(progress.epochs)):
+            self._save()
+
+    def _save(self):
+        write_checkpoint(self.directory.path / "checkpoints", self.last)
+
+    def _look(self, stage: str, model: reference.ReferenceModel):
+        # The spectrum over a whole sequence, and how far error feedback reaches.
+        self.info["spectra"][stage] = np.asarray(reference.measure_spectrum(model, self.config).exponents)
+        horizons, logs = reference.measure_horizons(model, self.config)
+        self.directory.write_horizons(self.directory.horizons | {"horizon": horizons, stage: logs})
+        self.directory.write_info(self.info)
+
+    def _halve(self, error: FloatingPointError):
+        halvings = self.last.halvings
+        self.last = dataclasses.replace(self.last, halvings=halvings + 1)
+        rate = self.config.training.learning_rate * 0.5**self.last.halvings
+        note = {"epoch": self.last.state.epoch, "reason": str(error), "learning_rate": rate}
+        self.info["halvings"] = [*self.info.get("halvings", [])[:halvings], note]
+        self.directory.write_info(self.info)
+        self._save()
+        self._scale_step()
+
+    def _scale_step(self):
+        self.experiment = reference.build(self.config, step_scale=0.5**self.last.halvings)
+
+    def _describe_last(self) -> str:
+        # The last state that was good, and its spectrum, which often tells why the next was not.
+        state = self.last.state
+        where = f"the state after training epoch {state.epoch} is kept"
+        try:
+            exponents = np.asarray(reference.measure_spectrum(state.model, self.config).exponents)
+        except ValueError:
+            return where
+        self.info["exponents_before_error"] = exponents
+        return f"{where}, its exponents run from λ1 {exponents[0]:+.3g} to λ{len(exponents)} {exponents[-1]:+.3g}"
+
+    def _status(self) -> Status:
+        experiment, state, epochs = self.experiment, self.last.state, self.config.training.epochs
+        measured = state.measures.get("exponents")
+        if measured is None:
+            measured = measure_exponents(experiment.flossing, state.model, experiment.key)
+        due = sum(experiment.schedule(epoch, {}) for epoch in range(1, epochs + 1))
+        return Status(state.epoch, epochs, state.flossing_epoch, due, np.asarray(measured))
+
+    def _close(self):
+        # On a full disk the last words cannot be written; what stopped the run is then what a person must see.
+        try:
+            self.directory.write_info(self.info)
+            if self.directory.metrics("training"):
+                save_figure(draw_run(self.directory), self.directory.path / "run.png")
+        except OSError:
+            if self.info["status"] == "finished":
+                raise
+
+
+def _crosses(every: int, done: int, count: int) -> bool:
+    return every > 0 and done // every > (done - count) // every
 
 
 def _follow(status: Status, progress: Progress):
@@ -137,10 +249,6 @@ def _follow(status: Status, progress: Progress):
         # One batch is a noisy look; the mean over the chunk is what a person wants to read.
         status.loss = float(progress.metrics["loss"].mean())
         status.accuracy = float(progress.metrics["accuracy"].mean())
-
-
-def _exponents(model: reference.ReferenceModel, config: Config) -> np.ndarray:
-    return np.asarray(reference.measure_spectrum(model, config).exponents)
 
 
 def _circumstances() -> dict[str, Any]:

@@ -1,0 +1,45 @@
+"""What a program decides for its whole process and a library must not: precision, threads, where compilations go."""
+
+import os
+from pathlib import Path
+
+import jax
+from platformdirs import user_cache_path
+
+ONE_THREAD = {
+    "NPROC": "1",  # the size of XLA's thread pool on the CPU
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+"""The environment of a process that shall keep to one core, set before it starts."""
+
+CACHE_LIMIT = 2**30
+"""Bytes that compilations may take up on disk; the least recently used go first."""
+
+
+def configure_dtype(dtype: str):
+    """Switch JAX to 64 bits if asked for float64. The library never does this; a program of its own may."""
+    jax.config.update("jax_enable_x64", dtype == "float64")
+
+
+def cache_compilations():
+    """Keep compiled programs on disk, so that a second start of the same shapes does not compile.
+
+    They go to the user's cache folder, or to JAX_COMPILATION_CACHE_DIR; JAX_ENABLE_COMPILATION_CACHE=0 switches the
+    cache off.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+        jax.config.update("jax_compilation_cache_max_size", CACHE_LIMIT)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def cache_folder() -> Path:
+    """Where compiled programs are kept."""
+    return user_cache_path("flossing") / "xla"
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
