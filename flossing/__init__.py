@@ -19,14 +19,15 @@ if TYPE_CHECKING:
         Flossing as Flossing,
         FlossingHistory as FlossingHistory,
         FlossingRecord as FlossingRecord,
+        FlossingState as FlossingState,
         floss as floss,
-        flossing_loss as flossing_loss,
     )
     from flossing._jacobian import (
         LongTermJacobian as LongTermJacobian,
         apply_long_term as apply_long_term,
         long_term_jacobian as long_term_jacobian,
     )
+    from flossing._loss import flossing_loss as flossing_loss
     from flossing._lyapunov import Spectrum as Spectrum, lyapunov_spectrum as lyapunov_spectrum
     from flossing._measures import (
         effective_rank as effective_rank,
@@ -57,8 +58,9 @@ _HOMES = {
     "_angles": ("angle_between_subspaces", "angles_between"),
     "_covariant": ("CovariantVectors", "covariant_vectors"),
     "_feedback": ("Feedback", "error_feedback"),
-    "_floss": ("Flossing", "FlossingHistory", "FlossingRecord", "floss", "flossing_loss"),
+    "_floss": ("Flossing", "FlossingHistory", "FlossingRecord", "FlossingState", "floss"),
     "_jacobian": ("LongTermJacobian", "apply_long_term", "long_term_jacobian"),
+    "_loss": ("flossing_loss",),
     "_lyapunov": ("Spectrum", "lyapunov_spectrum"),
     "_measures": ("effective_rank", "entropy_rate", "kaplan_yorke_dimension", "participation_ratio"),
     "_orthonormal": ("orthonormalise",),

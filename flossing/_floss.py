@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -11,52 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
-from flossing._checks import check_integer, check_leaves, is_concrete
+from flossing._checks import check_integer, check_leaves, check_positive
 from flossing._coordinates import Coordinates
+from flossing._interval import at_bearable_interval, next_interval, strained_flow
 from flossing._loop import run_chunk
+from flossing._loss import explain_infinite, flossing_loss
 from flossing._lyapunov import tangent_flow
+from flossing._segments import too_large
 from flossing._setup import check_step, initial_basis, sequence_length
-from flossing._types import Input, RandomKey, State
+from flossing._types import Input, RandomKey, State, Step
 
 Model = TypeVar("Model", bound=PyTree)
-
-
-def flossing_loss(exponents: Float[Array, " k"], target: ArrayLike = 0.0) -> Float[Array, ""]:
-    """Mean squared distance of the exponents to their target, `mean_i (lambda_i - target_i)^2`.
-
-    **Arguments:** `exponents` (k,), per step (natural logarithm); `target`, a number for all or one for each (k,).
-
-    **Returns:** a scalar of the exponents' dtype.
-
-    **Raises:** `ValueError` if the target is neither a scalar nor of shape (k,), and, outside `jit`, if an exponent
-    is infinite; inside `jit` the loss is then infinite, and the gradient of the finite exponents stays as it is.
-
-    **Source:** Engelken (NeurIPS 2023), section 3.
-    """
-    exponents = jnp.asarray(exponents)
-    target = jnp.asarray(target, exponents.dtype)
-    if target.shape not in ((), exponents.shape):
-        raise ValueError(
-            f"target must be a scalar or have shape {exponents.shape} like exponents, got shape {target.shape}"
-        )
-    if is_concrete(exponents) and not np.isfinite(exponents).all():
-        raise ValueError(explain_infinite(np.asarray(exponents)))
-    return jnp.mean(jnp.square(exponents - target))
-
-
-def explain_infinite(exponents: np.ndarray) -> str:
-    """What a vector of exponents that is not finite means, and what to do, in one line."""
-    index = int(np.argmin(np.isfinite(exponents)))
-    if np.isneginf(exponents[index]):
-        return (
-            f"exponents must be finite, got exponents[{index}]=-inf: the Jacobian is singular along that direction "
-            f"(or the interval too long for this dtype); use k <= {index}, a shorter interval or float64"
-            if index
-            else "exponents must be finite, got exponents[0]=-inf: the step forgets its state"
-        )
-    return f"exponents must be finite, got exponents[{index}]={exponents[index]}: the orbit or its tangents overflow"
 
 
 def default_transient(window: int) -> int:
@@ -76,11 +43,19 @@ def call_cell(model: Any, state: State, input: Input) -> State:
 
 
 class FlossingRecord(NamedTuple):
-    """What one flossing epoch saw, before its update."""
+    """What one flossing epoch saw, before its update, and the interval at which it did."""
 
     loss: Float[Array, ""]
     exponents: Float[Array, " k"]
     gradient_norm: Float[Array, ""]
+    interval: Int[Array, ""]
+
+
+class FlossingState(NamedTuple):
+    """What an epoch hands to the next: the optimiser's state, and the interval to begin with."""
+
+    optimiser: optax.OptState
+    interval: Int[Array, ""]
 
 
 class Flossing(eqx.Module):
@@ -96,7 +71,9 @@ class Flossing(eqx.Module):
     target: Float[Array, "..."]
     window: int = eqx.field(static=True)
     transient: int = eqx.field(static=True)
-    interval: int = eqx.field(static=True)
+    interval: int | Literal["auto"] = eqx.field(static=True)
+    tolerance: float | None = eqx.field(static=True)
+    rematerialise: bool = eqx.field(static=True)
     step: Callable = eqx.field(static=True)
     where: Callable | None = eqx.field(static=True)
     optimiser: optax.GradientTransformation = eqx.field(static=True)
@@ -112,7 +89,9 @@ class Flossing(eqx.Module):
         k: int | None = None,
         window: int | None = None,
         transient: int | None = None,
-        interval: int = 1,
+        interval: int | Literal["auto"] = "auto",
+        tolerance: float | None = None,
+        rematerialise: bool | None = None,
         target: ArrayLike = 0.0,
         step: Callable = call_cell,
         where: Callable | None = None,
@@ -133,12 +112,16 @@ class Flossing(eqx.Module):
         check_integer("window", self.window, least=1, most=length, note=f" (inputs have {length} steps)")
         self.transient = default_transient(self.window) if transient is None else transient
         check_integer("transient", self.transient, least=0, most=self.window - 1, note=f" (window={self.window})")
-        check_integer("interval", interval, least=1)
-        self.interval = interval
+        if interval != "auto":
+            check_integer("interval", interval, least=1, note=" or 'auto'")
+        if tolerance is not None:
+            check_positive("tolerance", tolerance)
+        self.interval, self.tolerance = interval, tolerance
 
         coordinates = Coordinates(first)
         check_step(functools.partial(step, model), coordinates, first, sequence)
         self.basis = initial_basis(coordinates, k=k, key=key, basis=basis)
+        self.rematerialise = too_large(self.window, self.basis) if rematerialise is None else rematerialise
         self.target = jnp.asarray(target, coordinates.dtype)
         flossing_loss(jnp.zeros(self.basis.shape[1], coordinates.dtype), self.target)
         self._mask(model)
@@ -153,35 +136,60 @@ class Flossing(eqx.Module):
         return jax.tree_util.tree_map(jnp.asarray, self.inputs(key)) if callable(self.inputs) else self.inputs
 
     def exponents(self, model: PyTree, key: RandomKey) -> Float[Array, " k"]:
-        """The exponents over the window, driven by the sequence that `key` draws."""
-        inputs = jax.tree_util.tree_map(lambda s: s[: self.window], self.sequence(key))
-        spectrum = tangent_flow(
-            functools.partial(self.step, model),
-            self.start(model),
-            inputs,
-            self.basis,
-            length=self.window,
-            transient=self.transient,
-            interval=self.interval,
-        )
-        return spectrum.exponents
+        """The exponents over the window, driven by the sequence that `key` draws; with "auto", QR every step."""
+        interval = 1 if self.interval == "auto" else self.interval
+        step, start, inputs = self._orbit(model, key)
+        options = {"length": self.window, "transient": self.transient, "rematerialise": self.rematerialise}
+        return tangent_flow(step, start, inputs, self.basis, interval=interval, **options).exponents
 
-    def init(self, model: PyTree) -> optax.OptState:
-        """The optimiser's first state, for the flossed leaves alone."""
-        return self.optimiser.init(eqx.filter(model, self._mask(model)))
+    def init(self, model: PyTree) -> FlossingState:
+        """The state before the first epoch; the optimiser's is for the flossed leaves alone."""
+        interval = 1 if self.interval == "auto" else self.interval
+        return FlossingState(self.optimiser.init(eqx.filter(model, self._mask(model))), jnp.asarray(interval))
 
-    def update(self, model: PyTree, opt_state: optax.OptState, key: RandomKey) -> tuple[PyTree, Any, FlossingRecord]:
-        """One flossing epoch -> the model, the optimiser state, and what was seen before the update."""
+    def update(
+        self, model: PyTree, state: FlossingState, key: RandomKey
+    ) -> tuple[PyTree, FlossingState, FlossingRecord]:
+        """One flossing epoch -> the model, the state for the next, and what was seen before the update."""
         flossed, kept = eqx.partition(model, self._mask(model))
 
-        def loss(flossed):
-            exponents = self.exponents(eqx.combine(flossed, kept), key)
-            return flossing_loss(exponents, self.target), exponents
+        def loss(flossed, interval):
+            model = eqx.combine(flossed, kept)
+            if self.interval != "auto":
+                exponents, strain = self.exponents(model, key), jnp.zeros(())
+            else:
+                step, start, inputs = self._orbit(model, key)
+                exponents, strain = strained_flow(
+                    step,
+                    start,
+                    inputs,
+                    self.basis,
+                    interval,
+                    length=self.window,
+                    transient=self.transient,
+                    tolerance=self.tolerance,
+                    rematerialise=self.rematerialise,
+                )
+            return flossing_loss(exponents, self.target), (exponents, strain)
 
-        (value, exponents), gradient = jax.value_and_grad(loss, has_aux=True)(flossed)
-        updates, opt_state = self.optimiser.update(gradient, opt_state, flossed)
-        record = FlossingRecord(value, exponents, optax.tree.norm(gradient))
-        return eqx.combine(optax.apply_updates(flossed, updates), kept), opt_state, record
+        def measure(interval):
+            (value, (exponents, strain)), gradient = jax.value_and_grad(loss, has_aux=True)(flossed, interval)
+            return (value, exponents, gradient, strain), strain
+
+        if self.interval == "auto":
+            result, interval = at_bearable_interval(measure, state.interval)
+            following = next_interval(interval, result[-1], self.window)
+        else:
+            (result, _), interval, following = measure(state.interval), state.interval, state.interval
+        value, exponents, gradient, _ = result
+        updates, opt_state = self.optimiser.update(gradient, state.optimiser, flossed)
+        record = FlossingRecord(value, exponents, optax.tree.norm(gradient), interval)
+        model = eqx.combine(optax.apply_updates(flossed, updates), kept)
+        return model, FlossingState(opt_state, following), record
+
+    def _orbit(self, model: PyTree, key: RandomKey) -> tuple[Step, State, Input]:
+        inputs = jax.tree_util.tree_map(lambda s: s[: self.window], self.sequence(key))
+        return functools.partial(self.step, model), self.start(model), inputs
 
     def _mask(self, model: PyTree) -> PyTree:
         if self.where is None:
@@ -203,23 +211,24 @@ class FlossingEpoch(eqx.Module):
     key: RandomKey
 
     def __call__(self, carry, epoch):
-        model, opt_state = carry
-        model, opt_state, record = self.flossing.update(model, opt_state, jax.random.fold_in(self.key, epoch))
-        return (model, opt_state), record
+        model, state = carry
+        model, state, record = self.flossing.update(model, state, jax.random.fold_in(self.key, epoch))
+        return (model, state), record
 
 
 class FlossingHistory(NamedTuple):
     """A flossing phase, epoch by epoch, each measured before that epoch's update; NumPy arrays.
 
     - `loss` (epochs,); `exponents` (epochs, k), per step, natural logarithm; `gradient_norm` (epochs,), Euclidean,
-      over all flossed leaves.
-    - `opt_state`: pass it to the next `floss` to keep the optimiser's moments.
+      over all flossed leaves; `interval` (epochs,), the steps between re-orthonormalisations.
+    - `state`: pass it to the next `floss` to keep the optimiser's moments and the interval.
     """
 
     loss: np.ndarray
     exponents: np.ndarray
     gradient_norm: np.ndarray
-    opt_state: optax.OptState
+    interval: np.ndarray
+    state: FlossingState
 
 
 def floss(
@@ -232,13 +241,15 @@ def floss(
     epochs: int = 500,
     window: int | None = None,
     transient: int | None = None,
-    interval: int = 1,
+    interval: int | Literal["auto"] = "auto",
+    tolerance: float | None = None,
+    rematerialise: bool | None = None,
     target: ArrayLike = 0.0,
     basis: ArrayLike | None = None,
     step: Callable = call_cell,
     where: Callable | None = None,
     optimiser: optax.GradientTransformation | None = None,
-    opt_state: optax.OptState | None = None,
+    flossing_state: FlossingState | None = None,
     chunk: int = 50,
     callback: Callable[[int, Any, FlossingRecord], Any] | None = None,
 ) -> tuple[Model, FlossingHistory]:
@@ -255,13 +266,17 @@ def floss(
     - `epochs`: flossing epochs, at least 1.
     - `window`: steps of the sequence that are used, from its start; all by default, required if `inputs=None`.
     - `transient`: steps of the window left out of the average; `10 + ceil(window / 10)` by default, at most half.
-    - `interval`: steps between re-orthonormalisations.
+    - `interval`: steps between re-orthonormalisations. `"auto"` follows the network: as many as keep the gradient
+      within `tolerance` of that with QR after every step, 1, 2, 4, ..., chosen anew each epoch.
+    - `tolerance`: relative, in the 2-norm; 1e-3 in float32 and 1e-9 in float64 by default.
+    - `rematerialise`: compute parts of the forward pass again in the reverse pass, so that memory grows with the
+      square root of the window, not with the window. By default where the arrays would fill half of the memory.
     - `target`: the exponents wanted, per step: a number, or one for each (k,).
     - `basis`: the initial basis (N, k) itself, instead of one drawn with `key`.
     - `step`: `step(model, state, input) -> state`, if the model is not called as above.
     - `where`: the leaves to floss, `where(model) -> leaf or tuple of leaves`; all floating arrays by default.
     - `optimiser`: any optax `GradientTransformation`; Adam(1e-3) by default.
-    - `opt_state`: the optimiser state of an earlier call, `history.opt_state`; fresh if not given.
+    - `flossing_state`: the state of an earlier call, `history.state`; fresh if not given.
     - `chunk`: epochs between two looks; `callback(epochs_done, model, record)` is then called, `record` holding
       `loss`, `exponents`, `gradient_norm` of the chunk's epochs.
 
@@ -286,14 +301,16 @@ def floss(
         window=window,
         transient=transient,
         interval=interval,
+        tolerance=tolerance,
+        rematerialise=rematerialise,
         target=target,
         step=step,
         where=where,
         optimiser=optimiser,
     )
-    opt_state = flossing.init(model) if opt_state is None else opt_state
+    flossing_state = flossing.init(model) if flossing_state is None else flossing_state
     update = FlossingEpoch(flossing, inputs_key)
-    carry, records = (model, opt_state), []
+    carry, records = (model, flossing_state), []
     for first in range(0, epochs, chunk):
         count = min(chunk, epochs - first)
         carry, record = run_chunk(update, carry, first, count, capacity=chunk)
@@ -301,9 +318,10 @@ def floss(
         records.append(record)
         if callback is not None:
             callback(first + count, carry[0], record)
-    model, opt_state = carry
-    loss, exponents, gradient_norm = (np.concatenate(x) for x in zip(*records, strict=True))
-    return model, FlossingHistory(loss, exponents, gradient_norm, opt_state)
+    model, flossing_state = carry
+    columns = [np.concatenate(x) for x in zip(*records, strict=True)]
+    loss, exponents, gradient_norm, intervals = columns
+    return model, FlossingHistory(loss, exponents, gradient_norm, intervals, flossing_state)
 
 
 def check_record(record: FlossingRecord, first: int):

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from flossing._checks import check_integer, check_leaves, check_positive, is_concrete
 from flossing._coordinates import Coordinates
 from flossing._orthonormal import orthonormalise
+from flossing._segments import scan
 from flossing._setup import initial_basis, may_cache, prepare
 from flossing._types import Input, RandomKey, State, Step
 from flossing._uncertainty import Uncertainty, batch_means
@@ -139,10 +140,12 @@ def tangent_flow(
     transient: int = 0,
     interval: int = 1,
     time_step: float = 1.0,
+    rematerialise: bool = False,
 ) -> Spectrum:
     """The engine: push `basis` along the orbit, one scan over blocks of `interval` steps. Checks nothing.
 
-    Blocks end exactly at `transient` and at `length`, so the first and the last may be shorter.
+    Blocks end exactly at `transient` and at `length`, so the first and the last may be shorter. `rematerialise` lets
+    the reverse pass compute again what it does not keep.
     """
     coordinates = Coordinates(state)
 
@@ -155,7 +158,7 @@ def tangent_flow(
     def blocks(carry, start, stop, size):
         count = (stop - start) // size
         cut = jax.tree_util.tree_map(lambda s: s[start:stop].reshape(count, size, *s.shape[1:]), inputs)
-        return lax.scan(lambda c, s: block(c, s, size), carry, cut, length=count)
+        return scan(lambda c, s: block(c, s, size), carry, cut, count, segmented=rematerialise)
 
     first = transient % interval
     last = (length - transient) % interval
@@ -166,7 +169,7 @@ def tangent_flow(
             carry, log_r = blocks(carry, start, stop, size)
             growth.append(log_r)
     kept = length - transient
-    exponents, growth = _average(jnp.concatenate(growth)[-(-transient // interval) :], kept * time_step)
+    exponents, growth = average(jnp.concatenate(growth)[-(-transient // interval) :], kept * time_step)
     x, rest, basis = carry
     return Spectrum(exponents, growth, coordinates.join(x, rest), basis, kept, interval, time_step)
 
@@ -200,7 +203,8 @@ def push_tangents(
 _jitted_flow = eqx.filter_jit(tangent_flow)
 
 
-def _average(growth: Float[Array, "blocks k"], time: float) -> tuple[Float[Array, " k"], Float[Array, "blocks k"]]:
+def average(growth: Float[Array, "blocks k"], time: float) -> tuple[Float[Array, " k"], Float[Array, "blocks k"]]:
+    """The growth of all blocks over the time they took; -inf from the block on in which a direction is lost."""
     # A direction lost to a singular Jacobian is lost for the product of all. What Q is completed with afterwards is
     # arbitrary and must not be counted; and no block of a lost direction may send a gradient.
     dead = jnp.cumsum(jnp.isneginf(growth), axis=0) > 0

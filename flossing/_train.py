@@ -65,7 +65,8 @@ class Progress(NamedTuple):
       `state.epoch + 1`.
     - `metrics`: NumPy arrays by name, one row an epoch, measured before that epoch's update. Training: `loss`, what
       the loss function returns besides, `gradient_norm/<array>` (raw, before clipping), and the probes (NaN in the
-      epochs between). Flossing: `flossing_loss`, `exponents`, `flossing_gradient_norm`.
+      epochs between). Flossing: `flossing_loss`, `exponents`, `flossing_gradient_norm`,
+      `flossing_interval`.
     - `state`: the state after the chunk; `state.measures` holds the newest metrics and the exponents.
     """
 
@@ -205,6 +206,7 @@ def _floss_chunk(state: TrainingState, update: FlossingEpoch, capacity: int) -> 
         "flossing_loss": record.loss,
         "exponents": record.exponents,
         "flossing_gradient_norm": record.gradient_norm,
+        "flossing_interval": record.interval,
     }
     state = dataclasses.replace(
         state,

@@ -61,6 +61,7 @@ def golden_flossing(case, model) -> fl.Flossing:
         transient=int(case["discard"]),
         step=step,
         where=flossed_leaves,
+        interval=1,
     )
 
 

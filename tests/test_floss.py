@@ -64,7 +64,7 @@ def test_chunks_do_not_change_the_numbers_and_moments_can_be_kept():
     pieces, chunked = floss(small(), inputs=bits(KEY), epochs=20, chunk=7)
     np.testing.assert_allclose(history.exponents, chunked.exponents, rtol=0, atol=1e-10)
     half, first = floss(small(), inputs=bits(KEY), epochs=10)
-    again, second = floss(half, inputs=bits(KEY), epochs=10, opt_state=first.opt_state)
+    again, second = floss(half, inputs=bits(KEY), epochs=10, flossing_state=first.state)
     np.testing.assert_allclose(np.concatenate([first.loss, second.loss]), history.loss, rtol=0, atol=1e-10)
     np.testing.assert_allclose(again.J, whole.J, rtol=0, atol=1e-10)
     np.testing.assert_allclose(pieces.J, whole.J, rtol=0, atol=1e-10)
@@ -88,7 +88,7 @@ def test_a_second_call_does_not_compile_again():
 
     model, history = floss(small(), step=step, epochs=5, chunk=5)
     first = len(traces)
-    floss(model, step=step, epochs=3, chunk=5, opt_state=history.opt_state)
+    floss(model, step=step, epochs=3, chunk=5, flossing_state=history.state)
     # Only the abstract evaluation that checks what the step returns.
     assert len(traces) - first == 1
 

@@ -1,6 +1,7 @@
-"""The command line: `flossing train`, `flossing spectrum`, `flossing demo`.
+"""The command line: `flossing train`, `spectrum`, `demo`, `sweep`, `collect`, `report`.
 
-The arguments are the fields of `Config`. JAX is imported only when a command starts, so that `--help` answers at once.
+The arguments of a run are the fields of `Config`. JAX is imported only when a command starts, so that `--help` answers
+at once.
 """
 
 import contextlib
@@ -8,9 +9,10 @@ import dataclasses
 import io
 import itertools
 import sys
+import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, get_args, get_origin
+from typing import Annotated, Any, NoReturn, Union, get_args, get_origin
 
 import tyro
 from pydantic import BaseModel, Field, ValidationError, create_model
@@ -34,9 +36,8 @@ def _unchecked(section: type[BaseModel]) -> type[BaseModel]:
 def _plain_type(kind: Any) -> Any:
     if get_origin(kind) is Annotated:
         return get_args(kind)[0]
-    if type(None) in get_args(kind):
-        (other,) = [option for option in get_args(kind) if option is not type(None)]
-        return _plain_type(other) | None
+    if get_origin(kind) in (Union, types.UnionType):
+        return Union[tuple(_plain_type(option) for option in get_args(kind))]  # noqa: UP007 (made of values)
     return kind
 
 
@@ -60,13 +61,14 @@ class Train:
     """A run directory to continue with the configuration it holds; of the other arguments only CHECKPOINT-EVERY,
     SNAPSHOTS-EVERY and HALVINGS count."""
 
-    def __call__(self, config: Config):
+    def __call__(self):
         from rich.console import Console
 
         from flossing.experiment.console import Display
         from flossing.experiment.directory import RunDirectory
         from flossing.experiment.run import run
 
+        config = _checked(self.config)
         out = default_directory(config) if self.out is None else self.out
         if self.resume is not None:
             if self.out is not None or self.overwrite:
@@ -80,6 +82,7 @@ class Train:
         else:
             with Display(console) as display:
                 display.start("training")
+                _cache()
                 run(config, out, overwrite=self.overwrite, on_progress=display.update)
         accuracy = directory.metrics("training")["accuracy"][-100:].mean()
         console.print(f"accuracy over the last epochs {accuracy:.3f}", highlight=False)
@@ -98,11 +101,13 @@ class Spectrum:
     picture: Path = Path("spectrum.png")
     """Where the picture goes."""
 
-    def __call__(self, config: Config):
+    def __call__(self):
         from rich.console import Console
 
         from flossing.experiment.spectrum import show_spectrum
 
+        config = _checked(self.config)
+        _cache()
         show_spectrum(config, self.run, self.first, self.picture, Console())
 
 
@@ -119,20 +124,88 @@ class Demo:
     out: Path = Path("runs/demo")
     """Where runs, picture and summary go; an earlier demo there is replaced."""
 
-    def __call__(self, config: Config):
+    def __call__(self):
         from rich.console import Console
 
         from flossing.experiment.demo import demo
 
+        config = Config().with_values(delay=self.delay, epochs=self.epochs, seed=self.seed)
+        _cache()
         demo(config, self.out, Console())
 
-    @property
-    def config(self) -> Config:
-        seeds = {name: self.seed for name in ("seed_network", "seed_initial", "seed_input", "seed_basis")}
-        return Config().with_values(delay=self.delay, epochs=self.epochs, **seeds)
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Run all configurations of a specification, on the cores of this machine or on a cluster.
+
+    The same command again runs what is missing and reuses the rest. Exit code 1 if a run failed.
+    """
+
+    spec: tyro.conf.Positional[Path]
+    """A TOML file: a table [base] with fields of the configuration, and a table [[axes]] for each axis."""
+    out: Path | None = None
+    """Where the runs go; by default sweeps/ and the specification's name."""
+    workers: int | None = None
+    """Processes, each on one thread; by default one for each core."""
+    scheduler: str | None = None
+    """Address of a running dask scheduler, tcp://HOST:PORT, whose workers do the runs instead."""
+
+    def __call__(self) -> int:
+        from rich.console import Console
+
+        from flossing.experiment.spec import read_spec
+        from flossing.experiment.sweep import sweep
+
+        spec = read_spec(self.spec)
+        out = Path("sweeps") / spec.name if self.out is None else self.out
+        outcome = sweep(spec, out, workers=self.workers, scheduler=self.scheduler, console=Console())
+        print(f"{outcome.finished} runs finished, {outcome.reused} before, {outcome.failed} failed")
+        print(f"look at them with   flossing report {out}")
+        return 1 if outcome.failed else 0
 
 
-COMMANDS: dict[str, Callable] = {"train": Train, "spectrum": Spectrum, "demo": Demo}
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    """Gather runs into one labelled xarray dataset, a Zarr store."""
+
+    directory: tyro.conf.Positional[Path]
+    """The directory of a sweep, or any folder with runs below."""
+    out: Path | None = None
+    """Where the dataset goes; by default collected.zarr in the directory."""
+
+    def __call__(self):
+        from flossing.experiment.dataset import collect
+
+        out = self.directory / "collected.zarr" if self.out is None else self.out
+        dataset = collect(self.directory, out)
+        print(f"dimensions   {', '.join(f'{name} {size}' for name, size in dataset.sizes.items())}\ndataset      {out}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write one HTML page that shows runs, a comparison or a sweep; it needs no network to be read."""
+
+    directories: tyro.conf.Positional[tuple[Path, ...]]
+    """Run directories, directories of sweeps, or folders with runs below."""
+    out: Path = Path("report.html")
+    """Where the page goes."""
+
+    def __call__(self):
+        from flossing.experiment.report import write_report
+
+        if not self.directories:
+            raise ValueError("directories must name at least one directory with runs, got none")
+        print(f"page   {write_report(self.directories, self.out)}")
+
+
+COMMANDS: dict[str, Callable] = {
+    "train": Train,
+    "spectrum": Spectrum,
+    "demo": Demo,
+    "sweep": Sweep,
+    "collect": Collect,
+    "report": Report,
+}
 
 
 def _parse(arguments: Sequence[str] | None) -> Any:
@@ -161,9 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done, 1 a run failed, 2 bad input, 130 interrupted."""
     command = _parse(arguments)
     try:
-        config = Config.model_validate(command.config.model_dump())
-        _prepare_jax()
-        command(config)
+        code = command()
     except ValidationError as error:
         _stop(explain_invalid(error), 2)
     except ValueError as error:
@@ -174,9 +245,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop(str(error), 1)
     except KeyboardInterrupt:
         _stop(f"interrupted{_KEPT}", 130)
+    if code:
+        raise SystemExit(code)
 
 
-def _prepare_jax():
+def _checked(arguments: BaseModel) -> Config:
+    return Config.model_validate(arguments.model_dump())
+
+
+def _cache():
+    # Compiled programs stay on the disk from one start of the command line to the next.
     from flossing.experiment.process import cache_compilations
 
     cache_compilations()

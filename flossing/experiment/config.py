@@ -108,8 +108,11 @@ class FlossingConfig(_Section):
     """Steps over which exponents are measured."""
     transient: CountOrNone | None = None
     """Steps of the window left out of the average. Default: 10 + WINDOW / 10, rounded up, and at most half of it."""
-    interval: Count = 1
-    """Steps between re-orthonormalisations."""
+    interval: Count | Literal["auto"] = "auto"
+    """Steps between re-orthonormalisations. auto: as many as TOLERANCE allows, chosen anew each epoch."""
+    tolerance: PositiveReal | None = None
+    """How far interval=auto may move the gradient from that with QR after every step, relative to its norm. Default:
+    1e-3 in float32, 1e-9 in float64."""
     flossing_steps: Count = 300
     """Length of the sequence drawn for flossing, of which the window is the start."""
     epochs_before: CountOrNone = 500

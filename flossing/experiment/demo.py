@@ -9,8 +9,8 @@ from rich.table import Table
 from flossing.experiment.config import Condition, Config
 from flossing.experiment.console import Display
 from flossing.experiment.directory import RunDirectory
-from flossing.experiment.files import write_json
 from flossing.experiment.figures import LABELS, as_exponents, describe_task, draw_comparison, save_figure
+from flossing.experiment.files import write_json
 from flossing.experiment.run import run
 
 CONDITIONS: tuple[Condition, ...] = ("none", "before", "before_and_during")

@@ -134,6 +134,7 @@ def build(config: Config, step_scale: float = 1.0) -> Experiment:
         window=settings.window,
         transient=settings.transient,
         interval=settings.interval,
+        tolerance=settings.tolerance,
         target=settings.target,
         step=step,
         where=flossed_leaves,
