@@ -10,6 +10,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import PyTree
 
+from flossing._threads import one_lapack_thread
+
 Update = Callable[[PyTree, Any], tuple[PyTree, PyTree]]
 """One epoch, `update(carry, epoch) -> (carry, record)`; best an Equinox module, by which the compiled loop is found
 again however often it is built."""
@@ -24,8 +26,9 @@ def run_chunk(update: Update, carry: PyTree, first: int, count: int, *, capacity
     if not 0 < count <= capacity:
         raise ValueError(f"count must be an integer from 1 to capacity={capacity}, got count={count}")
     carry = jax.tree_util.tree_map(_strongly_typed, carry)
-    carry, buffers = _run(update, carry, jnp.asarray(first), jnp.asarray(count), capacity)
-    return carry, jax.tree_util.tree_map(lambda b: np.asarray(b)[:count], buffers)
+    with one_lapack_thread():
+        carry, buffers = _run(update, carry, jnp.asarray(first), jnp.asarray(count), capacity)
+        return carry, jax.tree_util.tree_map(lambda b: np.asarray(b)[:count], buffers)
 
 
 def _strongly_typed(leaf: Any) -> Any:

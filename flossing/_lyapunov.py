@@ -22,6 +22,7 @@ from flossing._checks import check_integer, check_leaves, check_positive, is_con
 from flossing._coordinates import Coordinates
 from flossing._orthonormal import orthonormalise
 from flossing._segments import scan
+from flossing._threads import one_lapack_thread
 from flossing._setup import initial_basis, may_cache, prepare
 from flossing._types import Input, RandomKey, State, Step
 from flossing._uncertainty import Uncertainty, batch_means
@@ -116,17 +117,18 @@ def lyapunov_spectrum(
     basis = initial_basis(coordinates, k=k, key=key, basis=basis)
 
     measure = _jitted_flow if may_cache(step) else tangent_flow
-    spectrum = measure(
-        step,
-        state,
-        inputs,
-        basis,
-        length=length,
-        transient=transient,
-        interval=interval,
-        time_step=float(time_step),
-    )
-    _check_orbit(spectrum)
+    with one_lapack_thread():
+        spectrum = measure(
+            step,
+            state,
+            inputs,
+            basis,
+            length=length,
+            transient=transient,
+            interval=interval,
+            time_step=float(time_step),
+        )
+        _check_orbit(spectrum)
     return spectrum
 
 
