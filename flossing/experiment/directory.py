@@ -12,7 +12,7 @@ Arrays are plain NPZ, read with pickle forbidden. No name in here comes from a f
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,12 +63,15 @@ class RunDirectory:
         """Whether this holds a finished run of `config`."""
         return self.exists and self.info["status"] == "finished" and self.config.digest == config.digest
 
-    def metrics(self, kind: str) -> dict[str, np.ndarray]:
-        """The metrics of all epochs of one kind, `"training"` or `"flossing"`; empty if there were none."""
-        chunks = [_read_if_there(path) for path in sorted((self.path / "metrics").glob(f"{kind}-*.npz"))]
+    def metrics(self, kind: str, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+        """The metrics of all epochs of one kind, `"training"` or `"flossing"`: all, or those `names` that there are.
+
+        Empty if there were no epochs.
+        """
+        chunks = [_read_if_there(path, names) for path in sorted((self.path / "metrics").glob(f"{kind}-*.npz"))]
         chunks = [chunk for chunk in chunks if chunk]
-        names = chunks[0] if chunks else {}
-        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in names}
+        found = chunks[0] if chunks else {}
+        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in found}
 
     @property
     def parameters(self) -> dict[str, np.ndarray]:
@@ -180,10 +183,10 @@ class RunDirectory:
             (self.path / name).unlink(missing_ok=True)
 
 
-def _read_if_there(path: Path) -> dict[str, np.ndarray]:
+def _read_if_there(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
     # A run that goes on from an earlier checkpoint may remove a chunk between our look and our reading.
     try:
-        return read_arrays(path)
+        return read_arrays(path, names)
     except FileNotFoundError:
         return {}
 

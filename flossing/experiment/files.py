@@ -5,7 +5,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,17 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]):
     write_atomically(path, buffer.getvalue())
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read what `write_arrays` wrote; nothing is unpickled. ValueError, in one line, if the file is damaged."""
+def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """Read what `write_arrays` wrote, all of it or those `names` that are there; nothing is unpickled.
+
+    Raises ValueError, in one line, if the file is damaged.
+    """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        with open(path, "rb") as stream:
+            if not zipfile.is_zipfile(stream):
+                raise ValueError("it is no ZIP archive")
+            with np.load(stream, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files if names is None or name in names}
     except FileNotFoundError:
         raise
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
