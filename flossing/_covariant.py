@@ -142,8 +142,8 @@ def covariant_flow(
     def forward(carry, now):
         (x, rest, q), (input, real) = carry, now
         one = jax.tree_util.tree_map(lambda s: s[None], input)
-        x, rest, a = push_tangents(step, coordinates, x, rest, q, one, 1)
-        q, r, independent = positive_qr(a)
+        x, rest, a = push_tangents(step, coordinates, x, rest, q.T, one, 1)
+        q, r, independent = positive_qr(a.T)
         end, r = _where(real, ((x, rest, q), r), (carry, identity))
         return end, (carry, r, independent | ~real)
 

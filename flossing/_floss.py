@@ -15,13 +15,13 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from flossing._checks import check_integer, check_leaves, check_positive
 from flossing._coordinates import Coordinates
-from flossing._interval import at_bearable_interval, next_interval, strained_flow
+from flossing._interval import longer_interval, shorter_interval, strains_of
 from flossing._loop import run_chunk
 from flossing._loss import explain_infinite, flossing_loss
-from flossing._lyapunov import tangent_flow
+from flossing._lyapunov import Spectrum, tangent_flow
 from flossing._segments import too_large
 from flossing._setup import check_step, initial_basis, sequence_length
-from flossing._types import Input, RandomKey, State, Step
+from flossing._types import Input, RandomKey, State
 
 Model = TypeVar("Model", bound=PyTree)
 
@@ -43,19 +43,23 @@ def call_cell(model: Any, state: State, input: Input) -> State:
 
 
 class FlossingRecord(NamedTuple):
-    """What one flossing epoch saw, before its update, and the interval at which it did."""
+    """What one flossing epoch saw, before its update.
+
+    `strains`: how much blocks of 1, 2, 4, ..., 32 times `interval` strain the precision; 1 is what it bears.
+    """
 
     loss: Float[Array, ""]
     exponents: Float[Array, " k"]
     gradient_norm: Float[Array, ""]
+    strains: Float[Array, " factors"]
     interval: Int[Array, ""]
 
 
-class FlossingState(NamedTuple):
-    """What an epoch hands to the next: the optimiser's state, and the interval to begin with."""
+class FlossingState(eqx.Module):
+    """What an epoch hands to the next: the optimiser's state, and the interval, on which compiled code depends."""
 
     optimiser: optax.OptState
-    interval: Int[Array, ""]
+    interval: int = eqx.field(static=True)
 
 
 class Flossing(eqx.Module):
@@ -137,59 +141,47 @@ class Flossing(eqx.Module):
 
     def exponents(self, model: PyTree, key: RandomKey) -> Float[Array, " k"]:
         """The exponents over the window, driven by the sequence that `key` draws; with "auto", QR every step."""
-        interval = 1 if self.interval == "auto" else self.interval
-        step, start, inputs = self._orbit(model, key)
-        options = {"length": self.window, "transient": self.transient, "rematerialise": self.rematerialise}
-        return tangent_flow(step, start, inputs, self.basis, interval=interval, **options).exponents
+        return self._measure(model, key, self._first_interval).exponents
 
     def init(self, model: PyTree) -> FlossingState:
         """The state before the first epoch; the optimiser's is for the flossed leaves alone."""
-        interval = 1 if self.interval == "auto" else self.interval
-        return FlossingState(self.optimiser.init(eqx.filter(model, self._mask(model))), jnp.asarray(interval))
+        return FlossingState(self.optimiser.init(eqx.filter(model, self._mask(model))), self._first_interval)
 
     def update(
         self, model: PyTree, state: FlossingState, key: RandomKey
     ) -> tuple[PyTree, FlossingState, FlossingRecord]:
-        """One flossing epoch -> the model, the state for the next, and what was seen before the update."""
+        """One flossing epoch -> the model, the state for the next, and what was seen before the update.
+
+        It keeps to the interval of `state`, which `floss` and `train` choose anew after each chunk of epochs.
+        """
         flossed, kept = eqx.partition(model, self._mask(model))
 
-        def loss(flossed, interval):
-            model = eqx.combine(flossed, kept)
-            if self.interval != "auto":
-                exponents, strain = self.exponents(model, key), jnp.zeros(())
-            else:
-                step, start, inputs = self._orbit(model, key)
-                exponents, strain = strained_flow(
-                    step,
-                    start,
-                    inputs,
-                    self.basis,
-                    interval,
-                    length=self.window,
-                    transient=self.transient,
-                    tolerance=self.tolerance,
-                    rematerialise=self.rematerialise,
-                )
-            return flossing_loss(exponents, self.target), (exponents, strain)
+        def loss(flossed):
+            spectrum = self._measure(eqx.combine(flossed, kept), key, state.interval)
+            return flossing_loss(spectrum.exponents, self.target), spectrum
 
-        def measure(interval):
-            (value, (exponents, strain)), gradient = jax.value_and_grad(loss, has_aux=True)(flossed, interval)
-            return (value, exponents, gradient, strain), strain
-
-        if self.interval == "auto":
-            result, interval = at_bearable_interval(measure, state.interval)
-            following = next_interval(interval, result[-1], self.window)
-        else:
-            (result, _), interval, following = measure(state.interval), state.interval, state.interval
-        value, exponents, gradient, _ = result
+        (value, spectrum), gradient = jax.value_and_grad(loss, has_aux=True)(flossed)
         updates, opt_state = self.optimiser.update(gradient, state.optimiser, flossed)
-        record = FlossingRecord(value, exponents, optax.tree.norm(gradient), interval)
+        strains, norm = strains_of(spectrum, self.tolerance), optax.tree.norm(gradient)
+        record = FlossingRecord(value, spectrum.exponents, norm, strains, jnp.asarray(state.interval))
         model = eqx.combine(optax.apply_updates(flossed, updates), kept)
-        return model, FlossingState(opt_state, following), record
+        return model, FlossingState(opt_state, state.interval), record
 
-    def _orbit(self, model: PyTree, key: RandomKey) -> tuple[Step, State, Input]:
-        inputs = jax.tree_util.tree_map(lambda s: s[: self.window], self.sequence(key))
-        return functools.partial(self.step, model), self.start(model), inputs
+    @property
+    def _first_interval(self) -> int:
+        return 1 if self.interval == "auto" else self.interval
+
+    def _measure(self, model: PyTree, key: RandomKey, interval: int) -> Spectrum:
+        return tangent_flow(
+            functools.partial(self.step, model),
+            self.start(model),
+            jax.tree_util.tree_map(lambda s: s[: self.window], self.sequence(key)),
+            self.basis,
+            length=self.window,
+            transient=self.transient,
+            interval=interval,
+            rematerialise=self.rematerialise,
+        )
 
     def _mask(self, model: PyTree) -> PyTree:
         if self.where is None:
@@ -214,6 +206,25 @@ class FlossingEpoch(eqx.Module):
         model, state = carry
         model, state, record = self.flossing.update(model, state, jax.random.fold_in(self.key, epoch))
         return (model, state), record
+
+
+def run_flossing(
+    update: FlossingEpoch, model: PyTree, state: FlossingState, first: int, count: int, *, capacity: int
+) -> tuple[PyTree, FlossingState, FlossingRecord]:
+    """A chunk of flossing epochs, at an interval that the precision bears; the state is for the next chunk.
+
+    A chunk that strained too much is run again from its start at a shorter interval.
+    """
+    flossing = update.flossing
+    while True:
+        (end, after), record = run_chunk(update, (model, state), first, count, capacity=capacity)
+        interval = shorter_interval(state.interval, record.strains) if flossing.interval == "auto" else state.interval
+        if interval == state.interval:
+            break
+        state = FlossingState(state.optimiser, interval)
+    if flossing.interval == "auto":
+        after = FlossingState(after.optimiser, longer_interval(interval, record.strains, flossing.window))
+    return end, after, record
 
 
 class FlossingHistory(NamedTuple):
@@ -267,7 +278,7 @@ def floss(
     - `window`: steps of the sequence that are used, from its start; all by default, required if `inputs=None`.
     - `transient`: steps of the window left out of the average; `10 + ceil(window / 10)` by default, at most half.
     - `interval`: steps between re-orthonormalisations. `"auto"` follows the network: as many as keep the gradient
-      within `tolerance` of that with QR after every step, 1, 2, 4, ..., chosen anew each epoch.
+      within `tolerance` of that with QR after every step, 1, 2, 4, ..., chosen anew after each chunk of epochs.
     - `tolerance`: relative, in the 2-norm; 1e-3 in float32 and 1e-9 in float64 by default.
     - `rematerialise`: compute parts of the forward pass again in the reverse pass, so that memory grows with the
       square root of the window, not with the window. By default where the arrays would fill half of the memory.
@@ -310,17 +321,15 @@ def floss(
     )
     flossing_state = flossing.init(model) if flossing_state is None else flossing_state
     update = FlossingEpoch(flossing, inputs_key)
-    carry, records = (model, flossing_state), []
+    records = []
     for first in range(0, epochs, chunk):
         count = min(chunk, epochs - first)
-        carry, record = run_chunk(update, carry, first, count, capacity=chunk)
+        model, flossing_state, record = run_flossing(update, model, flossing_state, first, count, capacity=chunk)
         check_record(record, first + 1)
         records.append(record)
         if callback is not None:
-            callback(first + count, carry[0], record)
-    model, flossing_state = carry
-    columns = [np.concatenate(x) for x in zip(*records, strict=True)]
-    loss, exponents, gradient_norm, intervals = columns
+            callback(first + count, model, record)
+    loss, exponents, gradient_norm, _, intervals = (np.concatenate(x) for x in zip(*records, strict=True))
     return model, FlossingHistory(loss, exponents, gradient_norm, intervals, flossing_state)
 
 

@@ -1,4 +1,4 @@
-"""Re-orthonormalise as seldom as the precision bears: a flow whose interval is a traced number, and the rule for it.
+"""How seldom to re-orthonormalise: a rule that follows the network, within a tolerance of the gradient.
 
 Between two QR decompositions the columns of D_m ... D_1 Q lean towards the fastest direction, and rounding errors
 there, of size eps, count for exp(s) eps in the slowest, where
@@ -6,31 +6,28 @@ there, of size eps, count for exp(s) eps in the slowest, where
     s = max_i log R_ii - min_i log R_ii
 
 is the spread of a block. The gradient then differs from that with QR after every step by at most about
-`AMPLIFICATION` eps exp(s) of its norm (2-norm), so that a tolerance says how far blocks may spread. How far they do is
-known once they were run: a window with a block beyond the limit is run again at half the interval. Joined blocks spread
-at most as far as both together, so the interval is doubled when twice the largest spread would still do.
+`AMPLIFICATION` eps exp(s) of its norm (2-norm), so that a tolerance says how far blocks may spread. How far they did is
+known once they were run; how far longer ones would have is known too, since the growth of joined blocks adds.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from flossing._coordinates import Coordinates
-from flossing._lyapunov import average, push_tangents
-from flossing._orthonormal import orthonormalise
-from flossing._segments import scan
-from flossing._types import Input, State, Step
+from flossing._lyapunov import Spectrum
 
 AMPLIFICATION = 50
 """Error of the gradient over eps exp(s). Networks of 10 to 80 units with gains from 0.1 to 3 gave up to 41."""
 
-MARGIN = 0.9
-"""The interval is doubled if twice the strain is below this: spreads differ a little from epoch to epoch."""
+FACTORS = (1, 2, 4, 8, 16, 32)
+"""How many blocks are thought joined, to see what a longer interval would do."""
+
+MARGIN = 0.8
+"""A longer interval must have strained no more than this: spreads differ a little from epoch to epoch."""
 
 TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
 """How far the gradient may be from that with QR after every step, by dtype: relative, in the 2-norm."""
@@ -42,81 +39,40 @@ def largest_spread(dtype: Any, tolerance: float | None = None) -> float:
     return math.log(tolerance / (AMPLIFICATION * float(jnp.finfo(dtype).eps)))
 
 
-class Strained(NamedTuple):
-    """The exponents (k,) of a window, and the largest strain of its blocks: 1 is what the precision bears."""
+def strains_of(spectrum: Spectrum, tolerance: float | None = None) -> Float[Array, " factors"]:
+    """How much blocks of `FACTORS` times the interval strain the precision: 1 is what it bears.
 
-    exponents: Float[Array, " k"]
-    strain: Float[Array, ""]
-
-
-def strained_flow(
-    step: Step,
-    state: State,
-    inputs: Input,
-    basis: Float[Array, "N k"],
-    interval: Int[Array, ""],
-    *,
-    length: int,
-    transient: int,
-    tolerance: float | None = None,
-    rematerialise: bool = False,
-) -> Strained:
-    """The exponents of `tangent_flow` at a traced interval, one compilation for all; and how much it strained.
-
-    A block ends after each multiple of `interval`, at `transient` and at `length`. Checks nothing.
+    Their tangents must not over- or underflow either. Infinite where a direction is lost.
     """
-    coordinates = Coordinates(state)
-    limit = largest_spread(basis.dtype, tolerance)
-    reach = 0.25 * math.log(float(jnp.finfo(basis.dtype).max))  # beyond it, squares of growing tangents may overflow
+    growth = jnp.concatenate([spectrum.transient_growth, spectrum.growth])
+    reach = 0.25 * math.log(float(jnp.finfo(growth.dtype).max))  # beyond it, squares of tangents may overflow
+    limit = max(largest_spread(growth.dtype, tolerance), 1e-3)
 
-    def close(a):
-        q, log_r = orthonormalise(a)
-        most, least = jnp.max(log_r), jnp.min(log_r)
-        strain = jnp.maximum((most - least) / max(limit, 1e-3), jnp.maximum(most, -least) / reach)
-        return q, log_r, lax.stop_gradient(strain)
+    def strain(factor):
+        whole = growth[: len(growth) // factor * factor]
+        joined = whole.reshape(-1, min(factor, len(growth)), growth.shape[1]).sum(1) if len(whole) else growth.sum(0)
+        most, least = jnp.max(joined, axis=-1), jnp.min(joined, axis=-1)
+        return jnp.max(jnp.maximum((most - least) / limit, jnp.maximum(most, -least) / reach))
 
-    def leave(a):
-        return a, jnp.zeros(a.shape[1], a.dtype), jnp.zeros((), a.dtype)
-
-    def body(carry, x):
-        (point, rest, a), (number, input) = carry, x
-        point, rest, a = push_tangents(step, coordinates, point, rest, a, _one(input), 1)
-        due = (number % interval == 0) | (number == transient) | (number == length)
-        a, log_r, strain = lax.cond(due, close, leave, a)
-        return (point, rest, a), (log_r, strain)
-
-    start = (*coordinates.split(state), basis)
-    _, (growth, strains) = scan(body, start, (jnp.arange(1, length + 1), inputs), length, segmented=rematerialise)
-    exponents, _ = average(growth[transient:], float(length - transient))
-    return Strained(exponents, jnp.max(strains))
+    strains = jnp.stack([strain(factor) for factor in FACTORS])
+    return lax.stop_gradient(jnp.where(jnp.isfinite(strains), strains, jnp.inf))
 
 
-def next_interval(interval: Int[Array, ""], strain: Float[Array, ""], window: int) -> Int[Array, ""]:
-    """The interval of the next epoch, after one that strained so much: the same, or twice as long."""
-    longer = (2 * strain <= MARGIN) & (2 * interval <= window)
-    return jnp.where(longer, 2 * interval, interval)
+def shorter_interval(interval: int, strains: np.ndarray) -> int:
+    """The interval, a power of 2, at which epochs (epochs, factors) that strained must be run again; or the same."""
+    worst = float(np.max(strains[:, 0]))
+    if interval == 1 or worst <= 1:
+        return interval
+    bearable = interval / worst if math.isfinite(worst) else 1.0
+    return min(interval // 2, _power_of_two(bearable))
 
 
-def at_bearable_interval(measure: Callable, interval: Int[Array, ""]) -> tuple[Any, Int[Array, ""]]:
-    """`measure(interval) -> (result, strain)` at `interval`, or at the first half of it that the precision bears.
-
-    Returns the result and the interval used. An interval of 1 always counts.
-    """
-    result, strain = jax.eval_shape(measure, interval)
-    nothing = jax.tree_util.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), result)
-
-    def unbearable(loop):
-        tried, _, strain = loop
-        return ~(strain <= 1) & (tried > 1)
-
-    def halve(loop):
-        tried = loop[0] // 2
-        return tried, *measure(tried)
-
-    # Written as a loop that begins at twice the interval, so that the measurement is compiled once.
-    tried, result, _ = lax.while_loop(unbearable, halve, (2 * interval, nothing, jnp.full((), jnp.inf, strain.dtype)))
-    return result, tried
+def longer_interval(interval: int, strains: np.ndarray, window: int) -> int:
+    """The interval for the epochs that follow these; the last quarter of them counts."""
+    worst = np.max(strains[-max(1, len(strains) // 4) :], axis=0)
+    bearable = [interval * f for f, w in zip(FACTORS, worst, strict=True) if w <= MARGIN and interval * f <= window]
+    return max(bearable, default=interval)
 
 
-def _one(input: Input) -> Input:
-    return jax.tree_util.tree_map(lambda s: s[None], input)
+def _power_of_two(most: float) -> int:
+    return 2 ** math.floor(math.log2(max(most, 1.0)))

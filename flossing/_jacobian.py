@@ -185,8 +185,8 @@ def product_flow(
     def advance(t, carry):
         x, rest, q, product = carry
         now = jax.tree_util.tree_map(lambda s: lax.dynamic_slice_in_dim(s, t, 1), inputs)
-        x, rest, a = push_tangents(step, coordinates, x, rest, q, now, 1)
-        q, r = factor(a)
+        x, rest, a = push_tangents(step, coordinates, x, rest, q.T, now, 1)
+        q, r = factor(a.T)
         return x, rest, q, multiply(r, product)
 
     def measure(carry, bounds):
@@ -213,8 +213,8 @@ def vector_flow(
     def push(carry, input):
         x, rest, v = carry
         now = jax.tree_util.tree_map(lambda s: s[None], input)
-        x, rest, a = push_tangents(step, coordinates, x, rest, v.rows.T, now, 1)
-        return (x, rest, normalise(v.exponents, a.T)), None
+        x, rest, a = push_tangents(step, coordinates, x, rest, v.rows, now, 1)
+        return (x, rest, normalise(v.exponents, a)), None
 
     def pull(v, at):
         (x, rest), input = at

@@ -22,8 +22,8 @@ from flossing._checks import check_integer, check_leaves, check_positive, is_con
 from flossing._coordinates import Coordinates
 from flossing._orthonormal import orthonormalise
 from flossing._segments import scan
-from flossing._threads import one_lapack_thread
 from flossing._setup import initial_basis, may_cache, prepare
+from flossing._threads import one_lapack_thread
 from flossing._types import Input, RandomKey, State, Step
 from flossing._uncertainty import Uncertainty, batch_means
 
@@ -37,6 +37,7 @@ class Spectrum(eqx.Module):
       shorter. `exponents` is its sum over blocks, divided by `steps * time_step`.
     - `state`: the state after the last step, structured as the one given.
     - `basis` (N, k): the orthonormal basis after the last step. `state` and `basis` continue the run.
+    - `transient_growth` (blocks, k): the same of the blocks of the transient.
     - `steps`, `interval`, `time_step`: the number of steps averaged, those in a block, the duration of one.
     """
 
@@ -44,6 +45,7 @@ class Spectrum(eqx.Module):
     growth: Float[Array, "blocks k"]
     state: State
     basis: Float[Array, "N k"]
+    transient_growth: Float[Array, "before k"]
     steps: int = eqx.field(static=True)
     interval: int = eqx.field(static=True)
     time_step: float = eqx.field(static=True)
@@ -154,8 +156,8 @@ def tangent_flow(
     def block(carry, inputs, size):
         x, rest, q = carry
         x, rest, a = push_tangents(step, coordinates, x, rest, q, inputs, size)
-        q, log_r = orthonormalise(a)
-        return (x, rest, q), log_r
+        q, log_r = orthonormalise(a.T)
+        return (x, rest, q.T), log_r
 
     def blocks(carry, start, stop, size):
         count = (stop - start) // size
@@ -165,15 +167,17 @@ def tangent_flow(
     first = transient % interval
     last = (length - transient) % interval
     x, rest = coordinates.split(state)
-    carry, growth = (x, rest, basis), []
+    carry, growth = (x, rest, basis.T), []
     for start, stop, size in ((0, first, first), (first, length - last, interval), (length - last, length, last)):
         if stop > start:
             carry, log_r = blocks(carry, start, stop, size)
             growth.append(log_r)
     kept = length - transient
-    exponents, growth = average(jnp.concatenate(growth)[-(-transient // interval) :], kept * time_step)
-    x, rest, basis = carry
-    return Spectrum(exponents, growth, coordinates.join(x, rest), basis, kept, interval, time_step)
+    before, growth = jnp.split(jnp.concatenate(growth), [-(-transient // interval)])
+    exponents, growth = _average(growth, kept * time_step)
+    x, rest, q = carry
+    state = coordinates.join(x, rest)
+    return Spectrum(exponents, growth, state, q.T, before, kept, interval, time_step)
 
 
 def push_tangents(
@@ -181,11 +185,15 @@ def push_tangents(
     coordinates: Coordinates,
     x: Float[Array, " N"],
     rest: list[Any],
-    tangents: Float[Array, "N k"],
+    tangents: Float[Array, "k N"],
     inputs: Input,
     size: int,
-) -> tuple[Float[Array, " N"], list[Any], Float[Array, "N k"]]:
-    """Push a point and its tangents through `size` steps: x_t, and D_t ... D_1 times the tangents."""
+) -> tuple[Float[Array, " N"], list[Any], Float[Array, "k N"]]:
+    """Push a point and its tangents, one a row, through `size` steps: x_t, and D_t ... D_1 times each tangent.
+
+    As rows they lie in memory as LAPACK wants the columns of A, and no product with a Jacobian or its transpose has to
+    copy: at N = 256, k = 64 that halves the time of the products.
+    """
 
     def push(carry, input):
         x, rest, a = carry
@@ -196,7 +204,7 @@ def push_tangents(
         def along(v):
             return jax.jvp(flow, (x,), (v,), has_aux=True)
 
-        x, da, rest = jax.vmap(along, in_axes=1, out_axes=(None, 1, None))(a)
+        x, da, rest = jax.vmap(along, out_axes=(None, 0, None))(a)
         return (x, rest, da), None
 
     return lax.scan(push, (x, rest, tangents), inputs, length=size, unroll=size == 1)[0]
@@ -205,8 +213,7 @@ def push_tangents(
 _jitted_flow = eqx.filter_jit(tangent_flow)
 
 
-def average(growth: Float[Array, "blocks k"], time: float) -> tuple[Float[Array, " k"], Float[Array, "blocks k"]]:
-    """The growth of all blocks over the time they took; -inf from the block on in which a direction is lost."""
+def _average(growth: Float[Array, "blocks k"], time: float) -> tuple[Float[Array, " k"], Float[Array, "blocks k"]]:
     # A direction lost to a singular Jacobian is lost for the product of all. What Q is completed with afterwards is
     # arbitrary and must not be counted; and no block of a lost direction may send a gradient.
     dead = jnp.cumsum(jnp.isneginf(growth), axis=0) > 0

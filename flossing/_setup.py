@@ -1,5 +1,6 @@
 """What every measurement along an orbit begins with: checked arguments, arrays, a first basis."""
 
+import functools
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -48,8 +49,7 @@ def initial_basis(
         check_integer("k", k, least=1, most=size, note=f" (the state has {size} real coordinates)")
     if basis is None:
         key = jax.random.key(0) if key is None else key
-        gaussian = jax.random.normal(key, (size, size if k is None else k), coordinates.dtype)
-        return orthonormalise(gaussian)[0]
+        return _random_basis(key, size, size if k is None else k, coordinates.dtype)
     check_leaves("basis", basis)
     shape = jnp.shape(basis)
     if len(shape) != 2 or shape[0] != size or not 1 <= shape[1] <= size or k not in (None, shape[1]):
@@ -60,6 +60,11 @@ def initial_basis(
         column = int(jnp.argmin(jnp.isfinite(log_r)))
         raise ValueError(f"basis must have linearly independent columns, got column {column} dependent on earlier ones")
     return q
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _random_basis(key: RandomKey, size: int, k: int, dtype: Any) -> Float[Array, "N k"]:
+    return orthonormalise(jax.random.normal(key, (size, k), dtype))[0]
 
 
 def sequence_length(inputs: Input, steps: int | None = None) -> int:

@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from flossing._checks import check_integer, check_leaves, check_positive
-from flossing._floss import Flossing, FlossingEpoch, check_record
+from flossing._floss import Flossing, FlossingEpoch, FlossingState, check_record, run_flossing
 from flossing._loop import run_chunk
 from flossing._schedule import Schedule, floss_never
 from flossing._types import RandomKey
@@ -49,7 +49,7 @@ class TrainingState(eqx.Module):
 
     model: PyTree
     opt_state: PyTree
-    flossing_opt_state: PyTree
+    flossing: FlossingState | None = None
     epoch: int = 0
     flossing_epoch: int = 0
     asked: int = 0
@@ -198,20 +198,20 @@ def _train_chunk(state: TrainingState, update: TrainingEpoch, count: int, capaci
 
 
 def _floss_chunk(state: TrainingState, update: FlossingEpoch, capacity: int) -> Progress:
+    assert state.flossing is not None
     first, count = state.flossing_epoch + 1, min(state.due, capacity)
-    carry = state.model, state.flossing_opt_state
-    (model, opt_state), record = run_chunk(update, carry, first, count, capacity=capacity)
+    model, flossing_state, record = run_flossing(update, state.model, state.flossing, first, count, capacity=capacity)
     check_record(record, first)
     metrics = {
-        "flossing_loss": record.loss,
-        "exponents": record.exponents,
-        "flossing_gradient_norm": record.gradient_norm,
-        "flossing_interval": record.interval,
+        "flossing_loss": np.asarray(record.loss),
+        "exponents": np.asarray(record.exponents),
+        "flossing_gradient_norm": np.asarray(record.gradient_norm),
+        "flossing_interval": np.asarray(record.interval),
     }
     state = dataclasses.replace(
         state,
         model=model,
-        flossing_opt_state=opt_state,
+        flossing=flossing_state,
         flossing_epoch=state.flossing_epoch + count,
         due=state.due - count,
     )

@@ -1,4 +1,4 @@
-"""Re-orthonormalising seldom: the traced interval, the limit that precision sets, and the rule that follows it."""
+"""Re-orthonormalising seldom: the limit that precision sets, and the rule that follows it through flossing."""
 
 import dataclasses
 
@@ -11,11 +11,18 @@ from hypothesis import given, settings, strategies as st
 
 import flossing as fl
 from flossing._floss import default_optimiser
-from flossing._interval import TOLERANCE, at_bearable_interval, largest_spread, next_interval, strained_flow
+from flossing._interval import (
+    FACTORS,
+    MARGIN,
+    TOLERANCE,
+    largest_spread,
+    longer_interval,
+    shorter_interval,
+    strains_of,
+)
 from flossing._lyapunov import tangent_flow
-from flossing._train import TrainingState, start_training, train
+from flossing._train import start_training, train
 from flossing.cells import VanillaRNN
-from tests.helpers import tanh_network
 
 KEY = jax.random.key(0)
 
@@ -24,23 +31,28 @@ def network_step(model, h, s):
     return model(s, h)
 
 
+def bits(key):
+    return jax.random.bernoulli(key, shape=(60, 1)).astype(float)
+
+
 @eqx.filter_jit
 def measured(network, inputs, state, basis, interval):
-    """Loss gradient (flat), exponents and strain of one window at a traced interval."""
+    """Gradient of the loss (flat), exponents and strains of one window."""
 
     def loss(network):
-        flow = strained_flow(
-            lambda h, s: network(s, h), state, inputs, basis, interval, length=len(inputs), transient=5
+        spectrum = tangent_flow(
+            lambda h, s: network(s, h), state, inputs, basis, length=len(inputs), transient=5, interval=interval
         )
-        return fl.flossing_loss(flow.exponents), flow
+        return fl.flossing_loss(spectrum.exponents), spectrum
 
-    (_, flow), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(network)
-    return jnp.concatenate([gradient.J.ravel(), gradient.ws.ravel(), gradient.b]), flow.exponents, flow.strain
+    (_, spectrum), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(network)
+    flat = jnp.concatenate([gradient.J.ravel(), gradient.ws.ravel(), gradient.b])
+    return flat, spectrum.exponents, strains_of(spectrum)
 
 
 def drawn(units, k, gain, recurrent, steps, seed, dtype):
     key = jax.random.key(seed)
-    with jax.numpy_rank_promotion("allow"):  # jax.random.orthogonal needs it
+    with jax.numpy_rank_promotion("allow"):  # an orthogonal start needs it
         network = VanillaRNN(units, gain=gain, recurrent=recurrent, key=key)
     network = jax.tree_util.tree_map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, network)
     inputs = jax.random.bernoulli(key, shape=(steps, 1)).astype(dtype)
@@ -49,87 +61,82 @@ def drawn(units, k, gain, recurrent, steps, seed, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
-    case=st.sampled_from([(8, 8), (8, 3), (20, 15), (40, 38)]),
+    case=st.sampled_from([(8, 8), (20, 15), (40, 38)]),
     gain=st.floats(0.1, 3),
     recurrent=st.sampled_from(["gaussian", "orthogonal"]),
     seed=st.integers(0, 2**31),
 )
-def test_a_bearable_interval_keeps_the_gradient(dtype, case, gain, recurrent, seed):
+def test_the_chosen_interval_keeps_the_gradient(dtype, case, gain, recurrent, seed):
     units, k = case
     network, inputs, state, basis = drawn(units, k, gain, recurrent, 40, seed, dtype)
-
-    def attempt(interval):
-        result = measured(network, inputs, state, basis, interval)
-        return result, result[-1]
-
-    exact, exponents, _ = measured(network, inputs, state, basis, jnp.asarray(1))
-    (gradient, ours, _), interval = at_bearable_interval(attempt, jnp.asarray(32))
-    assert 1 <= int(interval) <= 32
+    exact, exponents, strains = measured(network, inputs, state, basis, 1)
+    interval = longer_interval(1, np.asarray(strains)[None], 40)
+    assert interval == 1 or strains[FACTORS.index(interval)] <= MARGIN
     if not np.isfinite(exponents).all() or float(exponents[0]) * 40 > 5:
         return  # the gradient itself is then at the mercy of rounding
-    error = np.linalg.norm(gradient - exact) / np.linalg.norm(exact)
-    assert error < TOLERANCE[dtype]
+    gradient, ours, strain = measured(network, inputs, state, basis, interval)
+    assert np.linalg.norm(gradient - exact) < TOLERANCE[dtype] * np.linalg.norm(exact)
     np.testing.assert_allclose(ours, exponents, rtol=0, atol=TOLERANCE[dtype])
+    assert strain[0] <= 1 or interval == 1
 
 
 def test_beyond_the_limit_the_gradient_is_lost():
     """The limit is not idle: at the reference start a longer block ruins the gradient in float32."""
     network, inputs, state, basis = drawn(80, 75, 1.0, "gaussian", 55, 1, "float32")
-    exact, _, _ = measured(network, inputs, state, basis, jnp.asarray(1))
-    gradient, _, strain = measured(network, inputs, state, basis, jnp.asarray(5))
-    assert float(strain) > 1
+    exact, _, strains = measured(network, inputs, state, basis, 1)
+    gradient, _, strain = measured(network, inputs, state, basis, 5)
+    assert float(strain[0]) > 1 and float(strains[FACTORS.index(4)]) > 1
     assert np.linalg.norm(gradient - exact) > 0.02 * np.linalg.norm(exact)
 
 
-@pytest.mark.parametrize("interval, transient", [(1, 0), (3, 0), (4, 7), (30, 5)])
-def test_the_traced_interval_is_the_static_one(interval, transient):
-    make, J = tanh_network(6, 1.2, KEY)
-    inputs, basis = jax.random.normal(KEY, (23, 6)), jnp.eye(6)[:, :4]
-    options = {"length": 23, "transient": transient}
-    traced = strained_flow(make(J), jnp.zeros(6), inputs, basis, jnp.asarray(interval), **options)
-    static = tangent_flow(make(J), jnp.zeros(6), inputs, basis, interval=interval, **options)
-    np.testing.assert_allclose(traced.exponents, static.exponents, rtol=0, atol=1e-12)
-
-
-def test_the_strain_is_the_largest_spread_over_the_limit():
+def test_strains_are_spreads_over_the_limit():
     diagonal = jnp.asarray([0.9, 0.5, 0.1])
-    flow = strained_flow(
-        lambda h, _: diagonal * h, jnp.ones(3), None, jnp.eye(3), jnp.asarray(4), length=10, transient=0
+    spectrum = tangent_flow(
+        lambda h, _: diagonal * h, jnp.ones(3), None, jnp.eye(3), length=40, transient=10, interval=1
     )
-    spread = 4 * np.log(0.9 / 0.1)
-    np.testing.assert_allclose(flow.strain, spread / largest_spread("float64"), rtol=1e-12)
-    np.testing.assert_allclose(flow.exponents, np.log(diagonal), rtol=0, atol=1e-12)
+    expected = np.log(0.9 / 0.1) * np.asarray(FACTORS) / largest_spread("float64")
+    np.testing.assert_allclose(strains_of(spectrum), expected, rtol=1e-12)
+    assert spectrum.transient_growth.shape == (10, 3)
+    # At a longer interval the same holds for its multiples, and the ends that do not fill a block count as they are.
+    longer = tangent_flow(lambda h, _: diagonal * h, jnp.ones(3), None, jnp.eye(3), length=40, transient=0, interval=4)
+    np.testing.assert_allclose(strains_of(longer)[:4], 4 * expected[:4], rtol=1e-12)
+    np.testing.assert_allclose(strains_of(longer)[4:], 10 * expected[2], rtol=1e-12)
 
 
 def test_blocks_do_not_underflow_together():
-    # One direction: no spread at all, but after 64 steps its length is below the smallest float32.
-    flow = strained_flow(
+    # One direction: no spread at all, but after 32 steps its length is near the smallest float32.
+    spectrum = tangent_flow(
         lambda h, _: jnp.float32(0.1) * h,
         jnp.ones(1, "float32"),
         None,
         jnp.ones((1, 1), "float32"),
-        jnp.asarray(64),
         length=64,
-        transient=0,
     )
-    assert not float(flow.strain) <= 1
+    strains = strains_of(spectrum)
+    assert strains[0] < 1 < strains[-1]
+
+
+def test_a_lost_direction_is_an_infinite_strain():
+    spectrum = tangent_flow(lambda h, _: jnp.asarray([1.0, 0.0]) * h, jnp.ones(2), None, jnp.eye(2), length=8)
+    assert np.isinf(strains_of(spectrum)).all()
 
 
 def test_the_rule():
-    six = jnp.asarray(6)
-    assert int(next_interval(six, jnp.asarray(0.4), 100)) == 12
-    assert int(next_interval(six, jnp.asarray(0.46), 100)) == 6
-    assert int(next_interval(six, jnp.asarray(0.1), 11)) == 6
-
-    def measure(interval):
-        return interval * 10, interval / 3.0
-
-    result, used = at_bearable_interval(measure, jnp.asarray(8))
-    assert (int(result), int(used)) == (20, 2)
-    result, used = at_bearable_interval(lambda m: (m, jnp.where(m > 0, jnp.nan, 0.0)), jnp.asarray(8))
-    assert (int(result), int(used)) == (1, 1)  # NaN is not bearable; a single step always counts
+    calm = np.asarray([[0.1, 0.2, 0.4, 0.75, 0.9, 2.0]] * 8)
+    assert longer_interval(1, calm, 100) == 8
+    assert longer_interval(2, calm, 100) == 16
+    assert longer_interval(2, calm, 10) == 8
+    assert shorter_interval(4, calm) == 4
+    wild = calm.copy()
+    wild[0, 0] = 3.1  # one epoch is enough to run all again, and does not count for what comes after
+    assert shorter_interval(16, wild) == 4
+    assert shorter_interval(1, wild) == 1
+    assert longer_interval(1, wild, 100) == 8
+    wild[-1] = np.inf
+    assert shorter_interval(16, wild) == 1
+    assert longer_interval(4, wild, 100) == 4
 
 
 def test_tolerance_sets_the_limit():
@@ -141,33 +148,36 @@ def test_tolerance_sets_the_limit():
 def test_flossing_follows_the_network():
     """As the exponents come together the interval grows, and the result is that of QR after every step."""
     network = VanillaRNN(20, key=KEY)
-
-    def inputs(key):
-        return jax.random.bernoulli(key, shape=(60, 1)).astype(float)
-
-    options = {"state": jnp.zeros(20), "key": KEY, "k": 15, "epochs": 120, "step": network_step}
-    auto, seldom = fl.floss(network, inputs, **options)
-    every, always = fl.floss(network, inputs, interval=1, **options)
+    options = {"state": jnp.zeros(20), "key": KEY, "k": 15, "step": network_step, "chunk": 30}
+    auto, seldom = fl.floss(network, bits, epochs=90, **options)
+    every, always = fl.floss(network, bits, epochs=90, interval=1, **options)
     assert seldom.interval[0] == 1 and seldom.interval[-1] >= 4 and (always.interval == 1).all()
-    np.testing.assert_allclose(seldom.exponents[:20], always.exponents[:20], rtol=0, atol=1e-8)
+    np.testing.assert_allclose(seldom.exponents[:50], always.exponents[:50], rtol=0, atol=1e-8)
     np.testing.assert_allclose(auto.J, every.J, rtol=0, atol=1e-4)
     # A later call goes on with the interval that was reached.
-    _, more = fl.floss(auto, inputs, **(options | {"epochs": 1, "flossing_state": seldom.state}))
+    _, more = fl.floss(auto, bits, epochs=1, flossing_state=seldom.state, **options)
     assert more.interval[0] >= 4
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_a_chunk_that_strains_is_run_again():
+    """An interval that is too long leaves no trace: the epochs are those at an interval that bears."""
+    network = VanillaRNN(20, key=KEY)
+    options = {"state": jnp.zeros(20), "key": KEY, "k": 18, "step": network_step, "chunk": 5, "epochs": 5}
+    flossed, _ = fl.floss(network, bits, interval=1, **options)
+    flossing = fl.Flossing(network, bits, state=jnp.zeros(20), key=KEY, k=18, step=network_step)
+    hasty = dataclasses.replace(flossing.init(network), interval=16)
+    again, careful = fl.floss(network, bits, flossing_state=hasty, **options)
+    assert (careful.interval < 16).all()
+    np.testing.assert_allclose(again.J, flossed.J, rtol=0, atol=1e-8)
 
 
 @pytest.mark.usefixtures("optax_promotion")
 def test_training_carries_the_interval():
     network = VanillaRNN(10, key=KEY)
-    flossing = fl.Flossing(
-        network, jnp.ones((40, 1)), state=jnp.zeros(10), key=KEY, k=4, step=network_step, optimiser=default_optimiser()
-    )
-
-    def loss(model, batch):
-        return jnp.sum(jnp.square(model.J)), {}
-
+    flossing = fl.Flossing(network, jnp.ones((40, 1)), state=jnp.zeros(10), key=KEY, k=4, step=network_step)
     options = {
-        "loss": loss,
+        "loss": lambda model, batch: (jnp.sum(jnp.square(model.J)), {}),
         "batch": lambda key: None,
         "optimiser": default_optimiser(),
         "key": KEY,
@@ -176,19 +186,18 @@ def test_training_carries_the_interval():
         "schedule": fl.floss_before(30),
         "chunk": 10,
     }
-    states = [p.state for p in train(start_training(network, default_optimiser(), flossing), **options)]
-    assert all(isinstance(state, TrainingState) for state in states)
-    reached = [int(state.flossing_opt_state.interval) for state in states[:3]]
-    assert reached[-1] > 1
-    again = next(iter(train(dataclasses.replace(states[1], due=10), **options)))
-    assert again.metrics["flossing_interval"][0] == reached[1]
+    start = start_training(network, default_optimiser(), flossing)
+    states = [progress.state for progress in train(start, **options)]
+    reached = [state.flossing.interval for state in states]
+    assert reached[0] > 1
+    again = next(iter(train(states[0], **options)))
+    assert (again.metrics["flossing_interval"] == reached[0]).all()
 
 
 @pytest.mark.usefixtures("optax_promotion")
 def test_the_step_that_forgets_is_still_named():
-    with pytest.raises(
-        FloatingPointError, match=r"flossing epoch 1: exponents must be finite, got exponents\[2\]=-inf"
-    ):
+    message = r"flossing epoch 1: exponents must be finite, got exponents\[2\]=-inf"
+    with pytest.raises(FloatingPointError, match=message):
         fl.floss(
             VanillaRNN(4, key=KEY),
             jnp.zeros((30, 1)),
@@ -200,7 +209,7 @@ def test_the_step_that_forgets_is_still_named():
 
 
 @pytest.mark.usefixtures("optax_promotion")
-@pytest.mark.parametrize("interval, window", [("auto", 50), (3, 50), (1, 3), ("auto", 49)])
+@pytest.mark.parametrize("interval, window", [(1, 50), (3, 49), (1, 3)])
 def test_rematerialising_changes_memory_alone(interval, window):
     network = VanillaRNN(12, key=KEY)
     inputs = jax.random.normal(KEY, (60, 1))
@@ -224,7 +233,7 @@ def test_rematerialising_changes_memory_alone(interval, window):
     np.testing.assert_allclose(record.exponents, theirs.exponents, rtol=0, atol=1e-13)
     np.testing.assert_allclose(model.J, other.J, rtol=0, atol=1e-12)
     if window > 10:
-        assert sizes[1] < 0.6 * sizes[0]
+        assert sizes[1] < 0.7 * sizes[0]
 
 
 def test_what_does_not_fit_is_rematerialised(monkeypatch):

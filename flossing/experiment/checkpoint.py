@@ -42,6 +42,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint):
     header = {
         "format": FORMAT,
         **{name: int(getattr(state, name)) for name in _COUNTS},
+        "interval": None if state.flossing is None else state.flossing.interval,
         "halvings": checkpoint.halvings,
         "seconds": checkpoint.seconds,
         "measures": {name: [np.asarray(x).dtype.str, np.shape(x)] for name, x in state.measures.items()},
@@ -78,11 +79,11 @@ def _read(path: Path, like: TrainingState) -> Checkpoint:
         raise ValueError(f"its format is {header['format']}, this version reads {FORMAT}")
     measures = {name: np.zeros(shape, np.dtype(kind)) for name, (kind, shape) in header["measures"].items()}
     trees, measures = eqx.tree_deserialise_leaves(io.BytesIO(arrays), (_trees(like), measures))
-    model, opt_state, flossing_opt_state = trees
+    model, opt_state, flossing = trees
+    if flossing is not None:
+        flossing = dataclasses.replace(flossing, interval=int(header["interval"]))
     counts = {name: int(header[name]) for name in _COUNTS}
-    state = dataclasses.replace(
-        like, model=model, opt_state=opt_state, flossing_opt_state=flossing_opt_state, measures=measures, **counts
-    )
+    state = TrainingState(model, opt_state, flossing, measures=measures, **counts)
     return Checkpoint(state, int(header["halvings"]), float(header["seconds"]))
 
 
@@ -91,4 +92,4 @@ def _digest(content: bytes) -> bytes:
 
 
 def _trees(state: TrainingState) -> tuple:
-    return state.model, state.opt_state, state.flossing_opt_state
+    return state.model, state.opt_state, state.flossing

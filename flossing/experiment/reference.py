@@ -20,7 +20,7 @@ from flossing._schedule import Schedule, floss_before, floss_periodically, join_
 from flossing._train import clip_each_array
 from flossing._types import RandomKey
 from flossing.cells import VanillaRNN
-from flossing.experiment.config import Config
+from flossing.experiment.config import Config, NetworkConfig
 
 RELAXATION = 100
 """Input-free steps by which the initial states are relaxed."""
@@ -115,14 +115,7 @@ def build(config: Config, step_scale: float = 1.0) -> Experiment:
     check_memory(config)
     network_key, initial_key, input_key, basis_key = _streams(config)
     task = make_task(config)
-    network = VanillaRNN(
-        inputs=task.channels,
-        key=network_key,
-        **config.network.model_dump(),
-    )
-    x0 = jax.random.normal(initial_key, (config.training.batch, config.network.units))
-    model = ReferenceModel(network, jax.vmap(lambda x: network.relax(x, RELAXATION))(x0))
-
+    model = _draw(config.network, task.channels, config.training.batch, network_key, initial_key)
     training, settings = config.training, config.flossing
     adam = (training.learning_rate * step_scale, training.beta1, training.beta2)
     flossing = Flossing(
@@ -142,6 +135,14 @@ def build(config: Config, step_scale: float = 1.0) -> Experiment:
     )
     optimiser = _clipped_adam(training.clip, *adam)
     return Experiment(model, Batch(task, training.batch), optimiser, flossing, make_schedule(config), input_key)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _draw(config: NetworkConfig, channels: int, batch: int, network_key: RandomKey, initial_key: RandomKey):
+    # One compilation instead of some fifty small ones.
+    network = VanillaRNN(inputs=channels, key=network_key, **config.model_dump())
+    x0 = jax.random.normal(initial_key, (batch, config.units))
+    return ReferenceModel(network, jax.vmap(lambda x: network.relax(x, RELAXATION))(x0))
 
 
 # One object for equal arguments, since compiled loops are found again by identity: runs of a process that differ by
