@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint verify torture docs clean
+.PHONY: demo test lint verify torture bench bench-scaling docs clean
 
 demo: .venv/.run
 	$(BIN)/flossing demo
@@ -24,6 +24,12 @@ torture: .venv/.develop
 verify: .venv/.develop
 	$(BIN)/python -m verification
 
+bench: .venv/.bench
+	$(BIN)/python -m benchmarks
+
+bench-scaling: .venv/.bench
+	$(BIN)/python -m benchmarks.scaling
+
 docs: .venv/.develop
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
 	@echo "open docs/_build/html/index.html"
@@ -38,6 +44,10 @@ docs: .venv/.develop
 .venv/.develop: pyproject.toml constraints.txt | .venv/bin/python
 	$(INSTALL) -e '.[runs,test,docs]'
 	touch $@ .venv/.run
+
+.venv/.bench: .venv/.develop
+	$(INSTALL) -e '.[bench]'
+	touch $@
 
 clean:
 	rm -rf .venv docs/_build docs/jupyter_execute .jupyter_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,85 @@
+"""Section `memory`: value and gradient over long windows, plain against rematerialised."""
+
+import inspect
+import os
+from pathlib import Path
+from typing import Any
+
+from benchmarks.epochs import Say
+from benchmarks.table import Comparison, Row
+from benchmarks.turns import Contender, Turn, take_turns
+
+UNITS, K = 512, 128
+STEPS = (256, 512, 1024, 2048, 4096)
+KEYWORD = "rematerialise"
+
+SHARE = 0.6
+"""A run that would need more than this share of the free memory is not started."""
+
+
+def memory(say: Say, quick: bool) -> list[Row]:
+    """Peak of one flossing epoch by XLA's own account and by the process's resident memory; and the price in time."""
+    rows = []
+    for steps in (16, 32) if quick else STEPS:
+        size = {"units": 16 if quick else UNITS, "k": 4 if quick else K, "steps": steps}
+        say("memory, N={units}, k={k}, T={steps}".format(**size))
+        blocks = 1 if quick or steps > 1024 else 3
+        plain, saving = (
+            Contender("benchmarks.memory:probe", blocks=blocks, saving=saving, **size) for saving in (False, True)
+        )
+        take_turns([plain, saving])
+        rows += _rows("value and gradient, N={units}, k={k}, T={steps}".format(**size), plain, saving)
+    return rows
+
+
+def _rows(work: str, plain: Contender, saving: Contender) -> list[Row]:
+    def of(contender, name):
+        return None if contender.result is None else contender.result[name]
+
+    def row(what, name, unit):
+        ours, theirs = of(saving, name), of(plain, name)
+        return Comparison(f"{what} of {work}", unit, ours, "without rematerialisation", theirs, remark=reason)
+
+    reason = saving.reason or plain.reason or of(saving, "reason") or of(plain, "reason") or ""
+    times = Comparison(f"time of {work}", "s", saving.pace, "without rematerialisation", plain.pace, remark=reason)
+    return [row("temporary memory (XLA)", "temporary", "B"), row("peak resident memory", "resident", "B"), times]
+
+
+def probe(turn: Turn, *, units: int, k: int, steps: int, saving: bool, blocks: int) -> dict[str, Any]:
+    """A contender: `temporary` bytes of the compiled epoch, `resident` peak of the process that ran it."""
+    import resource
+
+    import jax
+    import jax.numpy as jnp
+
+    import flossing as fl
+    from benchmarks import ours, starts
+
+    numbers = starts.flossing_start(units, k)
+    cell = ours.cell_of(numbers)
+    options = {"state": jnp.asarray(numbers["h"]), "basis": numbers["basis"], "where": ours.flossed_leaves}
+    if KEYWORD in inspect.signature(fl.Flossing.__init__).parameters:
+        options[KEYWORD] = saving
+    elif saving:
+        raise NotImplementedError(f"Flossing has no argument {KEYWORD}")
+    flossing = fl.Flossing(cell, ours.random_bits(steps), optimiser=ours.keep_gradient(), **options)
+    arguments = flossing, cell, flossing.init(cell), jax.random.key(1)
+    compiled = ours.update_once.lower(*arguments).compile()
+    temporary = compiled.compiled.memory_analysis().temp_size_in_bytes
+    if temporary > SHARE * available():
+        return {"temporary": temporary, "resident": None, "reason": "not run, too large for this machine"}
+    turn()
+    for _ in range(blocks):
+        jax.block_until_ready(compiled(*arguments)[2].loss)
+        turn()
+    # Linux counts in KiB. The peak includes JAX itself and its compiler, a few hundred MiB.
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"temporary": temporary, "resident": resident, "reason": ""}
+
+
+def available() -> int:
+    """Bytes of memory that are free for use."""
+    for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
