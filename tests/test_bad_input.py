@@ -3,11 +3,13 @@
 import contextlib
 import io
 
+import jax
 import pytest
 from hypothesis import given, settings, strategies as st
+from pydantic import ValidationError
 
 from flossing.experiment import cli, reference, run as running
-from flossing.experiment.config import Config
+from flossing.experiment.config import Config, explain_invalid
 from flossing.experiment.directory import RunDirectory
 from tests.test_train import SMALL
 
@@ -21,9 +23,11 @@ ARGUMENTS = st.dictionaries(st.sampled_from(FIELDS), NUMBERS, min_size=1, max_si
 
 
 @pytest.fixture(autouse=True)
-def no_cache(monkeypatch):
-    """In this process the user's cache is not ours to fill."""
+def a_process_of_many(monkeypatch):
+    """In this process the user's cache is not ours to fill, and precision is as the other tests want it."""
     monkeypatch.setattr("flossing.experiment.process.cache_compilations", lambda: None)
+    yield
+    jax.config.update("jax_enable_x64", True)
 
 
 def call(*arguments: str) -> tuple[int, str]:
@@ -39,6 +43,20 @@ def call(*arguments: str) -> tuple[int, str]:
 
 
 @settings(max_examples=1000, deadline=None)
+@given(values=ARGUMENTS)
+def test_a_thousand_configurations(values):
+    try:
+        config = Config().with_values(**values)
+        reference.check_memory(config)
+        reference.make_task(config)
+    except ValueError as error:
+        said = explain_invalid(error) if isinstance(error, ValidationError) else str(error)
+        assert "\n" not in said and any(name in said for name in (*values, "input")), said
+    else:
+        assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+@settings(max_examples=60, deadline=None)
 @given(values=ARGUMENTS)
 def test_a_configuration_is_legal_or_ends_in_one_line(values, tmp_path_factory):
     out = tmp_path_factory.getbasetemp() / "never"

@@ -235,14 +235,17 @@ def read_config(stored: Any) -> Config:
 
 def explain_invalid(error: ValidationError) -> str:
     """pydantic's report as one line: each field, what is legal, and the value given."""
-    lines = []
+    told: dict[tuple[str, str], list[str]] = {}
     for problem in error.errors(include_url=False):
         message, given = problem["msg"], problem["input"]
-        name = str(problem["loc"][-1]) if problem["loc"] else ""
         if problem["type"] == "value_error":
-            lines.append(message.removeprefix("Value error, "))
-        elif message.startswith("Input should "):
-            lines.append(f"{name} must {message.removeprefix('Input should ')}, got {name}={given!r}")
+            told[message.removeprefix("Value error, "), ""] = []
+            continue
+        # A field within its section; what may come after it names the alternatives that were tried.
+        name = str((problem["loc"] or ("",))[:2][-1])
+        if message.startswith("Input should "):
+            legal, ending = message.removeprefix("Input should "), f", got {name}={given!r}"
+            told.setdefault((f"{name} must ", ending), []).append(legal)
         else:
-            lines.append(f"{name}: {message}, got {given!r}")
-    return "; ".join(lines)
+            told[f"{name}: {message}, got {given!r}", ""] = []
+    return "; ".join(start + " or ".join(legal) + ending for (start, ending), legal in told.items())
