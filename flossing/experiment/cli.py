@@ -136,19 +136,19 @@ class Demo:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Run all configurations of a specification, on the cores of this machine or on a cluster.
+    """Run every configuration of a specification, each in a directory of its own, several at once.
 
     The same command again runs what is missing and reuses the rest. Exit code 1 if a run failed.
     """
 
     spec: tyro.conf.Positional[Path]
-    """A TOML file: a table [base] with fields of the configuration, and a table [[axes]] for each axis."""
+    """A TOML file: [base] is what all runs share, each [[axes]] table is an axis along which they differ."""
     out: Path | None = None
     """Where the runs go; by default sweeps/ and the specification's name."""
     workers: int | None = None
-    """Processes, each on one thread; by default one for each core."""
+    """Worker processes, each with one thread; by default one for each usable core."""
     scheduler: str | None = None
-    """Address of a running dask scheduler, tcp://HOST:PORT, whose workers do the runs instead."""
+    """Address of a running dask scheduler, such as tcp://127.0.0.1:8786, whose workers run instead of our own."""
 
     def __call__(self) -> int:
         from rich.console import Console
@@ -166,12 +166,12 @@ class Sweep:
 
 @dataclasses.dataclass(frozen=True)
 class Collect:
-    """Gather runs into one labelled xarray dataset, a Zarr store."""
+    """Put the finished runs of a sweep, or of any folder with runs, into one labelled dataset (xarray, Zarr)."""
 
     directory: tyro.conf.Positional[Path]
     """The directory of a sweep, or any folder with runs below."""
     out: Path | None = None
-    """Where the dataset goes; by default collected.zarr in the directory."""
+    """The Zarr store, replaced if it is one of ours; by default collected.zarr in the directory."""
 
     def __call__(self):
         from flossing.experiment.dataset import collect
