@@ -86,9 +86,9 @@ def test_a_second_call_does_not_compile_again():
         traces.append(1)
         return model(input, state)
 
-    model, history = floss(small(), step=step, epochs=5, chunk=5)
+    model, history = floss(small(), step=step, interval=1, epochs=5, chunk=5)
     first = len(traces)
-    floss(model, step=step, epochs=3, chunk=5, flossing_state=history.state)
+    floss(model, step=step, interval=1, epochs=3, chunk=5, flossing_state=history.state)
     # Only the abstract evaluation that checks what the step returns.
     assert len(traces) - first == 1
 

@@ -79,7 +79,7 @@ def test_the_chosen_interval_keeps_the_gradient(dtype, case, gain, recurrent, se
     gradient, ours, strain = measured(network, inputs, state, basis, interval)
     assert np.linalg.norm(gradient - exact) < TOLERANCE[dtype] * np.linalg.norm(exact)
     np.testing.assert_allclose(ours, exponents, rtol=0, atol=TOLERANCE[dtype])
-    assert strain[0] <= 1 or interval == 1
+    assert strain[0] <= 1.5 or interval == 1
 
 
 def test_beyond_the_limit_the_gradient_is_lost():
