@@ -43,6 +43,7 @@ def demo(config: Config, out: Path, console: Console) -> Path:
     save_figure(draw_comparison(runs), picture)
     console.print(_table(summary))
     console.print(f"picture   {picture}\nnumbers   {out / 'summary.json'}", highlight=False)
+    console.print(f"look closer with   flossing report {out}", highlight=False)
     return picture
 
 
