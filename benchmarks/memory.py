@@ -1,6 +1,5 @@
 """Section `memory`: value and gradient over long windows, plain against rematerialised."""
 
-import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from benchmarks.turns import Contender, Turn, take_turns
 
 UNITS, K = 512, 128
 STEPS = (256, 512, 1024, 2048, 4096)
-KEYWORD = "rematerialise"
 
 SHARE = 0.6
 """A run that would need more than this share of the free memory is not started."""
@@ -57,12 +55,15 @@ def probe(turn: Turn, *, units: int, k: int, steps: int, saving: bool, blocks: i
 
     numbers = starts.flossing_start(units, k)
     cell = ours.cell_of(numbers)
-    options = {"state": jnp.asarray(numbers["h"]), "basis": numbers["basis"], "where": ours.flossed_leaves}
-    if KEYWORD in inspect.signature(fl.Flossing.__init__).parameters:
-        options[KEYWORD] = saving
-    elif saving:
-        raise NotImplementedError(f"Flossing has no argument {KEYWORD}")
-    flossing = fl.Flossing(cell, ours.random_bits(steps), optimiser=ours.keep_gradient(), **options)
+    flossing = fl.Flossing(
+        cell,
+        ours.random_bits(steps),
+        state=jnp.asarray(numbers["h"]),
+        basis=numbers["basis"],
+        where=ours.flossed_leaves,
+        optimiser=ours.keep_gradient(),
+        rematerialise=saving,
+    )
     arguments = flossing, cell, flossing.init(cell), jax.random.key(1)
     compiled = ours.update_once.lower(*arguments).compile()
     temporary = compiled.compiled.memory_analysis().temp_size_in_bytes

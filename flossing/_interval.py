@@ -21,7 +21,8 @@ from jaxtyping import Array, Float
 from flossing._lyapunov import Spectrum
 
 AMPLIFICATION = 50
-"""Error of the gradient over eps exp(s). Networks of 10 to 80 units with gains from 0.1 to 3 gave up to 41."""
+"""Error of the gradient over eps exp(s). Networks of 10 to 80 units with gains from 0.1 to 3 gave up to 41, and once
+105 at a spread of 2, where all errors are far below the default tolerances."""
 
 FACTORS = (1, 2, 4, 8, 16, 32)
 """How many blocks are thought joined, to see what a longer interval would do."""
