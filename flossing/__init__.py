@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         join_schedules as join_schedules,
     )
     from flossing._train import (
+        FlossingTerm as FlossingTerm,
         Progress as Progress,
         TrainingState as TrainingState,
         clip_each_array as clip_each_array,
@@ -65,7 +66,7 @@ _HOMES = {
     "_measures": ("effective_rank", "entropy_rate", "kaplan_yorke_dimension", "participation_ratio"),
     "_orthonormal": ("orthonormalise",),
     "_schedule": ("Schedule", "floss_before", "floss_never", "floss_periodically", "join_schedules"),
-    "_train": ("Progress", "TrainingState", "clip_each_array", "start_training", "train"),
+    "_train": ("FlossingTerm", "Progress", "TrainingState", "clip_each_array", "start_training", "train"),
     "_uncertainty": ("Uncertainty",),
     "cells": ("cells",),
     "flows": ("flows",),

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -142,6 +143,12 @@ class Flossing(eqx.Module):
     def exponents(self, model: PyTree, key: RandomKey) -> Float[Array, " k"]:
         """The exponents over the window, driven by the sequence that `key` draws; with "auto", QR every step."""
         return self._measure(model, key, self._first_interval).exponents
+
+    def loss(self, model: PyTree, key: RandomKey) -> Float[Array, ""]:
+        """The flossing loss over the window, to be added to another; its gradient enters the flossed leaves alone."""
+        flossed, kept = eqx.partition(model, self._mask(model))
+        frozen = jax.tree_util.tree_map(lambda x: lax.stop_gradient(x) if eqx.is_array(x) else x, kept)
+        return flossing_loss(self.exponents(eqx.combine(flossed, frozen), key), self.target)
 
     def init(self, model: PyTree) -> FlossingState:
         """The state before the first epoch; the optimiser's is for the flossed leaves alone."""

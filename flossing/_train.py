@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from flossing._checks import check_integer, check_leaves, check_positive
 from flossing._floss import Flossing, FlossingEpoch, FlossingState, check_record, run_flossing
@@ -38,6 +38,17 @@ def clip_each_array(limit: float) -> optax.GradientTransformation:
         return gradient * jnp.minimum(1, limit / jnp.where(norm > 0, norm, limit))
 
     return optax.stateless(lambda gradients, _: jax.tree_util.tree_map(clip, gradients))
+
+
+class FlossingTerm(NamedTuple):
+    """Flossing as a term of the task's loss: `weight` times the flossing loss is added in every `every`-th epoch.
+
+    One optimiser then serves both, and its clipping acts on the sum of the gradients. Blocks of flossing, put in by a
+    schedule, keep the two apart; both may be used together.
+    """
+
+    weight: float
+    every: int = 1
 
 
 class TrainingState(eqx.Module):
@@ -98,6 +109,7 @@ def train(
     epochs: int,
     flossing: Flossing | None = None,
     schedule: Schedule | None = None,
+    term: FlossingTerm | None = None,
     probe: Probe | None = None,
     probe_every: int = 100,
     chunk: int = 100,
@@ -116,6 +128,9 @@ def train(
     - `epochs`: the number of the last training epoch.
     - `flossing`: how to floss and how to measure exponents; without it no exponents are measured.
     - `schedule`: when to floss; never by default.
+    - `term`: adds the flossing loss to the task's, in epochs that are a multiple of `term.every`; the gradient of the
+      term enters the leaves that `flossing` flosses, and its QR decompositions are done after every step unless
+      `flossing` has an interval of its own. The metric `loss` stays the task's, `flossing_term` is what was added.
     - `probe`: `probe(model, gradients) -> {name: array}`, evaluated in epoch 1 and every `probe_every` epochs on the
       raw gradients; 0 switches it off.
     - `chunk`: at most so many epochs are run between two looks. The compiled loop does not depend on their number.
@@ -130,7 +145,8 @@ def train(
     check_integer("probe_every", probe_every, least=0)
     schedule = floss_never() if schedule is None else schedule
     training_key, flossing_key, measuring_key = jax.random.split(key, 3)
-    training = TrainingEpoch(training_key, loss, batch, optimiser, probe, probe_every)
+    added = None if term is None else _AddedTerm(term, flossing, jax.random.fold_in(key, 3))
+    training = TrainingEpoch(training_key, loss, batch, optimiser, probe, probe_every, added)
     if flossing is not None and not state.measures:
         state = _measure(state, flossing, measuring_key)
 
@@ -161,14 +177,23 @@ class TrainingEpoch(eqx.Module):
     optimiser: optax.GradientTransformation = eqx.field(static=True)
     probe: Probe | None = eqx.field(static=True)
     probe_every: int = eqx.field(static=True)
+    added: "_AddedTerm | None"
 
     def __call__(self, carry, epoch):
         model, opt_state = carry
         batch = self.batch(jax.random.fold_in(self.key, epoch))
-        (loss, metrics), gradients = eqx.filter_value_and_grad(self.loss, has_aux=True)(model, batch)
+
+        def total(model):
+            loss, metrics = self.loss(model, batch)
+            if self.added is None:
+                return loss, {"loss": loss, **metrics}
+            term = self.added(model, epoch)
+            return loss + term, {"loss": loss, **metrics, "flossing_term": term}
+
+        (_, record), gradients = eqx.filter_value_and_grad(total, has_aux=True)(model)
         trained = eqx.filter(model, eqx.is_inexact_array)
         updates, opt_state = self.optimiser.update(gradients, opt_state, trained)
-        record = {"loss": loss, **metrics, **_gradient_norms(gradients), **self._probed(model, gradients, epoch)}
+        record = {**record, **_gradient_norms(gradients), **self._probed(model, gradients, epoch)}
         return (eqx.apply_updates(model, updates), opt_state), record
 
     def _probed(self, model, gradients, epoch):
@@ -179,6 +204,31 @@ class TrainingEpoch(eqx.Module):
         nothing = jax.tree_util.tree_map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), shapes)
         due = (epoch % self.probe_every == 0) | (epoch == 1)
         return lax.cond(due, lambda: probe(model, gradients), lambda: nothing)
+
+
+class _AddedTerm(eqx.Module):
+    """What the flossing term adds to the loss of an epoch; nothing is computed in the epochs between."""
+
+    weight: Float[Array, ""]
+    every: int = eqx.field(static=True)
+    flossing: Flossing
+    key: RandomKey
+
+    def __init__(self, term: FlossingTerm, flossing: Flossing | None, key: RandomKey):
+        check_positive("term.weight", term.weight)
+        check_integer("term.every", term.every, least=1)
+        if flossing is None:
+            raise ValueError(f"flossing must be given when it is a term of the loss, got flossing=None and {term!r}")
+        self.weight = jnp.asarray(term.weight, flossing.target.dtype)
+        self.every, self.flossing, self.key = term.every, flossing, key
+
+    def __call__(self, model: PyTree, epoch: Int[Array, ""]) -> Float[Array, ""]:
+        def term(model):
+            return self.weight * self.flossing.loss(model, jax.random.fold_in(self.key, epoch))
+
+        arrays, static = eqx.partition(model, eqx.is_array)
+        due = epoch % self.every == 0
+        return lax.cond(due, lambda a: term(eqx.combine(a, static)), lambda _: jnp.zeros_like(self.weight), arrays)
 
 
 def _epochs_until_due(schedule: Schedule, state: TrainingState, most: int) -> int:

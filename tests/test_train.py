@@ -202,3 +202,45 @@ def test_overflowing_feedback_is_named_with_a_horizon_that_works():
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         list(progresses(**options))
+
+
+def test_flossing_as_a_term_of_the_loss():
+    """One step of gradient descent moves along the sum of both gradients, the term's in the flossed leaves alone."""
+    experiment = reference.build(SMALL)
+    model, flossing, weight = experiment.model, experiment.flossing, 0.3
+    descent = optax.sgd(1.0)
+    options = {"optimiser": descent, "schedule": None, "probe": None, "epochs": 1}
+
+    def step(**more):
+        (chunk,) = progresses(state=fl.start_training(model, descent, flossing), **options, **more)
+        return chunk
+
+    plain, both = step(), step(term=fl.FlossingTerm(weight))
+    key = jax.random.fold_in(jax.random.fold_in(experiment.key, 3), 1)
+    value, gradient = eqx.filter_value_and_grad(lambda model: flossing.loss(model, key))(model)
+    expected = jax.tree_util.tree_map(lambda end, slope: end - weight * slope, plain.state.model, gradient)
+    for ours, theirs in zip(*map(jax.tree_util.tree_leaves, (both.state.model, expected)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+    assert float(jnp.abs(gradient.network.wr).max()) == 0 < float(jnp.abs(gradient.network.J).max())
+    np.testing.assert_allclose(both.metrics["flossing_term"], [weight * value], rtol=1e-12)
+    np.testing.assert_allclose(both.metrics["loss"], plain.metrics["loss"], rtol=1e-12)
+
+
+def test_the_term_is_added_in_every_mth_epoch():
+    (chunk,) = progresses(schedule=None, term=fl.FlossingTerm(10.0, every=4), probe=None, chunk=12)
+    term = chunk.metrics["flossing_term"]
+    np.testing.assert_array_equal(np.flatnonzero(term) + 1, [4, 8, 12])
+    assert (term[[3, 7, 11]] > 0).all()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"term": fl.FlossingTerm(-1.0)}, "term.weight must be a positive number, got term.weight=-1.0"),
+        ({"term": fl.FlossingTerm(1.0, every=0)}, "term.every must be an integer of at least 1, got term.every=0"),
+        ({"term": fl.FlossingTerm(1.0), "flossing": None}, "flossing must be given when it is a term of the loss"),
+    ],
+)
+def test_a_term_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        next(progresses(schedule=None, **options))
