@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         angle_between_subspaces as angle_between_subspaces,
         angles_between as angles_between,
     )
+    from flossing._batch import Spectra as Spectra, lyapunov_spectra as lyapunov_spectra
     from flossing._covariant import CovariantVectors as CovariantVectors, covariant_vectors as covariant_vectors
     from flossing._feedback import Feedback as Feedback, error_feedback as error_feedback
     from flossing._floss import (
@@ -57,6 +58,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "_angles": ("angle_between_subspaces", "angles_between"),
+    "_batch": ("Spectra", "lyapunov_spectra"),
     "_covariant": ("CovariantVectors", "covariant_vectors"),
     "_feedback": ("Feedback", "error_feedback"),
     "_floss": ("Flossing", "FlossingHistory", "FlossingRecord", "FlossingState", "floss"),

@@ -9,6 +9,7 @@ natural logarithms, averaged over the steps after a transient. With a re-orthono
 D is the product of m Jacobians and log R_ii the growth over all m.
 """
 
+import warnings
 from typing import Any
 
 import equinox as eqx
@@ -107,7 +108,7 @@ def lyapunov_spectrum(
 
     **Raises:** `ValueError`, in one line, for arguments out of range, NaN or infinite values, a float64 NumPy array
     while x64 is off, a step that changes the structure, shape or dtype of its state, an orbit that ceases to be
-    finite (seen only outside `jit`).
+    finite (seen only outside `jit`). Warns (`UserWarning`) where all exponents are -inf: the step forgets its state.
 
     **Source:** Engelken (NeurIPS 2023) sections 2 and 3; Benettin, Galgani, Giorgilli & Strelcyn (1980).
     """
@@ -130,7 +131,7 @@ def lyapunov_spectrum(
             interval=interval,
             time_step=float(time_step),
         )
-        _check_orbit(spectrum)
+        check_spectrum(spectrum)
     return spectrum
 
 
@@ -222,13 +223,18 @@ def _average(growth: Float[Array, "blocks k"], time: float) -> tuple[Float[Array
     return jnp.where(lost, -jnp.inf, total / time), jnp.where(dead, -jnp.inf, growth)
 
 
-def _check_orbit(spectrum: Spectrum):
+def check_spectrum(spectrum: Spectrum):
+    """Raise ValueError if the orbit, or one of a batch, did not stay finite; warn if the step forgets its state."""
     if not is_concrete(spectrum):
         return
-    lost = jnp.isnan(spectrum.growth).any(1) | jnp.isposinf(spectrum.growth).any(1)
+    lost = jnp.isnan(spectrum.growth).any(-1) | jnp.isposinf(spectrum.growth).any(-1)
     if lost.any():
+        *sequence, block = (int(i) for i in jnp.argwhere(lost)[0])
+        where = f"sequence {sequence[0]}, block {block}" if sequence else f"block {block}"
         raise ValueError(
-            f"step must keep the state and its tangents finite, got NaN or infinity in block {int(lost.argmax())} "
+            f"step must keep the state and its tangents finite, got NaN or infinity in {where} "
             "after the transient: check its parameters, or whether the orbit escapes"
         )
     check_leaves("state after the last step, state", spectrum.state)
+    if jnp.isneginf(spectrum.exponents).all():
+        warnings.warn("all exponents are -inf: step forgets its state, its Jacobian is zero", stacklevel=3)

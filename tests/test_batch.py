@@ -1,0 +1,80 @@
+"""Exponents over many sequences at once are those of each sequence, and their mean and spread."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flossing as fl
+from flossing.cells import VanillaRNN
+
+KEY = jax.random.key(4)
+CELL = VanillaRNN(6, key=KEY)
+INPUTS = jax.random.normal(jax.random.key(5), (3, 30, 1))
+STATES = jnp.tanh(jax.random.normal(jax.random.key(6), (3, 6)))
+
+
+class Scaled(eqx.Module):
+    factor: jax.Array
+
+    def __call__(self, h, s):
+        return self.factor * h
+
+
+def step(h, s):
+    return CELL(s, h)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_each_sequence_on_its_own(batched):
+    options = {"k": 4, "key": KEY, "transient": 7, "interval": 2}
+    spectra = fl.lyapunov_spectra(step, STATES if batched else STATES[0], INPUTS, batched_state=batched, **options)
+    alone = [fl.lyapunov_spectrum(step, STATES[i * batched], INPUTS[i], **options) for i in range(3)]
+    exponents = np.stack([spectrum.exponents for spectrum in alone])
+    np.testing.assert_allclose(spectra.exponents, exponents, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(spectra.mean(), exponents.mean(0), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(spectra.spread(), exponents.std(0, ddof=1), rtol=1e-9)
+    np.testing.assert_allclose(spectra.standard_error(), exponents.std(0, ddof=1) / np.sqrt(3), rtol=1e-9)
+    np.testing.assert_allclose(spectra.each.state, np.stack([s.state for s in alone]), rtol=0, atol=1e-13)
+
+
+def test_an_autonomous_system_from_many_states():
+    """x -> x^2 / 2 from x = a: the derivative at step t is x_t = 2 (a/2)^(2^t), so that lambda is their mean log."""
+    starts = jnp.asarray([[1.5], [1.9]])
+    spectra = fl.lyapunov_spectra(lambda x, _: x * x / 2, starts, None, batched_state=True, steps=3)
+    expected = np.log(2) + np.log(np.asarray(starts) / 2) * (1 + 2 + 4) / 3
+    np.testing.assert_allclose(spectra.exponents, expected, rtol=1e-12)
+
+
+def test_a_module_may_be_cached():
+    """A module is found again by its structure, and its numbers are the new ones."""
+    first = fl.lyapunov_spectra(Scaled(jnp.asarray(0.5)), jnp.ones(2), INPUTS)
+    second = fl.lyapunov_spectra(Scaled(jnp.asarray(0.25)), jnp.ones(2), INPUTS)
+    np.testing.assert_allclose(first.exponents, np.log(0.5), rtol=1e-12)
+    np.testing.assert_allclose(second.exponents, np.log(0.25), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "arguments, options, message",
+    [
+        ((STATES, INPUTS[:2]), {"batched_state": True}, "must have one leading axis, one entry a sequence"),
+        ((STATES[0], None), {"steps": 3}, "inputs must be given, or batched_state=True"),
+        ((STATES[0], jnp.asarray(1.0)), {}, "inputs must have a leading axis"),
+        ((STATES[0], INPUTS), {"transient": 30}, "transient must be an integer from 0 to 29"),
+    ],
+)
+def test_bad_input(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        fl.lyapunov_spectra(step, *arguments, **options)
+
+
+def test_the_sequence_that_escapes_is_named():
+    inputs = INPUTS.at[1, 4].set(1e200)
+    with pytest.raises(ValueError, match="in sequence 1, block "):
+        fl.lyapunov_spectra(lambda x, s: x * s * s * s, jnp.ones(1), inputs)
+
+
+def test_a_step_that_forgets_its_state_is_said():
+    with pytest.warns(UserWarning, match="all exponents are -inf: step forgets its state"):
+        fl.lyapunov_spectrum(lambda h, s: jnp.tanh(s) + 0 * h, jnp.ones(1), INPUTS[0])
