@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from flossing._orthonormal import orthonormalise as orthonormalise
     from flossing._schedule import (
         Schedule as Schedule,
+        floss_adaptively as floss_adaptively,
         floss_before as floss_before,
         floss_never as floss_never,
         floss_periodically as floss_periodically,
@@ -67,7 +68,7 @@ _HOMES = {
     "_lyapunov": ("Spectrum", "lyapunov_spectrum"),
     "_measures": ("effective_rank", "entropy_rate", "kaplan_yorke_dimension", "participation_ratio"),
     "_orthonormal": ("orthonormalise",),
-    "_schedule": ("Schedule", "floss_before", "floss_never", "floss_periodically", "join_schedules"),
+    "_schedule": ("Schedule", "floss_adaptively", "floss_before", "floss_never", "floss_periodically", "join_schedules"),
     "_train": ("FlossingTerm", "Progress", "TrainingState", "clip_each_array", "start_training", "train"),
     "_uncertainty": ("Uncertainty",),
     "cells": ("cells",),

@@ -1,11 +1,12 @@
 """Schedules are counted: which epochs, how many flossing epochs."""
 
+import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
 import flossing as fl
 from flossing.experiment.config import Config
-from flossing.experiment.reference import make_schedule
+from flossing.experiment.reference import build, make_schedule, task_loss
 
 
 def due(schedule, epochs):
@@ -52,3 +53,37 @@ def test_before_and_never(before, last):
 def test_bad_schedules(make):
     with pytest.raises(ValueError, match=r"must be an integer of at least \d, got \w+=-?\d"):
         make()
+
+
+FEEDBACK = {"far": "gradient_norm/x0", "near": "gradient_norm/J"}
+
+
+@pytest.mark.parametrize("far, expected", [(2e-3, 0), (1e-3, 7), (0.0, 7)])
+def test_adaptive_flosses_while_feedback_is_lost(far, expected):
+    schedule = fl.floss_adaptively(**FEEDBACK, share=5e-4, before=9, epochs=7, every=10)
+    measures = {"gradient_norm/x0": np.asarray(far), "gradient_norm/J": np.asarray(2.0)}
+    happened = {epoch: schedule(epoch, measures) for epoch in range(1, 32)}
+    assert happened == {epoch: 0 for epoch in range(1, 32)} | dict.fromkeys((11, 21, 31), expected) | {1: 9}
+
+
+def test_adaptive_names_what_was_recorded():
+    schedule = fl.floss_adaptively(far="gradient_norm/x", near="gradient_norm/J")
+    message = r"must name gradient norms that were recorded \(gradient_norm/J\), got 'gradient_norm/x'"
+    with pytest.raises(ValueError, match=message):
+        schedule(101, {"gradient_norm/J": np.asarray(1.0), "loss": np.asarray(1.0)})
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_adaptive_in_training():
+    """With a share that is always undercut, flossing is due every 4 epochs; with one that never is, only at first."""
+    config = Config().with_values(units=8, k=3, batch=2, steps=20, delay=2, window=12, flossing_steps=20, epochs=9)
+    e = build(config)
+    for share, expected in ((1e9, 5 + 2 * 3), (1e-99, 5)):
+        schedule = fl.floss_adaptively(
+            far="gradient_norm/x0", near="gradient_norm/network.J", share=share, before=5, epochs=3, every=4
+        )
+        start = fl.start_training(e.model, e.optimiser, e.flossing)
+        options = {"loss": task_loss, "batch": e.batch, "optimiser": e.optimiser, "key": e.key, "epochs": 9}
+        chunks = list(fl.train(start, flossing=e.flossing, schedule=schedule, chunk=6, **options))
+        assert chunks[-1].state.flossing_epoch == expected
+        assert chunks[-1].state.epoch == 9
