@@ -169,7 +169,7 @@ class Flossing(eqx.Module):
 
         (value, spectrum), gradient = jax.value_and_grad(loss, has_aux=True)(flossed)
         updates, opt_state = self.optimiser.update(gradient, state.optimiser, flossed)
-        strains, norm = strains_of(spectrum, self.tolerance), optax.tree.norm(gradient)
+        strains, norm = strains_of(spectrum.all_growth(), self.tolerance), optax.tree.norm(gradient)
         record = FlossingRecord(value, spectrum.exponents, norm, strains, jnp.asarray(state.interval))
         model = eqx.combine(optax.apply_updates(flossed, updates), kept)
         return model, FlossingState(opt_state, state.interval), record

@@ -9,24 +9,31 @@ natural logarithms, averaged over the steps after a transient. With a re-orthono
 D is the product of m Jacobians and log R_ii the growth over all m.
 """
 
+import functools
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from flossing._checks import check_integer, check_leaves, check_positive, is_concrete
 from flossing._coordinates import Coordinates
+from flossing._interval import longer_interval, shorter_interval, strains_of
 from flossing._orthonormal import orthonormalise
 from flossing._segments import scan
 from flossing._setup import initial_basis, may_cache, prepare
 from flossing._threads import one_lapack_thread
 from flossing._types import Input, RandomKey, State, Step
 from flossing._uncertainty import Uncertainty, batch_means
+
+LOOK = 64
+"""Steps at the start of a run by which `interval="auto"` judges how far exponents lie apart."""
 
 
 class Spectrum(eqx.Module):
@@ -57,6 +64,10 @@ class Spectrum(eqx.Module):
         time = steps.astype(self.growth.dtype) * self.time_step
         return jnp.cumsum(self.growth, axis=0) / time[:, None]
 
+    def all_growth(self) -> Float[Array, "blocks k"]:
+        """log R_ii of each block, those of the transient first."""
+        return jnp.concatenate([self.transient_growth, self.growth])
+
     def uncertainty(self, batches: int = 20) -> Uncertainty:
         """The standard errors of the exponents by batch means, in their unit; see [`Uncertainty`][].
 
@@ -75,7 +86,7 @@ def lyapunov_spectrum(
     key: RandomKey | None = None,
     basis: ArrayLike | None = None,
     transient: int = 0,
-    interval: int = 1,
+    interval: int | Literal["auto"] = 1,
     steps: int | None = None,
     time_step: float = 1.0,
 ) -> Spectrum:
@@ -94,7 +105,9 @@ def lyapunov_spectrum(
     - `basis`: the initial basis itself (N, k) instead of `key`; its columns are orthonormalised first.
     - `transient`: steps at the start during which the basis turns but growth is not counted, 0 to T - 1.
     - `interval`: steps between re-orthonormalisations. Exact in exact arithmetic; in floating point good as long
-      as the growth rates within one interval differ by much less than the precision (36 nats in float64).
+      as the growth rates within one interval differ by much less than the precision (36 nats in float64). `"auto"`
+      measures the first steps twice to choose as many as keep the exponents to about 1e-9 in float64, 1e-3 in float32;
+      the `interval` of the result says how many, for calls inside `jit`, where "auto" cannot look at values.
     - `steps`: T, for an autonomous system.
     - `time_step`: the duration of one step, if exponents are wanted per unit of time, as those of a flow.
 
@@ -115,24 +128,35 @@ def lyapunov_spectrum(
     # Error checking
     state, inputs, length, coordinates = prepare(step, state, inputs, steps)
     check_integer("transient", transient, least=0, most=length - 1, note=f" (the run has {length} steps)")
-    check_integer("interval", interval, least=1)
+    if interval != "auto":
+        check_integer("interval", interval, least=1)
     check_positive("time_step", time_step)
     basis = initial_basis(coordinates, k=k, key=key, basis=basis)
 
-    measure = _jitted_flow if may_cache(step) else tangent_flow
+    compiled = _jitted_flow if may_cache(step) else tangent_flow
+    flow = functools.partial(compiled, step, state, basis=basis, time_step=float(time_step))
     with one_lapack_thread():
-        spectrum = measure(
-            step,
-            state,
-            inputs,
-            basis,
-            length=length,
-            transient=transient,
-            interval=interval,
-            time_step=float(time_step),
-        )
+        if interval == "auto":
+            spectrum = _measure_seldom(flow, inputs, length, transient)
+        else:
+            spectrum = flow(inputs, length=length, transient=transient, interval=interval)
         check_spectrum(spectrum)
     return spectrum
+
+
+def _measure_seldom(flow: Callable[..., Spectrum], inputs: Input, length: int, transient: int) -> Spectrum:
+    # A look at the first steps chooses the interval; what the whole run then says may shorten it.
+    look = min(length, LOOK)
+    first = flow(jax.tree_util.tree_map(lambda s: s[:look], inputs), length=look)
+    if not is_concrete(first):
+        raise ValueError("interval must be an integer where values are traced (inside jit, grad), got interval='auto'")
+    interval = longer_interval(1, np.asarray(strains_of(first.growth))[None], length)
+    while True:
+        spectrum = flow(inputs, length=length, transient=transient, interval=interval)
+        shorter = shorter_interval(interval, np.asarray(strains_of(spectrum.all_growth()))[None])
+        if shorter == interval:
+            return spectrum
+        interval = shorter
 
 
 def tangent_flow(

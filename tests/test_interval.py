@@ -47,7 +47,7 @@ def measured(network, inputs, state, basis, interval):
 
     (_, spectrum), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(network)
     flat = jnp.concatenate([gradient.J.ravel(), gradient.ws.ravel(), gradient.b])
-    return flat, spectrum.exponents, strains_of(spectrum)
+    return flat, spectrum.exponents, strains_of(spectrum.all_growth())
 
 
 def drawn(units, k, gain, recurrent, steps, seed, dtype):
@@ -96,12 +96,12 @@ def test_strains_are_spreads_over_the_limit():
         lambda h, _: diagonal * h, jnp.ones(3), None, jnp.eye(3), length=40, transient=10, interval=1
     )
     expected = np.log(0.9 / 0.1) * np.asarray(FACTORS) / largest_spread("float64")
-    np.testing.assert_allclose(strains_of(spectrum), expected, rtol=1e-12)
+    np.testing.assert_allclose(strains_of(spectrum.all_growth()), expected, rtol=1e-12)
     assert spectrum.transient_growth.shape == (10, 3)
     # At a longer interval the same holds for its multiples, and the ends that do not fill a block count as they are.
     longer = tangent_flow(lambda h, _: diagonal * h, jnp.ones(3), None, jnp.eye(3), length=40, transient=0, interval=4)
-    np.testing.assert_allclose(strains_of(longer)[:4], 4 * expected[:4], rtol=1e-12)
-    np.testing.assert_allclose(strains_of(longer)[4:], 10 * expected[2], rtol=1e-12)
+    np.testing.assert_allclose(strains_of(longer.all_growth())[:4], 4 * expected[:4], rtol=1e-12)
+    np.testing.assert_allclose(strains_of(longer.all_growth())[4:], 10 * expected[2], rtol=1e-12)
 
 
 def test_blocks_do_not_underflow_together():
@@ -113,13 +113,13 @@ def test_blocks_do_not_underflow_together():
         jnp.ones((1, 1), "float32"),
         length=64,
     )
-    strains = strains_of(spectrum)
+    strains = strains_of(spectrum.all_growth())
     assert strains[0] < 1 < strains[-1]
 
 
 def test_a_lost_direction_is_an_infinite_strain():
     spectrum = tangent_flow(lambda h, _: jnp.asarray([1.0, 0.0]) * h, jnp.ones(2), None, jnp.eye(2), length=8)
-    assert np.isinf(strains_of(spectrum)).all()
+    assert np.isinf(strains_of(spectrum.all_growth())).all()
 
 
 def test_the_rule():
@@ -244,3 +244,27 @@ def test_what_does_not_fit_is_rematerialised(monkeypatch):
     assert not rematerialises()
     monkeypatch.setattr("flossing._segments._memory", lambda: 10_000.0)
     assert rematerialises()
+
+
+def test_a_spectrum_at_the_interval_it_bears():
+    """Fewer decompositions, the same exponents; an interval that the first steps recommend is shortened if need be."""
+    network = VanillaRNN(20, key=KEY, recurrent="orthogonal", input_scale=0.3)
+    inputs = jax.random.normal(KEY, (300, 1))
+    options = {"k": 10, "key": KEY, "transient": 30}
+    every = fl.lyapunov_spectrum(lambda h, s: network(s, h), jnp.zeros(20), inputs, **options)
+    seldom = fl.lyapunov_spectrum(lambda h, s: network(s, h), jnp.zeros(20), inputs, interval="auto", **options)
+    assert seldom.interval >= 4 and len(seldom.growth) == -(-270 // seldom.interval)
+    np.testing.assert_allclose(seldom.exponents, every.exponents, rtol=0, atol=1e-9)
+
+    # Two directions that grow alike for 100 steps, then 10 nats apart in each step.
+    rates = jnp.where(jnp.arange(200)[:, None] < 100, jnp.asarray([[0.0, 0.0]]), jnp.asarray([[0.0, -10.0]]))
+    spread = fl.lyapunov_spectrum(lambda h, s: jnp.exp(s) * h, jnp.ones(2), rates, basis=jnp.eye(2), interval="auto")
+    assert spread.interval == 1
+    np.testing.assert_allclose(spread.exponents, [0, -5], rtol=0, atol=1e-9)
+
+
+def test_auto_cannot_look_into_jit():
+    with pytest.raises(ValueError, match="interval must be an integer where values are traced"):
+        jax.jit(lambda h: fl.lyapunov_spectrum(lambda h, s: h / 2, h, None, steps=9, interval="auto").exponents)(
+            jnp.ones(1)
+        )

@@ -91,7 +91,7 @@ def test_interval_only_sums(steps, transient, interval, gain, seed):
     # Between two QRs the columns lean towards the first direction: what is lost is the ratio of their growth.
     spread = (summed[:, 0] - summed[:, 1]).max()
     assume(spread < 25)
-    tolerance = {"rtol": 0, "atol": 1e-13 * np.exp(max(spread, 0))}
+    tolerance = {"rtol": 0, "atol": 1e-12 * np.exp(max(spread, 0))}
     np.testing.assert_allclose(block.growth, summed, **tolerance)
     np.testing.assert_allclose(block.exponents, every.exponents, **tolerance)
     np.testing.assert_allclose(block.state, every.state, **EXACT)

@@ -1,6 +1,4 @@
-"""Recurrent cells: `cell(input, state) -> state`, one sequence at a time, as in Equinox."""
-
-from typing import Literal
+"""The reference network."""
 
 import equinox as eqx
 import jax
@@ -10,6 +8,7 @@ from jaxtyping import Array, Float
 
 from flossing._checks import check_integer
 from flossing._types import RandomKey
+from flossing.cells._weights import Recurrent, recurrent_weights
 
 
 class VanillaRNN(eqx.Module):
@@ -35,7 +34,7 @@ class VanillaRNN(eqx.Module):
         outputs: int = 1,
         *,
         key: RandomKey,
-        recurrent: Literal["gaussian", "orthogonal"] = "gaussian",
+        recurrent: Recurrent = "gaussian",
         gain: float = 1.0,
         mean_coupling: float = 0.0,
         input_scale: float = 1.0,
@@ -56,14 +55,7 @@ class VanillaRNN(eqx.Module):
         check_integer("inputs", inputs, least=1)
         check_integer("outputs", outputs, least=1)
         key_J, key_ws, key_wr, key_b = jax.random.split(key, 4)
-        gaussian = jax.random.normal(key_J, (units, units))
-        if recurrent == "gaussian":
-            self.J = gain * gaussian / jnp.sqrt(units) + mean_coupling / units
-        elif recurrent == "orthogonal":
-            q, r = jnp.linalg.qr(gaussian)
-            self.J = gain * q * jnp.sign(jnp.diagonal(r))
-        else:
-            raise ValueError(f"recurrent must be 'gaussian' or 'orthogonal', got recurrent={recurrent!r}")
+        self.J = recurrent_weights(key_J, units, recurrent, gain, mean_coupling)
         self.ws = input_mean + input_scale * jax.random.normal(key_ws, (units, inputs))
         self.wr = readout_mean + readout_scale * jax.random.normal(key_wr, (outputs, units))
         self.b = bias_mean + bias_scale * jax.random.uniform(key_b, (units,))
@@ -73,13 +65,20 @@ class VanillaRNN(eqx.Module):
         """One step of h."""
         return jnp.tanh(self.current(input, state))
 
+    def zeros(self) -> Float[Array, " N"]:
+        """The zero state."""
+        return jnp.zeros_like(self.b)
+
+    def output(self, state: Float[Array, " N"]) -> Float[Array, " N"]:
+        """h itself."""
+        return state
+
     def current(self, input: Float[Array, " S"], state: Float[Array, " N"]) -> Float[Array, " N"]:
         """The next x, from which the next h and the output are made."""
         return self.J @ state + self.b + self.ws @ input / input.size
 
     def outputs(self, inputs: Float[Array, "T S"], x: Float[Array, " N"]) -> Float[Array, "T O"]:
         """The outputs r_1 ... r_T along a sequence that starts at x; logits, where the task is binary."""
-
         drive = inputs @ self.ws.T / inputs.shape[1] + self.b[None, :]
         return driven(self.J, drive, x) @ self.wr.T + self.offset[None, :]
 

@@ -1,0 +1,20 @@
+"""Checks of numbers that need no JAX; errors as in `_checks`, which hands them on."""
+
+from typing import Any
+
+import numpy as np
+
+
+def check_integer(name: str, value: Any, *, least: int, most: int | None = None, note: str = ""):
+    """Raise ValueError unless `value` is an integer in `[least, most]`."""
+    integral = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not integral or value < least or (most is not None and value > most):
+        legal = f"an integer of at least {least}" if most is None else f"an integer from {least} to {most}"
+        raise ValueError(f"{name} must be {legal}{note}, got {name}={value!r}")
+
+
+def check_positive(name: str, value: Any):
+    """Raise ValueError unless `value` is a finite number above 0."""
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number or not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be a positive number, got {name}={value!r}")

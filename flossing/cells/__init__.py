@@ -1,0 +1,18 @@
+"""Recurrent cells, Equinox modules, one sequence at a time; batches are the caller's `jax.vmap`.
+
+What a cell is, [`cells.Cell`][] in short:
+
+- `cell(input, state) -> state`: the step, of which exponents are measured, with `input` of shape (S,);
+- `cell.zeros() -> state`: the zero state, an array or a tuple of arrays, in the dtype of the parameters;
+- `cell.output(state) -> (N,)`: what a readout, or the next layer, sees of a state.
+"""
+
+from flossing.cells._contract import Cell as Cell
+from flossing.cells._gated import GRU as GRU, LSTM as LSTM
+from flossing.cells._leaky import LeakyRNN as LeakyRNN
+from flossing.cells._linear import LRU as LRU
+from flossing.cells._network import Network as Network, for_task as for_task
+from flossing.cells._spiking import LIF as LIF, BinaryRNN as BinaryRNN
+from flossing.cells._stacked import Stacked as Stacked
+from flossing.cells._surrogate import spike as spike
+from flossing.cells._vanilla import VanillaRNN as VanillaRNN, driven as driven
