@@ -173,26 +173,28 @@ class Step(eqx.Module):
 
 
 def spectrum(*, units: int, k: int, steps: int, transient: int):
-    """`advance(calls)` of our spectrum in float64, inside `jax.jit` as the peers' are.
+    """`advance(calls)` of our spectrum in float64, inside `jax.jit` as the peers' are, at the interval "auto" chose.
 
-    `result` keeps the exponents, and the seconds of a call outside `jit`, whose compilation is found again but whose
-    arguments are checked each time.
+    `result` keeps the exponents, the interval, and the seconds of a call outside `jit`, whose compilation is found
+    again but whose arguments are checked each time.
     """
     jax.config.update("jax_enable_x64", True)
     numbers = {name: jnp.asarray(array) for name, array in flossing_start(units, k, dtype="float64").items()}
 
-    def measure(J, b, h, basis):
-        step, options = Step(J, b), {"steps": steps, "basis": basis, "transient": transient}
-        return fl.lyapunov_spectrum(step, h, None, **options).exponents
+    def measure(J, b, h, basis, interval):
+        options = {"steps": steps, "basis": basis, "transient": transient, "interval": interval}
+        return fl.lyapunov_spectrum(Step(J, b), h, None, **options)
 
-    arguments, jitted = [numbers[name] for name in ("J", "b", "h", "basis")], jax.jit(measure)
+    arguments = [numbers[name] for name in ("J", "b", "h", "basis")]
+    interval = measure(*arguments, "auto").interval
+    jitted = jax.jit(lambda *arguments: measure(*arguments, interval).exponents)
 
     def advance(calls):
         for _ in range(calls):
             advance.result["exponents"] = np.asarray(jitted(*arguments))
 
-    measure(*arguments).block_until_ready()
+    measure(*arguments, interval).exponents.block_until_ready()
     begin = time.perf_counter()
-    measure(*arguments).block_until_ready()
-    advance.result = {"outside_jit": time.perf_counter() - begin}
+    measure(*arguments, interval).exponents.block_until_ready()
+    advance.result = {"outside_jit": time.perf_counter() - begin, "interval": interval}
     return advance

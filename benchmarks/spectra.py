@@ -14,7 +14,10 @@ PEERS = {"lyapax": "benchmarks.peers_jax:lyapax_spectrum", "chaotax": "benchmark
 
 
 def spectrum(say: Say, quick: bool) -> list[Row]:
-    """An undriven vanilla network in float64. All are jitted, and have the same start, basis and transient."""
+    """An undriven vanilla network in float64. All are jitted, and have the same start, basis and transient.
+
+    Ours does QR as seldom as "auto" allows, the peers after each step. The limit is with QR after each step, too.
+    """
     rows = []
     for units, k, steps in ((10, 4, 20),) if quick else SIZES:
         say(f"spectrum, N={units}, k={k}, T={steps}")
@@ -49,7 +52,8 @@ def _remark(ours, peer) -> str:
     if ours.result is None or peer.result is None:
         return ours.reason or peer.reason
     difference = np.abs(np.sort(ours.result["exponents"]) - np.sort(peer.result["exponents"])).max()
-    said = f"exponents agree to {difference:.0e}; ours outside jit {show(ours.result['outside_jit'], 's')}"
+    said = f"exponents agree to {difference:.0e}; ours at interval {ours.result['interval']}; "
+    said += f"outside jit {show(ours.result['outside_jit'], 's')}"
     if "as_released" in peer.result:
         said += f"; jitted by us, as released a call compiles and takes {show(peer.result['as_released'], 's')}"
     return said

@@ -20,9 +20,9 @@ class LeakyRNN(eqx.Module):
         x_{t+1} = (1 - dt) x_t + dt (J phi(x_t) + b + ws s_t)
 
     The state is x, the output phi(x), with phi = tanh or relu. Exponents are per step: divide by `dt`, or measure with
-    `time_step=dt`, to have them per time constant. With `dt = 1` this is a network without leak, of ReLUs if phi is
-    relu: a direction is then lost for good (its exponent -inf) for every unit that is silent, as all are at x = 0.
-    Fields, with N units and S inputs: `J` (N, N), `ws` (N, S), `b` (N,).
+    `time_step=dt`, to have them per time constant. With `dt = 1` there is no leak, and relu gives the ReLU network: a
+    step in which m units are silent costs it m directions, whose exponents are -inf. At x = 0 all are silent, so leave
+    out a transient. Fields, with N units and S inputs: `J` (N, N), `ws` (N, S), `b` (N,).
     """
 
     J: Float[Array, "N N"]
@@ -48,8 +48,8 @@ class LeakyRNN(eqx.Module):
     ):
         """Draw a network, in JAX's default floating dtype.
 
-        `J` as that of [`cells.VanillaRNN`][]; `ws` is N(0,1) times `input_scale`; `b` is uniform in [0, bias_scale) plus
-        `bias_mean`. Raises ValueError for a size below 1, a `dt` outside (0, 1], an unknown `nonlinearity` or
+        `J` as that of [`cells.VanillaRNN`][]; `ws` is N(0,1) times `input_scale`; `b` is uniform in [0, bias_scale)
+        plus `bias_mean`. Raises ValueError for a size below 1, a `dt` outside (0, 1], an unknown `nonlinearity` or
         `recurrent`.
         """
         check_integer("units", units, least=1)

@@ -57,8 +57,8 @@ class Network(eqx.Module):
 def for_task(model: Model) -> Model:
     """`model` with every cell in it that has a method `for_task` replaced by what that returns.
 
-    The values of a step stay the same; its derivative becomes the one that the gradient of a task shall use. It makes
-    nothing of a cell that has only one.
+    The values of a step stay the same; its derivative becomes the one that the gradient of a task shall use. Cells
+    without that method stay as they are.
     """
 
     def has_two(node: Any) -> bool:

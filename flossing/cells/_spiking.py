@@ -27,7 +27,8 @@ class BinaryRNN(eqx.Module):
         v_t = J z_t + b + ws s_t,      z_{t+1} = 1 where v_t > threshold, else 0
 
     The state and the output are z, floats of 0 and 1. Fields, with N units and S inputs: `J` (N, N), `ws` (N, S), `b`
-    (N,), and the numbers `threshold`, `beta`, `tangent_beta`, per unit of v.
+    (N,), and the numbers `threshold`, `beta`, `tangent_beta`, per unit of v. The wider the stand-in, the nearer to 0
+    flossing brings many exponents: its slope is then near 1 for most units, and a narrow one shrinks every tangent.
     """
 
     J: Float[Array, "N N"]
