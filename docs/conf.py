@@ -60,6 +60,7 @@ class MarkdownDocstring(SphinxDirective):
 def wrap_docstring(app, what, name, obj, options, lines):
     """Autodoc takes docstrings for reST; ours are Markdown, with [`name`][] for a link into the reference."""
     text = re.sub(r"\[`(?:flossing\.)?([\w.]+)`\]\[\]", r"{any}`\1 <flossing.\1>`", "\n".join(lines))
+    text = re.sub(r"\[`([\w.]+)`\]\[(flossing\.[\w.]+)\]", r"{any}`\1 <\2>`", text)
     lines[:] = [".. markdown-docstring::", "", *(f"   {line}" for line in text.split("\n")), ""]
 
 

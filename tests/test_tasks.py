@@ -1,7 +1,8 @@
-"""The tasks against truth tables written in three lines."""
+"""The binary tasks against truth tables written in three lines; the others against their layout and trivial losses."""
 
 import functools
 import operator
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from flossing.tasks import DelayedCopy, SpatialXOR, TemporalXOR
+from flossing.tasks import Adding, CopyMemory, DelayedCopy, Digits, SpatialXOR, TemporalParity, TemporalXOR, _digits
 
 few = settings(max_examples=20, deadline=None)
 seeds = st.integers(0, 2**31)
@@ -52,7 +53,21 @@ def test_spatial_xor(delay, steps, seed):
         assert sequence.mask[t] == (t + 1 >= delay)
 
 
-@pytest.mark.parametrize("task", [DelayedCopy(), TemporalXOR(), SpatialXOR()])
+@few
+@given(delay=st.integers(2, 12), extra=st.integers(0, 20), seed=seeds)
+def test_temporal_parity(delay, extra, seed):
+    task = TemporalParity(steps=delay + extra, delay=delay)
+    bits, sequence = draw(task, seed)
+    for t in range(task.steps):
+        now = t + task.longest_lag  # its row in the stream
+        assert int(sequence.targets[t]) == functools.reduce(operator.xor, bits[now - delay + 1 : now + 1, 0])
+        assert sequence.mask[t] == (t + 1 >= delay)
+    assert (
+        sequence.inputs[:, 0] == bits[delay - 1 :, 0]
+    ).all()  # the first scored parity is that of bits that were shown
+
+
+@pytest.mark.parametrize("task", [DelayedCopy(), TemporalXOR(), SpatialXOR(), TemporalParity()])
 def test_drawn_sequences(task):
     sequence = task(jax.random.key(0))
     assert sequence.inputs.shape == (300, task.channels)
@@ -78,8 +93,113 @@ def test_first_scored_can_be_said():
         (lambda: TemporalXOR(order=0), "order must be an integer from 1 to 16, got order=0"),
         (lambda: SpatialXOR(first_scored=301), "first_scored must be an integer from 1 to 300, got first_scored=301"),
         (lambda: DelayedCopy(steps=0), "steps must be an integer of at least 1, got steps=0"),
+        (lambda: TemporalParity(delay=1), r"delay must be an integer from 2 to 300 \(steps=300\), got delay=1"),
+        (lambda: TemporalParity(steps=9, delay=10), r"delay must be an integer from 2 to 9 \(steps=9\), got delay=10"),
+        (lambda: CopyMemory(delay=0), "delay must be an integer of at least 1, got delay=0"),
+        (lambda: Adding(steps=1), "steps must be an integer of at least 2, got steps=1"),
     ],
 )
 def test_bad_tasks(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_copy_memory_layout():
+    task = CopyMemory(delay=5)
+    sequence = task(jax.random.key(0))
+    shown, symbols = sequence.inputs.argmax(1), sequence.targets[15:]
+    assert (sequence.inputs.sum(1) == 1).all() and sequence.inputs.shape == (25, task.channels)
+    assert (shown[:10] == symbols).all() and set(np.unique(symbols)) <= set(range(8))
+    assert list(shown[10:]) == [8, 8, 8, 8, 9] + [8] * 10
+    assert (sequence.targets[:15] == 8).all() and sequence.mask.all()
+    many = jax.vmap(task)(jax.random.split(jax.random.key(1), 1000)).targets[:, 15:]
+    assert np.abs(np.bincount(many.ravel(), minlength=8) / 10_000 - 1 / 8).max() < 0.015  # 4.5 standard errors
+
+
+def test_copy_memory_without_memory():
+    """Blank for sure, then 8 symbols alike: no loss in delay + 10 steps, log(8) in 10; right once in 8 symbols."""
+    task = CopyMemory(delay=30)
+    outputs = jnp.zeros((50, 9)).at[:40, 8].set(1e3).at[40:, 8].set(-1e3)
+    sequence = task(jax.random.key(0))
+    score = task.score(outputs, sequence)
+    assert float(score.loss) == pytest.approx(task.trivial_loss, rel=1e-12)
+    assert task.trivial_loss == pytest.approx(10 * np.log(8) / 50, rel=1e-12)
+    assert float(score.accuracy) == (sequence.targets[40:] == 0).mean()  # of equal logits, argmax takes the first
+
+
+def test_adding():
+    """The sum is that of the marked numbers; saying 1 has the variance of two uniform numbers, 2/12, as its error."""
+    task = Adding(steps=9)
+    sequences = jax.vmap(task)(jax.random.split(jax.random.key(0), 20_000))
+    numbers, marks = sequences.inputs[..., 0], sequences.inputs[..., 1]
+    assert (marks[:, :4].sum(1) == 1).all() and (marks[:, 4:].sum(1) == 1).all() and set(np.unique(marks)) == {0.0, 1.0}
+    assert (marks.sum(0) > 0).all() and 0 <= float(numbers.min()) and float(numbers.max()) < 1
+    assert np.allclose(sequences.targets[:, -1], (numbers * marks).sum(1))
+    assert (np.asarray(sequences.mask) == (np.arange(9) == 8)).all()
+    score = jax.vmap(task.score)(jnp.ones((20_000, 9, 1)), sequences)
+    assert float(score.loss.mean()) == pytest.approx(task.trivial_loss, abs=4 * np.sqrt(7 / 180 / 20_000))
+    # The density of the sum is 1 at its mean, so that 0.08 of all sums, but for 0.04^2, lie within 0.04 of it.
+    assert float(score.accuracy.mean()) == pytest.approx(0.08 - 0.04**2, abs=4 * np.sqrt(0.08 / 20_000))
+
+
+def test_digits_are_split_once_and_for_all():
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    pixels, test = pixels / 16, Digits().test()
+    assert test.inputs.shape == (360, 64, 1) and test.mask.sum() == 360 and test.mask[:, -1].all()
+    index = {image.tobytes(): i for i, image in enumerate(pixels)}
+    assert len(index) == 1797  # no image is there twice
+    in_test = [index[np.asarray(image).tobytes()] for image in test.inputs[..., 0]]
+    assert in_test[:3] == [1442, 455, 584] and len(set(in_test)) == 360
+    assert (test.targets[:, -1] == labels[in_test]).all()
+
+    drawn = jax.vmap(Digits())(jax.random.split(jax.random.key(0), 5000))
+    trained = [index[np.asarray(image).tobytes()] for image in drawn.inputs[..., 0]]
+    assert not set(trained) & set(in_test) and (drawn.targets[:, -1] == labels[trained]).all()
+    assert 1350 < len(set(trained)) <= 1437  # 1393 are expected in 5000 draws
+
+
+def test_permuted_digits():
+    plain, permuted = Digits().test(), Digits(permuted=True).test()
+    assert (plain.targets == permuted.targets).all()
+    order = np.random.RandomState(1).permutation(64)
+    assert (permuted.inputs == plain.inputs[:, order]).all() and list(order[:4]) != [0, 1, 2, 3]
+
+
+def test_digits_without_scikit_learn(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    _digits._load.cache_clear()
+    with pytest.raises(ModuleNotFoundError, match=r"^Digits needs scikit-learn: pip install 'flossing\[digits\]'$"):
+        Digits()
+
+
+TASKS = [
+    *(kind(steps=24, delay=3) for kind in (DelayedCopy, TemporalXOR, SpatialXOR, TemporalParity)),
+    CopyMemory(delay=4),
+    Adding(steps=24),
+    Digits(),
+]
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: type(task).__name__)
+def test_scores(task):
+    """Sure of the right answer: no loss. Sure of the wrong one: loss, no accuracy. What is not scored has no part."""
+    sequence = task(jax.random.key(2))
+    assert sequence.inputs.shape == (24 if not isinstance(task, Digits) else 64, task.channels)
+    if isinstance(task, Adding):
+        right = sequence.targets[:, None]
+        wrong, lost = right + 0.5, 0.25
+    elif task.outputs == 1:
+        right = 50 * (2 * sequence.targets[:, None] - 1)
+        wrong, lost = -right, 50
+    else:
+        right = 50 * jax.nn.one_hot(sequence.targets, task.outputs)
+        wrong, lost = jnp.roll(right, 1, axis=1), 50
+    assert np.allclose(task.score(right, sequence), (0, 1), atol=1e-12)
+    assert np.allclose(task.score(wrong, sequence), (lost, 0), atol=1e-12)
+    scored = jnp.where(sequence.mask[:, None], right, 1e3)
+    assert np.allclose(task.score(scored, sequence), (0, 1), atol=1e-12)
+    if not isinstance(task, (Adding, CopyMemory)):  # these have a test of their own
+        nothing = task.score(jnp.zeros((len(sequence.mask), task.outputs)), sequence)
+        assert float(nothing.loss) == pytest.approx(task.trivial_loss, rel=1e-12)

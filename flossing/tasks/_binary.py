@@ -1,4 +1,4 @@
-"""Binary tasks that need a memory of known length: a key in, one sequence with its targets out.
+"""Binary tasks that need a memory of known length.
 
 Bits are fair coin tosses, and targets come from the bits, inputs from the bits times an amplitude. Each sequence is
 drawn with as much history before its first step as the longest lag, so that every target has its past. Steps count
@@ -10,22 +10,16 @@ instead: its d is `2 delay` for the XOR of two bits.
 
 import abc
 import dataclasses
-from typing import ClassVar, NamedTuple
+import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from flossing._checks import check_integer
 from flossing._types import RandomKey
-
-
-class Sequence(NamedTuple):
-    """`inputs` (T, S), `targets` (T,) of 0 and 1, `mask` (T,) of the steps that are scored."""
-
-    inputs: Float[Array, "T S"]
-    targets: Float[Array, " T"]
-    mask: Bool[Array, " T"]
+from flossing.tasks._sequence import Score, Sequence, score_bits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +30,8 @@ class _BinaryTask(abc.ABC):
     first_scored: int | None = None
 
     channels: ClassVar[int] = 1
+    outputs: ClassVar[int] = 1
+    trivial_loss: ClassVar[float] = math.log(2)
 
     def __post_init__(self):
         check_integer("steps", self.steps, least=1)
@@ -61,13 +57,21 @@ class _BinaryTask(abc.ABC):
     def sequence(self, bits: Float[Array, "L S"]) -> Sequence:
         """The sequence that a given stream of bits makes, history first."""
         inputs = self.amplitude * bits[self.longest_lag :]
-        first = self.longest_lag if self.first_scored is None else self.first_scored
+        first = self._first_complete if self.first_scored is None else self.first_scored
         mask = jnp.arange(1, self.steps + 1) >= first
         return Sequence(inputs, self.targets(bits), mask)
 
     @abc.abstractmethod
     def targets(self, bits: Float[Array, "L S"]) -> Float[Array, " T"]:
         """The targets alone, one for each step after the history."""
+
+    def score(self, outputs: Float[Array, "T 1"], sequence: Sequence) -> Score:
+        """Binary cross-entropy of the outputs, as logits, and the accuracy of `logits >= 0`."""
+        return score_bits(outputs, sequence)
+
+    @property
+    def _first_complete(self) -> int:
+        return self.longest_lag
 
     def _lagged(self, bits: Float[Array, "L S"], lag: int) -> Float[Array, "T S"]:
         start = self.longest_lag - lag
@@ -117,3 +121,29 @@ class SpatialXOR(_BinaryTask):
 
     def targets(self, bits: Float[Array, "L S"]) -> Float[Array, " T"]:
         return self._lagged(bits, self.delay).sum(1) % 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TemporalParity(_BinaryTask):
+    """`y_t = s_t xor s_{t-1} xor ... xor s_{t-delay+1}`: the parity of the last `delay` bits, at least 2.
+
+    Scored from step `delay` on, where all of them have been seen. Any `delay` - 1 of the bits say nothing about the
+    parity. A network may keep the parity of the last few bits, but must also remember each of them until it leaves.
+    Source: known as N-parity; in this form Khajehabdollahi et al. (ICLR 2024).
+    """
+
+    def __post_init__(self):
+        check_integer("steps", self.steps, least=2)
+        check_integer("delay", self.delay, least=2, most=self.steps, note=f" (steps={self.steps})")
+        super().__post_init__()
+
+    @property
+    def longest_lag(self) -> int:
+        return self.delay - 1
+
+    @property
+    def _first_complete(self) -> int:
+        return self.delay
+
+    def targets(self, bits: Float[Array, "L S"]) -> Float[Array, " T"]:
+        return jnp.stack([self._lagged(bits, lag)[:, 0] for lag in range(self.delay)]).sum(0) % 2

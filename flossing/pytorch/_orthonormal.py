@@ -1,0 +1,55 @@
+"""QR with a positive diagonal for the tangent flow, and its rule for reverse mode; see `flossing._orthonormal`.
+
+The pullback is the rule there, transposed: with M = Q^T Q_bar, from the cotangents of Q and of l = log diag R,
+
+    C_bar = tril(M - M^T, -1) - M + diag(l_bar),        A_bar = (Q_bar + Q C_bar) R^-T .
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+ROUNDING = 10
+"""|R_ii| up to this many units of rounding of the largest column counts as zero: `flossing._orthonormal.ROUNDING`."""
+
+
+def orthonormalise(a: Float[Tensor, "N k"]) -> tuple[Float[Tensor, "N k"], Float[Tensor, " k"]]:
+    """`A = Q R` with `R_ii > 0` -> `Q` (N, k), `log diag R` (k,); needs `k <= N`.
+
+    From the first linearly dependent column on, `log R_ii` is -inf with zero gradient; `Q` stays orthonormal.
+    """
+    return _Orthonormalise.apply(a)  # pyright: ignore[reportReturnType]
+
+
+class _Orthonormalise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor):
+        q, r, independent = _positive_qr(a)
+        ctx.save_for_backward(q, r, independent)
+        return q, torch.where(independent, r.diagonal().log(), -torch.inf)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        q_bar, log_bar = cotangents
+        q, r, independent = ctx.saved_tensors
+        m = q.mT @ q_bar
+        c_bar = torch.tril(m - m.mT, -1) - m
+        c_bar.diagonal().add_(torch.where(independent, log_bar, 0))
+        # Dependent columns are taken out of the solve: no derivative enters or leaves by them.
+        r = torch.where(independent, r, torch.eye(len(r), dtype=r.dtype, device=r.device))
+        a_bar = torch.linalg.solve_triangular(r.mT, q_bar + q @ c_bar, upper=False, left=False)
+        return torch.where(independent, a_bar, 0)
+
+
+def _positive_qr(a: Tensor) -> tuple[Float[Tensor, "N k"], Float[Tensor, "k k"], Bool[Tensor, " k"]]:
+    q, r = torch.linalg.qr(a)
+    sign = torch.where(r.diagonal() < 0, -1, 1).to(r.dtype)
+    q, r = q * sign, r * sign[:, None]
+    entry = r.abs().max().clamp(min=torch.finfo(r.dtype).tiny)
+    largest = entry * torch.linalg.vector_norm(r / entry, dim=0).max()  # scaled, or the squares might overflow
+    # Written so that NaN is not "dependent": it must stay visible.
+    dependent = r.diagonal() <= ROUNDING * torch.finfo(r.dtype).eps * largest
+    return q, r, dependent.cumsum(0) == 0

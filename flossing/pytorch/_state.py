@@ -1,0 +1,141 @@
+"""What a measurement in torch begins with: a state as a point of R^N, a sequence, a first basis; all of it checked."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from flossing._arguments import check_integer
+from flossing.pytorch._orthonormal import orthonormalise
+
+
+class Coordinates:
+    """The map between a state (a tensor or a pytree of tensors) and its real coordinates, a vector of R^N.
+
+    Floating leaves are raveled in the tree's own order; a complex leaf gives its real parts, then its imaginary
+    parts. Other leaves (counters) have no tangent: `split` hands them over as `rest`.
+    """
+
+    def __init__(self, state: Any):
+        self._leaves, self._spec = pytree.tree_flatten(state)
+        dtypes = {leaf.dtype.to_real() for leaf in self._leaves if _is_floating(leaf)}
+        if dtypes not in ({torch.float32}, {torch.float64}):
+            raise ValueError(f"state must have floating leaves of float32, or of float64, got {describe(state)}")
+        (self.dtype,) = dtypes
+        self.size = len(self.split(state)[0])
+
+    def split(self, state: Any) -> tuple[Float[Tensor, " N"], list[Tensor]]:
+        """`state` -> its coordinates (N,), and the leaves that have none."""
+        leaves = pytree.tree_leaves(state)
+        parts = [part.reshape(-1) for leaf in leaves if _is_floating(leaf) for part in _real_parts(leaf)]
+        return torch.cat(parts) if len(parts) > 1 else parts[0], [x for x in leaves if not _is_floating(x)]
+
+    def join(self, x: Float[Tensor, " N"], rest: list[Tensor]) -> Any:
+        """The inverse of `split`."""
+        others, leaves, start = iter(rest), [], 0
+        for leaf in self._leaves:
+            if not _is_floating(leaf):
+                leaves.append(next(others))
+                continue
+            parts = []
+            for _ in _real_parts(leaf):
+                parts.append(x[start : start + leaf.numel()].reshape(leaf.shape))
+                start += leaf.numel()
+            leaves.append(torch.complex(*parts) if len(parts) == 2 else parts[0])
+        return pytree.tree_unflatten(leaves, self._spec)
+
+    def check_step(self, step: Any, state: Any, input: Any):
+        """Raise ValueError unless `step` maps a state to a state of the same structure, shapes and dtypes."""
+        try:
+            with torch.no_grad():
+                returned = step(state, input)
+        except (TypeError, RuntimeError, ValueError, IndexError, AttributeError) as error:
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            raise ValueError(
+                f"step must accept a state like {describe(state)} and an input like {describe(input)}, got {reason}"
+            ) from error
+        if describe(returned) != describe(state):
+            raise ValueError(
+                f"step must return a state like the one it was given, {describe(state)}, got {describe(returned)}"
+            )
+
+
+def describe(tree: Any) -> str:
+    """A pytree with each tensor written as `dtype[shape]` and its device, if that is not the CPU."""
+    return str(pytree.tree_map(_Shown, tree))
+
+
+class _Shown:
+    def __init__(self, leaf: Any):
+        if not isinstance(leaf, Tensor):
+            self._text = repr(leaf)
+            return
+        device = "" if leaf.device.type == "cpu" else f" on {leaf.device}"
+        self._text = f"{str(leaf.dtype).removeprefix('torch.')}[{','.join(map(str, leaf.shape))}]{device}"
+
+    def __repr__(self):
+        return self._text
+
+
+def _is_floating(leaf: Tensor) -> bool:
+    return leaf.is_floating_point() or leaf.is_complex()
+
+
+def _real_parts(leaf: Tensor) -> tuple[Tensor, ...]:
+    return (leaf.real, leaf.imag) if leaf.is_complex() else (leaf,)
+
+
+def check_tensors(name: str, tree: Any):
+    """Raise ValueError if a leaf is not a tensor or is not finite."""
+    for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
+        label = name + pytree.keystr(path)
+        if not isinstance(leaf, Tensor):
+            raise ValueError(f"{label} must be a tensor, got {leaf!r} of type {type(leaf).__name__}")
+        if _is_floating(leaf) and not (finite := torch.isfinite(leaf.detach())).all():
+            index = tuple((~finite).nonzero()[0].tolist())
+            raise ValueError(f"{label} must be finite, got {leaf.detach()[index].item()} at index {index}")
+
+
+def sequence_length(inputs: Any, steps: int | None) -> int:
+    """T, from the leading time axis that all leaves of `inputs` share, or from `steps` if `inputs` is None."""
+    if steps is not None:
+        check_integer("steps", steps, least=1)
+    if inputs is None:
+        if steps is None:
+            raise ValueError("steps must be given for an autonomous system (inputs=None), got steps=None")
+        return int(steps)
+    lengths = [leaf.shape[0] if leaf.ndim else None for leaf in pytree.tree_leaves(inputs)]
+    if len(set(lengths)) != 1 or not lengths[0]:
+        raise ValueError(f"inputs must share one leading time axis of at least one step, got {describe(inputs)}")
+    if steps not in (None, lengths[0]):
+        raise ValueError(f"steps must equal the length of inputs, {lengths[0]}, or be left out, got steps={steps}")
+    return lengths[0]
+
+
+def initial_basis(
+    size: int,
+    like: Tensor,
+    *,
+    k: int | None,
+    generator: torch.Generator | None,
+    basis: Any,
+) -> Float[Tensor, "N k"]:
+    """An orthonormal basis (N, k) of the dtype and on the device of `like`: drawn, or made of the one given."""
+    if k is not None:
+        check_integer("k", k, least=1, most=size, note=f" (the state has {size} real coordinates)")
+    if basis is None:
+        generator = torch.Generator().manual_seed(0) if generator is None else generator
+        drawn = torch.randn(size, k or size, generator=generator, dtype=like.dtype, device=generator.device)
+        return orthonormalise(drawn.to(like.device))[0]
+    basis = torch.as_tensor(basis, dtype=like.dtype, device=like.device)
+    check_tensors("basis", basis)
+    if basis.ndim != 2 or len(basis) != size or not 1 <= basis.shape[1] <= size or k not in (None, basis.shape[1]):
+        legal = f"({size}, k) with k = {k or f'1 to {size}'}"
+        raise ValueError(f"basis must have shape {legal} for this state, got shape {tuple(basis.shape)}")
+    q, log_r = orthonormalise(basis)
+    if not (independent := torch.isfinite(log_r)).all():
+        column = int(independent.int().argmin())
+        raise ValueError(f"basis must have linearly independent columns, got column {column} dependent on earlier ones")
+    return q

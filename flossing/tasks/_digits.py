@@ -1,0 +1,78 @@
+"""Handwritten digits, one pixel a step."""
+
+import dataclasses
+import functools
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from flossing._types import RandomKey
+from flossing.tasks._sequence import Score, Sequence, score_classes
+
+TRAINING = 1437
+"""Images to train with, of 1797; the other 360 are for the test."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Digits:
+    """Say which digit it was after 64 steps that show one pixel each, row by row.
+
+    The 1797 images of 8 x 8 pixels come with scikit-learn, extra `flossing[digits]`; a pixel is a number in [0, 1],
+    one input channel. The class, 0 to 9, is wanted at the last step: 10 outputs, and the trivial loss is `log(10)`.
+    With `permuted`, the pixels come in another order, the same for all images, so that neighbours in the image are
+    far apart in time. That order and the split, 1437 images for training and 360 for the test without regard to
+    their classes, were drawn once and never change.
+
+    Source: the images are the test set of Alpaydin & Kaynak (UCI repository, 1998); pixel by pixel, and permuted, as
+    Le, Jaitly & Hinton (2015) did with larger ones.
+    """
+
+    permuted: bool = False
+
+    steps: ClassVar[int] = 64
+    channels: ClassVar[int] = 1
+    outputs: ClassVar[int] = 10
+    trivial_loss: ClassVar[float] = math.log(10)
+
+    def __post_init__(self):
+        """Raises ModuleNotFoundError, in one line, without scikit-learn."""
+        _load()
+
+    def __call__(self, key: RandomKey) -> Sequence:
+        """One of the training images, each as likely; inputs in JAX's default floating dtype."""
+        images, labels = self._arrays(slice(0, TRAINING))
+        drawn = jax.random.randint(key, (), 0, TRAINING)
+        return self._sequence(images[drawn], labels[drawn])
+
+    def test(self) -> Sequence:
+        """All 360 images of the test, stacked: `inputs` (360, 64, 1), `targets` and `mask` (360, 64)."""
+        return jax.vmap(self._sequence)(*self._arrays(slice(TRAINING, None)))
+
+    def score(self, outputs: Float[Array, "T 10"], sequence: Sequence) -> Score:
+        """Cross-entropy and accuracy at the last step."""
+        return score_classes(outputs, sequence)
+
+    def _arrays(self, part: slice) -> tuple[Float[Array, "B T"], Int[Array, " B"]]:
+        pixels, labels = _load()
+        order = np.random.RandomState(1).permutation(self.steps) if self.permuted else np.arange(self.steps)
+        return jnp.asarray(pixels[part][:, order], float), jnp.asarray(labels[part], int)
+
+    def _sequence(self, pixels: Float[Array, " T"], label: Int[Array, ""]) -> Sequence:
+        last = jnp.arange(self.steps) == self.steps - 1
+        return Sequence(pixels[:, None], jnp.where(last, label, 0), last)
+
+
+@functools.cache
+def _load() -> tuple[np.ndarray, np.ndarray]:
+    # Images (1797, 64) and labels, those for training first. RandomState, since its streams are frozen for good.
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("Digits needs scikit-learn: pip install 'flossing[digits]'") from None
+    pixels, labels = load_digits(return_X_y=True)
+    order = np.random.RandomState(0).permutation(len(labels))
+    return np.asarray(pixels)[order] / 16, np.asarray(labels)[order]

@@ -1,0 +1,80 @@
+"""One sequence, what a task is, and how the outputs of a network are scored."""
+
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Num
+
+from flossing._types import RandomKey
+
+
+class Sequence(NamedTuple):
+    """`inputs` (T, S), `targets` (T,), `mask` (T,) of the steps that are scored.
+
+    Targets are 0 and 1 or numbers, in the floating dtype of the inputs, or classes, integers from 0. Where the mask is
+    False they say nothing.
+    """
+
+    inputs: Float[Array, "T S"]
+    targets: Num[Array, " T"]
+    mask: Bool[Array, " T"]
+
+
+class Score(NamedTuple):
+    """`loss`, in nats for bits and classes, and `accuracy`, the fraction that is right; means over the scored steps."""
+
+    loss: Float[Array, ""]
+    accuracy: Float[Array, ""]
+
+
+class Task(Protocol):
+    """What a training program has to know of a task; yours may have it, too."""
+
+    @property
+    def channels(self) -> int:
+        """S, the channels of the inputs."""
+        ...
+
+    @property
+    def outputs(self) -> int:
+        """O, the outputs of a network that are scored."""
+        ...
+
+    @property
+    def trivial_loss(self) -> float:
+        """The expected loss of the best that can be said without memory."""
+        ...
+
+    def __call__(self, key: RandomKey) -> Sequence:
+        """Draw one sequence."""
+        ...
+
+    def score(self, outputs: Float[Array, "T O"], sequence: Sequence) -> Score:
+        """Loss and accuracy of the outputs of a network along one sequence."""
+        ...
+
+
+def score_bits(outputs: Float[Array, "T 1"], sequence: Sequence) -> Score:
+    """Binary cross-entropy of logits; right is a logit of at least 0 for a 1, below 0 for a 0."""
+    logits, bits = outputs[:, 0], sequence.targets
+    loss = jax.nn.softplus(logits) - bits * logits
+    return _means(loss, (logits >= 0) == (bits > 0.5), sequence.mask)
+
+
+def score_classes(outputs: Float[Array, "T O"], sequence: Sequence) -> Score:
+    """Cross-entropy of logits; right is the class of the largest one."""
+    chosen = jnp.take_along_axis(outputs, sequence.targets[:, None], axis=1)[:, 0]
+    loss = jax.nn.logsumexp(outputs, axis=1) - chosen
+    right = outputs.argmax(1).astype(sequence.targets.dtype) == sequence.targets
+    return _means(loss, right, sequence.mask)
+
+
+def score_numbers(outputs: Float[Array, "T 1"], sequence: Sequence, tolerance: float) -> Score:
+    """Squared error; right is what lies closer than `tolerance`."""
+    error = outputs[:, 0] - sequence.targets
+    return _means(jnp.square(error), jnp.abs(error) < tolerance, sequence.mask)
+
+
+def _means(loss: Float[Array, " T"], right: Bool[Array, " T"], mask: Bool[Array, " T"]) -> Score:
+    return Score(jnp.mean(loss, where=mask), jnp.mean(right.astype(loss.dtype), where=mask))
