@@ -9,25 +9,13 @@ import optax
 import pytest
 
 import flossing as fl
+from flossing._interval import strains_of
+from tests.pytorch_settings import DOUBLE, one_thread_and_seed as one_thread_and_seed, torch
 
-torch = pytest.importorskip("torch")
-from torch import nn  # noqa: E402
-
-import flossing.pytorch as flt  # noqa: E402
-from flossing._interval import strains_of  # noqa: E402
+nn = torch.nn
+flt = pytest.importorskip("flossing.pytorch")
 from flossing.pytorch import _floss, _jax  # noqa: E402
 from flossing.pytorch._system import read_system  # noqa: E402
-
-DOUBLE = {"dtype": torch.float64}
-
-
-@pytest.fixture(autouse=True)
-def one_thread_and_seed():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 def small_rnn():
@@ -93,13 +81,11 @@ def test_many_sequences_are_flossed_at_once():
 def test_exponents_come_to_the_target_and_the_interval_follows():
     """A linear map with exponents log 0.5 and log 0.7 is pulled to -0.1; after the first epoch two QR decompositions
     lie as far apart as the tolerance bears, up to the window."""
-    W = torch.diag(torch.tensor([0.7, 0.5], **DOUBLE)).requires_grad_()
-    seen = []
+    module, seen = Linear(), []
     history = flt.floss(
-        lambda h, _: W @ h,
+        module,
         None,
         state=torch.ones(2, **DOUBLE),
-        parameters=[W],
         window=32,
         epochs=120,
         target=-0.1,
@@ -109,7 +95,18 @@ def test_exponents_come_to_the_target_and_the_interval_follows():
     torch.testing.assert_close(history.exponents[-1], torch.full((2,), -0.1, **DOUBLE), rtol=0, atol=2e-3)
     assert history.interval[0] == 1 and history.interval[1] > 1 and history.interval.max() <= 32
     assert seen == [(i + 1, m) for i, m in enumerate(history.interval.tolist())]
-    assert W.grad is None and W.requires_grad
+    assert module.W.grad is None and module.W.requires_grad
+
+
+class Linear(nn.Module):
+    """A step as a module: `forward(state, input)`."""
+
+    def __init__(self):
+        super().__init__()
+        self.W = nn.Parameter(torch.diag(torch.tensor([0.7, 0.5], **DOUBLE)))
+
+    def forward(self, h, _):
+        return self.W @ h
 
 
 def test_strains_are_those_of_the_jax_side():

@@ -125,7 +125,9 @@ def floss(
 
     def read() -> System:
         sequence = inputs() if callable(inputs) else inputs
-        return read_system(module_or_step, state, sequence, steps=window if sequence is None else None, engine=engine)
+        steps = window if sequence is None else None
+        with torch.enable_grad():  # weights may be computed when they are read
+            return read_system(module_or_step, state, sequence, steps=steps, engine=engine)
 
     system = read()
     window = system.length if window is None else window
@@ -181,10 +183,9 @@ def _objective(
         if isinstance(system, ModuleSystem) and system.compiled:
             from flossing.pytorch import _jax
 
-            arguments = (system.recurrent, system.state, system.inputs, basis, target)
-            loss, exponents, strains = _jax.objective(
-                *arguments, transient=transient, interval=interval, tolerance=tolerance
-            )
+            plan = {"transient": transient, "interval": interval, "tolerance": tolerance}
+            of = (system.recurrent, system.state, system.inputs)
+            loss, exponents, strains = _jax.objective(*of, basis, target, **plan)
         else:
             flow = system.flow(basis, transient=transient, interval=interval)
             loss, exponents = (flow.exponents - target).square().mean(), flow.exponents

@@ -46,9 +46,9 @@ class _Orthonormalise(torch.autograd.Function):
 
 def _positive_qr(a: Tensor) -> tuple[Float[Tensor, "N k"], Float[Tensor, "k k"], Bool[Tensor, " k"]]:
     q, r = torch.linalg.qr(a)
-    sign = torch.where(r.diagonal() < 0, -1, 1).to(r.dtype)
+    sign = torch.copysign(r.new_ones(()), r.diagonal())
     q, r = q * sign, r * sign[:, None]
-    entry = r.abs().max().clamp(min=torch.finfo(r.dtype).tiny)
+    entry = torch.linalg.vector_norm(r, torch.inf).clamp(min=torch.finfo(r.dtype).tiny)
     largest = entry * torch.linalg.vector_norm(r / entry, dim=0).max()  # scaled, or the squares might overflow
     # Written so that NaN is not "dependent": it must stay visible.
     dependent = r.diagonal() <= ROUNDING * torch.finfo(r.dtype).eps * largest

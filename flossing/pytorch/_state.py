@@ -24,7 +24,8 @@ class Coordinates:
         if dtypes not in ({torch.float32}, {torch.float64}):
             raise ValueError(f"state must have floating leaves of float32, or of float64, got {describe(state)}")
         (self.dtype,) = dtypes
-        self.size = len(self.split(state)[0])
+        self._sizes = [part.numel() for leaf in self._leaves if _is_floating(leaf) for part in _real_parts(leaf)]
+        self.size = sum(self._sizes)
 
     def split(self, state: Any) -> tuple[Float[Tensor, " N"], list[Tensor]]:
         """`state` -> its coordinates (N,), and the leaves that have none."""
@@ -34,16 +35,13 @@ class Coordinates:
 
     def join(self, x: Float[Tensor, " N"], rest: list[Tensor]) -> Any:
         """The inverse of `split`."""
-        others, leaves, start = iter(rest), [], 0
+        parts, others = iter(x.split(self._sizes)), iter(rest)
+        leaves = []
         for leaf in self._leaves:
-            if not _is_floating(leaf):
-                leaves.append(next(others))
-                continue
-            parts = []
-            for _ in _real_parts(leaf):
-                parts.append(x[start : start + leaf.numel()].reshape(leaf.shape))
-                start += leaf.numel()
-            leaves.append(torch.complex(*parts) if len(parts) == 2 else parts[0])
+            if leaf.is_complex():
+                leaves.append(torch.complex(next(parts), next(parts)).reshape(leaf.shape))
+            else:
+                leaves.append(next(parts).reshape(leaf.shape) if leaf.is_floating_point() else next(others))
         return pytree.tree_unflatten(leaves, self._spec)
 
     def check_step(self, step: Any, state: Any, input: Any):
