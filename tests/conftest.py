@@ -9,6 +9,21 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(autouse=True)
+def float64_again():
+    """A run of the experiments chooses the precision of its process; the next test has its own again."""
+    yield
+    jax.config.update("jax_enable_x64", True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory():
+    """Compiled programs live no longer than the file of tests that made them: each holds mappings of memory, of which
+    a process may have some 65,000, and a process that runs hundreds of tests dies at the limit."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def optax_promotion():
     """For tests that run an optimiser: optax's Adam raises a float to an integer power, which strict mode forbids."""
