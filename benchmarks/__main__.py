@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console, Group
 from rich.table import Table
 
-from benchmarks import epochs, memory, runs, spectra, table
+from benchmarks import epochs, memory, modules, runs, spectra, table
 from benchmarks.turns import shared_cores
 
 HERE = Path(__file__).parent
@@ -35,6 +35,7 @@ FAILED = "failed: "
 SECTIONS: dict[str, tuple[str, Callable[[epochs.Say, bool], list[table.Row]]]] = {
     "flossing": ("A flossing epoch", epochs.flossing),
     "training": ("A training epoch", epochs.training),
+    "pytorch": ("PyTorch modules", modules.modules),
     "run": ("The whole reference run", runs.whole_run),
     "start": ("Starting again", runs.start),
     "spectrum": ("Exponents alone", spectra.spectrum),

@@ -4,6 +4,8 @@ QR with OpenBLAS on two cores took 160 us with one thread and 400 us with two at
 512 x 128, 19 ms and 24 ms at 1000 x 500. Matrix products are XLA's own and keep all threads.
 """
 
+import functools
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,5 +16,12 @@ from threadpoolctl import ThreadpoolController
 @contextmanager
 def one_lapack_thread() -> Iterator[None]:
     """Within it, and not after it, LAPACK keeps to one thread; block until the result is there before leaving."""
-    with ThreadpoolController().limit(limits=1, user_api="blas"):
+    with _thread_pools(len(sys.modules)).limit(limits=1, user_api="blas"):
         yield
+
+
+@functools.lru_cache(maxsize=1)
+def _thread_pools(modules: int) -> ThreadpoolController:
+    # To find them takes milliseconds, longer than many an epoch. A library comes with a module, as a rule, so they are
+    # looked for again when the number of imported modules has changed.
+    return ThreadpoolController().select(user_api="blas")

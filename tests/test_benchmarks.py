@@ -11,7 +11,20 @@ import numpy as np
 import pytest
 
 import flossing as fl
-from benchmarks import __main__ as program, epochs, gpu, limits, memory, ours, peers_jax, scaling, starts, table, turns
+from benchmarks import (
+    __main__ as program,
+    epochs,
+    gpu,
+    limits,
+    memory,
+    modules,
+    ours,
+    peers_jax,
+    scaling,
+    starts,
+    table,
+    turns,
+)
 from benchmarks.table import Comparison, Precision
 from flossing.experiment import reference
 
@@ -69,6 +82,49 @@ def test_peers_floss_the_same(peer, optax_promotion):
     np.testing.assert_allclose(value, expected_loss, **CLOSE)
     for name, leaf in zip(starts.FLOSSED, expected, strict=True):
         np.testing.assert_allclose(gradient[name], leaf, **CLOSE)
+
+
+@functools.cache
+def modules_and_peers():
+    """Of each row of the section `pytorch`: what `flossing.pytorch` takes, its parameters, and the peer's loss."""
+    torch, peers = pytest.importorskip("torch"), importlib.import_module("benchmarks.peers_modules")
+    double = {"dtype": torch.float64}
+    bits, found = peers.random_bits(STEPS).double(), {}
+    for cell in modules.CELLS:
+        module, basis = peers.drawn_module(cell, UNITS, **double), peers.drawn_basis(cell, UNITS, K, **double)
+        loss = functools.partial(peers.module_loss, cell, module, bits, basis, TRANSIENT)
+        found[cell] = module, None, bits, basis, list(module.parameters()), loss
+    step, parameters = peers.tanh_network(UNITS, **double)
+    basis = peers.drawn_basis(None, UNITS, K, **double)
+    ours = step, torch.zeros(UNITS, **double), bits, basis, parameters
+    found["jacrev"] = *ours, functools.partial(peers.function_loss, step, bits, basis, TRANSIENT)
+    found["derived"] = *ours, functools.partial(peers.derived_loss, parameters, bits, basis, TRANSIENT)
+    return found
+
+
+@pytest.mark.parametrize("name", [*modules.CELLS, "jacrev", "derived"])
+def test_peers_floss_modules_the_same(name):
+    """Loss and gradient, for all parameters."""
+    torch, flt = pytest.importorskip("torch"), importlib.import_module("flossing.pytorch")
+    network, state, bits, basis, parameters, loss = modules_and_peers()[name]
+    spectrum = flt.lyapunov_spectrum(network, state, bits, basis=basis, transient=TRANSIENT)
+    ours, theirs = flt.flossing_loss(spectrum.exponents), loss()
+    np.testing.assert_allclose(theirs.item(), ours.item(), **CLOSE)
+    both = (torch.autograd.grad(value, parameters) for value in (theirs, ours))
+    for their_gradient, our_gradient in zip(*both, strict=True):
+        np.testing.assert_allclose(their_gradient, our_gradient, **CLOSE)
+
+
+@pytest.mark.parametrize("cell", ["nn.GRU", None])
+def test_a_phase_of_a_module_ends_its_blocks(cell):
+    torch = pytest.importorskip("torch")
+    threads, turns_taken = torch.get_num_threads(), []
+    size = {"units": UNITS, "k": K, "steps": STEPS, "threads": 1}
+    try:
+        intervals = modules.phase(lambda *work: turns_taken.append(work), cell=cell, blocks=2, chunk=3, **size)
+    finally:
+        torch.set_num_threads(threads), torch.set_flush_denormal(False)
+    assert turns_taken == [(), (3,), (3,)] and intervals.shape == (6,)
 
 
 def test_peers_train_the_same(peer, optax_promotion):

@@ -11,7 +11,7 @@ from flossing import _orthonormal
 from tests.pytorch_settings import DOUBLE, one_thread_and_seed as one_thread_and_seed, torch
 
 flt = pytest.importorskip("flossing.pytorch")
-from flossing.pytorch import _orthonormal as torch_orthonormal, _tangent  # noqa: E402
+from flossing.pytorch import _orthonormal as torch_orthonormal, _products, _tangent  # noqa: E402
 
 # What torch's forward mode says of torch, the first time it is used.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
@@ -191,6 +191,50 @@ def test_the_rule_of_the_qr_decomposition():
     (gradient,) = torch.autograd.grad(log_r.sum(), b)
     assert (gradient[:, 2:] == 0).all() and (gradient[:, :2] != 0).all()
     assert torch_orthonormal.ROUNDING == _orthonormal.ROUNDING
+
+
+@pytest.mark.parametrize("singular", [False, True])
+def test_products_of_jacobians_are_those_of_autograd(singular):
+    """Written out, in both directions, they are what autograd makes of `jacobian @ q` and one QR decomposition after
+    the other, where the last steps end no block and where a Jacobian is singular."""
+    jacobians, q = torch.randn(7, 5, 5, **DOUBLE), torch.randn(5, 3, **DOUBLE)
+    if singular:
+        jacobians[3, :, 2:] = 0
+    jacobians, q = jacobians.requires_grad_(), q.requires_grad_()
+    weights = torch.randn(5, 3, **DOUBLE), torch.rand(3, 3, **DOUBLE)
+    ends, last, growth = {1, 4, 5}, q, []
+    for t in range(7):
+        last = jacobians[t] @ last
+        if t in ends:
+            last, log_r = torch_orthonormal.orthonormalise(last)
+            growth.append(log_r)
+    results = []
+    for end, logs in (_products.push(jacobians, q, ends), (last, torch.stack(growth))):
+        assert logs.isneginf().any() == singular
+        counted = torch.where(logs.isneginf(), 0, logs)
+        gradients = torch.autograd.grad((end * weights[0]).sum() + (counted * weights[1]).sum(), (jacobians, q))
+        results.append((end.detach(), logs.detach(), *gradients))
+    for ours, autograds in zip(*results, strict=True):
+        torch.testing.assert_close(ours, autograds, rtol=1e-10, atol=1e-11)
+
+
+def test_gradients_of_an_orbit_are_those_of_autograd():
+    """Of the state at its end, with respect to the first state, the inputs and the weights; more steps than are taken
+    together, and a counter in the state."""
+    W, start, inputs = (torch.randn(*shape, **DOUBLE).requires_grad_() for shape in ((4, 4), (4,), (70, 4)))
+
+    def step(state, s):
+        return torch.tanh(0.5 * W @ state[0] + s / (1 + state[1])), state[1] + 1
+
+    zero = torch.tensor(0)
+    spectrum = flt.lyapunov_spectrum(step, (start, zero), inputs, k=2)
+    state = start, zero
+    for s in inputs:
+        state = step(state, s)
+    weights = torch.randn(4, **DOUBLE)
+    ours, autograds = (torch.autograd.grad(x @ weights, (W, start, inputs)) for x in (spectrum.state[0], state[0]))
+    torch.testing.assert_close(ours, autograds, rtol=1e-10, atol=1e-13)
+    assert ours[2][0].abs().max() > 0
 
 
 def test_a_step_written_in_torch_that_forgets_its_state_is_said():

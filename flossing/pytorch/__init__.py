@@ -1,4 +1,13 @@
-"""Lyapunov exponents and gradient flossing of recurrent networks written in PyTorch."""
+"""Lyapunov exponents and gradient flossing of recurrent networks written in PyTorch.
+
+    from flossing import pytorch as flt
+
+    exponents = flt.lyapunov_spectrum(module, None, inputs, k=16).exponents
+    history = flt.floss(module, inputs, k=16)
+
+`module` is an `nn.RNN`, `nn.GRU`, `nn.LSTM`, one of their cells, or any `step(state, input) -> state`. Importing this
+package imports no JAX; on the CPU those modules run on the JAX engine, which is imported when it is first needed.
+"""
 
 from flossing.pytorch._floss import (
     FlossingHistory as FlossingHistory,

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from flossing._interval import strains_of
 from flossing._lyapunov import tangent_flow
+from flossing._threads import one_lapack_thread
 from flossing.pytorch._modules import Kind, Recurrent, advance
 from flossing.pytorch._tangent import Flow
 
@@ -170,12 +170,5 @@ def _to_torch(array: jax.Array) -> Tensor:
 @contextmanager
 def _settings(leaves: Sequence[Tensor | None]) -> Iterator[None]:
     double = any(leaf is not None and leaf.dtype == torch.float64 for leaf in leaves)
-    lapack = _thread_pools().limit(limits=1, user_api="blas")  # why: see `flossing._threads`
-    with jax.enable_x64(double), jax.default_device("cpu"), lapack:
+    with jax.enable_x64(double), jax.default_device("cpu"), one_lapack_thread():
         yield
-
-
-@functools.cache
-def _thread_pools() -> ThreadpoolController:
-    # Kept, since finding them takes longer than many an epoch; scipy's, which JAX calls, is loaded by now.
-    return ThreadpoolController()

@@ -47,9 +47,14 @@ class _Orthonormalise(torch.autograd.Function):
 def _positive_qr(a: Tensor) -> tuple[Float[Tensor, "N k"], Float[Tensor, "k k"], Bool[Tensor, " k"]]:
     q, r = torch.linalg.qr(a)
     sign = torch.copysign(r.new_ones(()), r.diagonal())
-    q, r = q * sign, r * sign[:, None]
-    entry = torch.linalg.vector_norm(r, torch.inf).clamp(min=torch.finfo(r.dtype).tiny)
-    largest = entry * torch.linalg.vector_norm(r / entry, dim=0).max()  # scaled, or the squares might overflow
+    r = r * sign[:, None]
+    return q * sign, r, independent_columns(r)
+
+
+def independent_columns(r: Float[Tensor, "*blocks k k"]) -> Bool[Tensor, "*blocks k"]:
+    """Which columns come before the first that depends on earlier ones, by R of one or of many decompositions."""
+    entry = torch.linalg.vector_norm(r, torch.inf, dim=(-2, -1), keepdim=True).clamp(min=torch.finfo(r.dtype).tiny)
+    largest = torch.linalg.vector_norm(r / entry, dim=-2).amax(-1, keepdim=True)  # scaled: squares might overflow
     # Written so that NaN is not "dependent": it must stay visible.
-    dependent = r.diagonal() <= ROUNDING * torch.finfo(r.dtype).eps * largest
-    return q, r, dependent.cumsum(0) == 0
+    dependent = r.diagonal(dim1=-2, dim2=-1).abs() <= ROUNDING * torch.finfo(r.dtype).eps * entry[..., 0] * largest
+    return dependent.cumsum(-1) == 0

@@ -11,7 +11,6 @@ All give the same numbers and can be differentiated again.
 
 import itertools
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -21,6 +20,7 @@ from torch.func import jacrev, jvp, vmap
 from torch.utils import _pytree as pytree
 
 from flossing.pytorch._orthonormal import orthonormalise
+from flossing.pytorch._products import push
 from flossing.pytorch._state import Coordinates
 
 SMALL = 128
@@ -33,11 +33,11 @@ Step: TypeAlias = Callable[[Any, Any], Any]
 Point: TypeAlias = tuple[Tensor, list[Tensor]]
 """The coordinates of a state, and its leaves that have none."""
 
-Push: TypeAlias = Callable[[Tensor], Tensor]
-Pushes: TypeAlias = Iterator[tuple[Point, list[Push]]]
-"""For each block the point after it, and the maps of its steps on tangents (N, k), to be applied one by one."""
+Way: TypeAlias = Callable[..., tuple[Point, Tensor, Tensor]]
+"""`way(step, point, inputs, basis, sizes)`: the point and the basis after blocks of these sizes, log R_ii of each."""
 
-Way: TypeAlias = Callable[..., Pushes]
+Jacobians: TypeAlias = Iterator[tuple[Point, Tensor]]
+"""Some steps at a time, the point after them and their Jacobians (steps, N, N)."""
 
 
 class Flow(NamedTuple):
@@ -78,76 +78,102 @@ def tangent_flow(
     sizes = [transient % interval] + [interval] * (transient // interval)
     sizes += [interval] * (kept // interval) + [kept % interval]
 
-    end, q, growth = start, basis, []
-    for end, pushes in way(step_at, start, leaves, [size for size in sizes if size]):  # noqa: B007
-        for push in pushes:
-            q = push(q)
-        q, log_r = orthonormalise(q)
-        growth.append(log_r)
-    before, growth = torch.stack(growth).tensor_split([before])
+    end, q, growth = way(step_at, start, leaves, basis, [size for size in sizes if size])
+    before, growth = growth.tensor_split([before])
     exponents, growth = _average(growth, kept)
     return Flow(exponents, growth, before, q, coordinates.join(*end))
 
 
-def _together(step: Callable, point: Point, inputs: list[Tensor], sizes: list[int]) -> Pushes:
-    def steps(point: Point, length: int) -> Iterator[tuple[Point, Push]]:
-        for first in range(0, length, TOGETHER):
-            chunk = [s[first : first + TOGETHER] for s in inputs]
-            orbit = [point]
-            for t in range(min(TOGETHER, length - first)):
-                orbit.append(step(*orbit[-1], [s[t] for s in chunk]))
-            *starts, point = orbit
-            xs, rests = zip(*starts, strict=True)
-            rest = [torch.stack(leaves) for leaves in zip(*rests, strict=True)]
-            jacobians = vmap(jacrev(lambda *at: step(*at)[0]))(torch.stack(xs), rest, chunk)
-            yield from zip(orbit[1:], map(_multiplication, jacobians.unbind()), strict=True)
-
-    return _in_blocks(steps(point, sum(sizes)), sizes)
+def _together(step: Callable, point: Point, inputs: list[Tensor], basis: Tensor, sizes: list[int]):
+    return _multiply(_jacobians_together(step, point, inputs, sum(sizes)), point, basis, sizes)
 
 
-def _forward(step: Callable, point: Point, inputs: list[Tensor], sizes: list[int]) -> Pushes:
+def _forward(step: Callable, point: Point, inputs: list[Tensor], basis: Tensor, sizes: list[int]):
     def run(x: Tensor, rest: list[Tensor], block: list[list[Tensor]]) -> Point:
         for now in block:
             x, rest = step(x, rest, now)
         return x, rest
 
-    def push(tangents: Tensor, x: Tensor, rest: list[Tensor], block: list[list[Tensor]]) -> Tensor:
-        def along(tangent: Tensor) -> Tensor:
-            return jvp(lambda x: run(x, rest, block), (x,), (tangent,), has_aux=True)[1]
-
-        return vmap(along, in_dims=1, out_dims=1)(tangents)
-
-    first = 0
+    first, q, growth = 0, basis, []
     for size in sizes:
         block = [[s[t] for s in inputs] for t in range(first, first + size)]
-        along_block = partial(push, x=point[0], rest=point[1], block=block)
+        q, log_r = orthonormalise(_along(lambda x, b=block, p=point: run(x, p[1], b), point[0], q))
+        growth.append(log_r)
         first, point = first + size, run(*point, block)
-        yield point, [along_block]
+    return point, q, torch.stack(growth)
 
 
-def _backward(step: Callable, point: Point, inputs: list[Tensor], sizes: list[int]) -> Pushes:
-    def steps(x: Tensor, rest: list[Tensor]) -> Iterator[tuple[Point, Push]]:
-        identity = torch.eye(len(x), dtype=x.dtype, device=x.device)
-        differentiable = step(x, rest, [s[0] for s in inputs])[0].requires_grad
-        for t in range(sum(sizes)):
+def _backward(step: Callable, point: Point, inputs: list[Tensor], basis: Tensor, sizes: list[int]):
+    return _multiply(_jacobians_one_by_one(step, point, inputs, sum(sizes)), point, basis, sizes)
+
+
+def _multiply(
+    jacobians: Jacobians, point: Point, q: Tensor, sizes: list[int]
+) -> tuple[Point, Tensor, Float[Tensor, "blocks k"]]:
+    ends, first, growth = set(itertools.accumulate(sizes)), 1, []
+    for point, some in jacobians:  # noqa: B007, B020
+        q, log_r = push(some, q, {t for t in range(len(some)) if first + t in ends})
+        growth.append(log_r)
+        first += len(some)
+    return point, q, torch.cat(growth)
+
+
+def _jacobians_together(step: Callable, point: Point, inputs: list[Tensor], length: int) -> Jacobians:
+    for first in range(0, length, TOGETHER):
+        chunk = [s[first : first + TOGETHER] for s in inputs]
+        orbit = [point]
+        with torch.no_grad():
+            for t in range(min(TOGETHER, length - first)):
+                orbit.append(step(*orbit[-1], [s[t] for s in chunk]))
+            xs = torch.stack([x for x, _ in orbit])
+        *rests, rest = (rest for _, rest in orbit)
+        rests = [torch.stack(leaves) for leaves in zip(*rests, strict=True)]
+        found = []
+        if torch.is_grad_enabled():
+            after = vmap(lambda *at: step(*at)[0])(xs[:-1], rests, chunk)
+            xs = _Orbit.apply(xs, point[0], after, found)
+        jacobians = vmap(jacrev(lambda *at: step(*at)[0]))(xs[:-1], rests, chunk)
+        found.append(jacobians.detach())
+        point = xs[-1], rest
+        yield point, jacobians
+
+
+class _Orbit(torch.autograd.Function):
+    """Points x_0 to x_m as a function of x_0 and of all that enters a step beside its state.
+
+    `after` is the step at all of x_0 to x_(m-1), these held fixed, so that a change of weights enters each step on its
+    own. How it goes on from there the Jacobians say, which are in the list `found` when the pullback needs them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, xs: Tensor, start: Tensor, after: Tensor, found: list[Tensor]):
+        ctx.found = found
+        return xs.view_as(xs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        (jacobians,), (*before, now) = ctx.found, cotangents[0].unbind()
+        pulled = [now]
+        for x_bar, jacobian in zip(reversed(before), reversed(jacobians.unbind()), strict=True):
+            pulled.append(torch.addmv(x_bar, jacobian.mT, pulled[-1]))
+        start, *after = reversed(pulled)
+        return None, start, torch.stack(after), None
+
+
+def _jacobians_one_by_one(step: Callable, point: Point, inputs: list[Tensor], length: int) -> Jacobians:
+    x, rest = point
+    identity = torch.eye(len(x), dtype=x.dtype, device=x.device)
+    differentiable = step(x, rest, [s[0] for s in inputs])[0].requires_grad
+    for first in range(0, length, TOGETHER):
+        jacobians = []
+        for t in range(first, min(first + TOGETHER, length)):
             with torch.enable_grad():
                 x = x if differentiable and x.requires_grad else x.detach().requires_grad_()
                 y, rest = step(x, rest, [s[t] for s in inputs])
-                jacobian = _jacobian(y, x, identity, differentiable)
+                jacobians.append(_jacobian(y, x, identity, differentiable))
             x = y if differentiable else y.detach()
-            yield (x, rest), _multiplication(jacobian)
-
-    return _in_blocks(steps(*point), sizes)
-
-
-def _multiplication(jacobian: Tensor) -> Push:
-    return lambda q: jacobian @ q
-
-
-def _in_blocks(steps: Iterator[tuple[Point, Push]], sizes: list[int]) -> Pushes:
-    for size in sizes:
-        points, pushes = zip(*itertools.islice(steps, size), strict=True)
-        yield points[-1], list(pushes)
+        yield (x, rest), torch.stack(jacobians)
 
 
 def _jacobian(y: Tensor, x: Tensor, identity: Tensor, differentiable: bool) -> Tensor:
@@ -160,12 +186,18 @@ def _jacobian(y: Tensor, x: Tensor, identity: Tensor, differentiable: bool) -> T
         return torch.stack([torch.autograd.grad(y, x, row, **options)[0] for row in identity])
 
 
+def _along(function: Callable, x: Tensor, tangents: Tensor) -> Tensor:
+    def along(tangent: Tensor) -> Tensor:
+        return jvp(function, (x,), (tangent,), has_aux=True)[1]
+
+    return vmap(along, in_dims=1, out_dims=1)(tangents)
+
+
 def _first_that_works(ways: list[Way], step: Callable, point: Point, inputs: list[Tensor], basis: Tensor) -> Way:
     *ways, last = ways
     for way in ways:
         try:
-            for _, (push,) in way(step, point, [s[:1] for s in inputs], [1]):
-                push(basis)
+            way(step, point, [s[:1] for s in inputs], basis, [1])
             return way
         except Exception:  # torch.func refuses: no forward derivative, no batching rule, a value looked at, ...
             continue

@@ -1,0 +1,117 @@
+"""Section `pytorch`: flossing of PyTorch's modules, and of a step of one's own, beside eager PyTorch."""
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.epochs import Say, default_transient, least, of_threads
+from benchmarks.table import Comparison, Row, show
+from benchmarks.turns import Contender, Turn, paced_contender, take_turns
+
+SIZES = ((64, 200, 16), (80, 55, 75))
+"""Units, T, k."""
+
+CELLS = ("nn.RNN", "nn.GRU", "nn.LSTM")
+BLOCKS, CHUNK = 20, 10
+"""Turns, and flossing epochs of ours in each: a phase of 200."""
+
+SECONDS = 0.5
+"""How long a peer's turn is, if an epoch is not longer."""
+
+THREADS = (2, 1)
+
+
+def modules(say: Say, quick: bool) -> list[Row]:
+    """Flossing epochs: value, gradient and Adam. Ours is the mean over a phase of 200 epochs from torch's own start."""
+    rows = []
+    pace = {"blocks": 2, "chunk": 3, "seconds": 0.01} if quick else dict(blocks=BLOCKS, chunk=CHUNK, seconds=SECONDS)
+    for units, steps, k in ((12, 24, 4),) if quick else SIZES:
+        for cell in CELLS:
+            say(f"{cell}, N={units}, T={steps}, k={k}")
+            rows.append(_module(cell, units, steps, k, **pace))
+        say(f"step of one's own, N={units}, T={steps}, k={k}")
+        rows += _function(units, steps, k, **pace)
+    return rows
+
+
+def _module(cell: str, units: int, steps: int, k: int, *, blocks: int, chunk: int, seconds: float) -> Row:
+    size = {"cell": cell, "units": units, "steps": steps, "k": k}
+    ours = Contender("benchmarks.modules:phase", blocks=blocks, chunk=chunk, threads=2, **size)
+    peer = {"transient": default_transient(steps), "blocks": blocks, "seconds": seconds, **size}
+    eager = [paced_contender("benchmarks.peers_modules:module", threads=threads, **peer) for threads in THREADS]
+    take_turns([ours, *eager])
+    return Comparison(
+        work=f"{cell}, N={units}, T={steps}, k={k}",
+        unit="s",
+        ours=ours.mean,
+        peer="PyTorch, eager",
+        theirs=least([p.pace for p in eager]),
+        least_ratio=4.0,
+        remark="; ".join(filter(None, [_intervals(ours), of_threads(eager)])),
+    )
+
+
+def _function(units: int, steps: int, k: int, *, blocks: int, chunk: int, seconds: float) -> list[Row]:
+    size = {"units": units, "steps": steps, "k": k}
+    run = "benchmarks.modules:phase"
+    ours = [Contender(run, cell=None, blocks=blocks, chunk=chunk, threads=threads, **size) for threads in THREADS]
+    peer = {"transient": default_transient(steps), "blocks": blocks, "seconds": seconds, **size}
+    run = "benchmarks.peers_modules:function"
+    jacobians, derived = (
+        [paced_contender(run, derived=by_hand, threads=threads, **peer) for threads in THREADS]
+        for by_hand in (False, True)
+    )
+    take_turns([*ours, *jacobians, *derived])
+    common = {
+        "work": f"step of one's own, N={units}, T={steps}, k={k}",
+        "unit": "s",
+        "ours": least([p.mean for p in ours]),
+    }
+    said = [_intervals(ours[0]), "ours on 2 threads {}, on 1 {}".format(*(show(p.mean, "s") for p in ours))]
+    return [
+        Comparison(
+            peer="PyTorch, eager, torch.func.jacrev",
+            theirs=least([p.pace for p in jacobians]),
+            least_ratio=1.0,
+            remark="; ".join([*said, of_threads(jacobians)]),
+            **common,
+        ),
+        Comparison(
+            peer="PyTorch, eager, tangents derived by hand",
+            theirs=least([p.pace for p in derived]),
+            remark=of_threads(derived),
+            **common,
+        ),
+    ]
+
+
+def _intervals(ours: Contender) -> str:
+    if ours.result is None:
+        return ours.reason
+    return f"interval {ours.result[0]} at first, {np.median(ours.result):g} in the median"
+
+
+def phase(
+    turn: Turn, *, cell: str | None, units: int, steps: int, k: int, blocks: int, chunk: int, threads: int
+) -> np.ndarray:
+    """A contender: one call of `flossing.pytorch.floss`, whose callback ends the blocks -> the intervals.
+
+    `cell` is None for the step of one's own.
+    """
+    import flossing.pytorch as flt
+    from benchmarks import peers_modules as peers  # torch is imported in the contender's own process only
+
+    peers.set_threads(threads)
+    options: dict[str, Any] = {"basis": peers.drawn_basis(cell, units, k), "epochs": blocks * chunk}
+
+    def run(callback):
+        options["callback"] = callback
+        if cell is not None:
+            return flt.floss(peers.drawn_module(cell, units), lambda: peers.random_bits(steps), **options)
+        step, parameters = peers.tanh_network(units)
+        more = {"state": options["basis"].new_zeros(units), "parameters": parameters}
+        return flt.floss(step, lambda: peers.random_bits(steps), **more, **options)
+
+    run(None)  # the same once before: all intervals are compiled
+    turn()
+    return run(lambda done, _: turn(chunk) if done % chunk == 0 else None).interval.numpy()
