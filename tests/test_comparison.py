@@ -1,0 +1,142 @@
+"""The comparison: what a run keeps, what the table makes of it, and that the table is what the results say."""
+
+import dataclasses
+import json
+import subprocess
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+
+import flossing as fl
+from comparison import __main__ as program, runs, table
+from comparison.settings import FULL, NETWORKS, QUICK, SEEDS, TASKS
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A run in each condition."""
+    with jax.numpy_dtype_promotion("standard"):
+        return {condition: runs.run("adding", "vanilla", condition, 3, QUICK) for condition in runs.CONDITIONS}
+
+
+def test_conditions_differ_by_flossing_alone(tiny):
+    """The same network, thus the same exponents at the start; flossing pulls them towards 0 before training."""
+    without, flossed = tiny["without"], tiny["with"]
+    start, after = flossed["exponents"]["start"], flossed["exponents"]["flossed"]
+    assert without["exponents"]["start"] == start and "flossed" not in without["exponents"]
+    assert sum(np.square(after)) < sum(np.square(start))
+    assert without["seconds"]["flossing"] == 0 < flossed["seconds"]["flossing"]
+    assert np.isfinite([*without["curve"], *flossed["curve"], without["loss"], flossed["loss"]]).all()
+    assert without["loss"] != flossed["loss"] and without["failure"] is None
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_network_fits_every_task(name):
+    task = TASKS[name].make()
+    data = jax.eval_shape(lambda: runs.test_data(task, QUICK))
+    for kind in NETWORKS.values():
+
+        def outcome(key, data, make=kind.make):
+            network = fl.cells.Network(make(5, task.channels, key=key), task.outputs, key=key)
+            return runs.Loss(task)(network, data)
+
+        loss, others = eqx.filter_eval_shape(outcome, jax.random.key(0), data)
+        assert loss.shape == others["accuracy"].shape == ()
+
+
+def test_the_loss_is_the_mean_over_sequences():
+    task = fl.tasks.CopyMemory(delay=3)
+    network = fl.cells.Network(NETWORKS["GRU"].make(5, 10, key=jax.random.key(0)), 9, key=jax.random.key(1))
+    batch = runs.Batch(task, 3)(jax.random.key(2))
+    loss, others = runs.Loss(task)(network, batch)
+    each = [fl.tasks.Sequence(*(array[i] for array in batch)) for i in range(3)]
+    scores = [task.score(network.outputs(sequence.inputs), sequence) for sequence in each]
+    assert np.allclose((loss, others["accuracy"]), np.mean(scores, axis=0), rtol=1e-12)
+
+
+def record(task="digits", network="LSTM", condition="without", seed=1, accuracy=0.5, **more):
+    ends = {"start": [-0.1, -1.0], "end": [0.0, -2.0]} | ({"flossed": [0.0, -0.02]} if condition == "with" else {})
+    seconds = {"training": 3.0, "flossing": 0.0 if condition == "without" else 5.0}
+    return {
+        "task": task, "network": network, "condition": condition, "seed": seed, "k": 16, "loss": 1 - accuracy,
+        "accuracy": accuracy, "seconds": seconds, "exponents": ends, "curve": [], "failure": None,
+    } | more  # fmt: skip
+
+
+def test_the_table_renders():
+    """Seeds 1 to 4: 0.1 0.2 0.3 0.4 against 0.4 0.2 0.1 and a failure: better once."""
+    found = [record(seed=s, accuracy=s / 10) for s in SEEDS[:4]]
+    found += [record(seed=s, condition="with", accuracy=a) for s, a in zip(SEEDS, (0.4, 0.2, 0.1), strict=False)]
+    found += [record(seed=4, condition="with", failure="training epoch 3: loss is nan"), record(network="GRU")]
+    found += [record(seed=101), record(seed=101, condition="with")]  # pilots
+    text = table.markdown(found)
+    assert "### Digits" in text and "0.1 by chance" in text and "GRU" not in text
+    row = (
+        "LSTM | 0.250 (0.100 to 0.400) | 0.200 (0.100 to 0.400), 1 failed | 1 of 4 | -0.10, -1.00 | 0.00, -0.02 | 3, 8"
+    )
+    assert f"| {row} |" in text
+    assert "### Adding" not in text and table.markdown([]) == ""
+    adding = table.markdown([record("adding", accuracy=0.9), record("adding", condition="with", accuracy=0.8)])
+    assert "0.167 without memory" in adding and "| 0.100 (0.100 to 0.100) | 0.200 (0.200 to 0.200) | 0 of 1 |" in adding
+
+
+def test_the_table_is_what_the_results_say():
+    results = program.read_results()
+    assert program.PAGE.read_text("utf-8") == program.page(results)
+    assert {run["seed"] for run in results["runs"]} <= set(SEEDS)
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+    """The program writes to a folder of its own, and knows one network only."""
+    monkeypatch.setattr(program, "RESULTS", tmp_path / "results.json")
+    monkeypatch.setattr(program, "PAGE", tmp_path / "table.md")
+    monkeypatch.setattr(program, "NETWORKS", {"vanilla": NETWORKS["vanilla"]})
+    return tmp_path / "runs"
+
+
+@pytest.mark.slow
+def test_the_program_makes_what_is_not_there(folder, monkeypatch, capsys, tiny):
+    arguments = ["--quick", "--only", "adding", "--seeds", "3", "--folder", str(folder)]
+    assert program.main(arguments) == 0
+    made = [json.loads((folder / f"adding-vanilla-{c}-3.json").read_text()) for c in runs.CONDITIONS]
+    assert all(run.keys() == tiny[run["condition"]].keys() and run["failure"] is None for run in made)
+    assert made[0]["exponents"]["start"] == made[1]["exponents"]["start"]
+    assert not program.PAGE.exists()
+
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 1, "", "much\nno luck"))
+    assert program.main(arguments) == 0  # all there: no process is started
+    (folder / "adding-vanilla-with-3.json").write_text("{")
+    assert program.main(arguments) == 1
+    assert "adding vanilla with: no luck" in capsys.readouterr().out
+
+
+def test_results_are_collected(folder, capsys):
+    folder.mkdir()
+    settings = dataclasses.asdict(FULL) | {"task": repr(TASKS["xor"].make())}
+    for condition in runs.CONDITIONS:
+        for seed, kept in ((1, settings), (2, settings | {"units": 63})):
+            run = record("xor", "vanilla", condition, seed) | {"format": runs.FORMAT, "settings": kept}
+            runs.run_file(folder, "xor", "vanilla", condition, seed).write_text(json.dumps(run))
+    program.write_table(folder, program.Console())
+    results = program.read_results()
+    assert [(run["condition"], run["seed"]) for run in results["runs"]] == [("without", 1), ("with", 1)]
+    assert results["settings"]["units"] == 64 and "TemporalXOR" in results["tasks"]["xor"]
+    assert "| vanilla | 0.500 (0.500 to 0.500) |" in program.PAGE.read_text("utf-8")
+    assert program.PAGE.read_text("utf-8") == program.page(results)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--only", "xor,tea"], "only must name tasks of copy, adding, xor, digits, permuted, got 'tea'"),
+        (["--seeds", "1,two"], "seeds must be numbers such as 1,2,3, got '1,two'"),
+        (["--workers", "0"], "workers must be at least 1, got 0"),
+    ],
+)
+def test_bad_arguments(arguments, message, capsys):
+    with pytest.raises(SystemExit) as exit:
+        program.main(arguments)
+    assert exit.value.code == 2 and message in capsys.readouterr().err
