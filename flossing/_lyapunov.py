@@ -103,7 +103,8 @@ def lyapunov_spectrum(
     - `k`: how many exponents, 1 to N; all N if neither `k` nor `basis` is given.
     - `key`: draws the initial basis, the Q factor of a Gaussian N x k matrix; a fixed key by default.
     - `basis`: the initial basis itself (N, k) instead of `key`; its columns are orthonormalised first.
-    - `transient`: steps at the start during which the basis turns but growth is not counted, 0 to T - 1.
+    - `transient`: steps at the start during which the basis turns but growth is not counted, 0 to T - 1; a direction
+      that a singular Jacobian loses there is replaced by another, which counts.
     - `interval`: steps between re-orthonormalisations. Exact in exact arithmetic; in floating point good as long
       as the growth rates within one interval differ by much less than the precision (36 nats in float64). `"auto"`
       measures the first steps twice to choose as many as keep the exponents to about 1e-9 in float64, 1e-3 in float32;

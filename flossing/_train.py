@@ -112,6 +112,8 @@ def train(
     term: FlossingTerm | None = None,
     probe: Probe | None = None,
     probe_every: int = 100,
+    renew: Callable[[PyTree], PyTree] | None = None,
+    renew_every: int = 1000,
     chunk: int = 100,
 ) -> Iterator[Progress]:
     """Train `state.model` up to `epochs`, flossing when `schedule` says so; yields a [`Progress`][] a chunk.
@@ -133,6 +135,8 @@ def train(
       `flossing` has an interval of its own. The metric `loss` stays the task's, `flossing_term` is what was added.
     - `probe`: `probe(model, gradients) -> {name: array}`, evaluated in epoch 1 and every `probe_every` epochs on the
       raw gradients; 0 switches it off.
+    - `renew`: `renew(model) -> model` replaces the model after every `renew_every` training epochs, where a chunk then
+      ends; for what follows from the weights, such as a state that they relax to.
     - `chunk`: at most so many epochs are run between two looks. The compiled loop does not depend on their number.
 
     **Raises:** `ValueError` for arguments out of range; `FloatingPointError`, naming epoch and quantity, when a loss,
@@ -143,6 +147,7 @@ def train(
     check_integer("epochs", epochs, least=1)
     check_integer("chunk", chunk, least=1)
     check_integer("probe_every", probe_every, least=0)
+    check_integer("renew_every", renew_every, least=1)
     schedule = floss_never() if schedule is None else schedule
     training_key, flossing_key, measuring_key = jax.random.split(key, 3)
     added = None if term is None else _AddedTerm(term, flossing, jax.random.fold_in(key, 3))
@@ -160,8 +165,14 @@ def train(
             assert flossing is not None
             progress = _floss_chunk(state, FlossingEpoch(flossing, flossing_key), chunk)
         else:
-            count = _epochs_until_due(schedule, state, min(chunk, epochs - state.epoch))
+            most = min(chunk, epochs - state.epoch)
+            if renew is not None:
+                most = min(most, renew_every - state.epoch % renew_every)
+            count = _epochs_until_due(schedule, state, most)
             progress = _train_chunk(state, training, count, chunk)
+            if renew is not None and progress.state.epoch % renew_every == 0:
+                model = renew(progress.state.model)
+                progress = progress._replace(state=dataclasses.replace(progress.state, model=model))
         if flossing is not None:
             progress = progress._replace(state=_measure(progress.state, flossing, measuring_key))
         yield progress
@@ -232,8 +243,11 @@ class _AddedTerm(eqx.Module):
 
 
 def _epochs_until_due(schedule: Schedule, state: TrainingState, most: int) -> int:
+    # What will be measured by then is not known. With as little as at the start, a schedule that adapts says whether
+    # an epoch may become due; there it must be asked again.
+    known = {name: value for name, value in state.measures.items() if name == "exponents"}
     following = range(state.epoch + 2, state.epoch + most + 1)
-    due = next((e for e in following if schedule(e, state.measures)), state.epoch + most + 1)
+    due = next((e for e in following if schedule(e, state.measures) or schedule(e, known)), state.epoch + most + 1)
     return due - state.epoch - 1
 
 

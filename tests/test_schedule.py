@@ -1,5 +1,7 @@
 """Schedules are counted: which epochs, how many flossing epochs."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
@@ -86,4 +88,33 @@ def test_adaptive_in_training():
         options = {"loss": task_loss, "batch": e.batch, "optimiser": e.optimiser, "key": e.key, "epochs": 9}
         chunks = list(fl.train(start, flossing=e.flossing, schedule=schedule, chunk=6, **options))
         assert chunks[-1].state.flossing_epoch == expected
-        assert chunks[-1].state.epoch == 9
+        # Asked wherever it may become due, whatever the length of a chunk.
+        assert [c.state.epoch for c in chunks if c.kind == "training"] == [4, 8, 9]
+
+
+SMALL = {"units": 8, "k": 3, "batch": 2, "steps": 40, "delay": 5, "flossing_steps": 55}
+
+
+def test_the_adaptive_condition():
+    """Its window follows the task, its schedule is asked every `adaptive_every` epochs."""
+    config = Config().with_values(**SMALL, condition="adaptive", epochs_before=4, adaptive_epochs=3, adaptive_every=7)
+    assert (config.longest_lag, config.window) == (10, 20)
+    assert build(config).flossing.window == 20
+    assert config.with_values(delay=15).window == 40  # no more than a sequence has
+    assert config.with_values(adaptive_window=33).window == 33
+    schedule, lost = make_schedule(config), {"gradient_norm/x0": 1e-4, "gradient_norm/network.J": 1.0}
+    assert {e: schedule(e, lost) for e in range(1, 20) if schedule(e, lost)} == {1: 4, 8: 3, 15: 3}
+    assert not any(schedule(e, lost | {"gradient_norm/x0": 1e-2}) for e in range(2, 20))
+
+
+def test_fields_of_other_conditions_change_no_name():
+    """Runs from before there was an adaptive condition, or a term, keep their digest; new fields have their own."""
+    config = Config()
+    assert config.digest == hashlib.sha256(b"{}").hexdigest()[:12]
+    assert config.with_values(term_weight=0.1).digest != config.with_values(share=1e-4).digest != config.digest
+
+
+def test_the_term_of_the_configuration():
+    config = Config().with_values(**SMALL, condition="none", term_weight=0.5, term_every=2)
+    assert build(config).term == fl.FlossingTerm(0.5, 2)
+    assert build(config.with_values(term_weight=0.0)).term is None
