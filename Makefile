@@ -3,10 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint verify torture bench bench-scaling docs clean
+.PHONY: demo figures test lint verify torture bench bench-scaling docs clean
 
 demo: .venv/.run
 	$(BIN)/flossing demo
+
+figures: .venv/.develop
+	$(BIN)/flossing paper --scale laptop --out paper
 
 test: lint
 	$(BIN)/pytest -n 2
@@ -19,7 +22,7 @@ lint: .venv/.develop
 
 torture: .venv/.develop
 	$(BIN)/python -m tests.torture --kills 50
-	$(BIN)/pytest -n 2 -m slow tests/test_sweep.py
+	$(BIN)/pytest -n 2 -m slow tests/test_sweep.py tests/test_paper.py tests/test_paper_figures.py tests/test_comparison.py
 
 verify: .venv/.develop
 	$(BIN)/python -m verification

@@ -11,7 +11,7 @@ from flossing.experiment.directory import RunDirectory
 from flossing.experiment.figures import LABELS
 from flossing.experiment.report import write_report
 from tests.browser import chromium, opened, wait_until_drawn
-from tests.test_report import CONDITIONS, sweep_of_400, write_comparison, write_run
+from tests.test_report import CONDITIONS, SWEPT, sweep_of_400, write_comparison, write_run
 
 SCRIPT = "<script>window.hacked = true</script>"
 IMAGE = "<img src=x onerror=window.hacked=true>"
@@ -182,7 +182,7 @@ def test_a_sweep_is_light_and_opens(browser, swept):
     print(f"400 runs: first figure after {time.monotonic() - start:.2f} s")
     wait_until_drawn(page)
     print(f"400 runs: all figures after {time.monotonic() - start:.2f} s")
-    assert len(figure(page, "final")) == 3 * len(LABELS)
+    assert len(figure(page, "final")) == 3 * len(SWEPT)
     page.select_option("#curves-choice", label="delay 5")
     expected = embedded(swept.read_text("utf-8"))["curves"]["pictures"][3]["lines"][0]["accuracy"]["low"]
     assert figure(page, "accuracy")[0]["y"] == expected

@@ -17,7 +17,7 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
-from flossing.experiment import sweep as sweeping
+from flossing.experiment import sweep as sweeping, workers as working
 from flossing.experiment.collection import find_runs, read_sweep
 from flossing.experiment.directory import RunDirectory
 from flossing.experiment.process import ONE_THREAD
@@ -36,12 +36,12 @@ SCRIPT = """
 import json, os, sys
 from distributed import LocalCluster
 from rich.console import Console
-from flossing.experiment import sweep
+from flossing.experiment import sweep, workers as working
 from flossing.experiment.spec import Spec
 
 if __name__ == "__main__":
     base, axes, out, workers, kills = json.loads(sys.argv[1])
-    sweep.KILLS = kills
+    working.KILLS = kills
     try:
         spec = Spec(name="test", base=base, axes=axes)
         if workers:
@@ -249,8 +249,8 @@ def test_the_extra_is_named_if_it_is_missing(tmp_path, monkeypatch):
 
 def test_progress_is_counted_in_epochs(monkeypatch):
     said, now = io.StringIO(), [0.0]
-    monkeypatch.setattr(sweeping.time, "monotonic", lambda: now[0])
-    with sweeping._Board(4, Console(file=said, width=200)) as board:
+    monkeypatch.setattr(working.time, "monotonic", lambda: now[0])
+    with working.Board(4, Console(file=said, width=200)) as board:
         now[0] = 100.0  # until the workers are there
         board.follow("a", 0.5)  # a run that goes on half-way
         now[0] = 110.0

@@ -2,11 +2,13 @@
 
 What a cell is, [`cells.Cell`][] in short:
 
-- `cell(input, state) -> state`: the step, of which exponents are measured, with `input` of shape (S,);
+- `cell(input, state) -> state`: the step, of which exponents are measured, with `input` of shape (S,), but for
+  [`cells.BalancedRNN`][], whose input is a pair of signals and noise;
 - `cell.zeros() -> state`: the zero state, an array or a tuple of arrays, in the dtype of the parameters;
 - `cell.output(state) -> (N,)`: what a readout, or the next layer, sees of a state.
 """
 
+from flossing.cells._balanced import BalancedRNN as BalancedRNN
 from flossing.cells._contract import Cell as Cell
 from flossing.cells._gated import GRU as GRU, LSTM as LSTM
 from flossing.cells._leaky import LeakyRNN as LeakyRNN

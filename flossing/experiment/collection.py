@@ -5,12 +5,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flossing.experiment.config import Config
+from flossing.experiment.config import AnyConfig
 from flossing.experiment.directory import RunDirectory
 from flossing.experiment.files import read_json, write_json
 
 SWEEP_FORMAT = 1
 """Version of the layout of sweep.json."""
+
+ABSENT = "–"
+"""The value of a field that an experiment does not have."""
 
 _DIGEST = re.compile(r"[0-9a-f]{12}")
 
@@ -57,20 +60,25 @@ def write_sweep(path: Path, content: Mapping[str, Any]):
     write_json(path / "sweep.json", {"format": SWEEP_FORMAT, **content})
 
 
-def axes_of(configs: Sequence[Config]) -> dict[str, list[Any]]:
+def axes_of(configs: Sequence[AnyConfig]) -> dict[str, list[Any]]:
     """The fields in which configurations differ, each with its values in order of appearance.
 
-    The four seeds count as one field, `seed`, where they agree in each configuration.
+    All seeds count as one field, `seed`, where they agree in each configuration. Of several experiments, the fields in
+    which configurations of one differ, and `experiment`; ABSENT is the value where an experiment has no such field.
     """
     flat = [labels_of(config) for config in configs]
-    names = dict.fromkeys(name for values in flat for name in values)
-    values = {name: list(dict.fromkeys(values.get(name) for values in flat)) for name in names}
-    return {name: each for name, each in values.items() if len(each) > 1}
+    experiments = {values["experiment"] for values in flat}
+    axes = {"experiment": [values["experiment"] for values in flat]} if len(experiments) > 1 else {}
+    for name in dict.fromkeys(name for values in flat for name in values):
+        for experiment in experiments:
+            if len({values.get(name, ABSENT) for values in flat if values["experiment"] == experiment}) > 1:
+                axes[name] = [values.get(name, ABSENT) for values in flat]
+    return {name: list(dict.fromkeys(values)) for name, values in axes.items()}
 
 
-def labels_of(config: Config) -> dict[str, Any]:
-    """All fields that decide the result, with one `seed` instead of four if they are equal."""
-    values = config.values()
+def labels_of(config: AnyConfig) -> dict[str, Any]:
+    """The experiment and all fields that decide the result, with one `seed` instead of several if they are equal."""
+    values = {"experiment": config.experiment, **config.values()}
     seeds = [name for name in values if name.startswith("seed_")]
     if len({values[name] for name in seeds}) == 1:
         values["seed"] = values[seeds[0]]

@@ -1,32 +1,35 @@
 """The configuration of one run: one frozen, typed value that the command line, a file and a run directory share.
 
-The defaults are the reference call of the paper's released code, argument by argument. This room imports no JAX, so
-that `--help` answers at once.
+The defaults are the reference call of the paper's released code, argument by argument. The second experiment has its
+own, in `balance_config.py`. These rooms import no JAX, so that `--help` answers at once.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-Count = Annotated[int, Field(ge=1, le=10**9)]
-CountOrNone = Annotated[int, Field(ge=0, le=10**9)]
-Real = Annotated[float, Field(allow_inf_nan=False)]
-PositiveReal = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+from flossing.experiment.balance_config import BalanceConfig
+from flossing.experiment.section import (
+    FIRST,
+    Count,
+    CountOrNone,
+    Fraction,
+    PositiveReal,
+    Real,
+    RealOrZero,
+    RunConfig,
+    SafetyConfig,
+    Section,
+    Seed,
+    explain_invalid as explain_invalid,
+)
 
-Condition = Literal["none", "before", "during", "before_and_during"]
+Condition = Literal["none", "before", "during", "before_and_during", "adaptive"]
 TaskName = Literal["copy", "temporal_xor", "spatial_xor"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=True)
-
-
-class NetworkConfig(_Section):
+class NetworkConfig(Section):
     """The network: x <- J tanh(x) + b + ws s / S, readout wr x + offset."""
 
     units: Count = 80
@@ -51,7 +54,7 @@ class NetworkConfig(_Section):
     """Added to the bias b."""
 
 
-class TaskConfig(_Section):
+class TaskConfig(Section):
     """The task: what the readout must say at each step."""
 
     task: TaskName = "temporal_xor"
@@ -74,7 +77,7 @@ class TaskConfig(_Section):
     number above 0.)"""
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """Training on the task, by Adam after limiting the norm of each array's gradient on its own."""
 
     epochs: Count = 3001
@@ -95,11 +98,12 @@ class TrainingConfig(_Section):
     """Epochs between two records of the singular values of the raw dL/dJ and dL/dx0; 0 for none."""
 
 
-class FlossingConfig(_Section):
+class FlossingConfig(Section):
     """Gradient flossing: when, how long, and what."""
 
     condition: Condition = "before_and_during"
-    """When to floss: none; before training; during it; or both."""
+    """When to floss: none; before training; during it; or both. adaptive: before it, and during it while error feedback
+    does not reach back, with settings of its own."""
     k: Count = 75
     """How many exponents are flossed, from the largest."""
     target: Real = 0.0
@@ -114,7 +118,7 @@ class FlossingConfig(_Section):
     """How far interval=auto may move the gradient from that with QR after every step, relative to its norm. Default:
     1e-3 in float32, 1e-9 in float64."""
     flossing_steps: Count = 300
-    """Length of the sequence drawn for flossing, of which the window is the start."""
+    """Length of the sequence drawn for flossing, of which the window is the start. (adaptive: at least the window.)"""
     epochs_before: CountOrNone = 500
     """Flossing epochs before the first training epoch (preflossing)."""
     epochs_during: CountOrNone = 500
@@ -125,7 +129,29 @@ class FlossingConfig(_Section):
     """At most so many blocks."""
 
 
-class SeedConfig(_Section):
+class AdaptiveConfig(Section):
+    """Flossing under `condition` adaptive: again whenever |dL/dx0| <= SHARE |dL/dJ|, the norms of raw gradients."""
+
+    share: PositiveReal = 1e-3
+    """Networks that cannot learn send back a share below 1e-4, those that learn 1e-3 to 1e-2."""
+    adaptive_window: Count | None = None
+    """Steps over which exponents are measured. Default: twice the longest lag, at most the length of a sequence."""
+    adaptive_epochs: CountOrNone = 50
+    """Flossing epochs each time that the rule asks for."""
+    adaptive_every: Count = 100
+    """Training epochs after which the rule is asked again."""
+
+
+class TermConfig(Section):
+    """Flossing as a term of the loss, beside blocks of flossing or, with `condition` none, instead of them."""
+
+    term_weight: RealOrZero = 0.0
+    """The loss is that of the task plus this times the mean squared exponent; 0 for the task alone."""
+    term_every: Count = 1
+    """Training epochs from one in which the term is added to the next."""
+
+
+class SeedConfig(Section):
     """Seeds, each for its own stream: equal seeds do not give equal numbers."""
 
     seed_network: Seed = 1
@@ -138,28 +164,24 @@ class SeedConfig(_Section):
     """Seed of the initial orthonormal basis."""
 
 
-class SafetyConfig(_Section):
-    """What is kept on disk, and what happens when numbers fail. No run that ends well without depends on it."""
-
-    checkpoint_every: Count = 100
-    """Epochs, of both kinds together, between two checkpoints; at most so many are run again after a crash."""
-    snapshots_every: CountOrNone = 100
-    """Training epochs between two snapshots of the parameters, which the report's slider shows; 0 for none."""
-    halvings: Annotated[int, Field(ge=0, le=100)] = 0
-    """How often a run whose numbers cease to be finite goes on from its last good state with half the step size."""
-
-
-class Config(_Section):
+class Config(RunConfig):
     """One run of the reference experiment; the defaults are the paper's released example."""
 
     network: NetworkConfig = NetworkConfig()
     task: TaskConfig = TaskConfig()
     training: TrainingConfig = TrainingConfig()
     flossing: FlossingConfig = FlossingConfig()
+    adaptive: AdaptiveConfig = AdaptiveConfig()
+    term: TermConfig = TermConfig()
     seeds: SeedConfig = SeedConfig()
     safety: SafetyConfig = SafetyConfig()
     dtype: Literal["float32", "float64"] = "float32"
     """Floating precision of everything."""
+    experiment: Literal["reference"] = "reference"
+    """Which experiment this is a run of."""
+
+    units_are: ClassVar[str] = "tanh"
+    driven_by: ClassVar[str] = "random bits"
 
     @model_validator(mode="after")
     def _check(self) -> "Config":
@@ -175,77 +197,74 @@ class Config(_Section):
                 f"window must be at most flossing_steps={self.flossing.flossing_steps}, "
                 f"got window={self.flossing.window}"
             )
-        if self.flossing.transient is not None and self.flossing.transient >= self.flossing.window:
+        if self.flossing.transient is not None and self.flossing.transient >= self.window:
             raise ValueError(
-                f"transient must be less than window={self.flossing.window}, got transient={self.flossing.transient}"
+                f"transient must be less than window={self.window}, got transient={self.flossing.transient}"
             )
         return self
 
-    def with_values(self, **values) -> "Config":
-        """This configuration with some fields changed, each named as on the command line: `delay=20`, `k=10`.
-
-        `seed` stands for all four seeds. Raises ValueError for a name that is no field, ValidationError for a value.
-        """
-        sections = self.model_dump()
-        home = {field: name for name in sections if isinstance(sections[name], dict) for field in sections[name]}
-        for field, value in values.items():
-            if field == "seed":
-                sections["seeds"] = dict.fromkeys(sections["seeds"], value)
-            elif field in home:
-                sections[home[field]][field] = value
-            elif field in sections and field not in home.values():
-                sections[field] = value
-            else:
-                legal = ", ".join(sorted([*home, "dtype", "seed"]))
-                raise ValueError(f"{field} is not a field of the configuration; legal are {legal}")
-        return type(self).model_validate(sections)
-
-    def values(self) -> dict[str, Any]:
-        """All that decides the result, by name as on the command line; safety does not."""
-        sections = self.model_dump(exclude={"safety"})
-        flat = {"dtype": sections.pop("dtype")}
-        for section in sections.values():
-            flat |= section
-        return flat
-
-    def differences(self, other: "Config") -> dict[str, tuple[Any, Any]]:
-        """The fields in which another configuration leads to another result, with both values."""
-        ours, theirs = self.values(), other.values()
-        return {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
+    @property
+    def longest_lag(self) -> int:
+        """How far back the task looks, in steps."""
+        return self.task.delay * (2**self.task.order if self.task.task == "temporal_xor" else 1)
 
     @property
-    def digest(self) -> str:
-        """12 hexadecimal digits that name this configuration: equal for equal results, the same in later versions.
+    def window(self) -> int:
+        """Steps over which flossing measures exponents."""
+        if self.condition != "adaptive":
+            return self.flossing.window
+        return self.adaptive.adaptive_window or min(2 * self.longest_lag, self.task.steps)
 
-        Defaults are left out, so that a field added later changes no name.
-        """
-        said = self.model_dump(exclude={"safety"}, exclude_defaults=True)
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+    @property
+    def name(self) -> str:
+        """A name that tells runs apart at a glance."""
+        return f"{self.task.task}-{self.task.delay}-{self.flossing.condition}-seed{self.seeds.seed_network}"
+
+    @property
+    def title(self) -> str:
+        """The task in words, with its lags."""
+        task = self.task
+        if task.task == "temporal_xor":
+            lags = [task.delay * i for i in range(1, 2**task.order + 1)]
+            shown = ", ".join(map(str, lags[:-1])) if len(lags) <= 4 else f"{lags[0]}, {lags[1]}, ..."
+            return f"Temporal XOR at lags {shown} and {lags[-1]}"
+        return f"{'Copy' if task.task == 'copy' else 'Spatial XOR of three channels'} at lag {task.delay}"
+
+    @property
+    def condition(self) -> Condition:
+        """When it flosses."""
+        return self.flossing.condition
+
+    @property
+    def k(self) -> int:
+        """How many exponents its spectra hold."""
+        return self.flossing.k
+
+    @property
+    def clip(self) -> float:
+        """Largest norm of each array's gradient."""
+        return self.training.clip
 
 
-def read_config(stored: Any) -> Config:
+AnyConfig = Config | BalanceConfig
+
+EXPERIMENTS: dict[str, type[AnyConfig]] = {"reference": Config, "balance": BalanceConfig}
+"""The configuration of each experiment, by name."""
+
+
+def config_of(experiment: Any) -> type[AnyConfig]:
+    """The configuration of an experiment; ValueError for a name that there is none of."""
+    if not isinstance(experiment, str) or experiment not in EXPERIMENTS:
+        legal = " or ".join(map(repr, EXPERIMENTS))
+        raise ValueError(f"experiment must be {legal}, got experiment={experiment!r}")
+    return EXPERIMENTS[experiment]
+
+
+def read_config(stored: Any) -> AnyConfig:
     """A configuration as a run directory holds it; ValueError, in one line, if it is none."""
     if not isinstance(stored, Mapping):
         raise ValueError(f"config must be a table of sections, got {type(stored).__name__}")
     try:
-        return Config.model_validate(stored)
+        return config_of(stored.get("experiment", FIRST)).model_validate(stored)
     except ValidationError as error:
         raise ValueError(explain_invalid(error)) from None
-
-
-def explain_invalid(error: ValidationError) -> str:
-    """pydantic's report as one line: each field, what is legal, and the value given."""
-    told: dict[tuple[str, str], list[str]] = {}
-    for problem in error.errors(include_url=False):
-        message, given = problem["msg"], problem["input"]
-        if problem["type"] == "value_error":
-            told[message.removeprefix("Value error, "), ""] = []
-            continue
-        # A field within its section; what may come after it names the alternatives that were tried.
-        name = str((problem["loc"] or ("",))[:2][-1])
-        if message.startswith("Input should "):
-            legal, ending = message.removeprefix("Input should "), f", got {name}={given!r}"
-            told.setdefault((f"{name} must ", ending), []).append(legal)
-        else:
-            told[f"{name}: {message}, got {given!r}", ""] = []
-    return "; ".join(start + " or ".join(legal) + ending for (start, ending), legal in told.items())

@@ -11,16 +11,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 @dataclasses.dataclass
 class Status:
-    """How far a run is: epochs done and wanted, the exponents of the flossing window, means over the last chunk."""
+    """How far a run is: epochs done and wanted, the exponents of the flossing window if there is one, and other numbers
+    to be shown, by name, each with its format."""
 
     epoch: int
     epochs: int
     flossing_epoch: int
     flossing_epochs: int
-    exponents: np.ndarray
-    loss: float | None = None
-    accuracy: float | None = None
-    flossing_loss: float | None = None
+    exponents: np.ndarray | None = None
+    shown: dict[str, tuple[float, str]] = dataclasses.field(default_factory=dict)
 
     @property
     def done(self) -> int:
@@ -111,9 +110,9 @@ def describe(status: Status, seconds_left: float | None) -> str:
     parts = [f"epoch {status.epoch}/{status.epochs}"]
     if status.flossing_epochs:
         parts.append(f"flossing {status.flossing_epoch}/{status.flossing_epochs}")
-    if status.loss is not None and status.accuracy is not None:
-        parts.append(f"loss {status.loss:.3f}  accuracy {status.accuracy:.3f}")
-    parts.append(f"λ1 {status.exponents[0]:+.3f}  λ{len(status.exponents)} {status.exponents[-1]:+.2f}")
+    parts += [f"{name.replace('_', ' ')} {value:{form}}" for name, (value, form) in status.shown.items()]
+    if status.exponents is not None:
+        parts.append(f"λ1 {status.exponents[0]:+.3f}  λ{len(status.exponents)} {status.exponents[-1]:+.2f}")
     if seconds_left is not None and status.done < status.total:
         parts.append(f"{int(seconds_left) // 60}:{int(seconds_left) % 60:02d} left")
     return "  ".join(parts)

@@ -3,6 +3,7 @@
     epoch              training epoch: loss, accuracy, gradient_norm (of each `array`)
     probe_epoch        training epochs in which singular values were recorded, and nothing between
     flossing_epoch     flossing epoch: flossing_loss, flossing_exponents; `training_epoch` says what was done before it
+    test_epoch         after each test, of an experiment that has them: test_error, balance, coupling, ..., clusters
     measurement        after each chunk: measured_exponents; `measured_epoch` and `measured_flossing_epoch` say when
     stage              start, after_preflossing, end: spectrum, long_term_log_singular_values (against `horizon`)
     index              number of an exponent, from the largest, from 1; `singular_index` that of a singular value
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from flossing.experiment.collection import axes_of, find_runs, labels_of, read_sweep
+from flossing.experiment.collection import ABSENT, axes_of, find_runs, labels_of, read_sweep
 from flossing.experiment.directory import RunDirectory
 from flossing.experiment.files import read_arrays
 
@@ -32,6 +33,17 @@ STAGES = ("start", "after_preflossing", "end")
 _MARK = "flossing_dataset"
 _PER_STEP = {"units": "per step, natural logarithm"}
 _ATTRIBUTES: dict[str, dict[str, str]] = {
+    "squared_error": {"long_name": "loss of the fresh batch without the cost of activity"},
+    "test_error": {"long_name": "loss of the sequences of the test"},
+    "test_squared_error": {"long_name": "loss of the sequences of the test without the cost of activity"},
+    "balance": {"long_name": "mean coupling over its initial value"},
+    "coupling": {"long_name": "mean coupling"},
+    "coupling_within": {"long_name": "mean coupling within clusters"},
+    "coupling_between": {"long_name": "mean coupling between clusters"},
+    "outliers": {"long_name": "leftmost eigenvalues of J diag(phi'(x)), real parts"},
+    "outliers_sd": {"long_name": "standard deviation of the outliers over the sequences of the test"},
+    "weight_correlations": {"long_name": "correlation of the weights of an output with those of an input"},
+    "clusters": {"long_name": "cluster of each neuron, by k-means on the columns of J"},
     "loss": {"long_name": "loss of the fresh batch, before the update"},
     "accuracy": {"long_name": "share of the scored steps that are right, before the update"},
     "gradient_norm": {"long_name": "Frobenius norm of the raw gradient"},
@@ -46,6 +58,7 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
     "long_term_log_singular_values": {"long_name": "logarithm of the singular values of the long-term Jacobian"},
     "epoch": {"long_name": "training epoch"},
     "probe_epoch": {"long_name": "training epoch"},
+    "test_epoch": {"long_name": "training epochs done"},
     "flossing_epoch": {"long_name": "flossing epoch"},
     "training_epoch": {"long_name": "training epochs done before"},
     "measured_epoch": {"long_name": "training epochs done"},
@@ -58,6 +71,12 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
 }
 _ROOM = 4
 """A folder's runs are laid on a grid if it has at most so many times as many places as there are runs."""
+_TEST_DIMS = {
+    "outliers": ("signal",),
+    "outliers_sd": ("signal",),
+    "weight_correlations": ("output", "signal"),
+    "clusters": ("neuron",),
+}
 _COORDINATES = ("training_epoch", "measured_epoch", "measured_flossing_epoch")
 
 _Variables = dict[str, tuple[str | tuple[str, ...], Any]]
@@ -67,10 +86,10 @@ def run_dataset(directory: RunDirectory) -> "xarray.Dataset":
     """All numbers of a run, labelled; of a run that is still going on, up to its newest chunk."""
     xarray = _require_xarray()
     info, config, horizons = directory.info, directory.config, directory.horizons
-    training, flossing = _read_metrics(directory, "training"), _read_metrics(directory, "flossing")
+    training, flossing, test = (_read_metrics(directory, kind) for kind in ("training", "flossing", "test"))
     units = config.network.units
     variables: _Variables = {
-        "index": ("index", np.arange(1, config.flossing.k + 1)),
+        "index": ("index", np.arange(1, config.k + 1)),
         "singular_index": ("singular_index", np.arange(1, units + 1)),
         "stage": ("stage", list(STAGES)),
     }
@@ -86,8 +105,10 @@ def run_dataset(directory: RunDirectory) -> "xarray.Dataset":
         variables |= _flossing_variables(flossing)
     if training:
         variables |= _training_variables(training, units)
-    if training or flossing:
+    if "measured_epoch" in training or flossing:
         variables |= _measurements(training, flossing)
+    if test:
+        variables |= _test_variables(test)
     dataset = xarray.Dataset(variables).set_coords([name for name in _COORDINATES if name in variables])
     dataset.attrs = {
         "configuration": json.dumps(config.model_dump()),
@@ -159,8 +180,7 @@ def _training_variables(training: Mapping[str, np.ndarray], units: int) -> _Vari
     variables: _Variables = {
         "epoch": ("epoch", training["epoch"]),
         "array": ("array", list(norms)),
-        "loss": ("epoch", training["loss"]),
-        "accuracy": ("epoch", training["accuracy"]),
+        **{name: ("epoch", training[name]) for name in ("loss", "accuracy", "squared_error") if name in training},
         "gradient_norm": (("epoch", "array"), np.stack([training[name] for name in norms.values()], axis=1)),
     }
     # Probes are NaN but in some epochs, and with `singular_values_every=0` in all of them.
@@ -187,6 +207,15 @@ def _flossing_variables(flossing: Mapping[str, np.ndarray]) -> _Variables:
         "flossing_gradient_norm": ("flossing_epoch", flossing["flossing_gradient_norm"]),
         "flossing_exponents": (("flossing_epoch", "index"), flossing["exponents"]),
     }
+
+
+def _test_variables(test: Mapping[str, np.ndarray]) -> _Variables:
+    variables: _Variables = {"test_epoch": ("test_epoch", test["epoch"])}
+    for name in test.keys() - {"epoch", "chunk_end"}:
+        dims = _TEST_DIMS.get(name, ())
+        variables |= {dim: (dim, np.arange(1, size + 1)) for dim, size in zip(dims, test[name].shape[1:], strict=True)}
+        variables[name] = (("test_epoch", *dims), test[name])
+    return variables
 
 
 def _measurements(training: Mapping[str, np.ndarray], flossing: Mapping[str, np.ndarray]) -> _Variables:
@@ -245,11 +274,13 @@ def _folder_grid(directory: Path) -> _Grid:
     differing = axes_of([run.config for run in runs])
     if math.prod(len(values) for values in differing.values()) <= _ROOM * len(runs):
         axes = {field: {field: values} for field, values in differing.items()}
-        places = [tuple(values.index(label.get(field)) for field, values in differing.items()) for label in labels]
+        places = [
+            tuple(values.index(label.get(field, ABSENT)) for field, values in differing.items()) for label in labels
+        ]
     else:
         # Fields that vary together would make a grid of holes.
         names = [str(run.path.relative_to(directory)) for run in runs]
-        axes = {"run": {"run": names, **{field: [label.get(field) for label in labels] for field in differing}}}
+        axes = {"run": {"run": names, **{field: [label.get(field, ABSENT) for label in labels] for field in differing}}}
         places = [(number,) for number in range(len(runs))]
     found: dict[tuple[int, ...], RunDirectory] = {}
     for place, run in zip(places, runs, strict=True):

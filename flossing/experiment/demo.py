@@ -9,7 +9,7 @@ from rich.table import Table
 from flossing.experiment.config import Condition, Config
 from flossing.experiment.console import Display
 from flossing.experiment.directory import RunDirectory
-from flossing.experiment.figures import LABELS, as_exponents, describe_task, draw_comparison, save_figure
+from flossing.experiment.figures import LABELS, as_exponents, draw_comparison, save_figure
 from flossing.experiment.files import write_json
 from flossing.experiment.run import run
 
@@ -21,7 +21,7 @@ LAST = 100
 def demo(config: Config, out: Path, console: Console) -> Path:
     """Run `config` under the three conditions, write the comparison to `out`, and print what came out."""
     console.print(
-        f"[bold]{describe_task(config)}[/], {config.network.units} tanh units, "
+        f"[bold]{config.title}[/], {config.network.units} tanh units, "
         f"{config.training.epochs} training epochs, three conditions from the same start. "
         f"Accuracy 0.5 is chance. λ1 to λ{config.flossing.k} are Lyapunov exponents: the rate, per step, at which "
         "error feedback shrinks (below 0) or grows (above 0).\n",

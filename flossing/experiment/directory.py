@@ -1,12 +1,13 @@
 """A run directory: what is in it, and how it gets there so that a killed run leaves nothing half-written.
 
     run.json           configuration, versions, device, status, spectra
-    metrics/*.npz      one file a chunk of epochs, `training-00000001.npz` from epoch 1 on
+    metrics/*.npz      one file a chunk of epochs, `training-00000001.npz` from epoch 1 on; one a test
     snapshots/*.npz    parameters along the way, `00000100-00000500.npz` after 100 training and 500 flossing epochs
     checkpoints/*.eqx  the newest states that the run can go on from
     parameters.npz     the parameters after the last chunk, by name
     horizons.npz       singular values of the long-term Jacobian against the horizon
     run.png            the picture
+    film.gif           the film, of an experiment that has one
 
 Arrays are plain NPZ, read with pickle forbidden. No name in here comes from a file's content.
 """
@@ -20,14 +21,14 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from flossing.experiment.config import Config, read_config
+from flossing.experiment.config import AnyConfig, read_config
 from flossing.experiment.files import read_arrays, read_json, remove_parts, write_arrays, write_json
 
 FORMAT = 1
 """Version of the layout."""
 
 _FOLDERS = {"metrics": "*.npz", "snapshots": "*.npz", "checkpoints": "*.eqx"}
-_FILES = ("parameters.npz", "horizons.npz", "run.png")
+_FILES = ("parameters.npz", "horizons.npz", "run.png", "film.gif")
 _LOCK = ".lock"
 
 
@@ -46,7 +47,7 @@ class RunDirectory:
         return read_json(path, FORMAT)
 
     @property
-    def config(self) -> Config:
+    def config(self) -> AnyConfig:
         """The configuration of the run."""
         info = self.info
         try:
@@ -59,14 +60,14 @@ class RunDirectory:
         """Whether there is a run here."""
         return (self.path / "run.json").is_file()
 
-    def has_finished(self, config: Config) -> bool:
+    def has_finished(self, config: AnyConfig) -> bool:
         """Whether this holds a finished run of `config`."""
         return self.exists and self.info["status"] == "finished" and self.config.digest == config.digest
 
     def metrics(self, kind: str, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
-        """The metrics of all epochs of one kind, `"training"` or `"flossing"`: all, or those `names` that there are.
+        """The metrics of one kind, `"training"`, `"flossing"` or `"test"`: all, or those `names` that there are.
 
-        Empty if there were no epochs.
+        One row an epoch or a test. Empty if there were none.
         """
         chunks = [_read_if_there(path, names) for path in sorted((self.path / "metrics").glob(f"{kind}-*.npz"))]
         chunks = [chunk for chunk in chunks if chunk]
@@ -157,7 +158,7 @@ class RunDirectory:
 
     def forget_after(self, epoch: int, flossing_epoch: int):
         """Remove what lies beyond these epochs: a run that goes on from there writes it again."""
-        done = {"training": epoch, "flossing": flossing_epoch}
+        done = {"training": epoch, "flossing": flossing_epoch, "test": epoch}
         for kind, last in done.items():
             for path in (self.path / "metrics").glob(f"{kind}-*.npz"):
                 if int(path.stem.removeprefix(f"{kind}-")) > last:

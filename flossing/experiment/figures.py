@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from flossing.experiment.config import Config
 from flossing.experiment.directory import RunDirectory
 
 LABELS = {
@@ -17,8 +16,15 @@ LABELS = {
     "before": "flossing before",
     "during": "flossing during",
     "before_and_during": "flossing before and during",
+    "adaptive": "adaptive flossing",
 }
-COLOURS = {"none": "#6b6b6b", "before": "#d9822b", "during": "#2f9e6e", "before_and_during": "#2563b0"}
+COLOURS = {
+    "none": "#6b6b6b",
+    "before": "#d9822b",
+    "during": "#2f9e6e",
+    "before_and_during": "#2563b0",
+    "adaptive": "#8a3fa0",
+}
 INK, PALE = "#222222", "#c9c9c9"
 _AT_RIGHT: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
 
@@ -35,7 +41,7 @@ def draw_comparison(runs: Mapping[str, RunDirectory]) -> Figure:
     config = next(iter(runs.values())).config
     figure = Figure(figsize=(12.5, 4.7), layout="constrained")
     accuracy, spectra, gradient = figure.subplots(1, 3, width_ratios=[1.35, 1, 1])
-    figure.suptitle(f"{describe_task(config)}: {config.network.units} tanh units", fontsize=12, color=INK)
+    figure.suptitle(f"{config.title}: {config.network.units} tanh units", fontsize=12, color=INK)
 
     for condition, run in runs.items():
         metrics, colour = run.metrics("training"), COLOURS[condition]
@@ -53,22 +59,22 @@ def draw_comparison(runs: Mapping[str, RunDirectory]) -> Figure:
     gradient.set(yscale="log", xlabel="training epoch")
     gradient.set_title("Gradient norm at the initial states, |dL/dx₀|", loc="left", fontsize=10)
     for axes in (accuracy, spectra, gradient):
-        _clean(axes)
+        clean(axes)
     return figure
 
 
 def draw_run(run: RunDirectory) -> Figure:
     """The picture of one run: accuracy and loss, exponents through training, gradient norms, spectra."""
     config, info, training = run.config, run.info, run.metrics("training")
-    colour = COLOURS[config.flossing.condition]
+    colour = COLOURS[config.condition]
     figure = Figure(figsize=(10.5, 7), layout="constrained")
     (accuracy, exponents), (gradient, spectra) = figure.subplots(2, 2)
-    figure.suptitle(f"{describe_task(config)}, {LABELS[config.flossing.condition]}", fontsize=12, color=INK)
+    figure.suptitle(f"{config.title}, {LABELS[config.condition]}", fontsize=12, color=INK)
 
     epochs, smooth = running_mean(training["epoch"], training["accuracy"])
     accuracy.plot(training["epoch"], training["accuracy"], color=PALE, lw=0.5)
     accuracy.plot(epochs, smooth, color=colour, lw=1.8)
-    _mark_blocks(accuracy, {config.flossing.condition: run})
+    _mark_blocks(accuracy, {config.condition: run})
     _style_accuracy(accuracy)
     accuracy.set_title("Accuracy on fresh sequences: each epoch, running mean", loc="left", fontsize=10)
 
@@ -87,7 +93,7 @@ def draw_run(run: RunDirectory) -> Figure:
         epochs, norm = running_median(training["epoch"], training[name])
         label = name.removeprefix("gradient_norm/").removeprefix("network.")
         gradient.plot(epochs, norm, lw=1.2, color=_viridis(shade), label=label)
-    gradient.axhline(config.training.clip, color=PALE, lw=0.8, ls="--", zorder=0)
+    gradient.axhline(config.clip, color=PALE, lw=0.8, ls="--", zorder=0)
     gradient.set(yscale="log", xlabel="training epoch")
     gradient.legend(frameon=False, fontsize=8, ncols=3)
     gradient.set_title("Gradient norms; dashed: where each is clipped", loc="left", fontsize=10)
@@ -99,7 +105,7 @@ def draw_run(run: RunDirectory) -> Figure:
     spectra.legend(frameon=False, fontsize=8)
     spectra.set_title("Lyapunov spectrum over a whole sequence", loc="left", fontsize=10)
     for axes in (accuracy, exponents, gradient, spectra):
-        _clean(axes)
+        clean(axes)
     return figure
 
 
@@ -133,14 +139,15 @@ def running_median(epochs: np.ndarray, values: np.ndarray, width: int = 25) -> t
     return epochs[cut].reshape(count, width).mean(1), np.median(values[cut].reshape(count, width), axis=1)
 
 
-def describe_task(config: Config) -> str:
-    """The task in words, with its lags."""
-    task = config.task
-    if task.task == "temporal_xor":
-        lags = [task.delay * i for i in range(1, 2**task.order + 1)]
-        shown = ", ".join(map(str, lags[:-1])) if len(lags) <= 4 else f"{lags[0]}, {lags[1]}, ..."
-        return f"Temporal XOR at lags {shown} and {lags[-1]}"
-    return f"{'Copy' if task.task == 'copy' else 'Spatial XOR of three channels'} at lag {task.delay}"
+def evenly(count: int, most: int) -> np.ndarray:
+    """At most `most` of the indices below `count`, evenly spaced, with the first and the last."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
+
+
+def clean(axes: Axes):
+    """Leave out what frames the axes without need."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
 
 
 def _draw_comparison_spectra(axes: Axes, runs: Mapping[str, RunDirectory]):
@@ -175,11 +182,6 @@ def _style_accuracy(axes: Axes):
     axes.annotate(
         "chance", (1, 0.5), xycoords=("axes fraction", "data"), fontsize=8, color="#888888", ha="right", va="bottom"
     )
-
-
-def _clean(axes: Axes):
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
 
 
 def _viridis(value: float):

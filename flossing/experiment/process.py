@@ -1,9 +1,14 @@
-"""What a program decides for its whole process and a library must not: precision, threads, where compilations go."""
+"""What a program decides for its whole process and a library must not: precision, threads, where compilations go.
+
+And what its machine can bear.
+"""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
 from platformdirs import user_cache_path
 
 ONE_THREAD = {
@@ -38,6 +43,18 @@ def cache_compilations():
 def cache_folder() -> Path:
     """Where compiled programs are kept."""
     return user_cache_path("flossing") / "xla"
+
+
+def check_fits(needs: Mapping[str, int], dtype: str):
+    """Raise ValueError, naming the largest, if arrays of so many entries would not fit into this machine."""
+    size = np.dtype(dtype).itemsize
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size * sum(needs.values()) > there:
+        largest = max(needs, key=lambda name: needs[name])
+        raise ValueError(
+            f"arrays must fit into the {there / 2**30:.0f} GiB of this machine, "
+            f"got {largest} ({size * needs[largest] / 2**30:.3g} GiB)"
+        )
 
 
 def cores() -> int:

@@ -1,8 +1,6 @@
 """The reference experiment: a vanilla RNN and its trained initial states, learning a binary task."""
 
 import functools
-import os
-from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,17 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float
+from matplotlib.figure import Figure
 
 from flossing import tasks
 from flossing._floss import Flossing
 from flossing._jacobian import long_term_jacobian
 from flossing._lyapunov import Spectrum, lyapunov_spectrum
 from flossing._measures import effective_rank
-from flossing._schedule import Schedule, floss_before, floss_periodically, join_schedules
-from flossing._train import clip_each_array
+from flossing._schedule import Schedule, floss_adaptively, floss_before, floss_periodically, join_schedules
+from flossing._train import FlossingTerm, clip_each_array
 from flossing._types import RandomKey
 from flossing.cells import VanillaRNN
 from flossing.experiment.config import Config, NetworkConfig
+from flossing.experiment.contract import Experiment, Look
+from flossing.experiment.directory import RunDirectory
+from flossing.experiment.figures import draw_run
+from flossing.experiment.process import check_fits
 
 RELAXATION = 100
 """Input-free steps by which the initial states are relaxed."""
@@ -96,15 +99,11 @@ class FlossingInputs(eqx.Module):
         return self.amplitude * jax.random.bernoulli(key, shape=(self.steps, self.channels)).astype(float)
 
 
-class Experiment(NamedTuple):
-    """All that `train` needs, made from a configuration."""
-
-    model: ReferenceModel
-    batch: Batch
-    optimiser: optax.GradientTransformation
-    flossing: Flossing
-    schedule: Schedule
-    key: RandomKey
+def check(config: Config, *, here: bool = True):
+    """Raise ValueError for a delay that leaves no scored step, or more than the memory of this machine holds."""
+    make_task(config)
+    if here:
+        check_memory(config)
 
 
 def build(config: Config, step_scale: float = 1.0) -> Experiment:
@@ -113,18 +112,17 @@ def build(config: Config, step_scale: float = 1.0) -> Experiment:
     Raises ValueError for what cannot be run: a delay that leaves no scored step, more than the memory holds.
     """
     check_memory(config)
-    network_key, initial_key, input_key, basis_key = _streams(config)
-    task = make_task(config)
-    model = _draw(config.network, task.channels, config.training.batch, network_key, initial_key)
+    _, _, input_key, basis_key = _streams(config)
+    task, model = make_task(config), draw_model(config)
     training, settings = config.training, config.flossing
     adam = (training.learning_rate * step_scale, training.beta1, training.beta2)
     flossing = Flossing(
         model,
-        FlossingInputs(settings.flossing_steps, task.channels, config.task.amplitude),
+        FlossingInputs(max(settings.flossing_steps, config.window), task.channels, config.task.amplitude),
         state=first_state,
         key=basis_key,
         k=settings.k,
-        window=settings.window,
+        window=config.window,
         transient=settings.transient,
         interval=settings.interval,
         tolerance=settings.tolerance,
@@ -133,8 +131,25 @@ def build(config: Config, step_scale: float = 1.0) -> Experiment:
         where=flossed_leaves,
         optimiser=_adam(*adam),
     )
-    optimiser = _clipped_adam(training.clip, *adam)
-    return Experiment(model, Batch(task, training.batch), optimiser, flossing, make_schedule(config), input_key)
+    return Experiment(
+        model,
+        Batch(task, training.batch),
+        _clipped_adam(training.clip, *adam),
+        flossing,
+        make_schedule(config),
+        input_key,
+        task_loss,
+        shown={"loss": ".3f", "accuracy": ".3f"},
+        term=FlossingTerm(config.term.term_weight, config.term.term_every) if config.term.term_weight else None,
+        probe=singular_values,
+        probe_every=training.singular_values_every,
+    )
+
+
+def draw_model(config: Config) -> ReferenceModel:
+    """The network of `config` before training, and its relaxed initial states."""
+    network_key, initial_key, _, _ = _streams(config)
+    return _draw(config.network, make_task(config).channels, config.training.batch, network_key, initial_key)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -160,7 +175,7 @@ def _clipped_adam(limit: float, learning_rate: float, beta1: float, beta2: float
 def check_memory(config: Config):
     """Raise ValueError, naming what is too large, if the arrays of a run would not fit into this machine."""
     units, batch, k = config.network.units, config.training.batch, config.flossing.k
-    steps, window, chunk = config.task.steps, config.flossing.window, config.training.chunk
+    steps, window, chunk = config.task.steps, config.window, config.training.chunk
     # Weights, gradient and four moments; states and their cotangents; tangents likewise; the records of a chunk.
     needs = {
         f"units={units}": 8 * units**2,
@@ -169,14 +184,7 @@ def check_memory(config: Config):
         f"chunk={chunk}, units={units}": 2 * chunk * (units + k),
         f"flossing_steps={config.flossing.flossing_steps}": 4 * config.flossing.flossing_steps,
     }
-    size = np.dtype(config.dtype).itemsize
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size * sum(needs.values()) > there:
-        largest = max(needs, key=lambda name: needs[name])
-        raise ValueError(
-            f"arrays must fit into the {there / 2**30:.0f} GiB of this machine, "
-            f"got {largest} ({size * needs[largest] / 2**30:.3g} GiB)"
-        )
+    check_fits(needs, config.dtype)
 
 
 def make_task(config: Config) -> tasks.DelayedCopy | tasks.TemporalXOR | tasks.SpatialXOR:
@@ -195,7 +203,16 @@ def make_task(config: Config) -> tasks.DelayedCopy | tasks.TemporalXOR | tasks.S
 
 def make_schedule(config: Config) -> Schedule:
     """When this configuration flosses."""
-    settings = config.flossing
+    settings, adaptive = config.flossing, config.adaptive
+    if settings.condition == "adaptive":
+        return floss_adaptively(
+            far="gradient_norm/x0",
+            near="gradient_norm/network.J",
+            share=adaptive.share,
+            before=settings.epochs_before,
+            epochs=adaptive.adaptive_epochs,
+            every=adaptive.adaptive_every,
+        )
     before = settings.epochs_before if "before" in settings.condition else 0
     during = settings.epochs_during if "during" in settings.condition else 0
     return join_schedules(
@@ -217,6 +234,17 @@ def measure_horizons(model: ReferenceModel, config: Config) -> tuple[np.ndarray,
     horizons = np.unique(np.geomspace(1, config.task.steps, HORIZONS).round().astype(int))
     jacobian = long_term_jacobian(_Step(model), first_state(model), inputs, horizons=horizons, key=basis_key)
     return horizons, np.asarray(jacobian.log_singular_values)
+
+
+def look(model: ReferenceModel, config: Config) -> Look:
+    """The spectrum over a whole sequence, and how far error feedback reaches."""
+    exponents = np.asarray(measure_spectrum(model, config).exponents)
+    return Look({"spectra": exponents}, measure_horizons(model, config))
+
+
+def draw(run: RunDirectory) -> Figure:
+    """The picture of a run."""
+    return draw_run(run)
 
 
 class _Step(eqx.Module):

@@ -3,32 +3,33 @@
 import dataclasses
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from flossing._train import Progress, array_name, measure_exponents, start_training, train
-from flossing.experiment import reference
+from flossing._schedule import floss_never
+from flossing._train import Progress, TrainingState, measure_exponents, start_training, train
 from flossing.experiment.checkpoint import Checkpoint, newest_checkpoint, write_checkpoint
-from flossing.experiment.config import Config
+from flossing.experiment.config import AnyConfig
 from flossing.experiment.console import Status
+from flossing.experiment.contract import Experiment
 from flossing.experiment.directory import RunDirectory
-from flossing.experiment.figures import draw_run, save_figure
+from flossing.experiment.figures import save_figure
+from flossing.experiment.parameters import parameters_of, with_parameters
 from flossing.experiment.process import configure_dtype
+from flossing.experiment.registry import room_of
 
 OnProgress = Callable[[Status], Any]
 
 
 def run(
-    config: Config, out: Path | str, *, overwrite: bool = False, on_progress: OnProgress = lambda status: None
+    config: AnyConfig, out: Path | str, *, overwrite: bool = False, on_progress: OnProgress = lambda status: None
 ) -> RunDirectory:
-    """Run the reference experiment that `config` describes and write it to the directory `out`.
+    """Run the experiment that `config` describes and write it to the directory `out`.
 
     A run of the same configuration that `out` holds already is continued from its newest checkpoint, to the bit as
     if it had never stopped (same machine, versions and threads); a finished one is returned as it is. Metrics and
@@ -45,7 +46,7 @@ def run(
         _check_same(directory, config)
         if directory.has_finished(config):
             return directory
-    experiment = reference.build(config)
+    experiment = room_of(config).build(config)
     with directory.opened(overwrite=overwrite):
         # Another process may have been at it while this one waited.
         if not directory.has_finished(config):
@@ -53,7 +54,7 @@ def run(
     return directory
 
 
-def _check_same(directory: RunDirectory, config: Config):
+def _check_same(directory: RunDirectory, config: AnyConfig):
     differences = directory.config.differences(config) if directory.exists else {}
     if differences:
         told = ", ".join(f"{name}={theirs!r} (not {ours!r})" for name, (theirs, ours) in differences.items())
@@ -63,34 +64,20 @@ def _check_same(directory: RunDirectory, config: Config):
         )
 
 
-def load_model(directory: RunDirectory) -> reference.ReferenceModel:
+def load_model(directory: RunDirectory) -> Any:
     """The model of a run, with the parameters of its last chunk."""
-    model, parameters = reference.build(directory.config).model, directory.parameters
-
-    def stored(path, leaf):
-        array = parameters.get(array_name(path))
-        if array is None or array.shape != leaf.shape:
-            found = "nothing" if array is None else f"shape {array.shape}"
-            raise ValueError(f"parameters.npz must hold {array_name(path)} of shape {leaf.shape}, got {found}")
-        return jnp.asarray(array, leaf.dtype)
-
-    return jax.tree_util.tree_map_with_path(stored, model)
-
-
-def parameters_of(model: Any) -> dict[str, np.ndarray]:
-    """The arrays of a model by name."""
-    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(model, eqx.is_array))
-    return {array_name(path): np.asarray(leaf) for path, leaf in leaves}
+    config = directory.config
+    return with_parameters(room_of(config).draw_model(config), directory.parameters)
 
 
 class _Sitting:
     """One process at work on one run, from the newest checkpoint to the end or to what stops it."""
 
-    def __init__(
-        self, config: Config, directory: RunDirectory, experiment: reference.Experiment, on_progress: OnProgress
-    ):
+    def __init__(self, config: AnyConfig, directory: RunDirectory, experiment: Experiment, on_progress: OnProgress):
         self.config, self.directory, self.on_progress = config, directory, on_progress
-        self.experiment = experiment
+        self.room, self.experiment = room_of(config), experiment
+        self.tested: dict[str, Any] = {}
+        self.paces: dict[str, list[float]] = {}
         first = start_training(experiment.model, experiment.optimiser, experiment.flossing)
         found = newest_checkpoint(directory.path / "checkpoints", first)
         self.last = found or Checkpoint(first)
@@ -114,6 +101,7 @@ class _Sitting:
         directory.write_info(self.info)
         try:
             if not self.info["spectra"]:
+                self._test(state)
                 self._look("start", state.model)
                 if self.config.safety.snapshots_every:
                     directory.write_snapshot(0, 0, parameters_of(state.model))
@@ -127,31 +115,23 @@ class _Sitting:
             raise
         finally:
             self.info["seconds"] = round(time.monotonic() - self.began, 3)
+            # Medians over the chunks of this sitting, so that the one that compiles does not count.
+            self.info["seconds_per_epoch"] = {kind: float(np.median(each)) for kind, each in self.paces.items()}
             self._close()
 
     def _train(self) -> bool:
         # To the end, or until numbers cease to be finite; then from the last good state with half the step size.
-        experiment = self.experiment
-        chunks = train(
-            self.last.state,
-            loss=reference.task_loss,
-            batch=experiment.batch,
-            optimiser=experiment.optimiser,
-            key=experiment.key,
-            epochs=self.config.training.epochs,
-            flossing=experiment.flossing,
-            schedule=experiment.schedule,
-            probe=reference.singular_values,
-            probe_every=self.config.training.singular_values_every,
-            chunk=self.config.training.chunk,
-        )
         status = self._status()
         self.on_progress(status)
+        since = time.monotonic()
         try:
-            for progress in chunks:
+            for progress in self._chunks():
+                seconds = time.monotonic() - since
+                self.paces.setdefault(progress.kind, []).append(seconds / len(progress.epochs))
                 self._keep(progress)
-                _follow(status, progress)
+                self._follow(status, progress)
                 self.on_progress(status)
+                since = time.monotonic()
         except FloatingPointError as error:
             self._save()
             if self.last.halvings < self.config.safety.halvings:
@@ -160,12 +140,36 @@ class _Sitting:
             raise FloatingPointError(f"{error}; {self._describe_last()}") from error
         return True
 
+    def _chunks(self) -> Iterator[Progress]:
+        # From test to test, where there are tests: a chunk ends at each.
+        experiment, epochs = self.experiment, self.config.training.epochs
+        while (done := self.last.state.epoch) < epochs:
+            every = experiment.test_every if experiment.test else epochs
+            yield from train(
+                self.last.state,
+                loss=experiment.loss,
+                batch=experiment.batch,
+                optimiser=experiment.optimiser,
+                key=experiment.key,
+                epochs=min(epochs, (done // every + 1) * every),
+                flossing=experiment.flossing,
+                schedule=experiment.schedule,
+                term=experiment.term,
+                probe=experiment.probe,
+                probe_every=experiment.probe_every,
+                renew=experiment.renew,
+                renew_every=experiment.renew_every,
+                chunk=self.config.training.chunk,
+            )
+
     def _keep(self, progress: Progress):
         # The checkpoint comes last: what it stands for is on the disk before it.
         directory, state, safety = self.directory, progress.state, self.config.safety
         first, done = progress.epochs[0], state.epoch + state.flossing_epoch
         # The exponents measured after the chunk, one row a chunk: networks that are not flossed have no others.
-        measured = {"measured_epoch": [state.epoch], "measured_exponents": [state.measures["exponents"]]}
+        measured = {}
+        if "exponents" in state.measures:
+            measured = {"measured_epoch": [state.epoch], "measured_exponents": [state.measures["exponents"]]}
         counts = {"epoch": np.asarray(progress.epochs)}
         if progress.kind == "flossing":
             counts["training_epoch"] = np.full(len(progress.epochs), state.epoch)
@@ -179,6 +183,8 @@ class _Sitting:
             directory.write_snapshot(state.epoch, state.flossing_epoch, parameters)
         if block_ends and state.epoch == 0:
             self._look("after_preflossing", state.model)
+        if progress.kind == "training" and (at_the_end or state.epoch % self.experiment.test_every == 0):
+            self._test(state)
         self.last = Checkpoint(state, self.last.halvings, time.monotonic() - self.began)
         if at_the_end or _crosses(safety.checkpoint_every, done, len(progress.epochs)):
             self._save()
@@ -186,12 +192,21 @@ class _Sitting:
     def _save(self):
         write_checkpoint(self.directory.path / "checkpoints", self.last)
 
-    def _look(self, stage: str, model: reference.ReferenceModel):
-        # The spectrum over a whole sequence, and how far error feedback reaches.
-        self.info["spectra"][stage] = np.asarray(reference.measure_spectrum(model, self.config).exponents)
-        horizons, logs = reference.measure_horizons(model, self.config)
-        self.directory.write_horizons(self.directory.horizons | {"horizon": horizons, stage: logs})
+    def _look(self, stage: str, model: Any):
+        look = self.room.look(model, self.config)
+        for name, note in look.notes.items():
+            self.info.setdefault(name, {})[stage] = note
+        if look.horizons is not None:
+            horizons, logs = look.horizons
+            self.directory.write_horizons(self.directory.horizons | {"horizon": horizons, stage: logs})
         self.directory.write_info(self.info)
+
+    def _test(self, state: TrainingState):
+        if self.experiment.test is not None:
+            self.tested = dict(self.experiment.test(state.model))
+            row = {"epoch": state.epoch, **self.tested}
+            rows = {name: np.asarray(value)[None] for name, value in row.items()}
+            self.directory.write_metrics("test", state.epoch, rows)
 
     def _halve(self, error: FloatingPointError):
         halvings = self.last.halvings
@@ -204,14 +219,14 @@ class _Sitting:
         self._scale_step()
 
     def _scale_step(self):
-        self.experiment = reference.build(self.config, step_scale=0.5**self.last.halvings)
+        self.experiment = self.room.build(self.config, step_scale=0.5**self.last.halvings)
 
     def _describe_last(self) -> str:
         # The last state that was good, and its spectrum, which often tells why the next was not.
         state = self.last.state
         where = f"the state after training epoch {state.epoch} is kept"
         try:
-            exponents = np.asarray(reference.measure_spectrum(state.model, self.config).exponents)
+            exponents = np.asarray(self.room.measure_spectrum(state.model, self.config).exponents)
         except ValueError:
             return where
         self.info["exponents_before_error"] = exponents
@@ -220,17 +235,29 @@ class _Sitting:
     def _status(self) -> Status:
         experiment, state, epochs = self.experiment, self.last.state, self.config.training.epochs
         measured = state.measures.get("exponents")
-        if measured is None:
+        if measured is None and experiment.flossing is not None:
             measured = measure_exponents(experiment.flossing, state.model, experiment.key)
-        due = sum(experiment.schedule(epoch, {}) for epoch in range(1, epochs + 1))
-        return Status(state.epoch, epochs, state.flossing_epoch, due, np.asarray(measured))
+        schedule = experiment.schedule or floss_never()
+        due = sum(schedule(epoch, {}) for epoch in range(1, epochs + 1))
+        exponents = None if measured is None else np.asarray(measured)
+        return Status(state.epoch, epochs, state.flossing_epoch, due, exponents)
+
+    def _follow(self, status: Status, progress: Progress):
+        state = progress.state
+        status.epoch, status.flossing_epoch = state.epoch, state.flossing_epoch
+        status.exponents = state.measures.get("exponents")
+        if progress.kind == "training":
+            # One batch is a noisy look; the mean over the chunk is what a person wants to read.
+            known = self.tested | {name: values.mean() for name, values in progress.metrics.items()}
+            shown = self.experiment.shown
+            status.shown = {name: (float(known[name]), form) for name, form in shown.items() if name in known}
 
     def _close(self):
         # On a full disk the last words cannot be written; what stopped the run is then what a person must see.
         try:
             self.directory.write_info(self.info)
             if self.directory.metrics("training"):
-                save_figure(draw_run(self.directory), self.directory.path / "run.png")
+                save_figure(self.room.draw(self.directory), self.directory.path / "run.png")
         except OSError:
             if self.info["status"] == "finished":
                 raise
@@ -238,17 +265,6 @@ class _Sitting:
 
 def _crosses(every: int, done: int, count: int) -> bool:
     return every > 0 and done // every > (done - count) // every
-
-
-def _follow(status: Status, progress: Progress):
-    status.epoch, status.flossing_epoch = progress.state.epoch, progress.state.flossing_epoch
-    status.exponents = progress.state.measures["exponents"]
-    if progress.kind == "flossing":
-        status.flossing_loss = float(progress.metrics["flossing_loss"][-1])
-    else:
-        # One batch is a noisy look; the mean over the chunk is what a person wants to read.
-        status.loss = float(progress.metrics["loss"].mean())
-        status.accuracy = float(progress.metrics["accuracy"].mean())
 
 
 def _circumstances() -> dict[str, Any]:

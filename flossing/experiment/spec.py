@@ -10,7 +10,8 @@
     [[axes]]                       # several axes multiply
     condition = ["none", "before_and_during"]
 
-An optional `name` at the top, by default the file's, names the sweep. This room imports no JAX.
+`experiment = "balance"`, in [base] alone, is for the second experiment, whose fields are others. An optional `name` at
+the top, by default the file's, names the sweep. This room imports no JAX.
 """
 
 import itertools
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
-from flossing.experiment.config import Config, explain_invalid
+from flossing.experiment.config import FIRST, AnyConfig, config_of, explain_invalid
 
 MOST_POINTS = 100_000
 """More points than this are taken for a mistake."""
@@ -35,7 +36,7 @@ class Point(NamedTuple):
     """One run of a sweep: the values of the axes' fields, and the whole configuration."""
 
     values: dict[str, Any]
-    config: Config
+    config: AnyConfig
 
 
 class Spec(BaseModel):
@@ -75,10 +76,13 @@ class Spec(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> "Spec":
+        if any("experiment" in axis for axis in self.axes):
+            raise ValueError("experiment must be one name, in base: the runs of a sweep are of one experiment")
         fields = [*self.base, *(field for axis in self.axes for field in axis)]
+        known = _legal_fields(self.base)
         for field in fields:
-            if field not in _legal_fields():
-                legal = ", ".join(sorted(_legal_fields()))
+            if field not in known:
+                legal = ", ".join(sorted(known))
                 raise ValueError(f"{field} is not a field of the configuration; legal are {legal}")
             if fields.count(field) > 1:
                 raise ValueError(f"{field} must be given once, in base or in one axis, got {fields.count(field)} times")
@@ -120,14 +124,18 @@ def _point(base: Mapping[str, Any], combination: tuple[dict[str, Any], ...]) -> 
     # `seed` first: beside it, one of the four may have a value of its own.
     given = {"seed": given.pop("seed"), **given} if "seed" in given else given
     try:
-        return Point(values, Config().with_values(**given))
+        return Point(values, _plain_config(given).with_values(**given))
     except ValidationError as error:
         raise ValueError(f"at {describe(values)}: {explain_invalid(error)}") from None
 
 
-def _legal_fields() -> set[str]:
-    sections = [section for section in Config().model_dump().values() if isinstance(section, dict)]
-    return {"seed", "dtype", *(field for section in sections for field in section)}
+def _plain_config(given: Mapping[str, Any]) -> AnyConfig:
+    return config_of(given.get("experiment", FIRST))()
+
+
+def _legal_fields(base: Mapping[str, Any]) -> set[str]:
+    sections = [section for section in _plain_config(base).model_dump().values() if isinstance(section, dict)]
+    return {"seed", "dtype", "experiment", *(field for section in sections for field in section)}
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -7,31 +7,32 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from flossing.experiment import reference
-from flossing.experiment.config import Config
+from flossing.experiment.config import AnyConfig
 from flossing.experiment.directory import RunDirectory
 from flossing.experiment.figures import draw_spectrum, save_figure
+from flossing.experiment.registry import room_of
 from flossing.experiment.run import configure_dtype, load_model
 
 LEAST = 160
 """Steps below which a standard error by batch means is not to be had."""
 
 
-def show_spectrum(config: Config, source: Path | None, k: int | None, picture: Path, console: Console) -> np.ndarray:
+def show_spectrum(config: AnyConfig, source: Path | None, k: int | None, picture: Path, console: Console) -> np.ndarray:
     """Measure, print and draw the exponents of the run in `source`, or of a network drawn from `config`."""
     config = config if source is None else RunDirectory(source).config
     configure_dtype(config.dtype)
-    model = reference.build(config).model if source is None else load_model(RunDirectory(source))
-    spectrum = reference.measure_spectrum(model, config, k or config.network.units)
+    room = room_of(config)
+    model = room.build(config).model if source is None else load_model(RunDirectory(source))
+    spectrum = room.measure_spectrum(model, config, k or config.network.units)
     exponents = np.asarray(spectrum.exponents)
     title = "freshly drawn network" if source is None else str(source)
-    kept = len(spectrum.growth)
+    kept, steps = len(spectrum.growth), len(spectrum.growth) + len(spectrum.transient_growth)
     errors = np.asarray(spectrum.uncertainty().standard_error) if kept >= LEAST else None
     console.print(_table(exponents, errors, f"Lyapunov exponents, {title}"))
     console.print(
         f"{len(exponents)} of {config.network.units}, per step, natural logarithm"
-        f"{'' if errors is None else ', ± standard error by batch means'}; driven by random bits, {kept} of "
-        f"{config.task.steps} steps averaged, {config.dtype}",
+        f"{'' if errors is None else ', ± standard error by batch means'}; driven by {config.driven_by}, {kept} of "
+        f"{steps} steps averaged, {config.dtype}",
         highlight=False,
     )
     figure = Figure(figsize=(6, 4), layout="constrained")

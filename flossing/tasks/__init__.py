@@ -15,6 +15,9 @@ A loss for [`train`][], the same for all of them:
         score = jax.vmap(task.score)(outputs, batch)
         return score.loss.mean(), {"accuracy": score.accuracy.mean()}
 
+[`tasks.OrnsteinUhlenbeck`][] is no such task: it draws a [`tasks.Tracking`][], with a target for each signal, and has
+no score and no trivial loss.
+
 Nothing is downloaded.
 """
 
@@ -26,4 +29,5 @@ from flossing.tasks._binary import (
 )
 from flossing.tasks._digits import Digits as Digits
 from flossing.tasks._memory import Adding as Adding, CopyMemory as CopyMemory
+from flossing.tasks._ornstein_uhlenbeck import OrnsteinUhlenbeck as OrnsteinUhlenbeck, Tracking as Tracking
 from flossing.tasks._sequence import Score as Score, Sequence as Sequence, Task as Task

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from flossing.experiment.figures import COLOURS, running_mean
-from flossing.experiment.report.runs import Group, Run, evenly, is_numeric, label_of, numbers, quartiles
+from flossing.experiment.figures import COLOURS, evenly, running_mean
+from flossing.experiment.report.runs import Group, Run, is_numeric, label_of, numbers, quartiles
 
 MOST_LINES = 10
 """So many lines a person can tell apart in one picture."""
@@ -112,7 +112,7 @@ def _looks(groups: Sequence[Group], names: list[str]) -> dict[tuple, dict[str, s
     looks = {}
     for values, members in _split(groups, names):
         kind = kinds.index(tuple(values[name] for name in others))
-        condition = members[0].config.flossing.condition
+        condition = members[0].config.condition
         colour, dash = _PALETTE[kind % len(_PALETTE)], _DASHES[kind // len(_PALETTE) % len(_DASHES)]
         if "condition" in names or not names:
             colour, dash = COLOURS[condition], _DASHES[kind % len(_DASHES)]

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from flossing.experiment.config import FlossingConfig
-from flossing.experiment.figures import COLOURS, running_median
+from flossing.experiment.config import AnyConfig, Config
+from flossing.experiment.figures import COLOURS, evenly, running_median
 from flossing.experiment.files import read_arrays
-from flossing.experiment.report.runs import UNREADABLE, Group, Run, evenly, explain, numbers
+from flossing.experiment.report.runs import UNREADABLE, Group, Run, explain, numbers
 
 MOST_RUNS = 12
 MOST_SNAPSHOTS = 60
@@ -42,13 +42,13 @@ def show_in_detail(run: Run, among: int) -> dict[str, Panel]:
     training, flossing = run.directory.metrics("training"), run.directory.metrics("flossing")
     panels: dict[str, Callable[[], Panel]] = {
         "exponents": lambda: _exponents(training, flossing),
-        "squares": lambda: _squares(flossing, run.config.flossing),
+        "squares": lambda: _squares(flossing, run.config),
         "spectra": lambda: _spectra(run),
-        "gradients": lambda: _gradients(training, run.config.training.clip),
+        "gradients": lambda: _gradients(training, run.config.clip),
         "horizons": lambda: _horizons(run),
         "network": lambda: _network(run, MOST_WEIGHTS // among),
     }
-    return {"colour": COLOURS[run.config.flossing.condition], **{name: _try(read) for name, read in panels.items()}}
+    return {"colour": COLOURS[run.config.condition], **{name: _try(read) for name, read in panels.items()}}
 
 
 def _try(read: Callable[[], Panel]) -> Panel:
@@ -62,7 +62,7 @@ def _exponents(training: Metrics, flossing: Metrics) -> Panel:
     # Time is counted in epochs of both kinds: a flossing epoch comes after the training epochs done before it, and a
     # row of `measured_exponents` after the flossing epochs done by then.
     rows = []
-    if training:
+    if "measured_epoch" in training:
         done = training["measured_epoch"]
         flossed = (flossing["training_epoch"][:, None] < done).sum(axis=0) if flossing else np.zeros_like(done)
         rows.append((done, flossed, training["measured_exponents"], np.zeros(len(done), bool)))
@@ -86,12 +86,12 @@ def _exponents(training: Metrics, flossing: Metrics) -> Panel:
     }
 
 
-def _squares(flossing: Metrics, settings: FlossingConfig) -> Panel:
-    if not flossing:
-        never = settings.condition == "none"
+def _squares(flossing: Metrics, config: AnyConfig) -> Panel:
+    if not flossing or not isinstance(config, Config):
+        never = config.condition == "none"
         return "This network is not flossed." if never else "No flossing epoch has been completed yet."
     points = evenly(len(flossing["epoch"]), _POINTS)
-    squares = (flossing["exponents"][points] - settings.target) ** 2
+    squares = (flossing["exponents"][points] - config.flossing.target) ** 2
     starts = np.flatnonzero(np.diff(flossing["training_epoch"])) + 1
     return {
         "x": flossing["epoch"][points].tolist(),
@@ -106,7 +106,7 @@ def _spectra(run: Run) -> Panel:
     return spectra or "No spectrum has been measured yet."
 
 
-def _gradients(training: Metrics, clip: float) -> Panel:
+def _gradients(training: Metrics, clip: float | None) -> Panel:
     prefix = "gradient_norm/"
     lines = {}
     for name in training:
@@ -122,7 +122,7 @@ def _horizons(run: Run) -> Panel:
     stored = run.directory.horizons
     if not stored:
         return "This run holds no condition numbers of the long-term Jacobian."
-    k, horizon = run.config.flossing.k, stored.pop("horizon")
+    k, horizon = run.config.k, stored.pop("horizon")
     lines = {}
     # A singular Jacobian has an infinite condition number, and -inf for exponents: gaps in the lines.
     with np.errstate(invalid="ignore"):
@@ -149,7 +149,10 @@ def _network(run: Run, room: int) -> Panel:
     epochs = [snapshots[index][0] for index in chosen]
     weights = np.array([read_arrays(snapshots[index][1])[_RECURRENT] for index in chosen], np.float64)
     eigenvalues = np.linalg.eigvals(weights)
-    seen = weights[:, :MOST_UNITS, :MOST_UNITS]
+    # Where neurons were found to form clusters, those of one stand together.
+    clusters = run.directory.metrics("test", ("clusters",)).get("clusters", np.zeros((1, units)))[-1]
+    shown = np.argsort(clusters, kind="stable")[evenly(units, MOST_UNITS)]
+    seen = weights[:, shown][:, :, shown]
     # One byte a weight, on a scale common to all snapshots.
     scale = float(np.abs(seen).max()) / 127 or 1.0
     return {

@@ -158,7 +158,7 @@
       const traces = Object.entries(lines).map(([name, { x, y }], rank) => (
         line(name, x, y, PALETTE[rank % PALETTE.length])
       ));
-      const shapes = [rule({ xref: "paper", x0: 0, x1: 1, y0: clip, y1: clip }, "dash")];
+      const shapes = clip ? [rule({ xref: "paper", x0: 0, x1: 1, y0: clip, y1: clip }, "dash")] : [];
       draw("gradients", traces, axis("training epoch"), logarithmic("norm of the gradient"), { shapes });
     });
     show(["horizons"], horizons, ({ x, k, lines, singular }) => {
@@ -222,7 +222,7 @@
         type: "heatmap", z: unpack(content, at), x0: 1, y0: 1, zmin: -limit, zmax: limit, colorscale: diverging(),
         hovertemplate: "J from %{x} to %{y}: %{z:.3f}<extra></extra>", colorbar: { thickness: 12, outlinewidth: 0 },
       };
-      const which = size < units ? ` (the first ${size} of ${units})` : "";
+      const which = size < units ? ` (${size} of ${units}, evenly chosen)` : "";
       const square = { constrain: "domain", showgrid: false };
       const from = axis(`from unit${which}`, { ...square, constraintoward: "right" });
       const to = axis("to unit", { ...square, autorange: "reversed", scaleanchor: "x" });

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from flossing.experiment.collection import axes_of, find_runs, labels_of
-from flossing.experiment.config import Config
+from flossing.experiment.collection import ABSENT, axes_of, find_runs, labels_of
+from flossing.experiment.config import AnyConfig
 from flossing.experiment.directory import RunDirectory
 from flossing.experiment.figures import LABELS, as_exponents, running_mean
 
@@ -26,7 +26,7 @@ class Run:
 
     directory: RunDirectory
     info: dict[str, Any]
-    config: Config
+    config: AnyConfig
     epoch: np.ndarray
     accuracy: np.ndarray
     loss: np.ndarray
@@ -72,7 +72,7 @@ class Group:
     runs: list[Run]
 
     @property
-    def config(self) -> Config:
+    def config(self) -> AnyConfig:
         """The configuration of its first run."""
         return self.runs[0].config
 
@@ -105,7 +105,7 @@ def group_runs(runs: Sequence[Run]) -> tuple[dict[str, list[Any]], list[Group]]:
     found: dict[tuple, Group] = {}
     for run in runs:
         labels = labels_of(run.config)
-        values = {name: labels[name] for name in axes}
+        values = {name: labels.get(name, ABSENT) for name in axes}
         place = tuple(axes[name].index(value) for name, value in values.items())
         found.setdefault(place, Group(values, [])).runs.append(run)
     return axes, [found[place] for place in sorted(found)]
@@ -124,8 +124,9 @@ def name_runs(runs: Sequence[Run]) -> list[str]:
 
 def label_of(values: dict[str, Any]) -> str:
     """Values of axes in words; empty if there are none."""
+    there = {name: value for name, value in values.items() if value != ABSENT}
     return ", ".join(
-        LABELS[value] if name == "condition" else f"{name} {shown(value)}" for name, value in values.items()
+        LABELS[value] if name == "condition" else f"{name} {shown(value)}" for name, value in there.items()
     )
 
 
@@ -162,11 +163,6 @@ def quartiles(values: np.ndarray) -> np.ndarray:
     return np.array(rows)
 
 
-def evenly(count: int, most: int) -> np.ndarray:
-    """At most `most` of the indices below `count`, evenly spaced, with the first and the last."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
-
-
 def numbers(values: Iterable, digits: int = 4) -> list[float | None]:
     """Numbers for the page, of so many significant digits; None, a gap, for what is not finite."""
     return [float(f"{value:.{digits}g}") if np.isfinite(value) else None for value in values]
@@ -174,6 +170,8 @@ def numbers(values: Iterable, digits: int = 4) -> list[float | None]:
 
 def _read(directory: RunDirectory) -> Run:
     training, info = directory.metrics("training", ("epoch", "accuracy", "loss")), directory.info
+    if training:
+        training.setdefault("accuracy", np.full(len(training["epoch"]), np.nan))  # a regression has none
     flossing = directory.metrics("flossing", ("training_epoch",))
     empty = np.empty(0)
     return Run(

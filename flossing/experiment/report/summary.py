@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 import flossing
-from flossing.experiment.config import Config
-from flossing.experiment.figures import LABELS, describe_task
+from flossing.experiment.collection import ABSENT
+from flossing.experiment.config import AnyConfig
+from flossing.experiment.figures import LABELS
 from flossing.experiment.report.runs import SOLVED, Group, Run, label_of, quartiles, shown
 
 MOST_TROUBLES = 20
@@ -19,7 +20,7 @@ _STATUSES = ("finished", "running", "interrupted", "failed")
 
 def describe(runs: Sequence[Run]) -> dict[str, Any]:
     """Title and subtitle: what the runs have in common."""
-    tasks = {describe_task(run.config) for run in runs}
+    tasks = {run.config.title for run in runs}
     counts = Counter(run.status for run in runs)
     statuses = sorted(counts, key=lambda status: _STATUSES.index(status) if status in _STATUSES else len(_STATUSES))
     return {
@@ -45,7 +46,7 @@ def list_troubles(runs: Sequence[Run], damaged: Sequence[tuple[str, str]]) -> tu
 
 def tabulate(axes: Sequence[str], groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
     """The summary: its header, and one row for each group."""
-    ks = {group.config.flossing.k for group in groups}
+    ks = {group.config.k for group in groups}
     last = f"λ{ks.pop()}" if len(ks) == 1 else "λk"
     columns: dict[str, Callable[[Group], str]] = {
         "runs": lambda group: str(len(group.runs)),
@@ -59,7 +60,7 @@ def tabulate(axes: Sequence[str], groups: Sequence[Group]) -> tuple[list[str], l
     names = list(axes) or ["condition"]
     rows = []
     for group in groups:
-        values = group.values or {"condition": group.config.flossing.condition}
+        values = group.values or {"condition": group.config.condition}
         rows.append([_value(name, values[name]) for name in names] + [write(group) for write in columns.values()])
     return [*names, *columns], rows
 
@@ -67,10 +68,10 @@ def tabulate(axes: Sequence[str], groups: Sequence[Group]) -> tuple[list[str], l
 def tabulate_configuration(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """All fields of the configuration, those in which the runs differ first: name, value or values, meaning."""
     configs = [run.config.values() for run in runs]
-    meanings = _meanings()
+    meanings = _meanings(runs)
     rows = []
-    for name in configs[0]:
-        values = list(dict.fromkeys(config[name] for config in configs))
+    for name in dict.fromkeys(name for config in configs for name in config):
+        values = list(dict.fromkeys(config.get(name) for config in configs))
         rows.append({"name": name, "value": _list(values), "meaning": meanings[name], "differs": len(values) > 1})
     return sorted(rows, key=lambda row: not row["differs"])
 
@@ -85,10 +86,12 @@ def tabulate_versions(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return [(name, _list(list(values))) for name, values in found.items()]
 
 
-def _in_common(configs: Sequence[Config]) -> Iterable[str]:
+def _in_common(configs: Sequence[AnyConfig]) -> Iterable[str]:
+    kinds = {config.units_are for config in configs}
+    kind = f"{kinds.pop()} " if len(kinds) == 1 else ""
     sentences = {
         "condition": LABELS.__getitem__,
-        "units": "{} tanh units".format,
+        "units": f"{{}} {kind}units".format,
         "gain": "gain {}".format,
         "epochs": "{} training epochs".format,
         "batch": "{} sequences a batch".format,
@@ -98,8 +101,8 @@ def _in_common(configs: Sequence[Config]) -> Iterable[str]:
     }
     flat = [config.values() for config in configs]
     for name, sentence in sentences.items():
-        values = {each[name] for each in flat}
-        if len(values) == 1:
+        values = {each.get(name) for each in flat}
+        if len(values) == 1 and None not in values:
             yield sentence(*values)
     seeds = {tuple(config.seeds.model_dump().values()) for config in configs}
     (first, *others) = seeds
@@ -128,7 +131,7 @@ def _number(value: float, form: str) -> str:
 
 
 def _value(axis: str, value: Any) -> str:
-    return label_of({axis: value}) if axis == "condition" else shown(value)
+    return (label_of({axis: value}) or ABSENT) if axis == "condition" else shown(value)
 
 
 def _list(values: Sequence[Any]) -> str:
@@ -140,8 +143,10 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _meanings() -> dict[str, str]:
-    fields = dict(Config.model_fields)
-    for section in Config.model_fields.values():
-        fields |= getattr(section.annotation, "model_fields", {})
+def _meanings(runs: Sequence[Run]) -> dict[str, str]:
+    fields = {}
+    for kind in {type(run.config) for run in runs}:
+        fields |= kind.model_fields
+        for section in kind.model_fields.values():
+            fields |= getattr(section.annotation, "model_fields", {})
     return {name: " ".join((field.description or "").split()) for name, field in fields.items()}

@@ -1,0 +1,336 @@
+"""The paper as a person makes it: all of it at the smallest scale, stopped and started again; and its verdicts."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flossing.experiment.cli import main
+from flossing.experiment.directory import RunDirectory
+from flossing.experiment.files import plain
+from flossing.experiment.paper import judging, make, results
+from flossing.experiment.paper.contract import Calculation
+from flossing.experiment.paper.measures import curves, epochs_to_solve, groups, quartiles
+from flossing.experiment.paper.results import Folder, by_name
+from flossing.experiment.paper.scales import SIZES
+
+ROOT = Path(__file__).parent.parent
+RUN_FIGURES = ("fig3", "fig4", "supplement_k", "supplement_window", "supplement_orthogonal", "supplement_time")
+
+
+def paper(out, *arguments, code=0) -> str:
+    """The output of `flossing paper --scale tiny` in a process of its own."""
+    words = [sys.executable, "-m", "flossing.experiment.cli", "paper", "--scale", "tiny", "--out", out, *arguments]
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(out.parent / "xla"), "COLUMNS": "300"}
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | cache)
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    out = tmp_path_factory.mktemp("paper") / "out"
+    return out, paper(out)
+
+
+def states(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_one_figure_is_made(tmp_path):
+    """And the others are said to be missing."""
+    said = paper(tmp_path / "out", "--only", "supplement_window")
+    folder, figure = Folder(tmp_path / "out"), make.room("supplement_window")
+    content, page = folder.read_data("supplement_window"), (tmp_path / "out" / "RESULTS.md").read_text("utf-8")
+    assert content["runs"] == {"made": 4, "wanted": 4} and content["missing"] == [] and "4 of 4 finished" in said
+    assert f"![{figure.TITLE}](supplement_window.png)" in page and "Scale tiny: 0 of 8 runs." in page
+    assert (tmp_path / "out" / "supplement_window.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_the_whole_paper_is_made(made):
+    out, said = made
+    assert "paper at scale tiny: " in said and "0 finished before" in said and "100% of epochs" in said
+    page = (out / "RESULTS.md").read_text("utf-8")
+    for name in make.NAMES:
+        content = json.loads((out / "data" / f"{name}.json").read_text("utf-8"))
+        for kind in ("runs", "calculations"):
+            assert content[kind]["made"] == content[kind]["wanted"], content["missing"]
+        assert len(json.dumps(content)) < 100_000
+        assert (out / f"{name}.png").stat().st_size > 5000
+        assert f"![{make.room(name).TITLE}]({name}.png)" in page
+        for claim in make.room(name).claims(content["data"]):
+            assert f"| {claim.n} | **{claim.verdict}** |" in page and claim.found.split("|")[0] in page
+    assert "- fig" not in page and {path.name for path in out.iterdir()} == {
+        *("runs", "calculations", "data", "RESULTS.md", ".lock"),
+        *(f"{name}.png" for name in make.NAMES),
+    }
+
+
+@pytest.mark.slow
+def test_what_is_missing_is_made_and_nothing_else(made, tmp_path):
+    out = shutil.copytree(made[0], tmp_path / "out")
+    shutil.copytree(made[0].parent / "xla", tmp_path / "xla")
+    lost, stopped = [run.path for _, run in Folder(out).runs(make.room("fig3").specs("tiny")[0])][:2]
+    before = states(out / "runs") | states(out / "calculations")
+    shutil.rmtree(lost)
+    info = json.loads((stopped / "run.json").read_text())
+    (stopped / "run.json").write_text(json.dumps(info | {"status": "running"}))  # as a killed run leaves it
+    assert "2 of 2 finished" in paper(out, "--only", "fig3,fig4")
+    after = states(out / "runs") | states(out / "calculations")
+    assert {path for path in before if before[path] != after[path]} <= {
+        path for path in before if path.is_relative_to(lost) or path.is_relative_to(stopped)
+    }
+    assert RunDirectory(stopped).info["resumed"] and RunDirectory(lost).info["status"] == "finished"
+    assert (out / "data" / "fig3.json").read_bytes() == (made[0] / "data" / "fig3.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_without_its_runs_a_figure_says_so_and_one_left_out_keeps_its_data(made, tmp_path):
+    folder = Folder(tmp_path)
+    shutil.copytree(made[0] / "data", tmp_path / "data")
+    figure, rooms = make.room("fig3"), {name: make.room(name) for name in make.NAMES}
+    make.keep_data(folder, figure, "tiny", chosen=False)
+    make.write_page(folder, rooms)
+    kept = (tmp_path / "RESULTS.md").read_text("utf-8")
+    assert kept == (made[0] / "RESULTS.md").read_text("utf-8")  # pictures and page need no runs
+    assert (tmp_path / "fig3.png").is_file()
+    shutil.copytree(made[0] / "runs", tmp_path / "runs")
+    shutil.rmtree(next(run.path for _, run in Folder(tmp_path).runs(figure.specs("tiny")[1])))
+    make.keep_data(folder, figure, "tiny", chosen=True)
+    shutil.rmtree(tmp_path / "runs")
+    make.keep_data(folder, make.room("fig4"), "tiny", chosen=True)
+    (tmp_path / "data" / "supplement_k.json").unlink()
+    make.write_page(folder, rooms)
+    page = (tmp_path / "RESULTS.md").read_text("utf-8")
+    assert "Scale tiny: 7 of 8 runs." in page and "- fig3-temporal_xor: delay=2, condition=none, seed 1\n" in page
+    assert "Scale tiny: 0 of 12 runs." in page and "- fig4-spatial_xor: all 6 runs\n" in page
+    assert "(fig4.png)" not in page and "\n| supplement_k | How many exponents to floss | **not run** | 0 |\n" in page
+    assert {claim.verdict for claim in rooms["fig4"].claims(folder.read_data("fig4")["data"])} == {"not run"}
+
+
+def test_ctrl_c_keeps_what_was_done(tmp_path):
+    words = ["paper", "--scale", "tiny", "--only", "fig3", "--out", tmp_path / "out", "--workers", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "flossing.experiment.cli", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")},
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("dashboard"):
+            assert process.poll() is None
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, said = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and said.startswith("flossing: interrupted; what was done is kept"), said
+    assert not (tmp_path / "out" / "RESULTS.md").exists()
+
+
+def test_help_does_not_import_jax():
+    code = "import sys\nfrom flossing.experiment.cli import main\ntry: main(['paper', '--help'])\n"
+    code += "finally: assert 'jax' not in sys.modules and 'matplotlib' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "--only" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--only", "fig3,fig9"], "only must name figures of fig1, fig2, fig3, .*, got 'fig9'"),
+        (["--only", ""], "only must name figures of .*, got ''"),
+        (["--scale", "desktop"], "desktop"),
+        (["--workers", "0"], "workers must be at least 1, and left out with scheduler, got workers=0"),
+        (["--out", str(ROOT)], "out must be new, empty or of a paper, got .*, which holds"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(["paper", *arguments])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.count("\n") == 1
+    assert re.search(message, said), said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("scale", SIZES)
+def test_runs_of_each_scale(scale):
+    specs = [spec for name in RUN_FIGURES for spec in make.room(name).specs(scale)]
+    digests = [point.config.digest for spec in specs for point in spec.points()]
+    assert len(set(digests)) < len(digests)  # figures share runs
+    assert scale != "laptop" or len(set(digests)) <= 130
+
+
+def test_workers_are_at_different_kinds_of_runs():
+    points = make.room("fig4").specs("laptop")[0].points()
+    (ordered,) = [make.side_by_side([point.config for point in points], 2)]
+    kinds = [config.with_values(seed=0).digest for config in ordered]
+    assert sorted(config.digest for config in ordered) == sorted(point.config.digest for point in points)
+    assert kinds[0] == kinds[2] == kinds[4] and kinds[1] == kinds[3] == kinds[5] and kinds[0] != kinds[1]
+
+
+def double(values: list) -> dict[str, np.ndarray]:
+    return {"doubled": 2 * np.asarray(values)}
+
+
+def test_a_calculation_is_made_anew_when_its_arguments_change(tmp_path, monkeypatch):
+    monkeypatch.setattr("flossing.experiment.process.configure_dtype", lambda dtype: None)
+    monkeypatch.setattr(results, "note_kind", lambda kind: None)
+    folder, one = Folder(tmp_path), Calculation("one", "tests.test_paper:double", {"values": [1, 2]})
+    assert folder.calculation(one) is None
+    job = folder.job(one)
+    job.function(*job.arguments, None)
+    np.testing.assert_array_equal(folder.calculation(one)["doubled"], [2, 4])
+    assert folder.calculation(one).keys() == {"doubled"}
+    assert folder.calculation(one._replace(arguments={"values": [1, 3]})) is None
+    assert folder.calculation(one._replace(function="tests.test_paper:triple")) is None
+    (tmp_path / "calculations" / "one.npz").write_bytes(b"PK")
+    assert folder.calculation(one) is None
+    with pytest.raises(ValueError, match="name must stand for one calculation, got two of name 'one'"):
+        by_name([one, one._replace(arguments={})])
+    with pytest.raises(ValueError, match="name must be 1 to 100 letters, .* got '../one'"):
+        by_name([one._replace(name="../one")])
+
+
+class FakeRun(RunDirectory):
+    """A run whose accuracy jumps from 0.5 to 1 after `jump` of 400 epochs."""
+
+    def __init__(self, config, jump):
+        self._config, self.jump = config, jump
+
+    @property
+    def config(self):
+        return self._config
+
+    def metrics(self, kind, names=None):
+        epoch = np.arange(1, 401)
+        return {
+            "epoch": epoch,
+            "accuracy": 0.5 + 0.5 * (epoch > self.jump),
+            "gradient_norm/x0": 10.0**-self.config.seeds.seed_network + 0 * epoch,
+        }
+
+
+def fake_results(jumps: dict[str, list[int]]):
+    class Fake:
+        def runs(self, spec):
+            return [
+                (point.values, FakeRun(point.config, jumps[point.values["condition"]][seed - 1]))
+                for point in spec.points()
+                if (seed := point.values["seed"]) <= len(jumps[point.values["condition"]])
+            ]
+
+        def calculation(self, calculation):
+            return None
+
+    return Fake()
+
+
+def test_what_is_taken_from_runs():
+    (_, spec) = make.room("fig3").specs("laptop")
+    fake = fake_results({"none": [400, 400, 400], "before": [50, 100]})
+    rows = {(row["d"], row["condition"]): row for row in groups(fake, spec)}
+    assert rows.keys() == {(d, condition) for d in (20, 30, 40, 60) for condition in ("none", "before")}
+    assert rows[40, "none"]["final_accuracy"] == [0.5, 0.5, 0.5] and rows[40, "none"]["seed"] == [1, 2, 3]
+    # 23 of 25 epochs at 1 and two at 0.5 make 0.96; 22 would make 0.94.
+    assert rows[40, "before"]["epochs_to_solve"] == [73, 123] and rows[40, "none"]["epochs_to_solve"] == [np.inf] * 3
+    none, before = curves(fake, spec, delay=20)
+    assert (none["n"], before["n"]) == (3, 2) and len(before["accuracy"]["epoch"]) <= 120
+    assert before["accuracy"]["low"][-1] == before["accuracy"]["high"][-1] == 1
+    assert none["gradient"]["middle"] == [0.01] * 16 and none["gradient"]["low"] == [0.0055] * 16
+
+
+def test_a_network_that_starts_well_has_not_solved_its_task():
+    lucky = np.where(np.arange(100) < 3, 1.0, 0.5)
+    assert epochs_to_solve(np.arange(1, 101), lucky) == np.inf
+    middle = quartiles([(np.arange(3), np.full(3, value)) for value in (1.0, 2.0, 9.0)])
+    assert middle == {"epoch": [0, 1, 2], "low": [1.5] * 3, "middle": [2] * 3, "high": [5.5] * 3}
+
+
+def rows(**finals) -> list:
+    """Groups of two lags: final accuracies of three networks each; a solved one took 100 epochs times its lag."""
+    return json.loads(
+        json.dumps(
+            plain(
+                [
+                    {
+                        "d": d,
+                        "condition": condition,
+                        "seed": [1, 2, 3],
+                        "final_accuracy": final,
+                        "epochs_to_solve": [100.0 * d if value > 0.95 else np.inf for value in final],
+                    }
+                    for condition, lags in finals.items()
+                    for d, final in zip((10, 20), lags, strict=True)
+                ]
+            )
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "before, none, verdict",
+    [
+        ([[1, 1, 1], [1, 1, 0.5]], [[1, 1, 1], [1, 0.5, 0.5]], "holds"),
+        ([[1, 1, 1], [1, 0.5, 0.5]], [[1, 1, 1], [0.5, 0.5, 0.5]], "holds in part"),
+        ([[1, 1, 1], [1, 0.5, 0.5]], [[1, 1, 1], [1, 0.5, 0.5]], "does not hold"),
+        ([[1, 1, 1], [0.5, 0.5, 0.5]], [[0.5, 0.5, 0.5], [1, 1, 1]], "does not hold"),
+    ],
+)
+def test_the_verdict_on_reach(before, none, verdict):
+    claim = judging.reaches_further("claim", rows(before=before, none=none), "before", "none")
+    assert (claim.verdict, claim.n) == (verdict, 3) and "d = 10, 20." in claim.found
+    assert judging.reaches_further("claim", rows(before=before), "before", "none").verdict == "not run"
+
+
+def test_the_verdict_on_speed():
+    solved, failed = [1, 1, 1], [0.5, 0.5, 0.5]
+    judged = judging.learns_faster("claim", rows(before=[solved, solved], none=[solved, failed]), "before", "none")
+    assert judged.verdict == "holds in part"
+    assert judged.found.endswith("d = 10: 1000 epochs against 1000 epochs; d = 20: 2000 epochs against never.")
+    for before, none, verdict in (
+        ([failed, solved], [failed, failed], "holds"),
+        ([failed] * 2, [failed] * 2, "does not hold"),
+    ):
+        assert judging.learns_faster("c", rows(before=before, none=none), "before", "none").verdict == verdict
+
+
+@pytest.mark.parametrize(
+    "solved, verdict",
+    [
+        ([0, 3, 1], "holds"),
+        ([0, 3, 3], "holds in part"),
+        ([3, 3, 3], "does not hold"),
+        ([0, 1, 3], "does not hold"),
+    ],
+)
+def test_the_verdict_on_k(solved, verdict):
+    along = []
+    for k, count in zip((1, 40, 80), solved, strict=True):
+        final, epochs = [1.0] * count + [0.5] * (3 - count), [100.0] * count + ["inf"] * (3 - count)
+        along.append({"k": k, "seed": [1, 2, 3], "final_accuracy": final, "epochs_to_solve": epochs})
+    assert judging.best_is_between("claim", along, "k").verdict == verdict
+    assert judging.best_is_between("claim", along[:2], "k").verdict == "not run"
+
+
+@pytest.mark.skipif(not (ROOT / "paper" / "data").is_dir(), reason="the paper has not been made here")
+def test_the_committed_results_follow_from_the_committed_data():
+    folder, rooms = Folder(ROOT / "paper"), {name: make.room(name) for name in make.NAMES}
+    contents = {name: content for name in rooms if (content := folder.read_data(name)) is not None}
+    assert make.page(rooms, contents) == (ROOT / "paper" / "RESULTS.md").read_text("utf-8")
+    for name, content in contents.items():
+        if content["runs"]["made"] + content["calculations"]["made"]:
+            assert rooms[name].draw(content["data"]).axes and (ROOT / "paper" / f"{name}.png").is_file()

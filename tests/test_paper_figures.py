@@ -1,0 +1,203 @@
+"""The figures that rest on calculations: what is calculated is right, and what is judged follows from the data."""
+
+import importlib
+import json
+
+import jax
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from flossing.experiment.files import plain
+from flossing.experiment.paper import fig1, fig2, supplement_lstm, surrogate
+from flossing.experiment.paper.contract import Calculation, FigureRoom
+from flossing.experiment.paper.curves import k_colours, summary
+from flossing.experiment.paper.extended import exact_log_singular_values
+from flossing.experiment.paper.flossed import extended_precision, flossed_networks
+from flossing.experiment.paper.gated import train_lstm
+from tests.helpers import tanh_network
+
+ROOMS = (fig1, fig2, surrogate, supplement_lstm)
+FAKE = np.random.default_rng(0)
+
+
+class Stored:
+    """Results that hold what a function makes of each calculation, None for what has not been made."""
+
+    def __init__(self, made):
+        self.made = made
+
+    def runs(self, spec):
+        return []
+
+    def calculation(self, calculation: Calculation):
+        return self.made(calculation)
+
+
+def collected(room, made, scale="tiny"):
+    """Data as they come back from a JSON file."""
+    return json.loads(json.dumps(plain(room.collect(Stored(made), scale)), allow_nan=False))
+
+
+def spectra(networks, first, last, units=6):
+    return np.tile(np.linspace(first, last, units), (networks, 1))
+
+
+def flossed_well(calculation):
+    """What perfect flossing would give: exponents at their target, singular values as exponents predict them."""
+    a = calculation.arguments
+    if "flossed" in a:
+        accuracy = np.full(a["epochs"], 0.99 if a["flossed"] else 0.5)
+        exponents = np.array([[-0.3] * a["k"], [0.0] * a["k"], [-0.1] * a["k"]])
+        return {"accuracy": accuracy, "loss": 1 - accuracy, "exponents": exponents}
+    horizons = np.asarray(a["horizons"])
+    if "networks" not in a:
+        logs = horizons[:, None] * spectra(1, -0.5, -3.0)[0]
+        return {"ours": logs, "exact": logs + 1e-11}
+    networks, k = a["networks"], a["k"]
+    # The others come along, as they do in networks.
+    exponents = spectra(networks, -0.5, -3.0) + (k > 0)
+    exponents[:, :k] = a["target"]
+    along = a["target"] + 0.3 * 0.1 ** np.arange(a["epochs"])[None, :, None] * np.ones((networks, 1, k))
+    logs = horizons[None, :, None] * exponents[:, None, :]
+    feedback = horizons[None, :] * exponents[:, :1]
+    return {"along": along, "exponents": exponents, "log_singular_values": logs, "log_feedback": feedback}
+
+
+def nothing(calculation):
+    return None
+
+
+def flossing_changes_nothing(calculation):
+    found = flossed_well(calculation)
+    if "flossed" in calculation.arguments:
+        return {**found, "accuracy": np.full(12, 0.5), "exponents": np.full((3, 2), -0.3)}
+    if "networks" not in calculation.arguments:
+        return {**found, "exact": found["exact"] + 1}
+    networks, horizons = calculation.arguments["networks"], np.asarray(calculation.arguments["horizons"])
+    exponents = spectra(networks, -0.3, -3.0)
+    logs = horizons[None, :, None] * exponents[:, None, :] / 2
+    along = np.full_like(found["along"], -0.7)
+    return {**found, "along": along, "exponents": exponents, "log_singular_values": logs, "log_feedback": logs[:, :, 0]}
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.NAME)
+def test_verdicts_follow_from_the_data(room):
+    assert isinstance(room, FigureRoom) and room.specs("tiny") == []
+    for made, verdict in ((flossed_well, "holds"), (flossing_changes_nothing, "does not hold"), (nothing, "not run")):
+        data = collected(room, made)
+        assert {claim.verdict for claim in room.claims(data)} == {verdict}
+        assert isinstance(room.draw(data), Figure)
+        assert [claim.n > 0 for claim in room.claims(data)] == [verdict != "not run"] * len(room.claims(data))
+        assert all("\n" not in claim.found and "nan" not in claim.found for claim in room.claims(data))
+
+
+@pytest.mark.parametrize("scale", ["laptop", "paper"])
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.NAME)
+def test_half_of_the_calculations_are_enough_to_draw(room, scale):
+    calculations = room.calculations(scale)
+    names = [calculation.name for calculation in calculations]
+    assert len(set(names)) == len(names)
+    assert json.loads(json.dumps([calculation.arguments for calculation in calculations]))
+    for part in (names[::2], names[1::2], names[:1], names[-1:]):
+
+        def made(calculation, part=part):
+            return _sized(calculation) if calculation.name in part else None
+
+        data = collected(room, made, scale)
+        assert len(json.dumps(data)) < 200_000
+        room.draw(data)
+        assert {claim.verdict for claim in room.claims(data)} <= {"holds", "holds in part", "does not hold", "not run"}
+
+
+def _sized(calculation):
+    """Arrays of the right shapes, of noise, with a direction that is lost."""
+    a = calculation.arguments
+    if "flossed" in a:
+        return {"accuracy": FAKE.uniform(size=a["epochs"]), "exponents": FAKE.normal(size=(3, a["k"]))}
+    shape = (len(a["horizons"]), a["units"])
+    if "networks" not in a:
+        logs = -np.sort(FAKE.exponential(size=shape))
+        return {"ours": logs, "exact": logs}
+    logs = -np.sort(FAKE.exponential(size=(a["networks"], *shape)))
+    logs[:1, -1:, -1] = -np.inf
+    exponents = -np.sort(FAKE.exponential(size=(a["networks"], a["units"])))
+    along = FAKE.normal(size=(a["networks"], a["epochs"], a["k"]))
+    return {"along": along, "exponents": exponents, "log_singular_values": logs, "log_feedback": logs[..., 0]}
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.NAME)
+def test_calculations_name_functions_that_take_their_arguments(room):
+    import inspect
+
+    for calculation in room.calculations("laptop"):
+        module, _, function = calculation.function.partition(":")
+        signature = inspect.signature(getattr(importlib.import_module(module), function))
+        signature.bind(**calculation.arguments)
+        assert set(calculation.arguments) == set(signature.parameters)
+
+
+SMALL = {"units": 6, "epochs": 60, "window": 40, "learning_rate": 0.02, "steps": 300}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("optax_promotion")
+@pytest.mark.parametrize("kind", ["vanilla", "binary"])
+def test_flossing_moves_the_measured_exponents(kind):
+    shared = {"kind": kind, "networks": 2, "gains": [0.7, 0.4], "target": -0.2, "horizons": [1, 10, 100]}
+    before = flossed_networks(k=0, **shared, **SMALL)
+    after = flossed_networks(k=1, **shared, **SMALL)
+    assert before["along"].shape == (2, 60, 0) and after["along"].shape == (2, 60, 1)
+    distance = [np.abs(found["exponents"][:, 0] + 0.2) for found in (before, after)]
+    assert (distance[1] < 0.2).all() and (distance[1] < distance[0] / 2).all()
+    # Over the same bits: exponents sum to the mean log determinant, singular values to it times the horizon.
+    rates = after["log_singular_values"][:, -1].mean(1) / 100
+    np.testing.assert_allclose(rates, after["exponents"].mean(1), rtol=0.15)
+    # A gradient of norm 1, sent back from the last step to the first, is stretched as singular values allow.
+    feedback, logs = after["log_feedback"][:, -1], after["log_singular_values"][:, -1]
+    assert (feedback <= logs[:, 0] + 1e-9).all() and (feedback >= logs[:, -1] - 1e-9).all()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("optax_promotion")
+def test_extended_precision_is_that_of_the_same_network():
+    pytest.importorskip("flint")
+    options = {**SMALL, "epochs": 10}
+    ours = extended_precision(k=1, horizons=[1, 10, 100], **options)
+    assert np.abs(ours["ours"] - ours["exact"]).max() < 1e-8
+    shared = {"kind": "vanilla", "networks": 1, "gains": None, "target": 0.0, "horizons": [1, 10, 100]}
+    same = flossed_networks(k=1, **shared, **options)
+    np.testing.assert_allclose(ours["ours"], same["log_singular_values"][0], rtol=0, atol=1e-6)
+
+
+def test_extended_precision_of_a_singular_product():
+    pytest.importorskip("flint")
+    _, J = tanh_network(3, 1.0, jax.random.key(0))
+    once = exact_log_singular_values(np.asarray(J)[None], 1.0)
+    np.testing.assert_allclose(once, np.log(np.linalg.svd(J, compute_uv=False)), rtol=0, atol=1e-9)
+    with pytest.raises(ValueError, match="bits resolve"):
+        exact_log_singular_values(np.zeros((1, 2, 2)), 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("optax_promotion")
+def test_an_lstm_is_trained_alike_with_and_without():
+    settings = supplement_lstm.calculations("tiny")[0].arguments
+    without, flossed = (train_lstm(**{**settings, "flossed": which}) for which in (False, True))
+    assert without["accuracy"].shape == without["loss"].shape == (settings["epochs"],)
+    assert without["exponents"].shape == (3, settings["k"])
+    # The same network; without flossing it is the same when training starts.
+    np.testing.assert_array_equal(without["exponents"][0], flossed["exponents"][0])
+    np.testing.assert_array_equal(without["exponents"][0], without["exponents"][1])
+    assert (np.abs(flossed["exponents"][1]) != np.abs(flossed["exponents"][0])).all()
+    never = train_lstm(**{**settings, "flossed": True, "before": 0})
+    np.testing.assert_allclose(never["loss"], without["loss"], rtol=1e-12)
+
+
+def test_summaries_and_colours():
+    curve = summary(np.arange(1000), np.stack([np.arange(1000.0)] * 3 + [np.full(1000, np.inf)]))
+    assert len(curve["x"]) == len(curve["middle"]) <= 200
+    assert curve["low"] == curve["middle"] == curve["x"] and curve["high"][0] in (0.0, np.inf)
+    colours = k_colours([1, 16, 32])
+    assert len(set(colours.values())) == 4
+    assert {k: colour for k, colour in k_colours([1, 16, 32, 64, 75]).items() if k in colours} == colours
