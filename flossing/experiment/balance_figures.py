@@ -89,6 +89,8 @@ def write_film(run: RunDirectory, frames: Mapping[int, View]) -> Path:
     spectrum.set_xlim(min(values.real.min(), -1) - margin, max(values.real.max(), 1) + margin)
     spectrum.set_ylim(min(values.imag.min(), -1) - margin, max(values.imag.max(), 1) + margin)
     spectrum.set_aspect("equal", adjustable="box")
+    # These axes are lower than others, so that a legend at a share of their height would lie upon the label.
+    spectrum.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.45), ncols=2)
     clean(spectrum)
     order = np.argsort(clusters, kind="stable")
 
