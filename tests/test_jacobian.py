@@ -1,12 +1,8 @@
 """The long-term Jacobian against ball arithmetic, and against what is known exactly.
 
-The reference multiplies the same float64 Jacobians out in Arb, with bits enough, and encloses the singular values of
-the product: rows rotated until all but orthogonal have them as norms, to within a bound that the remaining angles
-give (Ostrowski: the eigenvalues of D^1/2 (1 + E) D^1/2 are those of D times factors between 1 - |E| and 1 + |E|).
-How the rows got there does not enter the proof.
+The reference (`exact_log_singular_values`) multiplies the same float64 Jacobians out in Arb and proves its error.
 """
 
-import itertools
 import math
 
 import jax
@@ -19,6 +15,7 @@ import flossing as fl
 from flossing._graded import Graded, log_singular_values
 from flossing._jacobian import apply_long_term, long_term_jacobian
 from flossing.cells import VanillaRNN
+from flossing.experiment.paper.extended import exact_log_singular_values
 from tests.helpers import dense_jacobians, tanh_network
 
 KEY = jax.random.key(1)
@@ -36,71 +33,6 @@ def constant(matrix, steps):
 def small(units=6, steps=40):
     make, J = tanh_network(units, 1.5, KEY)
     return make(J), jnp.zeros(units), jax.random.normal(jax.random.key(2), (steps, units))
-
-
-def exact_log_singular_values(flint, jacobians, bits):
-    """Logarithms of the singular values of the product, descending, each proven to 1e-9."""
-    while True:
-        with flint.ctx.workprec(bits):
-            rows = [[*row] for row in triangularised(flint, jacobians)]
-        with flint.ctx.workprec(256 + 4 * len(rows)):
-            logs, error = rotated(flint, rows)
-        if error < 1e-9:
-            return np.sort([float(x.mid()) for x in logs])[::-1]
-        assert bits < 2**18
-        bits *= 2
-
-
-def triangularised(flint, jacobians):
-    product = flint.arb_mat(np.eye(jacobians.shape[1]).tolist())
-    for jacobian in jacobians:
-        product = flint.arb_mat(jacobian.tolist()) * product
-    # Four steps of the LR algorithm, G = L L^T -> L^T L, order a graded matrix.
-    for _ in range(4):
-        product = cholesky(flint, product.transpose() * product)
-    return product.transpose().tolist()
-
-
-def cholesky(flint, gram):
-    n, a = gram.nrows(), gram.tolist()
-    for j in range(n):
-        root = a[j][j].sqrt()
-        for i in range(j, n):
-            a[i][j] /= root
-        for k in range(j + 1, n):
-            for i in range(k, n):
-                a[i][k] -= a[i][j] * a[k][j]
-    return flint.arb_mat([[a[i][j] if j <= i else 0 for j in range(n)] for i in range(n)])
-
-
-def rotated(flint, rows):
-    def dot(x, y):
-        return sum((a * b for a, b in zip(x, y, strict=True)), flint.arb(0))
-
-    for _ in range(30):
-        worst = 0.0
-        for i, j in itertools.combinations(range(len(rows)), 2):
-            x, y = rows[i], rows[j]
-            xx, yy, xy = dot(x, x), dot(y, y), dot(x, y)
-            cosine = abs(float((xy / (xx * yy).sqrt()).mid()))
-            worst = max(worst, cosine)
-            if cosine > 1e-12:
-                zeta = ((xx - yy) / (2 * xy)).mid()
-                tan = ((1 if zeta >= 0 else -1) / (abs(zeta) + (1 + zeta * zeta).sqrt())).mid()
-                cos = 1 / (1 + tan * tan).sqrt()
-                rows[i] = [cos * (a + tan * b) for a, b in zip(x, y, strict=True)]
-                rows[j] = [cos * (b - tan * a) for a, b in zip(x, y, strict=True)]
-        if worst < 1e-11:
-            break
-    norms = [dot(x, x).sqrt() for x in rows]
-    angles = [
-        sum((abs(dot(x, y)) / (a * b) for y, b in zip(rows, norms, strict=True) if y is not x), flint.arb(0))
-        for x, a in zip(rows, norms, strict=True)
-    ]
-    logs = [norm.log() for norm in norms]
-    bound = [float(angle.abs_upper()) for angle in angles] + [float(x.rad()) for x in logs]
-    # NaN, where a ball was too wide, is not max'ed away.
-    return logs, np.max(bound)
 
 
 FLOSSING = {
@@ -142,17 +74,16 @@ def reference_case(units, steps, flossed):
     ],
 )
 def test_singular_values_are_proven_right(units, horizons, flossed):
-    flint = pytest.importorskip("flint")
+    pytest.importorskip("flint")
     step, state, inputs = reference_case(units, max(horizons), flossed)
     jacobians = dense_jacobians(step, state, inputs)
     # The network itself, and the linear system whose Jacobians are those of the reference to the last bit.
     ours = long_term_jacobian(step, state, inputs, horizons=horizons)
     same = long_term_jacobian(linear, state, jacobians, horizons=horizons)
     for index, horizon in enumerate(horizons):
-        bits = int(2 * ours.log_condition[index] / math.log(2)) + 4 * horizon + 256
-        exact = exact_log_singular_values(flint, np.asarray(jacobians[:horizon]), bits)
+        exact = exact_log_singular_values(np.asarray(jacobians[:horizon]), float(ours.log_condition[index]))
         worst = [float(np.abs(x.log_singular_values[index] - exact).max()) for x in (same, ours)]
-        print(f"N={units} flossed={flossed} t={horizon} {bits} bits, worst {worst}")
+        print(f"N={units} flossed={flossed} t={horizon}, worst {worst}")
         assert max(worst) < 1e-8
     if (units, max(horizons), flossed) == (80, 500, None):
         assert ours.log_condition[-1] > 1000 * math.log(10)
