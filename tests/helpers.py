@@ -1,7 +1,6 @@
 """What several tests share: the golden cases as our own objects, and dense Jacobians to compare with."""
 
 import functools
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,14 +20,12 @@ TINY = (
     "--epochs-during 4 --every 6 --blocks 1"
 ).split()
 COMMAND = [sys.executable, "-m", "flossing.experiment.cli"]
-# Processes compile a shape once between them, and leave the user's own cache alone.
-ENVIRONMENT = os.environ | {"XDG_CACHE_HOME": str(Path(__file__).parents[1] / ".pytest_cache" / "user")}
 GOLDEN = ("xor_gaussian", "copy_orthogonal", "xor4_chaotic")
 
 
 def command_line(*arguments, cwd=None) -> subprocess.CompletedProcess:
     """The command line as a person meets it: a process, its output, its exit code."""
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT)
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, cwd=cwd)
 
 
 @functools.cache

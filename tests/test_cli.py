@@ -9,7 +9,7 @@ import time
 import pytest
 
 from flossing.experiment.directory import RunDirectory
-from tests.helpers import COMMAND, ENVIRONMENT, TINY, command_line as flossing
+from tests.helpers import COMMAND, TINY, command_line as flossing
 
 
 def test_help_does_not_import_jax():
@@ -87,7 +87,6 @@ def test_ctrl_c_leaves_a_readable_directory(tmp_path):
     process = subprocess.Popen(
         [*COMMAND, "train", *TINY, "--epochs", "1000000", "--out", "run"],
         cwd=tmp_path,
-        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

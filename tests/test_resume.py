@@ -14,7 +14,7 @@ from flossing.experiment import reference
 from flossing.experiment.checkpoint import newest_checkpoint
 from flossing.experiment.directory import RunDirectory
 from flossing.experiment.run import run
-from tests.helpers import COMMAND, ENVIRONMENT, TINY, command_line
+from tests.helpers import COMMAND, TINY, command_line
 from tests.test_train import SMALL as SMALL32
 from tests.torture import compare, torture
 
@@ -176,7 +176,7 @@ def in_mounted(folder, options: str, script: str) -> subprocess.CompletedProcess
     mount = f"mount -t tmpfs -o {options} tmpfs {folder} && {script}"
     if not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("needs unshare with user and mount namespaces, which this system does not allow")
-    return subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True, text=True, env=ENVIRONMENT)
+    return subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True, text=True)
 
 
 def test_a_full_disk_ends_in_one_line_with_the_last_checkpoint_intact(tmp_path, undisturbed):

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from flossing.experiment.directory import RunDirectory
-from tests.helpers import COMMAND, ENVIRONMENT
+from tests.helpers import COMMAND
 
 RUN = (
     "--units 10 --k 4 --batch 3 --steps 20 --delay 2 --window 12 --flossing-steps 20 --epochs-before 30 "
@@ -29,7 +29,7 @@ RUN = (
 def start(out: Path, epochs: int) -> subprocess.Popen:
     """The run as a person starts it; the same command starts it again."""
     command = [*COMMAND, "train", *RUN, "--epochs", str(epochs), "--out", str(out)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def torture(out: Path, kills: int, *, epochs: int, seed: int = 0) -> dict[str, int]:

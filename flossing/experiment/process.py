@@ -4,7 +4,8 @@ And what its machine can bear.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import jax
@@ -20,7 +21,7 @@ ONE_THREAD = {
 """The environment of a process that shall keep to one core, set before it starts."""
 
 CACHE_LIMIT = 2**30
-"""Bytes that compilations may take up on disk; the least recently used go first."""
+"""Bytes of compilations that a start leaves on disk; the least recently used go first."""
 
 
 def configure_dtype(dtype: str):
@@ -35,14 +36,33 @@ def cache_compilations():
     cache off.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        limit_folder(cache_folder(), CACHE_LIMIT)
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
-        jax.config.update("jax_compilation_cache_max_size", CACHE_LIMIT)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def cache_folder() -> Path:
     """Where compiled programs are kept."""
     return user_cache_path("flossing") / "xla"
+
+
+def limit_folder(folder: Path, limit: int):
+    """Delete the files of a folder that were used longest ago, until the rest take up at most `limit` bytes.
+
+    JAX has such a limit of its own, but reads the whole folder for it at every compilation: with the thousands of small
+    programs that some sweeps leave behind, that takes longer than to compile.
+    """
+    kept = 0
+    for path, status in sorted(_files(folder), key=lambda file: max(file[1].st_atime, file[1].st_mtime), reverse=True):
+        kept += status.st_size
+        if kept > limit:
+            path.unlink(missing_ok=True)
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    for path in folder.glob("*"):
+        with suppress(FileNotFoundError):  # another process tidies up, too
+            yield path, path.stat()
 
 
 def check_fits(needs: Mapping[str, int], dtype: str):
