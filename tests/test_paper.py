@@ -97,7 +97,7 @@ def test_what_is_missing_is_made_and_nothing_else(made, tmp_path):
 def test_without_its_runs_a_figure_says_so_and_one_left_out_keeps_its_data(made, tmp_path):
     folder = Folder(tmp_path)
     shutil.copytree(made[0] / "data", tmp_path / "data")
-    figure, rooms = make.room("fig3"), {name: make.room(name) for name in make.NAMES}
+    figure, rooms = make.room("fig3"), {name: make.room(name) for name in make.ALL}
     make.keep_data(folder, figure, "tiny", chosen=False)
     make.write_page(folder, rooms)
     kept = (tmp_path / "RESULTS.md").read_text("utf-8")
@@ -215,8 +215,12 @@ class FakeRun(RunDirectory):
     def config(self):
         return self._config
 
+    @property
+    def info(self):
+        return {"seconds": 12.3456789}
+
     def metrics(self, kind, names=None):
-        epoch = np.arange(1, 401)
+        epoch = np.arange(1, 401 if kind == "training" else 501)
         return {
             "epoch": epoch,
             "accuracy": 0.5 + 0.5 * (epoch > self.jump),
@@ -247,6 +251,7 @@ def test_what_is_taken_from_runs():
     assert rows[40, "none"]["final_accuracy"] == [0.5, 0.5, 0.5] and rows[40, "none"]["seed"] == [1, 2, 3]
     # 23 of 25 epochs at 1 and two at 0.5 make 0.96; 22 would make 0.94.
     assert rows[40, "before"]["epochs_to_solve"] == [73, 123] and rows[40, "none"]["epochs_to_solve"] == [np.inf] * 3
+    assert rows[40, "before"]["flossing_epochs"] == [500] * 2 and rows[40, "before"]["seconds"] == [12.346] * 2
     none, before = curves(fake, spec, delay=20)
     assert (none["n"], before["n"]) == (3, 2) and len(before["accuracy"]["epoch"]) <= 120
     assert before["accuracy"]["low"][-1] == before["accuracy"]["high"][-1] == 1
@@ -327,7 +332,7 @@ def test_the_verdict_on_k(solved, verdict):
 
 
 def test_the_committed_results_follow_from_the_committed_data():
-    folder, rooms = Folder(ROOT / "paper"), {name: make.room(name) for name in make.NAMES}
+    folder, rooms = Folder(ROOT / "paper"), {name: make.room(name) for name in make.ALL}
     contents = {name: content for name in rooms if (content := folder.read_data(name)) is not None}
     assert contents
     assert make.page(rooms, contents) == (ROOT / "paper" / "RESULTS.md").read_text("utf-8")

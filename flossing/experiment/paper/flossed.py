@@ -85,6 +85,13 @@ def extended_precision(
         return {"ours": np.asarray(ours.log_singular_values), "exact": np.stack(exact)}
 
 
+def drawn_or_flossed(seed: int, units: int, k: int, epochs: int, window: int, learning_rate: float) -> VanillaRNN:
+    """The network of this seed, its first `k` exponents flossed to 0; as it is drawn with `k` = 0."""
+    cell, _ = _flossed("vanilla", seed, units, 1.0, k, 0.0, epochs, window, learning_rate)
+    assert isinstance(cell, VanillaRNN)
+    return cell
+
+
 def _flossed(
     kind: Kind, seed: int, units: int, gain: float, k: int, target: float, epochs: int, window: int, rate: float
 ) -> tuple[Cell, Float[np.ndarray, "epochs k"]]:

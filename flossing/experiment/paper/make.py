@@ -39,7 +39,12 @@ NAMES = (
     "supplement_lstm",
     "supplement_time",
 )
-"""The figures, in the order of the page: each the module of this name."""
+"""The figures of the paper, in the order of the page: each the module of this name."""
+
+FURTHER = ("frontier", "capacity")
+"""What goes beyond the paper: hundreds of runs of up to 10,000 epochs, made when they are asked for."""
+
+ALL = (*NAMES, *FURTHER)
 
 
 def make_paper(
@@ -60,7 +65,7 @@ def make_paper(
     check_names(scale, only)
     check_workers("paper", workers, scheduler)
     out = Path(out).absolute()
-    rooms = {name: room(name) for name in NAMES}
+    rooms = {name: room(name) for name in ALL}
     with held(out, "paper", "data", ["runs", "calculations"]):
         folder = Folder(out)
         failures = _make_missing(folder, [rooms[name] for name in only], scale, workers, scheduler, console)
@@ -88,8 +93,8 @@ def check_names(scale: str, only: Sequence[str]):
     if scale not in SIZES:
         raise ValueError(f"scale must be {', '.join(SIZES)}, got scale={scale!r}")
     for name in only:
-        if name not in NAMES:
-            raise ValueError(f"only must name figures of {', '.join(NAMES)}, got {name!r}")
+        if name not in ALL:
+            raise ValueError(f"only must name figures of {', '.join(ALL)}, got {name!r}")
 
 
 def room(name: str) -> FigureRoom:

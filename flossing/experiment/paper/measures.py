@@ -24,7 +24,7 @@ POINTS = 120
 Group: TypeAlias = dict[str, Any]
 """The networks of one condition: the values they share, and `seeds` and what each reached, in the same order."""
 
-_EACH = ("seed", "final_accuracy", "epochs_to_solve")
+_EACH = ("seed", "final_accuracy", "epochs_to_solve", "flossing_epochs", "seconds")
 _METRICS = ("epoch", "accuracy", "gradient_norm/x0")
 
 
@@ -32,7 +32,8 @@ def groups(results: Results, *specs: Spec) -> list[Group]:
     """What the finished runs of `specs` reached, in groups that differ by their seeds alone.
 
     `d` is the longest lag in steps; `final_accuracy` the mean over the last 100 epochs; `epochs_to_solve` the first
-    epoch at which the running mean over 25 epochs is at least 0.95, infinite if there is none.
+    epoch at which the running mean over 25 epochs is at least 0.95, infinite if there is none; `seconds` all that a run
+    took, flossing and compiling included, on as many threads as its worker had.
     """
     found: dict[tuple, Group] = {}
     for values, run in (pair for spec in specs for pair in results.runs(spec)):
@@ -42,6 +43,8 @@ def groups(results: Results, *specs: Spec) -> list[Group]:
         group["seed"].append(values["seed"])
         group["final_accuracy"].append(short(training["accuracy"][-LAST:].mean()))
         group["epochs_to_solve"].append(epochs_to_solve(training["epoch"], training["accuracy"]))
+        group["flossing_epochs"].append(len(run.metrics("flossing", ("epoch",)).get("epoch", ())))
+        group["seconds"].append(short(run.info["seconds"]))
     return list(found.values())
 
 
@@ -61,8 +64,7 @@ def longest_lag(run: RunDirectory) -> int:
     """The d of the paper's text, in steps."""
     config = run.config
     assert isinstance(config, Config)
-    task = config.task
-    return task.delay * (2**task.order if task.task == "temporal_xor" else 1)
+    return config.longest_lag
 
 
 def epochs_to_solve(epochs: np.ndarray, accuracy: np.ndarray) -> float:

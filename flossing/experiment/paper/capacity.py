@@ -1,0 +1,158 @@
+"""Beyond the paper: how many steps back a linear readout of the state can see, before and after flossing and training.
+
+The memory function of Jaeger (2001): R^2 of the best linear readout of the input bit of so many steps ago. Its sum over
+lags is the linear memory capacity, at most N (Dambre et al. 2012, Information processing capacity of dynamical
+systems).
+"""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from flossing.experiment.paper import frontier
+from flossing.experiment.paper.contract import Calculation, Claim, Data, Results, Scale
+from flossing.experiment.paper.curves import draw_summary, summary
+from flossing.experiment.paper.drawing import GREY, legend_below, new_figure, panel
+from flossing.experiment.paper.flossed import SETTLING, drawn_or_flossed
+from flossing.experiment.paper.judging import not_run
+from flossing.experiment.paper.measures import numbers, shorten
+from flossing.experiment.spec import Spec
+
+NAME = "capacity"
+TITLE = "How far back a linear readout sees"
+CAPTION = (
+    "Networks of N = 80 tanh units driven by random bits: R² of the best linear readout of the bit of so many steps "
+    "ago, fitted on 10,000 steps and measured on 10,000 others (left), and its sum over lags, the linear memory "
+    "capacity, of which N is the most (right). As they are drawn; after 500 flossing epochs (k = 75) over windows of "
+    "55 and 152 steps; and after 10,000 epochs of training on the temporal XOR at d = 76 under each schedule of the "
+    "frontier. Lines: median over networks, bands: quartiles; dots: each network."
+)
+STEPS = 10_000
+SHORT, LONG = "flossed, window 55", "flossed, window 152"
+_COLOURS = {"as drawn": "#222222", SHORT: "#74a9cf", LONG: "#0b6fa4"}
+_DASHED: dict[str, Any] = {"ls": "--"}
+
+
+def memory_function(
+    weights: tuple[np.ndarray, np.ndarray, np.ndarray], bits: Float[np.ndarray, " L"], lags: int
+) -> Float[np.ndarray, " lags"]:
+    """R² of the best linear readout of the bit of 0, 1, ... steps ago, from x_{t+1} = J tanh(x_t) + b + ws s_t.
+
+    `weights` are J (N, N), ws (N, 1) and b (N,). Fitted by least squares on the first half of the steps and measured on
+    the second, so that chance gives 0 and not N / L; below 0 counts as 0. The first steps, `lags` and 100 more, are
+    left out.
+    """
+    J, ws, b = (np.asarray(array, float) for array in weights)
+    states, x = np.empty((len(bits), len(b))), np.zeros(len(b))
+    for t, drive in enumerate(bits[:, None] * ws[:, 0] + b):
+        x = J @ np.tanh(x) + drive
+        states[t] = x
+    first = lags + SETTLING
+    design = np.hstack([np.ones((len(bits) - first, 1)), states[first:]])
+    wanted = np.stack([bits[first - lag : len(bits) - lag] for lag in range(lags)], axis=1)
+    half = len(design) // 2
+    readout = np.linalg.lstsq(design[:half], wanted[:half])[0]
+    missed = wanted[half:] - design[half:] @ readout
+    return np.maximum(0, 1 - missed.var(0) / wanted[half:].var(0))
+
+
+def memory_of_flossed(
+    networks: int, units: int, k: int, epochs: int, window: int, learning_rate: float, steps: int, lags: int
+) -> dict[str, np.ndarray]:
+    """`memory` (networks, lags) of networks of seeds 1, 2, ...; `k` = 0: as they are drawn."""
+    found = []
+    for seed in range(1, networks + 1):
+        cell = drawn_or_flossed(seed, units, k, epochs, window, learning_rate)
+        weights = np.asarray(cell.J), np.asarray(cell.ws), np.asarray(cell.b)
+        found.append(memory_function(weights, _bits(seed, steps, lags), lags))
+    return {"memory": np.stack(found)}
+
+
+def _bits(seed: int, steps: int, lags: int) -> Float[np.ndarray, " L"]:
+    return np.random.default_rng(seed).integers(0, 2, 2 * steps + lags + SETTLING).astype(float)
+
+
+def _size(scale: Scale) -> dict[str, Any]:
+    if scale == "tiny":
+        return {"networks": 2, "units": 8, "epochs": 5, "learning_rate": 0.001, "steps": 200, "lags": 12}
+    networks = 10 if scale == "laptop" else 20
+    return {"networks": networks, "units": 80, "epochs": 500, "learning_rate": 0.001, "steps": STEPS, "lags": 160}
+
+
+def specs(scale: Scale) -> list[Spec]:
+    """The runs of the frontier at its first place, d = 0.95 N."""
+    return [frontier.spec_of(scale, frontier.places(scale)[0], schedule) for schedule in frontier.SCHEDULES]
+
+
+def calculations(scale: Scale) -> list[Calculation]:
+    """Networks as they are drawn, and flossed over two windows."""
+    function, size = f"{__name__}:memory_of_flossed", _size(scale)
+    k = 15 * size["units"] // 16
+    kinds = {"drawn": (0, 55), "short": (k, 55), "long": (k, 152)}
+    return [
+        Calculation(f"{NAME}-{scale}-{name}", function, {**size, "k": k, "window": window})
+        for name, (k, window) in kinds.items()
+    ]
+
+
+def collect(results: Results, scale: Scale) -> Data:
+    """A row for each kind of network that is there: its memory function against the lag, and each one's capacity."""
+    size, rows = _size(scale), []
+    lags = size["lags"]
+    for kind, calculation in zip(_COLOURS, calculations(scale), strict=True):
+        if (found := results.calculation(calculation)) is not None:
+            rows.append({"kind": kind, **_row(found["memory"])})
+    for schedule, spec in zip(frontier.SCHEDULES, specs(scale), strict=True):
+        functions = []
+        for values, run in results.runs(spec):
+            arrays = run.parameters
+            weights = arrays["network.J"], arrays["network.ws"], arrays["network.b"]
+            functions.append(memory_function(weights, _bits(values["seed"], size["steps"], lags), lags))
+        if functions:
+            rows.append({"kind": schedule, **_row(np.stack(functions))})
+    return {"units": size["units"], "rows": rows}
+
+
+def _row(memory: Float[np.ndarray, "networks lags"]) -> dict[str, Any]:
+    return {"memory": summary(np.arange(memory.shape[1]), memory), "capacity": shorten(memory.sum(1))}
+
+
+def draw(data: Data) -> Figure:
+    """R² against the lag; capacity of each network."""
+    figure, ((function, capacity),) = new_figure(f"{TITLE} (N = {data['units']})", 1, 2, size=(11.5, 4.6))
+    labels = []
+    for index, row in enumerate(data["rows"]):
+        kind = row["kind"]
+        colour = _COLOURS.get(kind) or frontier.COLOURS[kind]
+        labels.append(kind if kind in _COLOURS else f"trained, {frontier.LABELS[kind]}")
+        draw_summary(function, row["memory"], colour=colour, label=labels[-1], **({} if kind in _COLOURS else _DASHED))
+        each = numbers(row["capacity"])
+        capacity.scatter(each, np.full(len(each), index), s=18, color=colour, alpha=0.65, lw=0)
+        capacity.plot([np.median(each)], [index], marker="|", ms=14, mew=2, color=colour)
+    panel(function, "Memory function", xlabel="lag (steps)", ylabel="R²", ylim=(-0.02, 1.05))
+    panel(capacity, "Linear memory capacity", xlabel="sum of R² over lags", xlim=(0, 1.05 * data["units"]))
+    capacity.set_yticks(range(len(labels)), labels)
+    capacity.invert_yaxis()
+    capacity.axvline(data["units"], color=GREY, lw=0.9, ls="--", zorder=0)
+    if labels:
+        legend_below(figure, function, columns=3)
+    return figure
+
+
+def claims(data: Data) -> list[Claim]:
+    """Whether flossing makes a network remember, and training."""
+    median = {row["kind"]: float(np.median(numbers(row["capacity"]))) for row in data["rows"]}
+    count = {row["kind"]: len(row["capacity"]) for row in data["rows"]}
+    return [
+        _larger("(Our question.) Flossing raises the linear memory capacity.", median, count, LONG, "as drawn"),
+        _larger("(Our question.) Training with adaptive flossing raises it further.", median, count, "adaptive", LONG),
+    ]
+
+
+def _larger(claim: str, median: dict[str, float], count: dict[str, int], ours: str, theirs: str) -> Claim:
+    if not {ours, theirs} <= median.keys():
+        return not_run(claim)
+    found = f"Median capacity: {ours} {median[ours]:.1f}, {theirs} {median[theirs]:.1f}."
+    return Claim(claim, found, count[ours], "holds" if median[ours] > median[theirs] else "does not hold")

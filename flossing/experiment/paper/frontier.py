@@ -1,0 +1,223 @@
+"""Beyond the paper: which delay each schedule of flossing reaches, against the size of the network."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from flossing.experiment.paper.contract import Calculation, Claim, Data, Results, Scale, Verdict
+from flossing.experiment.paper.drawing import GREY, accuracy_axes, legend_below, medians, new_figure, panel
+from flossing.experiment.paper.judging import networks, not_run
+from flossing.experiment.paper.measures import SOLVED, Group, groups, numbers
+from flossing.experiment.paper.scales import SIZES
+from flossing.experiment.spec import Spec
+
+NAME = "frontier"
+TITLE = "How long a horizon each schedule reaches"
+CAPTION = (
+    "Temporal XOR at lags d/2 and d, sequences of 300 steps, at most 10,000 training epochs, against d / N. Top: "
+    "accuracy at the end, the mean over the last 100 epochs. Bottom: the first epoch at which the running mean of the "
+    "accuracy over 25 epochs is 0.95; networks that do not get there are left out, and the line is the median of all, "
+    "where more than half do. Dots: each network. k is 15/16 N. Schedules: the reference's, 500 flossing epochs before "
+    "training and two more blocks of 500, window 55; periodic, 500 before and 50 every 200 training epochs, window "
+    "100; adaptive, 500 before and 50 whenever |dL/dx₀| <= 0.001 |dL/dJ|, asked every 100 epochs, window 2 d (at most "
+    "300). The vertical line is where d = N, the most that N units can hold for linear readouts."
+)
+
+Fields = dict[str, Any]
+_REFERENCE: Fields = {"condition": "before_and_during"}
+
+SCHEDULES: dict[str, Fields] = {
+    "adaptive": {"condition": "adaptive"},
+    "periodic": {**_REFERENCE, "epochs_during": 50, "every": 200, "blocks": 1000, "window": 100},
+    "reference": _REFERENCE,
+    "orthogonal_reference": {"recurrent": "orthogonal", **_REFERENCE},
+    "orthogonal": {"recurrent": "orthogonal", "condition": "none"},
+    "none": {"condition": "none"},
+}
+"""What is compared, by name: fields of the configuration."""
+
+LABELS = {
+    "none": "no flossing",
+    "orthogonal": "orthogonal start, no flossing",
+    "reference": "flossing as the reference",
+    "orthogonal_reference": "orthogonal start, reference",
+    "periodic": "periodic flossing",
+    "adaptive": "adaptive flossing",
+}
+COLOURS = {
+    "none": "#6b6b6b",
+    "orthogonal": "#b08d57",
+    "reference": "#2563b0",
+    "orthogonal_reference": "#d9822b",
+    "periodic": "#2f9e6e",
+    "adaptive": "#8a3fa0",
+}
+
+
+class Place(NamedTuple):
+    """Where schedules are compared: a network's size, and basic lags d/2, with so many networks."""
+
+    units: int
+    delays: list[int]
+    seeds: int
+
+    @property
+    def name(self) -> str:
+        """A name for its runs."""
+        return f"{NAME}-{self.units}x{'_'.join(str(2 * delay) for delay in self.delays)}"
+
+
+def places(scale: Scale) -> list[Place]:
+    """In the order in which they are run: ten networks at d = 0.95 N first."""
+    if scale == "tiny":
+        return [Place(8, [3], 2), Place(8, [2, 4], 1)]
+    many, few = (10, 3) if scale == "laptop" else (20, 20)
+    return [
+        Place(80, [38], many),
+        Place(80, [10, 20, 30, 35, 40, 50], few),
+        Place(40, [10, 15, 19, 22], few),
+        Place(160, [40, 60, 76, 88], few),
+    ]
+
+
+def spec_of(scale: Scale, place: Place, schedule: str) -> Spec:
+    """The runs of one schedule at one place."""
+    longer = {} if scale == "tiny" else {"epochs": 10_000, "k": 15 * place.units // 16}
+    fields = {**SIZES[scale].base, "task": "temporal_xor", "units": place.units, **longer, **SCHEDULES[schedule]}
+    if scale == "tiny":
+        fields |= {
+            name: SIZES[scale].base[name] for name in ("epochs_during", "every", "blocks", "window") if name in fields
+        }
+    axes = [{"delay": place.delays}, {"seed": list(range(1, place.seeds + 1))}]
+    return Spec(name=f"{place.name}-{schedule}", base=fields, axes=axes)
+
+
+def specs(scale: Scale) -> list[Spec]:
+    """Every schedule at every place."""
+    return [spec_of(scale, place, schedule) for place in places(scale) for schedule in SCHEDULES]
+
+
+def calculations(scale: Scale) -> list[Calculation]:
+    """None: all comes from runs."""
+    return []
+
+
+def collect(results: Results, scale: Scale) -> Data:
+    """`groups` of what each network reached, with `units`, `schedule`, and `load`, which is d / N."""
+    rows = []
+    for place in places(scale):
+        for schedule in SCHEDULES:
+            for row in groups(results, spec_of(scale, place, schedule)):
+                rows.append({"units": place.units, "schedule": schedule, "load": row["d"] / place.units, **row})
+    return {"groups": rows}
+
+
+def draw(data: Data) -> Figure:
+    """Final accuracy and epochs to accuracy 0.95 against d / N, a column for each size of network."""
+    rows = data["groups"]
+    sizes = sorted({row["units"] for row in rows})
+    figure, grid = new_figure(f"{TITLE}: temporal XOR", 2, max(len(sizes), 1), size=(max(10.0, 4.3 * len(sizes)), 7.2))
+    for (final, speed), units in zip(grid.T, sizes, strict=False):
+        for index, schedule in enumerate(LABELS):
+            there = [row for row in rows if row["units"] == units and row["schedule"] == schedule]
+            if there:
+                style = {"colour": COLOURS[schedule], "label": LABELS[schedule], "shift": 2.5 * (index - 2.5)}
+                medians(final, there, "load", "final_accuracy", **style)
+                medians(speed, there, "load", "epochs_to_solve", **style)
+        accuracy_axes(final, f"N = {units}: accuracy at the end", "d / N")
+        panel(speed, "Epochs to accuracy 0.95", xlabel="d / N", ylabel="training epoch")
+        speed.set(xlim=final.get_xlim(), ylim=(0, 10_500))
+        for axes in (final, speed):
+            axes.axvline(1, color=GREY, lw=0.9, ls="--", zorder=0)
+    if sizes:
+        legend_below(figure, grid[0, 0], columns=3)
+    return figure
+
+
+def claims(data: Data) -> list[Claim]:
+    """What adaptive flossing is meant to reach."""
+    rows = data["groups"]
+    return [
+        *(_reaches(rows, units) for units in (40, 80, 160)),
+        _costs_less(rows),
+        _is_no_slower(rows),
+        _goes_beyond(rows),
+    ]
+
+
+def _reaches(rows: Sequence[Group], units: int) -> Claim:
+    claim = f"(Our goal.) Adaptive flossing solves d = 0.95 N in nine of ten networks, N = {units}."
+    there = [row for row in _of(rows, "adaptive") if row["units"] == units and round(0.95 * units) == row["d"]]
+    if not there:
+        return not_run(claim)
+    accuracy = numbers(there[0]["final_accuracy"])
+    solved = int((accuracy >= SOLVED).sum())
+    found = (
+        f"{solved} of {len(accuracy)} networks (final accuracy ≥ {SOLVED}; from {accuracy.min():.3f} to "
+        f"{accuracy.max():.3f}, median {np.median(accuracy):.3f})."
+    )
+    verdict = "holds" if solved >= 0.9 * len(accuracy) else "holds in part" if solved else "does not hold"
+    return Claim(claim, found, len(accuracy), verdict)
+
+
+def _costs_less(rows: Sequence[Group]) -> Claim:
+    claim = "(Our goal.) It flosses for fewer epochs than the periodic schedule."
+    pairs = _pairs(rows, "adaptive", "periodic")
+    if not pairs:
+        return not_run(claim)
+    ours = [float(np.median(numbers(a["flossing_epochs"]))) for a, _ in pairs]
+    theirs = [float(np.median(numbers(b["flossing_epochs"]))) for _, b in pairs]
+    told = "; ".join(f"{_where(a)}: {x:.0f} against {y:.0f}" for (a, _), x, y in zip(pairs, ours, theirs, strict=True))
+    found = f"Flossing epochs, median over networks: {told}."
+    return Claim(claim, found, networks(rows), _share([x < y for x, y in zip(ours, theirs, strict=True)]))
+
+
+def _is_no_slower(rows: Sequence[Group]) -> Claim:
+    claim = "(Our goal.) At delays below 0.95 N it is no more than 20 % slower than the best other schedule."
+    told, held = [], []
+    for row in _of(rows, "adaptive"):
+        rivals = [r for r in rows if r["schedule"] != "adaptive" and _where(r) == _where(row)]
+        if row["load"] >= 0.94 or not rivals:
+            continue
+        best = min(rivals, key=_epochs)
+        if np.isfinite(_epochs(best)):
+            told.append(f"{_where(row)}: {_epochs(row):.0f} against {_epochs(best):.0f} ({LABELS[best['schedule']]})")
+            held.append(_epochs(row) <= 1.2 * _epochs(best))
+    if not held:
+        return not_run(claim)
+    found = f"Epochs to accuracy {SOLVED}, median over networks: {'; '.join(told)}."
+    return Claim(claim, found, networks(rows), _share(held))
+
+
+def _goes_beyond(rows: Sequence[Group]) -> Claim:
+    claim = "(Our question.) Some network of N units solves a delay d above N."
+    there = [row for row in rows if row["load"] > 1]
+    if not there:
+        return not_run(claim)
+    best = max(there, key=lambda row: numbers(row["final_accuracy"]).max())
+    reached = numbers(best["final_accuracy"]).max()
+    found = f"The best network beyond reaches {reached:.3f}: {_where(best)}, {LABELS[best['schedule']]}."
+    return Claim(claim, found, networks(there), "holds" if reached >= SOLVED else "does not hold")
+
+
+def _of(rows: Sequence[Group], schedule: str) -> list[Group]:
+    return [row for row in rows if row["schedule"] == schedule]
+
+
+def _pairs(rows: Sequence[Group], ours: str, theirs: str) -> list[tuple[Group, Group]]:
+    there = {_where(row): row for row in _of(rows, theirs)}
+    return [(row, there[_where(row)]) for row in _of(rows, ours) if _where(row) in there]
+
+
+def _where(row: Group) -> str:
+    return f"N = {row['units']}, d = {row['d']}"
+
+
+def _epochs(row: Group) -> float:
+    return float(np.median(numbers(row["epochs_to_solve"])))
+
+
+def _share(held: Sequence[bool]) -> Verdict:
+    return "holds" if all(held) else "holds in part" if any(held) else "does not hold"

@@ -1,0 +1,96 @@
+"""Beyond the paper: the map of schedules, and the memory that a network uses."""
+
+import json
+
+import numpy as np
+import pytest
+
+from flossing.experiment.config import Config
+from flossing.experiment.files import plain
+from flossing.experiment.paper import capacity, frontier
+from flossing.experiment.paper.make import room
+
+
+def delay_line(units, scale=1e-3):
+    """x_i is x_{i-1} of the step before, so that unit i holds the bit of i steps ago; tanh is linear at this scale."""
+    return np.eye(units, k=-1), scale * np.eye(units, 1), np.zeros(units)
+
+
+def bits(length, seed=0):
+    return np.random.default_rng(seed).integers(0, 2, length).astype(float)
+
+
+def test_a_delay_line_remembers_as_many_steps_as_it_has_units():
+    memory = capacity.memory_function(delay_line(7), bits(6000), 12)
+    np.testing.assert_allclose(memory[:7], 1, atol=1e-6)
+    assert (memory[7:] < 0.01).all() and memory.sum() == pytest.approx(7, abs=0.02)
+
+
+def test_memory_fades_as_the_theory_of_one_linear_unit_says():
+    """x_t = a x_{t-1} + s_t: the correlation with the bit of n steps ago is a^n sqrt(1 - a^2)."""
+    a = 0.8
+    memory = capacity.memory_function((np.array([[a]]), np.array([[1e-3]]), np.zeros(1)), bits(200_000), 8)
+    np.testing.assert_allclose(memory, a ** (2 * np.arange(8)) * (1 - a**2), atol=0.01)
+
+
+def test_schedules_differ_in_flossing_and_start_alone():
+    for scale in ("laptop", "paper", "tiny"):
+        for place in frontier.places(scale):
+            at = {name: frontier.spec_of(scale, place, name).points()[0].config for name in frontier.SCHEDULES}
+            same = [
+                (
+                    config.task,
+                    config.training,
+                    config.seeds,
+                    config.network.model_copy(update={"recurrent": "gaussian"}),
+                )
+                for config in at.values()
+                if isinstance(config, Config)
+            ]
+            assert len(same) == 6 and all(each == same[0] for each in same)
+    assert len({spec.name for spec in frontier.specs("laptop")}) == 24
+
+
+def group(units, d, schedule, accuracy, epochs, flossing):
+    each = {"final_accuracy": accuracy, "epochs_to_solve": epochs, "flossing_epochs": flossing}
+    shared = {"units": units, "d": d, "load": d / units, "schedule": schedule}
+    return {**shared, **each, "seed": list(range(len(accuracy))), "seconds": [1.0] * len(accuracy)}
+
+
+GROUPS = [
+    group(80, 76, "adaptive", [0.99] * 9 + [0.6], [4000.0] * 9 + ["inf"], [900] * 10),
+    group(80, 76, "periodic", [0.9] * 10, ["inf"] * 10, [3000] * 10),
+    group(80, 40, "adaptive", [0.99] * 3, [600.0] * 3, [600] * 3),
+    group(80, 40, "reference", [0.99] * 3, [500.0] * 3, [1500] * 3),
+    group(80, 100, "adaptive", [0.94, 0.5, 0.5], ["inf"] * 3, [5000] * 3),
+]
+
+
+def verdicts(groups):
+    claims = frontier.claims(json.loads(json.dumps(plain({"groups": groups}))))
+    return [claim.verdict for claim in claims]
+
+
+def test_the_verdicts_on_the_frontier():
+    unknown = "not run"
+    assert verdicts(GROUPS) == [unknown, "holds", unknown, "holds", "holds", "does not hold"]
+    GROUPS[0]["final_accuracy"][0] = 0.9  # eight of ten
+    GROUPS[2]["epochs_to_solve"] = [601.0] * 3  # more than 20 % slower
+    GROUPS[4]["final_accuracy"][0] = 0.96
+    assert verdicts(GROUPS) == [unknown, "holds in part", unknown, "holds", "does not hold", "holds"]
+    assert verdicts([]) == [unknown] * 6
+    for name in ("frontier", "capacity"):
+        assert room(name).draw({"groups": [], "units": 8, "rows": []}).axes
+    assert frontier.draw({"groups": GROUPS}).axes
+
+
+def test_the_verdicts_on_memory():
+    row = {"x": [0, 1], "low": [0.9, 0.1], "middle": [1, 0.2], "high": [1, 0.3]}
+    rows = [
+        {"kind": kind, "memory": row, "capacity": values}
+        for kind, values in (("as drawn", [10, 11]), (capacity.LONG, [20, 30]), ("adaptive", [20, 25]))
+    ]
+    data = {"units": 80, "rows": rows}
+    assert [claim.verdict for claim in capacity.claims(data)] == ["holds", "does not hold"]
+    assert {claim.verdict for claim in capacity.claims({"units": 80, "rows": rows[:1]})} == {"not run"}
+    assert capacity.draw(data).axes
