@@ -14,11 +14,12 @@ the growth of joined blocks adds.
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 AMPLIFICATION = 20
 """Error of the gradient over eps <exp(s)>, a value that the margin makes safe. Networks of 20 to 80 units, random ones
@@ -43,22 +44,32 @@ def largest_spread(dtype: Any, tolerance: float | None = None) -> float:
     return math.log(tolerance / (AMPLIFICATION * float(jnp.finfo(dtype).eps)))
 
 
-def strains_of(growth: Float[Array, "blocks k"], tolerance: float | None = None) -> Float[Array, " factors"]:
-    """How much blocks of `FACTORS` times the interval strain the precision, by log R_ii of all blocks: 1 is borne.
+def strains_of(
+    growth: Float[Array, "rows k"],
+    tolerance: float | None = None,
+    *,
+    transient: int = 0,
+    interval: int | Int[Array, ""] = 1,
+) -> Float[Array, " factors"]:
+    """How much blocks of `FACTORS` times the interval strain the precision, by log R_ii of all: 1 is borne.
 
-    Their tangents must not over- or underflow either. Infinite where a direction is lost.
+    Each row of `growth` is a block; or a step, where blocks of `interval` steps are counted from `transient` on. Those
+    at the ends may be shorter. Tangents must not over- or underflow either. Infinite where a direction is lost.
     """
     reach = 0.25 * math.log(float(jnp.finfo(growth.dtype).max))  # beyond it, squares of tangents may overflow
     limit = max(largest_spread(growth.dtype, tolerance), 1e-3)
+    rows = len(growth)
+    summed = jnp.concatenate([jnp.zeros_like(growth[:1]), jnp.cumsum(growth, axis=0)])
 
     def strain(factor):
-        whole = growth[: len(growth) // factor * factor]
-        joined = whole.reshape(-1, factor, growth.shape[1]).sum(1) if len(whole) else growth.sum(0)[None]
+        size = factor * interval
+        ends = jnp.clip(transient % size + jnp.arange(-1, rows + 1) * size, 0, rows)
+        joined, there = jnp.diff(summed[ends], axis=0), jnp.diff(ends) > 0
         most, least = jnp.max(joined, axis=1), jnp.min(joined, axis=1)
-        spread = logsumexp(most - least) - math.log(len(most))
+        spread = logsumexp(jnp.where(there, most - least, -jnp.inf)) - jnp.log(there.sum().astype(growth.dtype))
         return jnp.maximum(spread / limit, jnp.max(jnp.maximum(most, -least)) / reach)
 
-    strains = jnp.stack([strain(factor) for factor in FACTORS])
+    strains = jax.vmap(strain)(jnp.asarray(FACTORS))
     return lax.stop_gradient(jnp.where(jnp.isfinite(strains), strains, jnp.inf))
 
 

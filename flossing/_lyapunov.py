@@ -200,7 +200,7 @@ def tangent_flow(
             growth.append(log_r)
     kept = length - transient
     before, growth = jnp.split(jnp.concatenate(growth), [-(-transient // interval)])
-    exponents, growth = _average(growth, kept * time_step)
+    exponents, growth = average(growth, kept * time_step)
     x, rest, q = carry
     state = coordinates.join(x, rest)
     return Spectrum(exponents, growth, state, q.T, before, kept, interval, time_step)
@@ -223,23 +223,36 @@ def push_tangents(
 
     def push(carry, input):
         x, rest, a = carry
-
-        def flow(x):
-            return coordinates.split(step(coordinates.join(x, rest), input))
-
-        def along(v):
-            return jax.jvp(flow, (x,), (v,), has_aux=True)
-
-        x, da, rest = jax.vmap(along, out_axes=(None, 0, None))(a)
-        return (x, rest, da), None
+        return push_once(step, coordinates, x, rest, a, input), None
 
     return lax.scan(push, (x, rest, tangents), inputs, length=size, unroll=size == 1)[0]
+
+
+def push_once(
+    step: Step,
+    coordinates: Coordinates,
+    x: Float[Array, " N"],
+    rest: list[Any],
+    tangents: Float[Array, "k N"],
+    input: Input,
+) -> tuple[Float[Array, " N"], list[Any], Float[Array, "k N"]]:
+    """The next point, and the Jacobian there times each tangent."""
+
+    def flow(x):
+        return coordinates.split(step(coordinates.join(x, rest), input))
+
+    def along(v):
+        return jax.jvp(flow, (x,), (v,), has_aux=True)
+
+    x, tangents, rest = jax.vmap(along, out_axes=(None, 0, None))(tangents)
+    return x, rest, tangents
 
 
 _jitted_flow = eqx.filter_jit(tangent_flow)
 
 
-def _average(growth: Float[Array, "blocks k"], time: float) -> tuple[Float[Array, " k"], Float[Array, "blocks k"]]:
+def average(growth: Float[Array, "blocks k"], time: float) -> tuple[Float[Array, " k"], Float[Array, "blocks k"]]:
+    """The exponents, and the growth with -inf from the first block on in which a direction is lost."""
     # A direction lost to a singular Jacobian is lost for the product of all. What Q is completed with afterwards is
     # arbitrary and must not be counted; and no block of a lost direction may send a gradient.
     dead = jnp.cumsum(jnp.isneginf(growth), axis=0) > 0

@@ -94,18 +94,75 @@ def test_beyond_the_limit_the_gradient_is_lost():
     assert np.linalg.norm(gradient - exact) > 0.02 * np.linalg.norm(exact)
 
 
+@pytest.mark.usefixtures("optax_promotion")
+def test_one_program_for_all_intervals():
+    """An interval that is data gives what the engine gives at that interval: exponents, gradient and strains."""
+    network, inputs, state, basis = drawn(10, 8, 1.0, "orthogonal", 50, 1, "float64")
+    flossing = fl.Flossing(network, inputs, state=state, basis=basis, window=47, transient=14, step=network_step)
+    update = eqx.filter_jit(flossing.update_at)
+    optimiser = flossing.init(network).optimiser
+    for interval in (1, 4, 5, 16, 32, 64):
+        found, wanted = (update(network, optimiser, KEY, m)[2] for m in (jnp.asarray(interval), interval))
+        np.testing.assert_allclose(found.exponents, wanted.exponents, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(found.gradient_norm, wanted.gradient_norm, rtol=1e-9)
+        assert int(found.interval) == interval
+        np.testing.assert_allclose(found.strains[0], wanted.strains[0], rtol=1e-9)
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_intervals_of_large_networks_are_compiled_for(monkeypatch):
+    """And of small ones they are not."""
+    network, traced = VanillaRNN(15, key=KEY), {}
+    for largest in (75, 74):
+        monkeypatch.setattr("flossing._floss.ONE_PROGRAM", largest)
+        traced[largest] = []
+
+        def step(model, h, s, seen=traced[largest]):
+            seen.append(h)
+            return network_step(model, h, s)
+
+        _, history = fl.floss(network, bits, state=jnp.zeros(15), key=KEY, k=5, step=step, chunk=10, epochs=40)
+        assert len(set(history.interval.tolist())) > 1
+    assert len(traced[75]) < len(traced[74])
+
+
+def blocks_of(growth, transient, interval):
+    """Growth of each block, blocks ending at `transient` and at the end."""
+    ends = np.append(np.arange(transient % interval or interval, len(growth), interval), len(growth))
+    return np.diff(np.cumsum(growth, axis=0)[ends - 1], axis=0, prepend=0), ends
+
+
+def test_strains_along_steps_are_those_of_blocks():
+    growth = np.random.default_rng(0).normal(size=(47, 3))
+    for transient, interval in ((0, 1), (14, 4), (5, 7), (14, 40)):
+        blocks, ends = blocks_of(growth, transient, interval)
+        known = np.zeros_like(growth)
+        known[ends - 1] = blocks  # the growth of a block is known where it ends
+        found = strains_of(jnp.asarray(known), transient=transient, interval=jnp.asarray(interval))
+        for factor, strain in zip(FACTORS, found, strict=True):
+            joined, _ = blocks_of(growth, transient, factor * interval)
+            spread = np.log(np.exp(np.ptp(joined, axis=1)).mean()) / largest_spread("float64")
+            assert strain == pytest.approx(spread, rel=1e-9)
+
+
 def test_strains_are_spreads_over_the_limit():
     diagonal = jnp.asarray([0.9, 0.5, 0.1])
     spectrum = tangent_flow(
         lambda h, _: diagonal * h, jnp.ones(3), None, jnp.eye(3), length=40, transient=10, interval=1
     )
-    expected = np.log(0.9 / 0.1) * np.asarray(FACTORS) / largest_spread("float64")
+    rate = np.log(0.9 / 0.1)
+    expected = [np.log(np.exp(rate * lengths(40, factor)).mean()) / largest_spread("float64") for factor in FACTORS]
     np.testing.assert_allclose(strains_of(spectrum.all_growth()), expected, rtol=1e-12)
-    assert spectrum.transient_growth.shape == (10, 3)
-    # At a longer interval the same holds for its multiples, and the ends that do not fill a block count as they are.
+    assert expected[0] == pytest.approx(rate / largest_spread("float64")) and spectrum.transient_growth.shape == (10, 3)
+    # At a longer interval the same holds for its multiples.
     longer = tangent_flow(lambda h, _: diagonal * h, jnp.ones(3), None, jnp.eye(3), length=40, transient=0, interval=4)
-    np.testing.assert_allclose(strains_of(longer.all_growth())[:4], 4 * expected[:4], rtol=1e-12)
-    np.testing.assert_allclose(strains_of(longer.all_growth())[4:], 10 * expected[2], rtol=1e-12)
+    expected = [np.log(np.exp(4 * rate * lengths(10, factor)).mean()) / largest_spread("float64") for factor in FACTORS]
+    np.testing.assert_allclose(strains_of(longer.all_growth()), expected, rtol=1e-12)
+
+
+def lengths(rows, factor):
+    """Rows in each block; the last may be shorter."""
+    return np.diff(np.append(np.arange(0, rows, factor), rows))
 
 
 def test_blocks_do_not_underflow_together():

@@ -202,11 +202,11 @@ def _strains(growth: Float[Tensor, "... blocks k"], tolerance: float | None) -> 
     blocks = growth.shape[-2]
 
     def strain(factor: int) -> Tensor:
-        count = blocks // factor
-        whole = growth[..., : count * factor, :] if count else growth
-        joined = whole.unflatten(-2, (max(count, 1), -1)).sum(-2)
+        count = -(-blocks // factor)
+        filled = torch.nn.functional.pad(growth, (0, 0, 0, count * factor - blocks))
+        joined = filled.unflatten(-2, (count, factor)).sum(-2)
         most, least = joined.amax(-1), joined.amin(-1)
-        spread = (most - least).logsumexp(-1) - math.log(max(count, 1))
+        spread = (most - least).logsumexp(-1) - math.log(count)
         return torch.maximum(spread / limit, torch.maximum(most, -least).amax(-1) / reach).max()
 
     strains = torch.stack([strain(factor) for factor in FACTORS])
