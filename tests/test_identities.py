@@ -36,7 +36,7 @@ def close(ours, theirs, matrices, factor=1.0):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance)
 
 
-few = settings(max_examples=6, deadline=None)
+few = settings(max_examples=4, deadline=None)
 
 
 @few
