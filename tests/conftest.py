@@ -1,14 +1,8 @@
 """Everything is tested in float64 with strict dtype and rank promotion; shapes are checked by jaxtyping's import hook
 (see addopts in pyproject.toml). Tests of float32 switch back by themselves."""
 
-import os
-from pathlib import Path
-
 import jax
 import pytest
-
-# All processes of the tests compile a program once between them, and leave the user's own cache alone.
-os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache" / "user")
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
