@@ -10,8 +10,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from flossing._checks import check_integer, check_leaves, check_positive
+from flossing._compiled import compiled
 from flossing._lyapunov import Spectrum, check_spectrum, tangent_flow
-from flossing._setup import initial_basis, may_cache, prepare
+from flossing._setup import initial_basis, prepare
 from flossing._threads import one_lapack_thread
 from flossing._types import Input, RandomKey, State, Step
 
@@ -84,10 +85,9 @@ def lyapunov_spectra(
     check_positive("time_step", time_step)
     basis = initial_basis(coordinates, k=k, key=key, basis=basis)
 
-    measure = _jitted_flows if may_cache(step) else _flows
+    measure = compiled(_flows, step, one_state, one_input)
     with one_lapack_thread():
         each = measure(
-            step,
             state,
             inputs,
             basis,
@@ -105,9 +105,6 @@ def _flows(step, state, inputs, basis, batched_state, **options) -> Spectrum:
     flow = functools.partial(tangent_flow, step, basis=basis, **options)
     axes = (0 if batched_state else None, 0)
     return eqx.filter_vmap(lambda state, inputs: flow(state, inputs), in_axes=axes)(state, inputs)
-
-
-_jitted_flows = eqx.filter_jit(_flows)
 
 
 def _common_length(trees: dict[str, Any]):

@@ -23,10 +23,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PyTree
 
 from flossing._checks import check_integer, check_leaves, is_concrete
+from flossing._compiled import compiled
 from flossing._coordinates import Coordinates
 from flossing._lyapunov import push_tangents
 from flossing._orthonormal import positive_qr
-from flossing._setup import initial_basis, may_cache, prepare
+from flossing._setup import initial_basis, prepare
 from flossing._types import Input, RandomKey, State, Step
 
 
@@ -106,8 +107,8 @@ def covariant_vectors(
         raise ValueError(f"measure must be a function of the vectors (N, k), or None, got measure={measure!r}")
     basis = initial_basis(coordinates, k=k, key=key, basis=basis)
 
-    flow = _jitted_flow if may_cache(*(f for f in (step, measure) if f is not None)) else covariant_flow
-    result, trace = flow(step, state, inputs, basis, measure, (transient, length - settling, length), block)
+    flow = compiled(covariant_flow, step, state, inputs, *(() if measure is None else (measure,)))
+    result, trace = flow(state, inputs, basis, measure, (transient, length - settling, length), block)
     _check_trace(trace, transient, block)
     return result
 
@@ -198,9 +199,6 @@ def covariant_flow(
     back, looks = lax.scan(partial(backward_block, look=show), back, early, reverse=True)
     growth, *others = jax.tree_util.tree_map(lambda s: s.reshape(-1, *s.shape[2:])[:kept], looks)
     return CovariantVectors(growth.mean(0), growth, *others), Trace(diagonal, x, back[2])
-
-
-_jitted_flow = eqx.filter_jit(covariant_flow)
 
 
 def _where(condition: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:

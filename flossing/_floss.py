@@ -17,21 +17,15 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from flossing._checks import check_integer, check_leaves, check_positive
 from flossing._coordinates import Coordinates
-from flossing._interval import longer_interval, shorter_interval, strains_of
+from flossing._interval import longer_interval, shorter_interval
 from flossing._loop import run_chunk
 from flossing._loss import explain_infinite, flossing_loss
-from flossing._lyapunov import tangent_flow
 from flossing._segments import too_large
 from flossing._setup import check_step, initial_basis, sequence_length
 from flossing._types import Input, RandomKey, State
-from flossing._window import window_flow
+from flossing._window import ONE_PROGRAM, measure_window
 
 Model = TypeVar("Model", bound=PyTree)
-
-ONE_PROGRAM = 8192
-"""Up to so many entries of the basis one program serves all intervals. At 80 x 75 its epochs take 5 to 30 % longer than
-those of one compiled for its interval, which is less in 500 epochs than one more compilation; at 256 x 64 they would
-take two thirds longer."""
 
 
 def default_transient(window: int) -> int:
@@ -196,11 +190,7 @@ class Flossing(eqx.Module):
         inputs = jax.tree_util.tree_map(lambda s: s[: self.window], self.sequence(key))
         step, start = functools.partial(self.step, model), self.start(model)
         options = {"length": self.window, "transient": self.transient, "rematerialise": self.rematerialise}
-        if isinstance(interval, int):
-            spectrum = tangent_flow(step, start, inputs, self.basis, interval=interval, **options)
-            return spectrum.exponents, strains_of(spectrum.all_growth(), self.tolerance)
-        exponents, growth = window_flow(step, start, inputs, self.basis, interval, **options)
-        return exponents, strains_of(growth, self.tolerance, transient=self.transient, interval=interval)
+        return measure_window(step, start, inputs, self.basis, interval, self.tolerance, **options)
 
     def _mask(self, model: PyTree) -> PyTree:
         if self.where is None:

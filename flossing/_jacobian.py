@@ -25,6 +25,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from flossing._checks import check_integer, check_leaves, is_concrete
+from flossing._compiled import compiled
 from flossing._coordinates import Coordinates
 from flossing._graded import Graded, dot, factor, log_norms, log_singular_values, multiply, normalise
 from flossing._lyapunov import push_tangents
@@ -102,8 +103,8 @@ def long_term_jacobian(
     state, inputs, length, coordinates = prepare(step, state, inputs, steps)
     stops = _check_horizons(horizons, length)
     basis = initial_basis(coordinates, key=key)
-    cached = isinstance(step, eqx.Module)
-    logs, last = (_jitted_product_flow if cached else product_flow)(step, state, inputs, basis, jnp.asarray(stops))
+    flow = compiled(product_flow, step, state, inputs)
+    logs, last = flow(state, inputs, basis, jnp.asarray(stops))
     if is_concrete(logs):
         lost = jnp.isnan(logs).any(1) | jnp.isposinf(logs).any(1)
         if lost.any():
@@ -145,10 +146,9 @@ def apply_long_term(
         raise ValueError(f"vectors must have shape ({size}, m) with m at least 1 for this state, got shape {shape}")
     if not isinstance(adjoint, (bool, np.bool_)):
         raise ValueError(f"adjoint must be True or False, got adjoint={adjoint!r}")
-    cached = isinstance(step, eqx.Module)
-    flow = _jitted_vector_flow if cached else vector_flow
+    flow = compiled(vector_flow, step, state, inputs)
     vectors = jnp.asarray(vectors, coordinates.dtype)
-    logs, directions, last = flow(step, state, inputs, vectors, length=length, adjoint=bool(adjoint))
+    logs, directions, last = flow(state, inputs, vectors, length=length, adjoint=bool(adjoint))
     if is_concrete(directions):
         check_leaves("state after the last step, state", last)
         if not jnp.isfinite(directions).all():
@@ -230,7 +230,3 @@ def vector_flow(
         (x, rest, v), _ = lax.scan(push, (*first, v), inputs, length=length)
     norms = jnp.sqrt(dot(v.rows, v.rows))[:, None]
     return log_norms(v), (v.rows / jnp.where(norms == 0, 1, norms)).T, coordinates.join(x, rest)
-
-
-_jitted_product_flow = eqx.filter_jit(product_flow)
-_jitted_vector_flow = eqx.filter_jit(vector_flow)

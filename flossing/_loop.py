@@ -1,5 +1,6 @@
 """The one loop over epochs: compiled once a shape, run in chunks of any length, looked at in between."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,10 @@ Update = Callable[[PyTree, Any], tuple[PyTree, PyTree]]
 """One epoch, `update(carry, epoch) -> (carry, record)`; best an Equinox module, by which the compiled loop is found
 again however often it is built."""
 
+COMPILER_OPTIONS: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
+"""On the CPU, XLA's newer way of writing out fused operations takes twice as long to compile a loop of epochs, which
+then runs no faster."""
+
 
 def run_chunk(update: Update, carry: PyTree, first: int, count: int, *, capacity: int) -> tuple[PyTree, PyTree]:
     """Run epochs `first, first + 1, ...`, `count <= capacity` of them -> carry, records stacked on a leading axis.
@@ -27,7 +32,7 @@ def run_chunk(update: Update, carry: PyTree, first: int, count: int, *, capacity
         raise ValueError(f"count must be an integer from 1 to capacity={capacity}, got count={count}")
     carry = jax.tree_util.tree_map(_strongly_typed, carry)
     with one_lapack_thread():
-        carry, buffers = _run(update, carry, jnp.asarray(first), jnp.asarray(count), capacity)
+        carry, buffers = _jitted_run()(update, carry, jnp.asarray(first), jnp.asarray(count), capacity)
         return carry, jax.tree_util.tree_map(lambda b: np.asarray(b)[:count], buffers)
 
 
@@ -36,7 +41,21 @@ def _strongly_typed(leaf: Any) -> Any:
     return jnp.asarray(leaf, leaf.dtype) if getattr(leaf, "weak_type", False) else leaf
 
 
-@eqx.filter_jit
+@functools.cache
+def compiler_options() -> dict[str, Any]:
+    """`COMPILER_OPTIONS`, or none if this JAX does not know them."""
+    try:
+        jax.jit(jnp.negative, compiler_options=COMPILER_OPTIONS).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return COMPILER_OPTIONS
+
+
+@functools.cache
+def _jitted_run() -> Callable:
+    return eqx.filter_jit(_run, compiler_options=compiler_options())  # pyright: ignore[reportCallIssue] (handed on to jax.jit)
+
+
 def _run(update, carry, first, count, capacity):
     arrays, static = eqx.partition(carry, eqx.is_array)
 

@@ -23,11 +23,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from flossing._checks import check_integer, check_leaves, check_positive, is_concrete
+from flossing._compiled import compiled
 from flossing._coordinates import Coordinates
 from flossing._interval import longer_interval, shorter_interval, strains_of
 from flossing._orthonormal import orthonormalise
 from flossing._segments import scan
-from flossing._setup import initial_basis, may_cache, prepare
+from flossing._setup import initial_basis, prepare
 from flossing._threads import one_lapack_thread
 from flossing._types import Input, RandomKey, State, Step
 from flossing._uncertainty import Uncertainty, batch_means
@@ -134,8 +135,8 @@ def lyapunov_spectrum(
     check_positive("time_step", time_step)
     basis = initial_basis(coordinates, k=k, key=key, basis=basis)
 
-    compiled = _jitted_flow if may_cache(step) else tangent_flow
-    flow = functools.partial(compiled, step, state, basis=basis, time_step=float(time_step))
+    flow = compiled(tangent_flow, step, state, inputs)
+    flow = functools.partial(flow, state, basis=basis, time_step=float(time_step))
     with one_lapack_thread():
         if interval == "auto":
             spectrum = _measure_seldom(flow, inputs, length, transient)
@@ -248,9 +249,6 @@ def push_once(
     return x, rest, tangents
 
 
-_jitted_flow = eqx.filter_jit(tangent_flow)
-
-
 def average(growth: Float[Array, "blocks k"], time: float) -> tuple[Float[Array, " k"], Float[Array, "blocks k"]]:
     """The exponents, and the growth with -inf from the first block on in which a direction is lost."""
     # A direction lost to a singular Jacobian is lost for the product of all. What Q is completed with afterwards is
@@ -265,14 +263,15 @@ def check_spectrum(spectrum: Spectrum):
     """Raise ValueError if the orbit, or one of a batch, did not stay finite; warn if the step forgets its state."""
     if not is_concrete(spectrum):
         return
-    lost = jnp.isnan(spectrum.growth).any(-1) | jnp.isposinf(spectrum.growth).any(-1)
+    growth = np.asarray(spectrum.growth)
+    lost = (np.isnan(growth) | np.isposinf(growth)).any(-1)
     if lost.any():
-        *sequence, block = (int(i) for i in jnp.argwhere(lost)[0])
+        *sequence, block = (int(i) for i in np.argwhere(lost)[0])
         where = f"sequence {sequence[0]}, block {block}" if sequence else f"block {block}"
         raise ValueError(
             f"step must keep the state and its tangents finite, got NaN or infinity in {where} "
             "after the transient: check its parameters, or whether the orbit escapes"
         )
     check_leaves("state after the last step, state", spectrum.state)
-    if jnp.isneginf(spectrum.exponents).all():
+    if np.isneginf(spectrum.exponents).all():
         warnings.warn("all exponents are -inf: step forgets its state, its Jacobian is zero", stacklevel=3)

@@ -108,13 +108,3 @@ def check_step(step: Step, coordinates: Coordinates, state: State, inputs: Input
             f"step must return a state like the one it was given, {coordinates.describe()}, "
             f"got {describe_structure(returned)}"
         )
-
-
-def may_cache(*functions: Any) -> bool:
-    """Whether a compiled measurement may be found again by these functions.
-
-    An Equinox module carries its arrays as leaves and may be cached by its structure. A plain function, as a step or
-    inside of one, may close over arrays that the user rebinds between calls, of which a cache would not know: it is
-    traced every time.
-    """
-    return all(isinstance(f, eqx.Module) and not any(map(callable, jax.tree_util.tree_leaves(f))) for f in functions)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
-from scipy import stats
+from scipy import special
 
 from flossing._checks import check_integer
 
@@ -37,7 +37,7 @@ class Uncertainty(NamedTuple):
         """Half the width of the two-sided confidence interval at `level`."""
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1, got level={level!r}")
-        return float(stats.t.ppf((1 + level) / 2, self.degrees_of_freedom)) * self.standard_error
+        return float(special.stdtrit(self.degrees_of_freedom, (1 + level) / 2)) * self.standard_error
 
 
 def batch_means(growth: Float[Array, "blocks k"], duration: float, batches: int = 20) -> Uncertainty:

@@ -145,7 +145,7 @@ def test_the_loss_is_the_sum_written_out():
                 r = model.network.wr @ jnp.maximum(x, 0) / 8
                 total += ((r - batch.tracking.targets[sequence, t]) ** 2).sum() + 1e-4 * (x**2).sum()
     loss = balance.TrackingLoss(1e-4)
-    (value, _), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(model, batch)
+    (value, _), gradient = eqx.filter_jit(eqx.filter_value_and_grad(loss, has_aux=True))(model, batch)
     np.testing.assert_allclose(value, total / 2 / 10 / 2, rtol=0, atol=1e-14)
     assert not gradient.x0.any() and not gradient.network.b.any() and not jnp.diagonal(gradient.network.J).any()
     assert all(leaf.any() for leaf in (gradient.network.J, gradient.network.ws, gradient.network.wr))

@@ -46,7 +46,7 @@ def peer(request):
 
 
 def _jax_gradient(loss, numbers, names):
-    value, gradient = jax.value_and_grad(loss)({name: jnp.asarray(numbers[name]) for name in names})
+    value, gradient = jax.jit(jax.value_and_grad(loss))({name: jnp.asarray(numbers[name]) for name in names})
     return float(value), {name: np.asarray(g) for name, g in gradient.items()}
 
 

@@ -50,9 +50,10 @@ def test_the_loss_is_the_mean_over_sequences():
     task = fl.tasks.CopyMemory(delay=3)
     network = fl.cells.Network(NETWORKS["GRU"].make(5, 10, key=jax.random.key(0)), 9, key=jax.random.key(1))
     batch = runs.Batch(task, 3)(jax.random.key(2))
-    loss, others = runs.Loss(task)(network, batch)
+    loss, others = eqx.filter_jit(runs.Loss(task))(network, batch)
     each = [fl.tasks.Sequence(*(array[i] for array in batch)) for i in range(3)]
-    scores = [task.score(network.outputs(sequence.inputs), sequence) for sequence in each]
+    score = eqx.filter_jit(lambda network, sequence: task.score(network.outputs(sequence.inputs), sequence))
+    scores = [score(network, sequence) for sequence in each]
     assert np.allclose((loss, others["accuracy"]), np.mean(scores, axis=0), rtol=1e-12)
 
 

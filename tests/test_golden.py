@@ -61,7 +61,7 @@ def test_growth_and_exponents(case, model):
 
 def test_flossing_gradient(case, model):
     flossing = golden_flossing(case, model)
-    gradient = eqx.filter_grad(lambda m: fl.flossing_loss(flossing.exponents(m, KEY)))(model)
+    gradient = eqx.filter_jit(eqx.filter_grad(lambda m: fl.flossing_loss(flossing.exponents(m, KEY))))(model)
     for name in ("J", "ws", "b"):
         assert_gradient(named_arrays(gradient)[name], case[f"floss_grad_{name}"])
 
@@ -69,9 +69,9 @@ def test_flossing_gradient(case, model):
 @pytest.mark.usefixtures("optax_promotion")
 def test_three_flossing_steps(case, model):
     flossing = golden_flossing(case, model)
-    opt_state = flossing.init(model)
+    opt_state, update = flossing.init(model), eqx.filter_jit(flossing.update)
     for _ in range(3):
-        model, opt_state, _ = flossing.update(model, opt_state, KEY)
+        model, opt_state, _ = update(model, opt_state, KEY)
     for name, array in named_arrays(model).items():
         np.testing.assert_allclose(array, case[f"after_3_flossing_steps_{name}"], rtol=0, atol=1e-8)
 
@@ -85,8 +85,9 @@ def test_task(case):
 
 def test_task_loss_and_gradient(case, model):
     batch = golden_batch(case)
-    np.testing.assert_allclose(model.logits(batch.inputs), case["logits"].T, **EXACT)
-    (loss, metrics), gradient = eqx.filter_value_and_grad(reference.task_loss, has_aux=True)(model, batch)
+    np.testing.assert_allclose(eqx.filter_jit(model.logits)(batch.inputs), case["logits"].T, **EXACT)
+    value_and_grad = eqx.filter_jit(eqx.filter_value_and_grad(reference.task_loss, has_aux=True))
+    (loss, metrics), gradient = value_and_grad(model, batch)
     np.testing.assert_allclose(loss, case["task_loss"], **EXACT)
     np.testing.assert_allclose(metrics["accuracy"], case["accuracy"], **EXACT)
     for name, array in named_arrays(gradient).items():

@@ -25,7 +25,7 @@ def test_linear_step_has_the_gradient_of_its_eigenvalue():
         options = {"steps": 400, "transient": 200, "k": 1, "key": KEY}
         return fl.lyapunov_spectrum(lambda h, s: W @ h, jnp.zeros(5), None, **options).exponents[0]
 
-    np.testing.assert_allclose(jax.grad(first)(jnp.asarray(W)), exact, rtol=0, atol=1e-9 * np.abs(exact).max())
+    np.testing.assert_allclose(jax.jit(jax.grad(first))(jnp.asarray(W)), exact, rtol=0, atol=1e-9 * np.abs(exact).max())
 
 
 @settings(max_examples=4, deadline=None)
@@ -41,8 +41,8 @@ def test_forward_reverse_and_central_differences_agree(k, interval, transient, s
         return weights @ fl.lyapunov_spectrum(make(J), 0.1 * jnp.ones(6), inputs, **options).exponents
 
     f = jax.jit(weighted)
-    forward = jax.jvp(f, (J,), (direction,))[1]
-    reverse = jnp.vdot(jax.grad(f)(J), direction)
+    forward = jax.jit(lambda J, v: jax.jvp(f, (J,), (v,))[1])(J, direction)
+    reverse = jnp.vdot(jax.jit(jax.grad(f))(J), direction)
     # Eighth-order central differences; the step is small since log R_ii bends sharply where R_ii is small.
     e, c = 1e-5, np.array([4 / 5, -1 / 5, 4 / 105, -1 / 280])
     central = sum(c[i] * (f(J + (i + 1) * e * direction) - f(J - (i + 1) * e * direction)) for i in range(4)) / e

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import flossing as fl
+from flossing import _loop
 from flossing.experiment import reference
 from flossing.experiment.config import Config
 
@@ -110,6 +111,15 @@ def test_chunks_of_any_length_share_one_compilation():
         if progress.kind == "training" and progress.state.epoch == 5:
             first = len(traces)
     assert len(traces) == first  # chunks of 5, 5 and 2 epochs
+
+
+def test_a_compiler_that_does_not_know_our_options(monkeypatch):
+    monkeypatch.setattr(_loop, "COMPILER_OPTIONS", {"xla_no_such_option": True})
+    for name in ("compiler_options", "_jitted_run"):
+        monkeypatch.setattr(_loop, name, getattr(_loop, name).__wrapped__)
+    end, records = _loop.run_chunk(lambda x, epoch: (x + epoch, x), jnp.array(0), 3, 4, capacity=5)
+    assert end == 3 + 4 + 5 + 6
+    np.testing.assert_array_equal(records, [0, 3, 7, 12])
 
 
 def test_the_callers_loop_can_stop_early():
@@ -217,7 +227,7 @@ def test_flossing_as_a_term_of_the_loss():
 
     plain, both = step(), step(term=fl.FlossingTerm(weight))
     key = jax.random.fold_in(jax.random.fold_in(experiment.key, 3), 1)
-    value, gradient = eqx.filter_value_and_grad(lambda model: flossing.loss(model, key))(model)
+    value, gradient = eqx.filter_jit(eqx.filter_value_and_grad(lambda model: flossing.loss(model, key)))(model)
     expected = jax.tree_util.tree_map(lambda end, slope: end - weight * slope, plain.state.model, gradient)
     for ours, theirs in zip(*map(jax.tree_util.tree_leaves, (both.state.model, expected)), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)

@@ -5,7 +5,7 @@ alone: float64 and the CPU are asked for call by call.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from flossing._interval import strains_of
+from flossing._loop import compiler_options
 from flossing._lyapunov import tangent_flow
 from flossing._threads import one_lapack_thread
+from flossing._window import ONE_PROGRAM, measure_window
 from flossing.pytorch._modules import Kind, Recurrent, advance
 from flossing.pytorch._tangent import Flow
 
@@ -27,21 +28,20 @@ FUNCTIONS = SimpleNamespace(tanh=jnp.tanh, relu=jax.nn.relu, sigmoid=jax.nn.sigm
 
 
 class Plan(NamedTuple):
-    """What compiled code depends on, beside structures, shapes and dtypes."""
+    """What compiled code depends on, beside structures, shapes, dtypes and perhaps the interval."""
 
     kind: Kind
     batched: bool
     transient: int
-    interval: int
     tolerance: float | None = None
 
 
 def flow(recurrent: Recurrent, state: Any, inputs: Tensor, basis: Tensor, *, transient: int, interval: int) -> Flow:
     """The tangent flow of each sequence; differentiable in the weights, the state, the inputs and the basis."""
-    plan = Plan(recurrent.kind, inputs.ndim == 3, transient, interval)
+    plan = Plan(recurrent.kind, inputs.ndim == 3, transient)
     leaves, spec = _differentiable_leaves((recurrent.layers, state, inputs, basis))
     structure = pytree.tree_structure(Flow(basis, basis, basis, basis, state))
-    return pytree.tree_unflatten(_Flow.apply(plan, spec, *leaves), structure)  # pyright: ignore[reportArgumentType]
+    return pytree.tree_unflatten(_Flow.apply(plan, interval, spec, *leaves), structure)  # pyright: ignore[reportArgumentType]
 
 
 def objective(
@@ -56,17 +56,18 @@ def objective(
     tolerance: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The flossing loss, differentiable; the exponents; how much blocks strain the precision, the worst sequence's."""
-    plan = Plan(recurrent.kind, inputs.ndim == 3, transient, interval, tolerance)
+    plan = Plan(recurrent.kind, inputs.ndim == 3, transient, tolerance)
+    at = np.asarray(interval) if basis.numel() <= ONE_PROGRAM else interval
     leaves, spec = _differentiable_leaves((recurrent.layers, state, inputs, basis))
-    return _Objective.apply(plan, spec, target, *leaves)  # pyright: ignore[reportReturnType]
+    return _Objective.apply(plan, at, spec, target, *leaves)  # pyright: ignore[reportReturnType]
 
 
 class _Flow(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: Plan, spec: Any, *leaves: Tensor | None):
-        wanted = ctx.needs_input_grad[2:]
+    def forward(ctx: Any, plan: Plan, interval: int, spec: Any, *leaves: Tensor | None):
+        wanted = ctx.needs_input_grad[3:]
         with _settings(leaves):
-            result, ctx.pull = _flow_and_pull(plan, *_split(leaves, wanted, spec), linearise=any(wanted))
+            result, ctx.pull = _flow_and_pull(plan, interval, *_split(leaves, wanted, spec), linearise=any(wanted))
         ctx.save_for_backward(*leaves)
         ctx.wanted, ctx.structure = wanted, jax.tree.structure(result)
         return tuple(map(_to_torch, jax.tree.leaves(result)))
@@ -78,15 +79,17 @@ class _Flow(torch.autograd.Function):
         with _settings(leaves):
             gradients = _pull(ctx.pull, jax.tree.unflatten(ctx.structure, map(_to_numpy, cotangents)))
         gradients = map(_to_torch, jax.tree.leaves(gradients))
-        return None, None, *(next(gradients) if wanted else None for wanted in ctx.wanted)
+        return None, None, None, *(next(gradients) if wanted else None for wanted in ctx.wanted)
 
 
 class _Objective(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: Plan, spec: Any, target: Tensor, *leaves: Tensor | None):
-        wanted = ctx.needs_input_grad[3:]
+    def forward(ctx: Any, plan: Plan, interval: int | np.ndarray, spec: Any, target: Tensor, *leaves: Tensor | None):
+        wanted = ctx.needs_input_grad[4:]
         with _settings(leaves):
-            (loss, seen), gradients = _loss_and_gradient(plan, _to_numpy(target), *_split(leaves, wanted, spec))
+            run = _jitted_loss_and_gradient(fixed_interval=isinstance(interval, int))
+            of = _to_numpy(target), *_split(leaves, wanted, spec)
+            (loss, seen), gradients = run(plan, interval, *of)
         gradients = map(_to_torch, jax.tree.leaves(gradients))
         ctx.gradients = [next(gradients) if want else None for want in wanted]
         exponents, strains = map(_to_torch, seen)
@@ -96,13 +99,17 @@ class _Objective(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *cotangents: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        return None, None, None, *(None if g is None else g * cotangents[0] for g in ctx.gradients)
+        return None, None, None, None, *(None if g is None else g * cotangents[0] for g in ctx.gradients)
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames="linearise")
-def _flow_and_pull(plan: Plan, moving: Any, fixed: Any, *, linearise: bool):
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="linearise")
+def _flow_and_pull(plan: Plan, interval: int, moving: Any, fixed: Any, *, linearise: bool):
+    def measure(*of, **options):
+        spectrum = tangent_flow(*of, interval=interval, **options)
+        return Flow(*(getattr(spectrum, name) for name in Flow._fields))
+
     # The pullback is a pytree of what the forward pass keeps, and can leave compiled code.
-    run = functools.partial(_flow_of, plan, fixed=fixed)
+    run = functools.partial(_each_sequence, measure, plan, fixed=fixed)
     return jax.vjp(run, moving) if linearise else (run(moving), None)
 
 
@@ -111,35 +118,32 @@ def _pull(pull: Any, cotangents: Any):
     return pull(cotangents)[0]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _loss_and_gradient(plan: Plan, target: Any, moving: Any, fixed: Any):
+@functools.cache
+def _jitted_loss_and_gradient(*, fixed_interval: bool) -> Callable:
+    static = (0, 1) if fixed_interval else (0,)
+    return jax.jit(_loss_and_gradient, static_argnums=static, compiler_options=compiler_options())
+
+
+def _loss_and_gradient(plan: Plan, interval: int | jax.Array, target: Any, moving: Any, fixed: Any):
+    measure = functools.partial(measure_window, interval=interval, tolerance=plan.tolerance)
+
     def loss(moving):
-        flow = _flow_of(plan, moving, fixed=fixed)
-        growth = jnp.concatenate([flow.transient_growth, flow.growth], axis=-2)
-        strains = jax.vmap(lambda growth: strains_of(growth, plan.tolerance))(growth.reshape(-1, *growth.shape[-2:]))
-        distance = flow.exponents - jnp.broadcast_to(target, flow.exponents.shape)
-        return jnp.mean(jnp.square(distance)), (flow.exponents, strains.max(0))
+        exponents, strains = _each_sequence(measure, plan, moving, fixed=fixed)
+        distance = exponents - jnp.broadcast_to(target, exponents.shape)
+        return jnp.mean(jnp.square(distance)), (exponents, strains.reshape(-1, strains.shape[-1]).max(0))
 
     return jax.value_and_grad(loss, has_aux=True)(moving)
 
 
-def _flow_of(plan: Plan, moving: Any, *, fixed: Any) -> Flow:
+def _each_sequence(measure: Callable, plan: Plan, moving: Any, *, fixed: Any) -> Any:
     args = jax.tree.map(lambda m, f: f if m is None else m, moving, fixed, is_leaf=lambda x: x is None)
     layers, state, inputs, basis = args
     weight, _, bias, _ = layers[0]
     drive = inputs @ weight.T if bias is None else inputs @ weight.T + jnp.expand_dims(bias, range(inputs.ndim - 1))
 
     def one(state, drive):
-        spectrum = tangent_flow(
-            functools.partial(advance, FUNCTIONS, plan.kind, layers),
-            state,
-            drive,
-            basis,
-            length=len(drive),
-            transient=plan.transient,
-            interval=plan.interval,
-        )
-        return Flow(*(getattr(spectrum, name) for name in Flow._fields))
+        step = functools.partial(advance, FUNCTIONS, plan.kind, layers)
+        return measure(step, state, drive, basis, length=len(drive), transient=plan.transient)
 
     return jax.vmap(one)(state, drive) if plan.batched else one(state, drive)
 

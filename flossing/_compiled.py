@@ -1,0 +1,47 @@
+"""A measurement as one compiled program, whatever kind of function its step is.
+
+Outside `jit`, JAX compiles operation by operation: a spectrum would cost some twenty-five compilations around that of
+its scan, and with a gradient forty.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+
+from flossing._types import Input, State, Step
+
+
+def compiled(flow: Callable, step: Step, state: State, inputs: Input, *functions: Callable) -> Callable:
+    """`flow` with `step` as its first argument, compiled whole; `functions` are others that it will be called with.
+
+    `inputs` have a leading time axis. The program of an Equinox module is found again by later calls. A plain function
+    may close over arrays that the user rebinds between calls, of which a cache would not know: it is traced every time,
+    and its arrays become arguments of the program, so that a cache on disk finds it with other weights.
+    """
+    if _may_cache(step, *functions):
+        return functools.partial(eqx.filter_jit(flow), step)
+    first = jax.tree_util.tree_map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), inputs)
+    step = eqx.filter_closure_convert(functools.partial(step), state, first)  # partial: it skips functions of globals
+    return functools.partial(_compiled_once(flow), step)
+
+
+def _may_cache(*functions: Any) -> bool:
+    # An Equinox module carries its arrays as leaves and may be found by its structure, if no function hides in it.
+    return all(isinstance(f, eqx.Module) and not any(map(callable, jax.tree_util.tree_leaves(f))) for f in functions)
+
+
+def _compiled_once(flow: Callable) -> Callable:
+    def call(*args, **options):
+        arrays, static = eqx.partition((args, options), eqx.is_array)
+
+        @jax.jit  # of a function that no one else will hold: what was compiled is given up with it
+        def run(arrays):
+            args, options = eqx.combine(arrays, static)
+            return flow(*args, **options)
+
+        return run(arrays)
+
+    return call
