@@ -144,7 +144,7 @@ def test_a_sweep_runs_every_point(undisturbed):
     out, stdout = undisturbed
     assert "sweep test: 3 runs, 0 finished before" in stdout and f"directory   {out}" in stdout
     assert "dashboard   http://127.0.0.1:" in stdout
-    assert "3 of 3 finished  0 running  100% of epochs" in stdout
+    assert "3 of 3 finished  100% of epochs" in stdout
     assert stdout.endswith("Outcome(finished=3, reused=0, failed=0)\n")
     content = read_sweep(out)
     assert (content["name"], content["base"], content["axes"]) == ("test", RUN, SEEDS)

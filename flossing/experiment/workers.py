@@ -210,7 +210,9 @@ class Board:
 
     def _text(self, now: float, done: float) -> str:
         running = len(self._shares) - self._ended
-        parts = [f"{self._ended - self._failed} of {self._jobs} finished", f"{running} running"]
+        parts = [f"{self._ended - self._failed} of {self._jobs} finished"]
+        if running:  # jobs that do not tell how far they are go unseen until they end
+            parts.append(f"{running} running")
         if self._failed:
             parts.append(f"{self._failed} failed")
         parts.append(f"{done / self._jobs:.0%} of epochs")
