@@ -231,7 +231,7 @@ def run_flossing(
         update = dataclasses.replace(update, interval=interval)
         (end, opt_state), record = run_chunk(update, (model, state.optimiser), first, count, capacity=capacity)
         return end, FlossingState(opt_state, interval), record
-    compiled_for = jnp.asarray if flossing.basis.size <= ONE_PROGRAM else int
+    compiled_for = jnp.asarray if flossing.basis.size * flossing.window <= ONE_PROGRAM else int
     while True:
         update = dataclasses.replace(update, interval=compiled_for(interval))
         (end, opt_state), record = run_chunk(update, (model, state.optimiser), first, count, capacity=capacity)

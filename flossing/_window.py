@@ -17,10 +17,10 @@ from flossing._orthonormal import orthonormalise
 from flossing._segments import scan
 from flossing._types import Input, State, Step
 
-ONE_PROGRAM = 8192
-"""Up to so many entries of the basis one program serves all intervals. At 80 x 75 its epochs take 5 to 30 % longer than
-those of one compiled for its interval, which is less in 500 epochs than one more compilation; at 256 x 64 they would
-take two thirds longer."""
+ONE_PROGRAM = 2**19
+"""Up to so many entries of the basis times steps of the window one program serves all intervals. Its epochs take a
+third longer than those of one compiled for its interval (at 256 x 64, two thirds): with 80 x 75 entries and 55 steps
+that is less in 500 epochs than one more compilation, with 300 steps it is more."""
 
 
 def measure_window(

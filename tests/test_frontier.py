@@ -52,7 +52,7 @@ def test_schedules_differ_in_flossing_and_start_alone():
 
 
 def group(units, d, schedule, accuracy, epochs, flossing):
-    each = {"final_accuracy": accuracy, "epochs_to_solve": epochs, "flossing_epochs": flossing}
+    each = {"final_accuracy": accuracy, "epochs_to_solve": epochs, "flossed_steps": flossing}
     shared = {"units": units, "d": d, "load": d / units, "schedule": schedule}
     return {**shared, **each, "seed": list(range(len(accuracy))), "seconds": [1.0] * len(accuracy)}
 

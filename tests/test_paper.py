@@ -313,6 +313,12 @@ def test_the_verdict_on_speed():
         assert judging.learns_faster("c", rows(before=before, none=none), "before", "none").verdict == verdict
 
 
+def test_no_verdict_where_all_solve_all():
+    easy = [[1, 1, 1], [1, 1, 0.96]]
+    claim = judging.reaches_further("claim", rows(before=easy, none=easy), "before", "none")
+    assert claim.verdict == "undecided" and claim.found.endswith(judging.NO_DIFFERENCE)
+
+
 @pytest.mark.parametrize(
     "solved, verdict",
     [

@@ -57,7 +57,7 @@ def objective(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The flossing loss, differentiable; the exponents; how much blocks strain the precision, the worst sequence's."""
     plan = Plan(recurrent.kind, inputs.ndim == 3, transient, tolerance)
-    at = np.asarray(interval) if basis.numel() <= ONE_PROGRAM else interval
+    at = np.asarray(interval) if basis.numel() * inputs.shape[-2] <= ONE_PROGRAM else interval
     leaves, spec = _differentiable_leaves((recurrent.layers, state, inputs, basis))
     return _Objective.apply(plan, at, spec, target, *leaves)  # pyright: ignore[reportReturnType]
 

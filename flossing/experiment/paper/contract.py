@@ -12,7 +12,7 @@ from flossing.experiment.spec import Spec
 Scale = Literal["laptop", "paper", "tiny"]
 """laptop: an hour on two cores; paper: 20 networks, all delays, 10,000 epochs; tiny: seconds, for tests."""
 
-Verdict = Literal["holds", "holds in part", "does not hold", "not run"]
+Verdict = Literal["holds", "holds in part", "does not hold", "undecided", "not run"]
 
 Data = dict[str, Any]
 """What is drawn and judged: JSON, some tens of kB, curves of at most 200 points."""

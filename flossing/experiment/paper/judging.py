@@ -11,6 +11,8 @@ from flossing.experiment.paper.measures import SOLVED, Group, numbers
 
 Rows = dict[Any, Group]
 
+NO_DIFFERENCE = "All networks solve all that was tried: it was too easy to tell."
+
 
 def reaches_further(
     claim: str, rows: Sequence[Group], better: str, worse: str, *, key: str = "condition", names: Any = LABELS
@@ -18,7 +20,7 @@ def reaches_further(
     """Whether networks of one kind solve a task at longer lags than others.
 
     It holds if the longest lag at which the median network solves it is longer; in part if not, but more networks
-    solve it over all lags.
+    solve it over all lags. It is undecided where all networks of both kinds solve it at all lags.
     """
     ours, theirs = _by_lag(rows, key, better), _by_lag(rows, key, worse)
     lags = sorted(ours.keys() & theirs.keys())
@@ -34,6 +36,8 @@ def reaches_further(
         for name, far, done, count in zip((better, worse), reach, solved, runs, strict=True)
     ]
     found = f"Solved by the median network (final accuracy ≥ {SOLVED}), {'; '.join(told)}; d = {_list(lags)}."
+    if solved == runs:
+        return Claim(claim, f"{found} {NO_DIFFERENCE}", networks(rows), "undecided")
     more = solved[0] / runs[0] > solved[1] / runs[1]
     verdict = "holds" if reach[0] > reach[1] else "holds in part" if reach[0] == reach[1] and more else "does not hold"
     return Claim(claim, found, networks(rows), verdict)

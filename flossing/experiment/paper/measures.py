@@ -24,7 +24,7 @@ POINTS = 120
 Group: TypeAlias = dict[str, Any]
 """The networks of one condition: the values they share, and `seeds` and what each reached, in the same order."""
 
-_EACH = ("seed", "final_accuracy", "epochs_to_solve", "flossing_epochs", "seconds")
+_EACH = ("seed", "final_accuracy", "epochs_to_solve", "flossed_steps", "seconds")
 _METRICS = ("epoch", "accuracy", "gradient_norm/x0")
 
 
@@ -32,8 +32,9 @@ def groups(results: Results, *specs: Spec) -> list[Group]:
     """What the finished runs of `specs` reached, in groups that differ by their seeds alone.
 
     `d` is the longest lag in steps; `final_accuracy` the mean over the last 100 epochs; `epochs_to_solve` the first
-    epoch at which the running mean over 25 epochs is at least 0.95, infinite if there is none; `seconds` all that a run
-    took, flossing and compiling included, on as many threads as its worker had.
+    epoch at which the running mean over 25 epochs is at least 0.95, infinite if there is none; `flossed_steps` its
+    flossing epochs times their window; `seconds` all that a run took, flossing and compiling included, on as many
+    threads as its worker had.
     """
     found: dict[tuple, Group] = {}
     for values, run in (pair for spec in specs for pair in results.runs(spec)):
@@ -43,7 +44,8 @@ def groups(results: Results, *specs: Spec) -> list[Group]:
         group["seed"].append(values["seed"])
         group["final_accuracy"].append(short(training["accuracy"][-LAST:].mean()))
         group["epochs_to_solve"].append(epochs_to_solve(training["epoch"], training["accuracy"]))
-        group["flossing_epochs"].append(len(run.metrics("flossing", ("epoch",)).get("epoch", ())))
+        flossing_epochs = len(run.metrics("flossing", ("epoch",)).get("epoch", ()))
+        group["flossed_steps"].append(flossing_epochs * _config(run).window)
         group["seconds"].append(short(run.info["seconds"]))
     return list(found.values())
 
@@ -62,9 +64,12 @@ def by_task(results: Results, specs: Sequence[Spec], scale: Scale) -> dict[str, 
 
 def longest_lag(run: RunDirectory) -> int:
     """The d of the paper's text, in steps."""
-    config = run.config
-    assert isinstance(config, Config)
-    return config.longest_lag
+    return _config(run).longest_lag
+
+
+def _config(run: RunDirectory) -> Config:
+    assert isinstance(run.config, Config)
+    return run.config
 
 
 def epochs_to_solve(epochs: np.ndarray, accuracy: np.ndarray) -> float:

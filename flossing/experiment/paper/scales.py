@@ -21,8 +21,9 @@ TASKS: dict[TaskName, str] = {
 class Size(NamedTuple):
     """What is run at one scale: fields that all runs share, seeds, delays by task, and values along other axes.
 
-    `hard` is the delay of each task whose accuracy is shown against the epoch; `delay` that of the temporal XOR at
-    which k and the window are varied; `orthogonal` those at which orthogonal recurrent weights are run.
+    `hard` is the delay of each task whose accuracy is shown against the epoch; `delay` and
+    `window_delay` those of the temporal XOR at which k and the window are varied; `orthogonal` those at which
+    orthogonal recurrent weights are run.
     """
 
     base: dict[str, Any]
@@ -30,6 +31,7 @@ class Size(NamedTuple):
     delays: dict[TaskName, list[int]]
     hard: dict[TaskName, int]
     delay: int
+    window_delay: int
     k: list[int]
     window: list[int]
     orthogonal: list[int]
@@ -41,9 +43,10 @@ SIZES: dict[Scale, Size] = {
     "laptop": Size(
         base={"epochs": 3000, **_KEEP},
         seeds=[1, 2, 3],
-        delays={"copy": [20, 40, 60, 80], "temporal_xor": [10, 15, 20, 30], "spatial_xor": [10, 20, 30]},
+        delays={"copy": [20, 40, 60, 80], "temporal_xor": [10, 15, 20, 30], "spatial_xor": [10, 20, 30, 60]},
         hard={"copy": 40, "temporal_xor": 20, "spatial_xor": 20},
         delay=20,
+        window_delay=30,
         k=[1, 30, 50, 65, 75, 80],
         window=[20, 55, 100, 150],
         orthogonal=[15, 20, 30],
@@ -54,10 +57,11 @@ SIZES: dict[Scale, Size] = {
         delays={
             "copy": list(range(10, 101, 10)),
             "temporal_xor": [5, 10, 15, 20, 25, 30, 35, 40, 50],
-            "spatial_xor": [5, 10, 15, 20, 25, 30, 40],
+            "spatial_xor": [5, 10, 15, 20, 25, 30, 40, 60],
         },
         hard={"copy": 40, "temporal_xor": 20, "spatial_xor": 20},
         delay=20,
+        window_delay=30,
         k=[1, 10, 20, 30, 40, 50, 60, 65, 70, 75, 80],
         window=[20, 35, 55, 75, 100, 150],
         orthogonal=[10, 15, 20, 25, 30, 35, 40],
@@ -72,6 +76,7 @@ SIZES: dict[Scale, Size] = {
         delays={"copy": [2], "temporal_xor": [2], "spatial_xor": [2]},
         hard={"copy": 2, "temporal_xor": 2, "spatial_xor": 2},
         delay=2,
+        window_delay=2,
         k=[2, 4],
         window=[12, 20],
         orthogonal=[2],
