@@ -59,8 +59,8 @@ def draw(data: Data) -> Figure:
     rows = data["groups"]
     figure, grid = new_figure(f"{TITLE} ({count(rows)})", 1, 1, size=(6.4, 4.2))
     (axes,) = grid[0]
-    medians(axes, rows, "k", "training", colour=INK, label="training epoch", shift=-2)
-    medians(axes, rows, "k", "flossing", colour=COLOURS["before_and_during"], label="flossing epoch", shift=2)
+    medians(axes, rows, "k", "training", colour=INK, label="training epoch", shift=-2.0)
+    medians(axes, rows, "k", "flossing", colour=COLOURS["before_and_during"], label="flossing epoch", shift=2.0)
     panel(axes, "Time of one epoch, on one core", xlabel="flossed exponents k", ylabel="time (ms)")
     axes.set_ylim(bottom=0)
     legend_below(figure, axes)
