@@ -11,6 +11,7 @@ from typing import Any
 import equinox as eqx
 import jax
 
+from flossing._coordinates import shape_of_one
 from flossing._types import Input, State, Step
 
 
@@ -23,8 +24,8 @@ def compiled(flow: Callable, step: Step, state: State, inputs: Input, *functions
     """
     if _may_cache(step, *functions):
         return functools.partial(eqx.filter_jit(flow), step)
-    first = jax.tree_util.tree_map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), inputs)
-    step = eqx.filter_closure_convert(functools.partial(step), state, first)  # partial: it skips functions of globals
+    step = functools.partial(step)  # or Equinox would leave the arrays of a function of globals where they are
+    step = eqx.filter_closure_convert(step, state, shape_of_one(inputs))
     return functools.partial(_compiled_once(flow), step)
 
 

@@ -58,6 +58,11 @@ class Coordinates:
         return describe_structure(jax.tree_util.tree_unflatten(self._treedef, self._leaves))
 
 
+def shape_of_one(inputs: Any) -> Any:
+    """Shapes and dtypes of the input of one step, where the leaves of `inputs` have a leading time axis."""
+    return jax.tree_util.tree_map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), inputs)
+
+
 def describe_structure(tree: Any) -> str:
     """A pytree with each array written as `dtype[shape]`."""
     return str(jax.tree_util.tree_map(_Shown, tree))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flossing._checks import check_integer, check_leaves, is_concrete
-from flossing._coordinates import Coordinates, describe_structure
+from flossing._coordinates import Coordinates, describe_structure, shape_of_one
 from flossing._orthonormal import orthonormalise
 from flossing._types import Input, RandomKey, State, Step
 
@@ -94,7 +94,7 @@ def sequence_length(inputs: Input, steps: int | None = None) -> int:
 
 def check_step(step: Step, coordinates: Coordinates, state: State, inputs: Input):
     """Raise ValueError unless `step` maps a state to a state of the same structure, shapes and dtypes."""
-    first = jax.tree_util.tree_map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), inputs)
+    first = shape_of_one(inputs)
     try:
         returned = eqx.filter_eval_shape(step, state, first)
     except TypeError as error:  # JAX's word for shapes and dtypes that do not fit; its traceback stays attached

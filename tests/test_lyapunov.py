@@ -151,6 +151,22 @@ def test_a_module_as_step_is_compiled_once_and_sees_new_parameters():
         np.testing.assert_allclose(exponents, plain.exponents, **EXACT)
 
 
+def test_a_measurement_of_a_plain_function_is_one_program():
+    """And another for the basis; operation by operation there would be some twenty."""
+    programs = []
+
+    def listen(event, duration, **_):
+        programs.append(event) if event.endswith("jaxpr_to_mlir_module_duration") else None
+
+    W, start, inputs = 0.5 * jnp.eye(7), jnp.zeros(7), jnp.ones((9, 7))
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        fl.lyapunov_spectrum(lambda h, s: jnp.tanh(W @ h + s), start, inputs, k=3, key=KEY)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert 1 <= len(programs) <= 2
+
+
 def test_a_function_whose_array_was_rebound_is_not_stale():
     gain = jnp.array(0.5)
 

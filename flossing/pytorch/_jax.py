@@ -57,9 +57,9 @@ def objective(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The flossing loss, differentiable; the exponents; how much blocks strain the precision, the worst sequence's."""
     plan = Plan(recurrent.kind, inputs.ndim == 3, transient, tolerance)
-    at = np.asarray(interval) if basis.numel() * inputs.shape[-2] <= ONE_PROGRAM else interval
+    as_data_or_static = np.asarray(interval) if basis.numel() * inputs.shape[-2] <= ONE_PROGRAM else interval
     leaves, spec = _differentiable_leaves((recurrent.layers, state, inputs, basis))
-    return _Objective.apply(plan, at, spec, target, *leaves)  # pyright: ignore[reportReturnType]
+    return _Objective.apply(plan, as_data_or_static, spec, target, *leaves)  # pyright: ignore[reportReturnType]
 
 
 class _Flow(torch.autograd.Function):
