@@ -26,7 +26,7 @@ from flossing._checks import check_integer, check_leaves, is_concrete
 from flossing._compiled import compiled
 from flossing._coordinates import Coordinates
 from flossing._lyapunov import push_tangents
-from flossing._orthonormal import positive_qr
+from flossing._orthonormal import independent_columns, positive_qr
 from flossing._setup import initial_basis, prepare
 from flossing._types import Input, RandomKey, State, Step
 
@@ -144,7 +144,8 @@ def covariant_flow(
         (x, rest, q), (input, real) = carry, now
         one = jax.tree_util.tree_map(lambda s: s[None], input)
         x, rest, a = push_tangents(step, coordinates, x, rest, q.T, one, 1)
-        q, r, independent = positive_qr(a.T)
+        q, r = positive_qr(a.T)
+        independent = independent_columns(r)
         end, r = _where(real, ((x, rest, q), r), (carry, identity))
         return end, (carry, r, independent | ~real)
 

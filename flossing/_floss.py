@@ -23,7 +23,7 @@ from flossing._loss import explain_infinite, flossing_loss
 from flossing._segments import too_large
 from flossing._setup import check_step, initial_basis, sequence_length
 from flossing._types import Input, RandomKey, State
-from flossing._window import ONE_PROGRAM, measure_window
+from flossing._window import measure_window
 
 Model = TypeVar("Model", bound=PyTree)
 
@@ -168,8 +168,9 @@ class Flossing(eqx.Module):
     def update_at(
         self, model: PyTree, opt_state: optax.OptState, key: RandomKey, interval: int | Int[Array, ""]
     ) -> tuple[PyTree, optax.OptState, FlossingRecord]:
-        """`update` at this interval; where it is an array, compiled code serves all its values."""
+        """`update` at this interval; compiled code serves all its values but for rematerialised windows."""
         flossed, kept = eqx.partition(model, self._mask(model))
+        interval = interval if self.rematerialise else jnp.asarray(interval)
 
         def loss(flossed):
             exponents, strains = self._measure(eqx.combine(flossed, kept), key, interval)
@@ -231,7 +232,7 @@ def run_flossing(
         update = dataclasses.replace(update, interval=interval)
         (end, opt_state), record = run_chunk(update, (model, state.optimiser), first, count, capacity=capacity)
         return end, FlossingState(opt_state, interval), record
-    compiled_for = jnp.asarray if flossing.basis.size * flossing.window <= ONE_PROGRAM else int
+    compiled_for = int if flossing.rematerialise else jnp.asarray
     while True:
         update = dataclasses.replace(update, interval=compiled_for(interval))
         (end, opt_state), record = run_chunk(update, (model, state.optimiser), first, count, capacity=capacity)

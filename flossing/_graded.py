@@ -75,7 +75,7 @@ def factor(a: Float[Array, "N N"]) -> tuple[Float[Array, "N N"], Float[Array, "N
     """
     sizes = jnp.max(jnp.abs(a), axis=1)
     order = jnp.argsort(sizes, descending=True)
-    q, r, _ = positive_qr(a[order])
+    q, r = positive_qr(a[order])
     q = q[jnp.argsort(order)]
     diagonal = jnp.diagonal(r)
     rounding = NOISE * jnp.finfo(r.dtype).eps * jnp.sum(jnp.abs(q) * sizes[:, None], axis=0)

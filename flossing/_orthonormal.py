@@ -30,36 +30,48 @@ def orthonormalise(a: Float[Array, "N k"]) -> tuple[Float[Array, "N k"], Float[A
 
     From the first linearly dependent column on, `log R_ii` is -inf with zero gradient; `Q` stays orthonormal.
     """
-    q, r, independent = positive_qr(a)
-    return q, _log_diagonal(r, independent)
+    q, r = positive_qr(a)
+    return q, log_diagonal(r)
 
 
 @orthonormalise.defjvp
 def _orthonormalise_jvp(primals, tangents):
-    (a,), (da,) = primals, tangents
-    q, r, independent = positive_qr(a)
+    q, r = positive_qr(*primals)
+    return (q, log_diagonal(r)), qr_tangent(q, r, *tangents)
+
+
+def positive_qr(a: Float[Array, "N k"]) -> tuple[Float[Array, "N k"], Float[Array, "k k"]]:
+    """`A = Q R` with `R_ii >= 0`."""
+    q, r = jnp.linalg.qr(a)
+    sign = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(r.dtype)
+    return q * sign[None, :], r * sign[:, None]
+
+
+def qr_tangent(
+    q: Float[Array, "N k"], r: Float[Array, "k k"], da: Float[Array, "N k"]
+) -> tuple[Float[Array, "N k"], Float[Array, " k"]]:
+    """The derivative of `Q` and `log diag R` along `dA`: linear in `dA`."""
     # Dependent columns are taken out of the solve: no derivative enters or leaves by them.
-    identity = jnp.eye(r.shape[0], dtype=r.dtype)
+    independent = independent_columns(r)
     columns = independent[None, :]
+    identity = jnp.eye(r.shape[0], dtype=r.dtype)
     x = triangular_solve(jnp.where(columns, r, identity), jnp.where(columns, da, 0), left_side=False)
     c = q.T @ x
     lower = jnp.tril(c, -1)
     u = c - lower + lower.T
-    return (q, _log_diagonal(r, independent)), (x - q @ u, jnp.where(independent, jnp.diagonal(c), 0))
+    return x - q @ u, jnp.where(independent, jnp.diagonal(c), 0)
 
 
-def positive_qr(a: Float[Array, "N k"]) -> tuple[Float[Array, "N k"], Float[Array, "k k"], Bool[Array, " k"]]:
-    """`A = Q R` with `R_ii >= 0`, and which columns do not depend on the ones before them."""
-    q, r = jnp.linalg.qr(a)
-    sign = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(r.dtype)
-    q, r = q * sign[None, :], r * sign[:, None]
+def log_diagonal(r: Float[Array, "k k"]) -> Float[Array, " k"]:
+    """log R_ii, -inf from the first column of A on that depends on the ones before it."""
+    return jnp.where(independent_columns(r), jnp.log(jnp.diagonal(r)), -jnp.inf)
+
+
+def independent_columns(r: Float[Array, "k k"]) -> Bool[Array, " k"]:
+    """Which columns of A come before the first that depends on the ones before it."""
     entry = jnp.max(jnp.abs(r))
     scaled = r / jnp.where(entry > 0, entry, 1)  # or the squares might overflow
     largest = entry * jnp.sqrt(jnp.max(jnp.sum(jnp.square(scaled), axis=0)))
     # Written so that NaN is not "dependent": it must stay visible.
     dependent = jnp.diagonal(r) <= ROUNDING * jnp.finfo(r.dtype).eps * largest
-    return q, r, jnp.cumsum(dependent) == 0
-
-
-def _log_diagonal(r: Float[Array, "k k"], independent: Bool[Array, " k"]) -> Float[Array, " k"]:
-    return jnp.where(independent, jnp.log(jnp.diagonal(r)), -jnp.inf)
+    return jnp.cumsum(dependent) == 0

@@ -110,21 +110,25 @@ def test_one_program_for_all_intervals():
 
 
 @pytest.mark.usefixtures("optax_promotion")
-def test_intervals_of_large_networks_are_compiled_for(monkeypatch):
-    """And of small ones they are not."""
-    network, traced = VanillaRNN(15, key=KEY), {}
-    for largest in (75 * 60, 75 * 60 - 1):  # entries of the basis, steps of the window
-        monkeypatch.setattr("flossing._floss.ONE_PROGRAM", largest)
-        traced[largest] = []
+def test_one_program_serves_all_intervals():
+    """All but those of rematerialised windows, which are compiled for."""
+    network = VanillaRNN(15, key=KEY)
 
-        def step(model, h, s, seen=traced[largest]):
+    def traces(epochs, rematerialise):
+        seen = []
+
+        def step(model, h, s):
             seen.append(h)
             return network_step(model, h, s)
 
-        _, history = fl.floss(network, bits, state=jnp.zeros(15), key=KEY, k=5, step=step, chunk=10, epochs=40)
-        assert len(set(history.interval.tolist())) > 1
-    few, many = (len(seen) for seen in traced.values())
-    assert few < many
+        options = {"k": 5, "step": step, "chunk": 10, "epochs": epochs, "rematerialise": rematerialise}
+        _, history = fl.floss(network, bits, state=jnp.zeros(15), key=KEY, **options)
+        return len(seen), len(set(history.interval.tolist()))
+
+    (first, _), (later, intervals) = traces(10, False), traces(40, False)
+    assert later == first
+    assert intervals > 1
+    assert traces(40, True)[0] > traces(10, True)[0]
 
 
 def blocks_of(growth, transient, interval):

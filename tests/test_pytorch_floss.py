@@ -53,22 +53,16 @@ def test_three_steps_are_those_of_the_jax_library(optax_promotion):
             assert mine.grad is None
 
 
-def test_compiled_code_is_kept(monkeypatch):
+def test_compiled_code_is_kept():
     """Other weights, other draws, another target, another interval: nothing is compiled again."""
     draw = functools.partial(torch.randn, 10, 2)
-    compiled = _jax._jitted_loss_and_gradient(fixed_interval=False)
+    compiled = _jax._jitted_loss_and_gradient()
     flt.floss(nn.GRU(2, 4), draw, k=2, epochs=2, interval=1, engine="jax")
     programs = compiled._cache_size()
     flt.floss(nn.GRU(2, 4), draw, k=2, epochs=3, interval=2, engine="jax", target=-0.1)
     assert compiled._cache_size() == programs
     flt.floss(nn.GRU(2, 4), draw, k=3, epochs=1, interval=1, engine="jax")
     assert compiled._cache_size() == programs + 1
-    monkeypatch.setattr(_jax, "ONE_PROGRAM", 0)  # a large network: one for each interval
-    compiled_for_each = _jax._jitted_loss_and_gradient(fixed_interval=True)
-    programs = compiled_for_each._cache_size()
-    for interval in (1, 2, 2):
-        flt.floss(nn.GRU(2, 4), draw, k=2, epochs=1, interval=interval, engine="jax")
-    assert compiled_for_each._cache_size() == programs + 2
 
 
 def test_many_sequences_are_flossed_at_once():

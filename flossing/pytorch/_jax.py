@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from flossing._loop import compiler_options
 from flossing._lyapunov import tangent_flow
 from flossing._threads import one_lapack_thread
-from flossing._window import ONE_PROGRAM, measure_window
+from flossing._window import measure_window
 from flossing.pytorch._modules import Kind, Recurrent, advance
 from flossing.pytorch._tangent import Flow
 
@@ -28,7 +28,7 @@ FUNCTIONS = SimpleNamespace(tanh=jnp.tanh, relu=jax.nn.relu, sigmoid=jax.nn.sigm
 
 
 class Plan(NamedTuple):
-    """What compiled code depends on, beside structures, shapes, dtypes and perhaps the interval."""
+    """What compiled code depends on, beside structures, shapes and dtypes."""
 
     kind: Kind
     batched: bool
@@ -57,9 +57,8 @@ def objective(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The flossing loss, differentiable; the exponents; how much blocks strain the precision, the worst sequence's."""
     plan = Plan(recurrent.kind, inputs.ndim == 3, transient, tolerance)
-    as_data_or_static = np.asarray(interval) if basis.numel() * inputs.shape[-2] <= ONE_PROGRAM else interval
     leaves, spec = _differentiable_leaves((recurrent.layers, state, inputs, basis))
-    return _Objective.apply(plan, as_data_or_static, spec, target, *leaves)  # pyright: ignore[reportReturnType]
+    return _Objective.apply(plan, interval, spec, target, *leaves)  # pyright: ignore[reportReturnType]
 
 
 class _Flow(torch.autograd.Function):
@@ -67,7 +66,8 @@ class _Flow(torch.autograd.Function):
     def forward(ctx: Any, plan: Plan, interval: int, spec: Any, *leaves: Tensor | None):
         wanted = ctx.needs_input_grad[3:]
         with _settings(leaves):
-            result, ctx.pull = _flow_and_pull(plan, interval, *_split(leaves, wanted, spec), linearise=any(wanted))
+            run = _flow_and_pull(plan, interval, *_split(leaves, wanted, spec), linearise=any(wanted))
+            result, ctx.pull = jax.block_until_ready(run)
         ctx.save_for_backward(*leaves)
         ctx.wanted, ctx.structure = wanted, jax.tree.structure(result)
         return tuple(map(_to_torch, jax.tree.leaves(result)))
@@ -77,19 +77,19 @@ class _Flow(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         leaves = ctx.saved_tensors  # raises if one was changed in place, which the pullback would not notice
         with _settings(leaves):
-            gradients = _pull(ctx.pull, jax.tree.unflatten(ctx.structure, map(_to_numpy, cotangents)))
+            pulled = _pull(ctx.pull, jax.tree.unflatten(ctx.structure, map(_to_numpy, cotangents)))
+            gradients = jax.block_until_ready(pulled)
         gradients = map(_to_torch, jax.tree.leaves(gradients))
         return None, None, None, *(next(gradients) if wanted else None for wanted in ctx.wanted)
 
 
 class _Objective(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: Plan, interval: int | np.ndarray, spec: Any, target: Tensor, *leaves: Tensor | None):
+    def forward(ctx: Any, plan: Plan, interval: int, spec: Any, target: Tensor, *leaves: Tensor | None):
         wanted = ctx.needs_input_grad[4:]
+        of = np.asarray(interval), _to_numpy(target), *_split(leaves, wanted, spec)
         with _settings(leaves):
-            run = _jitted_loss_and_gradient(fixed_interval=isinstance(interval, int))
-            of = _to_numpy(target), *_split(leaves, wanted, spec)
-            (loss, seen), gradients = run(plan, interval, *of)
+            (loss, seen), gradients = jax.block_until_ready(_jitted_loss_and_gradient()(plan, *of))
         gradients = map(_to_torch, jax.tree.leaves(gradients))
         ctx.gradients = [next(gradients) if want else None for want in wanted]
         exponents, strains = map(_to_torch, seen)
@@ -119,12 +119,11 @@ def _pull(pull: Any, cotangents: Any):
 
 
 @functools.cache
-def _jitted_loss_and_gradient(*, fixed_interval: bool) -> Callable:
-    static = (0, 1) if fixed_interval else (0,)
-    return jax.jit(_loss_and_gradient, static_argnums=static, compiler_options=compiler_options())
+def _jitted_loss_and_gradient() -> Callable:
+    return jax.jit(_loss_and_gradient, static_argnums=0, compiler_options=compiler_options())
 
 
-def _loss_and_gradient(plan: Plan, interval: int | jax.Array, target: Any, moving: Any, fixed: Any):
+def _loss_and_gradient(plan: Plan, interval: jax.Array, target: Any, moving: Any, fixed: Any):
     measure = functools.partial(measure_window, interval=interval, tolerance=plan.tolerance)
 
     def loss(moving):
@@ -173,6 +172,8 @@ def _to_torch(array: jax.Array) -> Tensor:
 
 @contextmanager
 def _settings(leaves: Sequence[Tensor | None]) -> Iterator[None]:
+    # JAX hands back results that are still being computed: whoever leaves before they are there has left LAPACK to as
+    # many threads as it likes, and small QR decompositions take twice as long.
     double = any(leaf is not None and leaf.dtype == torch.float64 for leaf in leaves)
     with jax.enable_x64(double), jax.default_device("cpu"), one_lapack_thread():
         yield

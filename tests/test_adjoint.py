@@ -1,0 +1,132 @@
+"""The adjoint of our own, which flossing epochs use, beside JAX's reverse pass through the engine."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flossing._adjoint import Blocks, window_growth
+from flossing._lyapunov import tangent_flow
+
+N, K = 6, 4
+
+
+def tanh_step(weights, h, s):
+    """x' = tanh(J x + ws s)."""
+    J, ws = weights
+    return jnp.tanh(J @ h + ws * s)
+
+
+def drawn(length):
+    """Weights, state, inputs and basis of a small network, float64."""
+    keys = jax.random.split(jax.random.key(3), 5)
+    J = jax.random.normal(keys[0], (N, N)) / np.sqrt(N)
+    basis = jnp.linalg.qr(jax.random.normal(keys[1], (N, K)))[0]
+    ws, h, s = (jax.random.normal(key, (size,)) for key, size in zip(keys[2:], (N, N, length), strict=True))
+    return (J, ws), h, s, basis
+
+
+def ours(of, interval, step=tanh_step, **window):
+    """A function of the growth after the transient, different in each exponent."""
+    weights, h, s, basis = of
+    growth = window_growth(functools.partial(step, weights), h, s, basis, interval, **window)
+    return jnp.sin(growth[window["transient"] :].sum(0)).sum()
+
+
+def theirs(of, interval, step=tanh_step, **window):
+    """The same, by the engine."""
+    weights, h, s, basis = of
+    growth = tangent_flow(functools.partial(step, weights), h, s, basis, interval=interval, **window).growth
+    return jnp.sin(growth.sum(0)).sum()
+
+
+def assert_close(found, wanted, rtol):
+    """Leaf by leaf, relative to the largest entry."""
+    for f, w in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(f, w, rtol=0, atol=rtol * np.abs(w).max())
+
+
+@pytest.mark.parametrize(("length", "transient"), [(1, 0), (7, 6), (23, 5), (40, 0), (43, 11)])
+def test_gradient_is_that_of_the_engine(length, transient):
+    """In weights, state, inputs and basis, whatever the interval, with one compiled program."""
+    window = {"length": length, "transient": transient}
+    of = drawn(length)
+    run = jax.jit(jax.value_and_grad(functools.partial(ours, **window)))
+    for interval in sorted({1, 2, 3, 5, min(length, 8), length + 4}):
+        if interval > 8 and length > 8:
+            continue  # the tangents align, and QR loses what the gradient needs
+        value, gradient = jax.value_and_grad(functools.partial(theirs, interval=interval, **window))(of)
+        found, adjoint = run(of, jnp.asarray(interval))
+        np.testing.assert_allclose(found, value, rtol=1e-12)
+        assert_close(adjoint, gradient, 1e-9)
+    assert run._cache_size() == 1
+
+
+def test_value_without_a_gradient():
+    """The primal function is a function of its own."""
+    window = {"length": 9, "transient": 2}
+    np.testing.assert_allclose(ours(drawn(9), jnp.asarray(3), **window), theirs(drawn(9), 3, **window), rtol=1e-13)
+
+
+@pytest.mark.parametrize("inputs", ["integers", None])
+def test_leaves_without_a_derivative(inputs):
+    """A random key and a counter in the state, integers or nothing for inputs, a complex state."""
+    weights, h, _, _ = drawn(12)
+    state = {"h": jax.lax.complex(h[:3], h[3:]), "key": jax.random.key(1), "count": jnp.asarray(0)}
+    s = jnp.arange(12) % 3 if inputs else None
+    basis = jnp.eye(6)[:, :K]
+
+    def step(weights, state, s):
+        key, now = jax.random.split(state["key"])
+        noise = weights[1][:3] * jax.random.normal(now, (3,)) * (1.0 if s is None else s.astype(float))
+        drive = jax.lax.complex(noise, jnp.zeros(3))
+        h = jnp.tanh(jax.lax.complex(weights[0][:3, :3], weights[0][3:, 3:]) @ state["h"] + drive)
+        return {"h": h, "key": key, "count": state["count"] + 1}
+
+    window = {"length": 12, "transient": 3, "step": step}
+    run = lambda loss, interval: jax.grad(lambda w: loss((w, state, s, basis), interval, **window))(weights)  # noqa: E731
+    assert_close(run(ours, jnp.asarray(2)), run(theirs, 2), 1e-10)
+
+
+def test_many_sequences_at_once():
+    """Under vmap: each sequence's gradient is that of its own, and the sum's is the sum."""
+    weights, h, _, basis = drawn(1)
+    s = jax.random.normal(jax.random.key(8), (3, 20))
+    loss = functools.partial(ours, interval=jnp.asarray(4), length=20, transient=4)
+    each = [jax.grad(lambda w, row=row: loss((w, h, row, basis)))(weights) for row in s]
+    together = jax.grad(lambda w: jax.vmap(lambda row: loss((w, h, row, basis)))(s).sum())(weights)
+    assert_close(together, jax.tree.map(lambda *g: sum(g), *each), 1e-12)
+
+
+def test_a_lost_direction_sends_no_gradient():
+    """The third unit forgets: its growth is -inf, and the others' gradient is finite and that of the engine."""
+    (J, ws), h, s, _ = drawn(10)
+    J = J.at[2].set(0)
+    basis = jnp.eye(N)
+
+    def total(measure):
+        def loss(J):
+            growth = measure(lambda h, s: jnp.tanh(J @ h + ws * s), h, s, basis)
+            return jnp.where(jnp.isfinite(growth), growth, 0).sum()
+
+        return jax.grad(loss)(J)
+
+    found = total(lambda *of: window_growth(*of, jnp.asarray(1), length=10, transient=0))
+    wanted = total(lambda *of: tangent_flow(*of, length=10, interval=1).growth)
+    assert np.isfinite(found).all()
+    assert_close(found, wanted, 1e-8)
+
+
+@pytest.mark.parametrize(("length", "transient"), [(1, 0), (10, 0), (10, 3), (10, 9), (17, 4)])
+def test_blocks_end_at_the_transient_and_at_the_end(length, transient):
+    """They follow one another, none longer than the interval."""
+    for interval in range(1, length + 3):
+        blocks = Blocks(jnp.asarray(interval), length, transient)
+        ends = [tuple(map(int, blocks.ends(jnp.asarray(b)))) for b in range(int(blocks.count))]
+        assert ends[0][0] == 0
+        assert ends[-1][1] == length
+        assert all(before[1] == after[0] for before, after in zip(ends, ends[1:], strict=False))
+        assert all(0 < stop - start <= interval for start, stop in ends)
+        assert transient in {0, *(stop for _, stop in ends)}
