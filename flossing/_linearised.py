@@ -10,6 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.extend
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flossing._coordinates import Coordinates
@@ -52,9 +53,15 @@ class LinearisedStep:
             x, _, a = push_once(step, self._coordinates, x, rest, q, input)
             return x, a
 
-        push = jax.checkpoint(push, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False)
+        push = jax.checkpoint(push, policy=_real_products, prevent_cse=False)
         (_, a), pullback = jax.vjp(push, arrays, x, q)
         return a, pullback
+
+
+def _real_products(primitive: Any, *of: Any, **how: Any) -> bool:
+    """What is kept for the reverse pass; complex products are computed again, as `jax.checkpoint` cannot keep them."""
+    real = not any(jnp.issubdtype(operand.dtype, jnp.complexfloating) for operand in of)
+    return real and jax.checkpoint_policies.dots_saveable(primitive, *of, **how)
 
 
 def _follow(function: Callable[..., list[Array]], *arguments: Any) -> list[bool]:
