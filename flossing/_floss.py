@@ -27,6 +27,10 @@ from flossing._window import measure_window
 
 Model = TypeVar("Model", bound=PyTree)
 
+LOOK = 10
+"""Flossing epochs between two looks whether the interval may be longer. Flossing draws the exponents together within
+tens of epochs, each of which costs twice as much at an interval of 1."""
+
 
 def default_transient(window: int) -> int:
     """Steps of a flossing window that are not averaged: `10 + ceil(window / 10)` as in the reference, at most half."""
@@ -160,7 +164,7 @@ class Flossing(eqx.Module):
     ) -> tuple[PyTree, FlossingState, FlossingRecord]:
         """One flossing epoch -> the model, the state for the next, and what was seen before the update.
 
-        It keeps to the interval of `state`, which `floss` and `train` choose anew after each chunk of epochs.
+        It keeps to the interval of `state`, which `floss` and `train` choose anew after every ten epochs.
         """
         model, opt_state, record = self.update_at(model, state.optimiser, key, state.interval)
         return model, FlossingState(opt_state, state.interval), record
@@ -223,19 +227,30 @@ class FlossingEpoch(eqx.Module):
 def run_flossing(
     update: FlossingEpoch, model: PyTree, state: FlossingState, first: int, count: int, *, capacity: int
 ) -> tuple[PyTree, FlossingState, FlossingRecord]:
-    """A chunk of flossing epochs, at an interval that the precision bears; the state is for the next chunk.
+    """A chunk of flossing epochs, at intervals that the precision bears; the state is for the next chunk.
 
-    A chunk that strained too much is run again from its start at a shorter interval.
+    The interval is chosen anew after every `LOOK` epochs. Such epochs that strained too much are run again from their
+    start at a shorter one.
     """
+    look = min(LOOK, capacity) if update.flossing.interval == "auto" else capacity
+    records = []
+    for start in range(first, first + count, look):
+        epochs = min(look, first + count - start)
+        model, state, record = _run_at_one_interval(update, model, state, start, epochs, capacity=look)
+        records.append(record)
+    return model, state, jax.tree_util.tree_map(lambda *parts: np.concatenate(parts), *records)
+
+
+def _run_at_one_interval(
+    update: FlossingEpoch, model: PyTree, state: FlossingState, first: int, count: int, *, capacity: int
+) -> tuple[PyTree, FlossingState, FlossingRecord]:
     flossing, interval = update.flossing, state.interval
-    if flossing.interval != "auto":
-        update = dataclasses.replace(update, interval=interval)
-        (end, opt_state), record = run_chunk(update, (model, state.optimiser), first, count, capacity=capacity)
-        return end, FlossingState(opt_state, interval), record
-    compiled_for = int if flossing.rematerialise else jnp.asarray
+    as_data_or_static = int if flossing.rematerialise else jnp.asarray
     while True:
-        update = dataclasses.replace(update, interval=compiled_for(interval))
-        (end, opt_state), record = run_chunk(update, (model, state.optimiser), first, count, capacity=capacity)
+        at = dataclasses.replace(update, interval=as_data_or_static(interval))
+        (end, opt_state), record = run_chunk(at, (model, state.optimiser), first, count, capacity=capacity)
+        if flossing.interval != "auto":
+            return end, FlossingState(opt_state, interval), record
         shorter = shorter_interval(interval, record.strains)
         if shorter == interval:
             return end, FlossingState(opt_state, longer_interval(interval, record.strains, flossing.window)), record
@@ -293,7 +308,7 @@ def floss(
     - `window`: steps of the sequence that are used, from its start; all by default, required if `inputs=None`.
     - `transient`: steps of the window left out of the average; `10 + ceil(window / 10)` by default, at most half.
     - `interval`: steps between re-orthonormalisations. `"auto"` follows the network: as many as keep the gradient
-      within `tolerance` of that with QR after every step, 1, 2, 4, ..., chosen anew after each chunk of epochs.
+      within `tolerance` of that with QR after every step, 1, 2, 4, ..., chosen anew after every ten epochs.
     - `tolerance`: relative, in the 2-norm; 1e-3 in float32 and 1e-9 in float64 by default.
     - `rematerialise`: compute parts of the forward pass again in the reverse pass, so that memory grows with the
       square root of the window, not with the window. By default where the arrays would fill half of the memory.

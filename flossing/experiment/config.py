@@ -113,7 +113,7 @@ class FlossingConfig(Section):
     transient: CountOrNone | None = None
     """Steps of the window left out of the average. Default: 10 + WINDOW / 10, rounded up, and at most half of it."""
     interval: Count | Literal["auto"] = "auto"
-    """Steps between re-orthonormalisations. auto: as many as TOLERANCE allows, chosen anew after each chunk."""
+    """Steps between re-orthonormalisations. auto: as many as TOLERANCE allows, chosen anew after every ten epochs."""
     tolerance: PositiveReal | None = None
     """How far interval=auto may move the gradient from that with QR after every step, relative to its norm. Default:
     1e-3 in float32, 1e-9 in float64."""

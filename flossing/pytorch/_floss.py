@@ -13,8 +13,6 @@ from flossing._arguments import check_integer, check_positive
 from flossing.pytorch._state import initial_basis
 from flossing.pytorch._system import Engine, ModuleSystem, System, read_system
 
-LOOK = 50
-"""Epochs between two looks whether the interval may be longer; the first is after the first epoch."""
 
 
 def flossing_loss(exponents: Float[Tensor, "... k"], target: Any = 0.0) -> Float[Tensor, ""]:
@@ -113,7 +111,7 @@ def floss(
     **Source:** Engelken (NeurIPS 2023), section 3 and Algorithm 1.
     """
     # The rules are those of the JAX side. They need JAX installed, but none of its devices.
-    from flossing._floss import default_transient
+    from flossing._floss import LOOK, default_transient
     from flossing._interval import longer_interval, shorter_interval
 
     check_integer("epochs", epochs, least=1)
@@ -154,7 +152,7 @@ def floss(
         if callback is not None:
             callback(epoch, records[-1])
         strains.append(strain)
-        if interval == "auto" and epoch % LOOK == 1:
+        if interval == "auto" and (epoch == 1 or epoch % LOOK == 0):
             now, strains = longer_interval(now, np.stack(strains), window), []
     loss, exponents, norm, intervals = zip(*records, strict=True)
     loss, norm = (torch.tensor(x, dtype=basis.dtype) for x in (loss, norm))
