@@ -14,7 +14,6 @@ from flossing.pytorch._state import initial_basis
 from flossing.pytorch._system import Engine, ModuleSystem, System, read_system
 
 
-
 def flossing_loss(exponents: Float[Tensor, "... k"], target: Any = 0.0) -> Float[Tensor, ""]:
     """Mean squared distance of the exponents to their target, `mean_i (lambda_i - target_i)^2`.
 
