@@ -75,7 +75,7 @@ def start(say: Say, quick: bool) -> list[Row]:
                 seconds[name].append(took)
     missed = {name: max(count["misses"] for count in counts[name]) for name in counts}
     again, before = (statistics.median(seconds[name]) for name in ("second", "first"))
-    remark = f"of {counts['second'][0]['programs']} programs; another seed may come to an interval not compiled yet"
+    remark = f"of {counts['second'][0]['programs']} programs"
     length = "tiny" if quick else "short (201 training and 150 flossing epochs)"
     return [
         Comparison(

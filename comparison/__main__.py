@@ -1,6 +1,6 @@
 """Make the runs that are not there yet, on two cores, and write the table.
 
-    python -m comparison                         250 runs, about half an hour; stopped, it goes on when given again
+    python -m comparison                         250 runs, about an hour; stopped, it goes on when given again
     python -m comparison --only xor,digits       these tasks alone
     python -m comparison --seeds 101,102         other seeds, to choose settings; the table does not show them
     python -m comparison --quick                 a tiny version, to see that all works; writes no table

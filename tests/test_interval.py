@@ -189,13 +189,13 @@ def test_a_lost_direction_is_an_infinite_strain():
 
 
 def test_the_rule():
-    calm = np.asarray([[0.1, 0.2, 0.4, 0.75, 0.9, 2.0]] * 8)
+    calm = np.asarray([[0.1, 0.2, 0.4, 0.75, 0.9, 2.0]] * 20)
     assert longer_interval(1, calm, 100) == 8
     assert longer_interval(2, calm, 100) == 16
     assert longer_interval(2, calm, 10) == 8
     assert shorter_interval(4, calm) == 4
     wild = calm.copy()
-    wild[0, 0] = 3.1  # one epoch is enough to run all again, and does not count for what comes after
+    wild[0, 0] = 3.1  # one epoch is enough to run all again, and does not count for what comes later
     assert shorter_interval(16, wild) == 4
     assert shorter_interval(1, wild) == 1
     assert longer_interval(1, wild, 100) == 8
