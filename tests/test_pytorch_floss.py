@@ -1,5 +1,6 @@
 """Flossing of torch's modules, by both engines as by the JAX library; and bad input, one line each."""
 
+import contextlib
 import functools
 
 import jax
@@ -63,6 +64,25 @@ def test_compiled_code_is_kept():
     assert compiled._cache_size() == programs
     flt.floss(nn.GRU(2, 4), draw, k=3, epochs=1, interval=1, engine="jax")
     assert compiled._cache_size() == programs + 1
+
+
+def test_results_are_there_before_lapack_gets_its_threads_back(monkeypatch):
+    """JAX hands back results that it still computes: an epoch that did not wait would compute on many threads."""
+    run, results, ready = _jax._jitted_loss_and_gradient(), [], []
+
+    def watched(*args):
+        results.append(run(*args))
+        return results[-1]
+
+    @contextlib.contextmanager
+    def limit():
+        yield
+        ready.extend(leaf.is_ready() for result in results for leaf in jax.tree.leaves(result))
+
+    monkeypatch.setattr(_jax, "_jitted_loss_and_gradient", lambda: watched)
+    monkeypatch.setattr(_jax, "one_lapack_thread", limit)
+    flt.floss(nn.RNN(1, 60), torch.zeros(300, 1), k=40, epochs=2, engine="jax")
+    assert ready and all(ready)
 
 
 def test_many_sequences_are_flossed_at_once():
