@@ -141,7 +141,7 @@ def training(*, units: int, batch: int, steps: int, delay: int):
     experiment, numbers = reference.build(config), training_start(units, batch)
     model = reference.ReferenceModel(cell_of(numbers), jnp.asarray(numbers["x0"]))
     optimiser = experiment.optimiser
-    epoch = TrainingEpoch(experiment.key, reference.task_loss, experiment.batch, optimiser, None, 0)
+    epoch = TrainingEpoch(experiment.key, reference.task_loss, experiment.batch, optimiser, None, 0, None)
 
     def run(carry, first, count):
         return run_chunk(epoch, carry, first, count, capacity=CHUNK)[0]

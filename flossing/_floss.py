@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from flossing._checks import check_integer, check_leaves, check_positive
 from flossing._coordinates import Coordinates
-from flossing._interval import longer_interval, shorter_interval
+from flossing._interval import longer_interval, power_of_two, shorter_interval
 from flossing._loop import run_chunk
 from flossing._loss import explain_infinite, flossing_loss
 from flossing._segments import too_large
@@ -246,6 +246,7 @@ def _run_at_one_interval(
 ) -> tuple[PyTree, FlossingState, FlossingRecord]:
     flossing, interval = update.flossing, state.interval
     as_data_or_static = int if flossing.rematerialise else jnp.asarray
+    rounded = power_of_two if flossing.rematerialise else int
     while True:
         at = dataclasses.replace(update, interval=as_data_or_static(interval))
         (end, opt_state), record = run_chunk(at, (model, state.optimiser), first, count, capacity=capacity)
@@ -253,8 +254,9 @@ def _run_at_one_interval(
             return end, FlossingState(opt_state, interval), record
         shorter = shorter_interval(interval, record.strains)
         if shorter == interval:
-            return end, FlossingState(opt_state, longer_interval(interval, record.strains, flossing.window)), record
-        interval = shorter
+            longer = longer_interval(interval, record.strains, flossing.window)
+            return end, FlossingState(opt_state, rounded(longer)), record
+        interval = rounded(shorter)
 
 
 class FlossingHistory(NamedTuple):

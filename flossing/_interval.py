@@ -74,12 +74,9 @@ def strains_of(
 
 
 def shorter_interval(interval: int, strains: np.ndarray) -> int:
-    """The interval, a power of 2, at which epochs (epochs, factors) that strained must be run again; or the same."""
+    """The interval at which epochs (epochs, factors) that strained must be run again; or the same."""
     worst = float(np.max(strains[:, 0]))
-    if interval == 1 or worst <= 1:
-        return interval
-    bearable = interval / worst if math.isfinite(worst) else 1.0
-    return min(interval // 2, _power_of_two(bearable))
+    return interval if worst <= 1 else min(_bearable(interval, worst), max(1, interval - 1))
 
 
 def longer_interval(interval: int, strains: np.ndarray, window: int) -> int:
@@ -89,9 +86,19 @@ def longer_interval(interval: int, strains: np.ndarray, window: int) -> int:
     that two epochs allow would have to be taken back.
     """
     worst = np.max(strains[-10:], axis=0)
-    bearable = [interval * f for f, w in zip(FACTORS, worst, strict=True) if w <= MARGIN and interval * f <= window]
-    return max(bearable, default=interval)
+    borne = [(interval * f, float(w)) for f, w in zip(FACTORS, worst, strict=True) if w <= MARGIN]
+    if not borne:
+        return interval
+    longest, strain = max(borne)
+    # Twice as long is known to be too much, what lies between is not: there growth at most adds.
+    return min(window, max(longest, min(_bearable(longest, strain), 2 * longest - 1)))
 
 
-def _power_of_two(most: float) -> int:
-    return 2 ** math.floor(math.log2(max(most, 1.0)))
+def power_of_two(interval: int) -> int:
+    """The largest power of 2 that is no longer: few intervals, where each is a program of its own to compile."""
+    return 2 ** (interval.bit_length() - 1)
+
+
+def _bearable(interval: int, strain: float) -> int:
+    # Spreads grow no faster than blocks.
+    return max(1, math.floor(MARGIN * interval / strain)) if strain > 0 else 2 * interval

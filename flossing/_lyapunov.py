@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 from flossing._checks import check_integer, check_leaves, check_positive, is_concrete
 from flossing._compiled import compiled
 from flossing._coordinates import Coordinates
-from flossing._interval import longer_interval, shorter_interval, strains_of
+from flossing._interval import longer_interval, power_of_two, shorter_interval, strains_of
 from flossing._orthonormal import orthonormalise
 from flossing._segments import scan
 from flossing._setup import initial_basis, prepare
@@ -152,13 +152,13 @@ def _measure_seldom(flow: Callable[..., Spectrum], inputs: Input, length: int, t
     first = flow(jax.tree_util.tree_map(lambda s: s[:look], inputs), length=look)
     if not is_concrete(first):
         raise ValueError("interval must be an integer where values are traced (inside jit, grad), got interval='auto'")
-    interval = longer_interval(1, np.asarray(strains_of(first.growth))[None], length)
+    interval = power_of_two(longer_interval(1, np.asarray(strains_of(first.growth))[None], length))
     while True:
         spectrum = flow(inputs, length=length, transient=transient, interval=interval)
         shorter = shorter_interval(interval, np.asarray(strains_of(spectrum.all_growth()))[None])
         if shorter == interval:
             return spectrum
-        interval = shorter
+        interval = power_of_two(shorter)
 
 
 def tangent_flow(

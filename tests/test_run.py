@@ -85,6 +85,49 @@ def test_an_interrupted_run_leaves_a_readable_directory(tmp_path):
     assert (directory.path / "run.png").exists()
 
 
+LONGER = SMALL.with_values(epochs=300, chunk=40, condition="before", singular_values_every=0, snapshots_every=0)
+
+
+@pytest.mark.parametrize(
+    "values, epoch, reason",
+    [
+        ({"stop_at": 0.01}, 120, "has reached stop_at=0.01"),  # the first chunk after a hundred epochs
+        ({"give_up_after": 150, "give_up_below": 0.99}, 160, "is below give_up_below=0.99"),
+        ({"stop_at": 0.999, "give_up_after": 150, "give_up_below": 0.01}, 300, None),
+    ],
+)
+def test_training_ends_early_when_it_is_told_to(tmp_path, values, epoch, reason):
+    ended = run(LONGER.with_values(**values), tmp_path / "ended")
+    assert ended.info["status"] == "finished"
+    accuracy = ended.metrics("training")["accuracy"]
+    assert len(accuracy) == epoch
+    if reason is None:
+        assert "stopped" not in ended.info
+    else:
+        assert ended.info["stopped"]["epoch"] == epoch
+        assert ended.info["stopped"]["reason"] == f"accuracy {accuracy[-100:].mean():.4f} {reason}"
+    whole = run(LONGER, tmp_path / "whole")
+    np.testing.assert_array_equal(accuracy, whole.metrics("training")["accuracy"][:epoch])
+
+
+def test_a_run_that_is_continued_ends_early_at_the_same_epoch(tmp_path):
+    def interrupt_at(epoch):
+        def interrupt(status):
+            if status.epoch >= epoch:
+                raise KeyboardInterrupt
+
+        return interrupt
+
+    config = LONGER.with_values(give_up_after=150, give_up_below=0.99)
+    for epoch in (80, 160):  # the second after the last epoch, before anything is said to be finished
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path, on_progress=interrupt_at(epoch))
+        assert RunDirectory(tmp_path).info["status"] == "interrupted"
+    ended = run(config, tmp_path)
+    assert ended.info["status"] == "finished" and ended.info["stopped"]["epoch"] == 160
+    assert len(ended.metrics("training")["epoch"]) == 160
+
+
 def test_nothing_is_overwritten_by_accident(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(ValueError, match="out must be a new or an empty directory"):

@@ -71,6 +71,8 @@ class Train:
 
     def __call__(self):
         directory = _train(Config, self.config, self.out, self.overwrite, self.resume)
+        if stopped := directory.info.get("stopped"):
+            _say(f"ended at epoch {stopped['epoch']}: {stopped['reason']}")
         _say(f"accuracy over the last epochs {directory.metrics('training')['accuracy'][-100:].mean():.3f}")
         _say(f"run directory   {directory.path}\npicture         {directory.path / 'run.png'}")
 

@@ -151,6 +151,17 @@ class TermConfig(Section):
     """Training epochs from one in which the term is added to the next."""
 
 
+class StoppingConfig(Section):
+    """When training ends before its last epoch, by the accuracy: its mean over the last 100 epochs."""
+
+    stop_at: Fraction | None = None
+    """End at this accuracy. Default: never."""
+    give_up_after: Count | None = None
+    """After so many epochs, end while the accuracy is below GIVE_UP_BELOW. Default: never."""
+    give_up_below: Fraction = 0.55
+    """What is as good as chance."""
+
+
 class SeedConfig(Section):
     """Seeds, each for its own stream: equal seeds do not give equal numbers."""
 
@@ -173,6 +184,7 @@ class Config(RunConfig):
     flossing: FlossingConfig = FlossingConfig()
     adaptive: AdaptiveConfig = AdaptiveConfig()
     term: TermConfig = TermConfig()
+    stopping: StoppingConfig = StoppingConfig()
     seeds: SeedConfig = SeedConfig()
     safety: SafetyConfig = SafetyConfig()
     dtype: Literal["float32", "float64"] = "float32"

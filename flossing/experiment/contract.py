@@ -15,12 +15,17 @@ from flossing._train import FlossingTerm, Loss, Probe
 from flossing._types import RandomKey
 from flossing.experiment.directory import RunDirectory
 
+RECENT = 100
+"""How many epochs it is by which training may end early."""
+
 
 class Experiment(NamedTuple):
     """All that [`train`][] needs, made from a configuration, and what is looked at between two chunks of epochs.
 
     `renew(model) -> model` is called after every `renew_every` epochs. `test(model) -> {name: number}` is called every
     `test_every` epochs, before the first and after the last one, and changes nothing; None for never.
+    `stop(metrics)` gets the training metrics of the last `RECENT` epochs, or of less, after each chunk, and says why
+    training ends, or None if it goes on; None for never.
     `shown` are the numbers for whoever watches, each with its format: metrics of training, as means over a chunk, or
     results of the newest test.
     """
@@ -40,6 +45,7 @@ class Experiment(NamedTuple):
     renew_every: int = 1000
     test: Callable[[PyTree], Mapping[str, Any]] | None = None
     test_every: int = 1000
+    stop: Callable[[Mapping[str, np.ndarray]], str | None] | None = None
 
 
 class Look(NamedTuple):

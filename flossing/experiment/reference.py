@@ -1,6 +1,7 @@
 """The reference experiment: a vanilla RNN and its trained initial states, learning a binary task."""
 
 import functools
+from collections.abc import Callable, Mapping
 
 import equinox as eqx
 import jax
@@ -19,8 +20,8 @@ from flossing._schedule import Schedule, floss_adaptively, floss_before, floss_p
 from flossing._train import FlossingTerm, clip_each_array
 from flossing._types import RandomKey
 from flossing.cells import VanillaRNN
-from flossing.experiment.config import Config, NetworkConfig
-from flossing.experiment.contract import Experiment, Look
+from flossing.experiment.config import Config, NetworkConfig, StoppingConfig
+from flossing.experiment.contract import RECENT, Experiment, Look
 from flossing.experiment.directory import RunDirectory
 from flossing.experiment.figures import draw_run
 from flossing.experiment.process import check_fits
@@ -143,6 +144,7 @@ def build(config: Config, step_scale: float = 1.0) -> Experiment:
         term=FlossingTerm(config.term.term_weight, config.term.term_every) if config.term.term_weight else None,
         probe=singular_values,
         probe_every=training.singular_values_every,
+        stop=make_stop(config.stopping),
     )
 
 
@@ -218,6 +220,24 @@ def make_schedule(config: Config) -> Schedule:
     return join_schedules(
         floss_before(before), floss_periodically(during, every=settings.every, blocks=settings.blocks)
     )
+
+
+def make_stop(stopping: StoppingConfig) -> Callable[[Mapping[str, np.ndarray]], str | None] | None:
+    """Why training ends before its last epoch, by the metrics of the last 100; None if it never does."""
+    if stopping.stop_at is None and stopping.give_up_after is None:
+        return None
+
+    def stop(metrics: Mapping[str, np.ndarray]) -> str | None:
+        accuracy, epoch = float(metrics["accuracy"].mean()), int(metrics["epoch"][-1])
+        if len(metrics["epoch"]) < RECENT:
+            return None
+        if stopping.stop_at is not None and accuracy >= stopping.stop_at:
+            return f"accuracy {accuracy:.4f} has reached stop_at={stopping.stop_at}"
+        if stopping.give_up_after is not None and epoch >= stopping.give_up_after and accuracy < stopping.give_up_below:
+            return f"accuracy {accuracy:.4f} is below give_up_below={stopping.give_up_below}"
+        return None
+
+    return stop
 
 
 def measure_spectrum(model: ReferenceModel, config: Config, k: int | None = None) -> Spectrum:

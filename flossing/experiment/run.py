@@ -16,7 +16,7 @@ from flossing._train import Progress, TrainingState, measure_exponents, start_tr
 from flossing.experiment.checkpoint import Checkpoint, newest_checkpoint, write_checkpoint
 from flossing.experiment.config import AnyConfig
 from flossing.experiment.console import Status
-from flossing.experiment.contract import Experiment
+from flossing.experiment.contract import RECENT, Experiment
 from flossing.experiment.directory import RunDirectory
 from flossing.experiment.figures import save_figure
 from flossing.experiment.parameters import parameters_of, with_parameters
@@ -77,6 +77,7 @@ class _Sitting:
         self.config, self.directory, self.on_progress = config, directory, on_progress
         self.room, self.experiment = room_of(config), experiment
         self.tested: dict[str, Any] = {}
+        self.recent: dict[str, np.ndarray] = {}
         self.paces: dict[str, list[float]] = {}
         first = start_training(experiment.model, experiment.optimiser, experiment.flossing)
         found = newest_checkpoint(directory.path / "checkpoints", first)
@@ -98,6 +99,7 @@ class _Sitting:
         """Train to the end; whatever stops it is written to run.json."""
         directory, state = self.directory, self.last.state
         directory.forget_after(state.epoch, state.flossing_epoch)
+        self._remember(directory.metrics("training"))
         directory.write_info(self.info)
         try:
             if not self.info["spectra"]:
@@ -107,6 +109,8 @@ class _Sitting:
                     directory.write_snapshot(0, 0, parameters_of(state.model))
             while not self._train():
                 pass
+            if (epoch := self.last.state.epoch) < self.config.training.epochs:
+                self.info["stopped"] = {"epoch": epoch, "reason": self._why_stop()}
             self._look("end", self.last.state.model)
             self.info["status"] = "finished"
         except BaseException as error:
@@ -143,9 +147,10 @@ class _Sitting:
     def _chunks(self) -> Iterator[Progress]:
         # From test to test, where there are tests: a chunk ends at each.
         experiment, epochs = self.experiment, self.config.training.epochs
-        while (done := self.last.state.epoch) < epochs:
+        while not self._is_over(self.last.state):
+            done = self.last.state.epoch
             every = experiment.test_every if experiment.test else epochs
-            yield from train(
+            for progress in train(
                 self.last.state,
                 loss=experiment.loss,
                 batch=experiment.batch,
@@ -160,7 +165,23 @@ class _Sitting:
                 renew=experiment.renew,
                 renew_every=experiment.renew_every,
                 chunk=self.config.training.chunk,
-            )
+            ):
+                yield progress
+                if self._is_over(progress.state):
+                    break
+
+    def _is_over(self, state: TrainingState) -> bool:
+        return state.epoch >= self.config.training.epochs or self._why_stop() is not None
+
+    def _why_stop(self) -> str | None:
+        # What was trained last decides, and it is on the disk: a run that is continued comes to the same end.
+        return self.experiment.stop(self.recent) if self.experiment.stop and self.recent else None
+
+    def _remember(self, metrics: dict[str, np.ndarray]):
+        if self.experiment.stop is not None:
+            before = self.recent or {name: values[:0] for name, values in metrics.items()}
+            joined = {name: np.concatenate([before[name], values])[-RECENT:] for name, values in metrics.items()}
+            self.recent = joined
 
     def _keep(self, progress: Progress):
         # The checkpoint comes last: what it stands for is on the disk before it.
@@ -176,8 +197,10 @@ class _Sitting:
         directory.write_metrics(progress.kind, first, counts | progress.metrics | measured)
         parameters = parameters_of(state.model)
         directory.write_parameters(parameters)
+        if progress.kind == "training":
+            self._remember(counts | progress.metrics)
         block_ends = progress.kind == "flossing" and state.due == 0
-        at_the_end = state.epoch == self.config.training.epochs
+        at_the_end = progress.kind == "training" and self._is_over(state)
         crossed = progress.kind == "training" and _crosses(safety.snapshots_every, state.epoch, len(progress.epochs))
         if safety.snapshots_every and (block_ends or at_the_end or crossed):
             directory.write_snapshot(state.epoch, state.flossing_epoch, parameters)
