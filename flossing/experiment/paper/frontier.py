@@ -95,7 +95,7 @@ def spec_of(scale: Scale, place: Place, schedule: str) -> Spec:
         fields |= {
             name: SIZES[scale].base[name] for name in ("epochs_during", "every", "blocks", "window") if name in fields
         }
-    if place != places(scale)[0] and scale != "tiny":
+    if place.name != places(scale)[0].name and scale != "tiny":
         fields |= _STOPPING
     axes = [{"delay": place.delays}, {"seed": list(range(1, place.seeds + 1))}]
     return Spec(name=f"{place.name}-{schedule}", base=fields, axes=axes)
