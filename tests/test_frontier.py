@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from flossing.experiment.config import Config
+from flossing.experiment.config import Config, StoppingConfig
 from flossing.experiment.files import plain
-from flossing.experiment.paper import capacity, frontier
+from flossing.experiment.paper import capacity, frontier, limits
 from flossing.experiment.paper.make import room
 
 
@@ -79,9 +79,35 @@ def test_the_verdicts_on_the_frontier():
     GROUPS[4]["final_accuracy"][0] = 0.96
     assert verdicts(GROUPS) == [unknown, "holds in part", unknown, "holds", "does not hold", "holds"]
     assert verdicts([]) == [unknown] * 6
-    for name in ("frontier", "capacity"):
+    for name in ("frontier", "limits", "capacity"):
         assert room(name).draw({"groups": [], "units": 8, "rows": []}).axes
     assert frontier.draw({"groups": GROUPS}).axes
+
+
+def test_what_is_changed_is_one_thing():
+    as_it_is, *changed = [spec.points()[0].config for spec in limits.specs("laptop")]
+    first = frontier.spec_of("laptop", frontier.places("laptop")[0], "adaptive").points()[0].config
+    assert as_it_is.digest == first.digest  # those of the frontier are not run again
+    assert len(changed) == len(limits.CHANGES) - 1
+    assert all(len(as_it_is.differences(config)) == 1 for config in changed)
+
+
+def test_the_verdicts_on_limits():
+    def row(change, accuracy):
+        return {"change": change, **group(80, 76, "adaptive", accuracy, [9000.0, "inf", "inf"], [1] * 3)}
+
+    rows = [row(limits.AS_IS, [0.96, 0.9, 0.91]), row("other", [0.96, 0.99, 0.949])]
+    assert [claim.verdict for claim in limits.claims(json.loads(json.dumps({"groups": rows})))] == ["does not hold"]
+    rows[1] = row("other", [0.96, 0.99, 0.95])
+    assert [claim.verdict for claim in limits.claims({"groups": rows})] == ["holds"]
+    assert [claim.verdict for claim in limits.claims({"groups": rows[1:]})] == ["not run"]
+    assert limits.draw({"groups": rows}).axes
+
+
+def test_training_ends_early_but_at_the_first_place():
+    first, *others = [spec_of.points()[0].config for spec_of in frontier.specs("laptop")[:: len(frontier.SCHEDULES)]]
+    assert first.stopping == Config().stopping
+    assert {config.stopping for config in others} == {StoppingConfig(stop_at=0.98, give_up_after=5000)}
 
 
 def test_the_verdicts_on_memory():

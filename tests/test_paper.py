@@ -58,7 +58,7 @@ def test_one_figure_is_made(tmp_path):
 @pytest.mark.slow
 def test_the_whole_paper_is_made(made):
     out, said = made
-    assert "paper at scale tiny: " in said and "0 finished before" in said and "100% of epochs" in said
+    assert "paper at scale tiny: " in said and "0 finished before" in said and "100% done" in said
     page = (out / "RESULTS.md").read_text("utf-8")
     for name in make.NAMES:
         content = json.loads((out / "data" / f"{name}.json").read_text("utf-8"))

@@ -144,7 +144,7 @@ def test_a_sweep_runs_every_point(undisturbed):
     out, stdout = undisturbed
     assert "sweep test: 3 runs, 0 finished before" in stdout and f"directory   {out}" in stdout
     assert "dashboard   http://127.0.0.1:" in stdout
-    assert "3 of 3 finished  100% of epochs" in stdout
+    assert "3 of 3 finished  100% done" in stdout
     assert stdout.endswith("Outcome(finished=3, reused=0, failed=0)\n")
     content = read_sweep(out)
     assert (content["name"], content["base"], content["axes"]) == ("test", RUN, SEEDS)
@@ -263,10 +263,10 @@ def test_progress_is_counted_in_epochs(monkeypatch):
         board.follow("b", 0.25)
         board.follow("b", 0.375)
     assert said.getvalue().splitlines() == [
-        "0 of 4 finished  1 running  12% of epochs",
-        "1 of 4 finished  1 running  25% of epochs  0:02:00 left",
-        "1 of 4 finished  1 running  1 failed  50% of epochs  0:01:20 left",
-        "1 of 4 finished  1 running  1 failed  56% of epochs  0:35:00 left",
+        "0 of 4 finished  1 running  12% done",
+        "1 of 4 finished  1 running  25% done  0:02:00 left",
+        "1 of 4 finished  1 running  1 failed  50% done  0:01:20 left",
+        "1 of 4 finished  1 running  1 failed  56% done  0:35:00 left",
     ]
 
 

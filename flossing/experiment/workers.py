@@ -215,7 +215,7 @@ class Board:
             parts.append(f"{running} running")
         if self._failed:
             parts.append(f"{self._failed} failed")
-        parts.append(f"{done / self._jobs:.0%} of epochs")
+        parts.append(f"{done / self._jobs:.0%} done")
         gained = done - self._given
         if gained > 0 and self._ended < self._jobs:
             left = (self._jobs - done) / gained * (now - self._began)
