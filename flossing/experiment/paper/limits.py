@@ -24,12 +24,11 @@ CAPTION = (
 AS_IS = "as it is"
 CHANGES: dict[str, dict[str, Any]] = {
     AS_IS: {},
-    "share 0.01 (was 0.001)": {"share": 1e-2},
-    "learning rate 0.003 (was 0.001)": {"learning_rate": 3e-3},
     "clip 0.3 (was 0.03)": {"clip": 0.3},
-    "share 0.003": {"share": 3e-3},
-    "learning rate 0.0003": {"learning_rate": 3e-4},
     "batch 64 (was 16)": {"batch": 64},
+    "learning rate 0.0003 (was 0.001)": {"learning_rate": 3e-4},
+    "learning rate 0.003": {"learning_rate": 3e-3},
+    "share 0.01 (was 0.001)": {"share": 1e-2},
     "window d (was 2 d)": {"adaptive_window": 76},
     "k = 40 (was 75)": {"k": 40},
 }
