@@ -8,7 +8,8 @@ import pytest
 from flossing.experiment.config import Config, StoppingConfig
 from flossing.experiment.files import plain
 from flossing.experiment.paper import capacity, frontier, limits
-from flossing.experiment.paper.make import room
+from flossing.experiment.paper.make import circumstances, room
+from flossing.experiment.paper.results_page import page
 
 
 def delay_line(units, scale=1e-3):
@@ -55,6 +56,11 @@ def group(units, d, schedule, accuracy, epochs, flossing):
     each = {"final_accuracy": accuracy, "epochs_to_solve": epochs, "flossed_steps": flossing}
     shared = {"units": units, "d": d, "load": d / units, "schedule": schedule}
     return {**shared, **each, "seed": list(range(len(accuracy))), "seconds": [1.0] * len(accuracy)}
+
+
+def content(data):
+    counts = {"runs": {"made": 0, "wanted": 0}, "calculations": {"made": 0, "wanted": 0}, "missing": []}
+    return {"scale": "laptop", **counts, "circumstances": circumstances(), "data": data}
 
 
 GROUPS = [
@@ -108,6 +114,21 @@ def test_training_ends_early_but_at_the_first_place():
     first, *others = [spec_of.points()[0].config for spec_of in frontier.specs("laptop")[:: len(frontier.SCHEDULES)]]
     assert first.stopping == Config().stopping
     assert {config.stopping for config in others} == {StoppingConfig(stop_at=0.98, give_up_after=5000)}
+
+
+def test_the_table():
+    rows = [group(80, 76, "none", [0.5, 0.51, 0.5], ["inf"] * 3, [0] * 3), GROUPS[1], GROUPS[3]]
+    head, *told = frontier.table({"groups": rows})
+    assert head[:3] == ["N", "d", "Schedule"]
+    assert [row[1:4] for row in told] == [
+        ["40", "flossing as the reference", "3 of 3"],
+        ["76", "no flossing", "0 of 3"],
+        ["76", "periodic flossing", "0 of 10"],
+    ]
+    assert told[0][4:] == ["0.990 (0.990 to 0.990)", "500", "2", "1"]
+    assert told[1][4:6] == ["0.500 (0.500 to 0.510)", "–"]
+    text = page({"frontier": room("frontier")}, {"frontier": content({"groups": rows})})
+    assert "| 80 | 76 | no flossing | 0 of 3 | 0.500 (0.500 to 0.510) | – | 0 | 1 |" in text
 
 
 def test_the_verdicts_on_memory():

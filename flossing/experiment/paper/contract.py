@@ -82,3 +82,12 @@ class FigureRoom(Protocol):
     def claims(self, data: Data) -> list[Claim]:
         """What the paper says, and whether it is found here."""
         ...
+
+
+@runtime_checkable
+class TableRoom(FigureRoom, Protocol):
+    """A figure that has its numbers in a table as well."""
+
+    def table(self, data: Data) -> list[list[str]]:
+        """The head of the table and its rows."""
+        ...

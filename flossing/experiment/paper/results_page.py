@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flossing.experiment.paper.contract import Claim, FigureRoom
+from flossing.experiment.paper.contract import Claim, FigureRoom, TableRoom
 
 _HEAD = """# Results, figure by figure
 
@@ -42,10 +42,10 @@ def _section(figure: FigureRoom, content: Mapping[str, Any] | None, claims: Sequ
         lines += [f"![{figure.TITLE}]({figure.NAME}.png)", ""]
     lines += [figure.CAPTION, ""]
     if claims:
-        lines += ["| Claim | Found | n | Verdict |", "|---|---|---|---|"]
-        cells = ([each.claim, each.found, str(each.n), f"**{each.verdict}**"] for each in claims)
-        lines += [f"| {' | '.join(map(_cell, row))} |" for row in cells]
-        lines.append("")
+        cells = [[each.claim, each.found, str(each.n), f"**{each.verdict}**"] for each in claims]
+        lines += _table([["Claim", "Found", "n", "Verdict"], *cells])
+    if isinstance(figure, TableRoom) and len(table := figure.table(content["data"])) > 1:
+        lines += _table(table)
     lines += [_provenance(content), ""]
     missing = content["missing"]
     if missing:
@@ -53,6 +53,11 @@ def _section(figure: FigureRoom, content: Mapping[str, Any] | None, claims: Sequ
         more = [f"- and {len(missing) - _MANY} more such rows"] if len(missing) > _MANY else []
         lines += ["Not run:", "", *(f"- {_cell(row)}" for row in listed), *more, ""]
     return "\n".join(lines)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    head, *others = [f"| {' | '.join(map(_cell, row))} |" for row in rows]
+    return [head, f"|{'---|' * len(rows[0])}", *others, ""]
 
 
 def _provenance(content: Mapping[str, Any]) -> str:
