@@ -146,9 +146,9 @@ def draw(data: Data) -> Figure:
 
 def table(data: Data) -> list[list[str]]:
     """What each schedule reached at each place, and at what cost."""
-    head = "N | d | Schedule | Solved | Final accuracy | Epochs to 0.95 | Flossed (1000 steps) | Seconds"
+    head = ["N", "d", "Schedule", "Solved", "Final accuracy", "Epochs to 0.95", "Flossed (1000 steps)", "Seconds"]
     rows = sorted(data["groups"], key=lambda row: (row["units"], row["d"], list(LABELS).index(row["schedule"])))
-    return [head.split(" | "), *map(_told, rows)]
+    return [head, *map(_told, rows)]
 
 
 def _told(row: Group) -> list[str]:
