@@ -17,11 +17,11 @@ NAME = "limits"
 TITLE = "What limits the horizon"
 CAPTION = (
     "Temporal XOR at d = 76, N = 80, adaptive flossing, 10,000 training epochs; each line with one change or two, but "
-    "the first. Left: accuracy at the end, the mean over the last 100 epochs. Middle: the first epoch at which the running mean of the "
-    "accuracy over 25 epochs is 0.95, at the right border for networks that do not get there. Dots: each network; bar: "
-    "the median. The learning rate is that of training and of flossing. Right: accuracy at the end against the number "
-    "of directions that are alive there, those of the 75 leading exponents above -0.2 per step (over 76 steps: above a "
-    "factor of 3e-7), for the networks that have left chance (0.55)."
+    "the first. Left: accuracy at the end, the mean over the last 100 epochs. Middle: the first epoch at which the "
+    "running mean of the accuracy over 25 epochs is 0.95, at the right border for networks that do not get there. "
+    "Dots: each network; bar: the median. The learning rate is that of training and of flossing. Right: accuracy at "
+    "the end against the number of directions that are alive there, those of the 75 leading exponents above -0.2 per "
+    "step (over 76 steps: above a factor of 3e-7), for the networks that have left chance (0.55)."
 )
 
 AS_IS = "as it is"
