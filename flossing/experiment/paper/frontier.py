@@ -23,9 +23,11 @@ CAPTION = (
     "get there are left out, and the line is the median of all, where more than half do. Dots: each network. k is "
     "15/16 N. Schedules: the reference's, 500 flossing epochs before training and two more blocks of 500, window 55; "
     "periodic, 500 before and 50 every 200 training epochs, window 100; adaptive, 500 before and 50 whenever |dL/dx₀| "
-    "<= 0.001 |dL/dJ|, asked every 100 epochs, window 2 d (at most 300). The vertical line is where d = N, the most "
-    "that N units can hold for linear readouts. In the table numbers are medians over networks, in brackets the least "
-    "and the most; seconds are those of one core with another run on the other, and varied with the machine."
+    "<= 0.001 |dL/dJ|, asked every 100 epochs, window 2 d (at most 300); adaptive, all directions: the same with k = N "
+    "and 1500 before, which was added when seed 5 had shown at d = 0.95 N what limits the others. The vertical line is "
+    "where d = N, the most that N units can hold for linear readouts. In the table numbers are medians over networks, "
+    "in brackets the least and the most; seconds are those of one core with another run on the other, and varied with "
+    "the machine."
 )
 
 Fields = dict[str, Any]
@@ -36,13 +38,14 @@ left it. There, all epochs are run, and show that no network which this would gi
 
 SCHEDULES: dict[str, Fields] = {
     "adaptive": {"condition": "adaptive"},
+    "whole": {"condition": "adaptive", "epochs_before": 1500},
     "periodic": {**_REFERENCE, "epochs_during": 50, "every": 200, "blocks": 1000, "window": 100},
     "reference": _REFERENCE,
     "orthogonal_reference": {"recurrent": "orthogonal", **_REFERENCE},
     "orthogonal": {"recurrent": "orthogonal", "condition": "none"},
     "none": {"condition": "none"},
 }
-"""What is compared, by name: fields of the configuration."""
+"""What is compared, by name: fields of the configuration; `whole` flosses all N directions."""
 
 LABELS = {
     "none": "no flossing",
@@ -51,6 +54,7 @@ LABELS = {
     "orthogonal_reference": "orthogonal start, reference",
     "periodic": "periodic flossing",
     "adaptive": "adaptive flossing",
+    "whole": "adaptive, all directions",
 }
 COLOURS = {
     "none": "#6b6b6b",
@@ -59,7 +63,12 @@ COLOURS = {
     "orthogonal_reference": "#d9822b",
     "periodic": "#2f9e6e",
     "adaptive": "#8a3fa0",
+    "whole": "#d6336c",
 }
+
+
+OURS = {"adaptive": "Adaptive flossing", "whole": "Adaptive flossing of all directions"}
+"""The schedules that goals are for."""
 
 
 class Place(NamedTuple):
@@ -96,6 +105,8 @@ def spec_of(scale: Scale, place: Place, schedule: str) -> Spec:
         fields |= {
             name: SIZES[scale].base[name] for name in ("epochs_during", "every", "blocks", "window") if name in fields
         }
+    if schedule == "whole":
+        fields["k"] = place.units
     if place.name != places(scale)[0].name and scale != "tiny":
         fields |= _STOPPING
     axes = [{"delay": place.delays}, {"seed": list(range(1, place.seeds + 1))}]
@@ -131,7 +142,7 @@ def draw(data: Data) -> Figure:
         for index, schedule in enumerate(LABELS):
             there = [row for row in rows if row["units"] == units and row["schedule"] == schedule]
             if there:
-                style = {"colour": COLOURS[schedule], "label": LABELS[schedule], "shift": 2.5 * (index - 2.5)}
+                style = {"colour": COLOURS[schedule], "label": LABELS[schedule], "shift": 2.5 * (index - 3)}
                 medians(final, there, "load", "final_accuracy", **style)
                 medians(speed, there, "load", "epochs_to_solve", **style)
         accuracy_axes(final, f"N = {units}: accuracy at the end", "d / N")
@@ -168,17 +179,14 @@ def _told(row: Group) -> list[str]:
 def claims(data: Data) -> list[Claim]:
     """What adaptive flossing is meant to reach."""
     rows = data["groups"]
-    return [
-        *(_reaches(rows, units) for units in (40, 80, 160)),
-        _costs_less(rows),
-        _is_no_slower(rows),
-        _goes_beyond(rows),
-    ]
+    found = [_reaches(rows, schedule, units) for units in (40, 80, 160) for schedule in OURS]
+    found += [_costs_less(rows, schedule) for schedule in OURS]
+    return [*found, *(_is_no_slower(rows, schedule) for schedule in OURS), _goes_beyond(rows)]
 
 
-def _reaches(rows: Sequence[Group], units: int) -> Claim:
-    claim = f"(Our goal.) Adaptive flossing solves d = 0.95 N in nine of ten networks, N = {units}."
-    there = [row for row in _of(rows, "adaptive") if row["units"] == units and round(0.95 * units) == row["d"]]
+def _reaches(rows: Sequence[Group], schedule: str, units: int) -> Claim:
+    claim = f"(Our goal.) {OURS[schedule]} solves d = 0.95 N in nine of ten networks, N = {units}."
+    there = [row for row in _of(rows, schedule) if row["units"] == units and round(0.95 * units) == row["d"]]
     if not there:
         return not_run(claim)
     accuracy = numbers(there[0]["final_accuracy"])
@@ -191,9 +199,12 @@ def _reaches(rows: Sequence[Group], units: int) -> Claim:
     return Claim(claim, found, len(accuracy), verdict)
 
 
-def _costs_less(rows: Sequence[Group]) -> Claim:
-    claim = "(Our goal.) It flosses less than the periodic schedule: fewer epochs times steps of their window."
-    pairs = _pairs(rows, "adaptive", "periodic")
+def _costs_less(rows: Sequence[Group], schedule: str) -> Claim:
+    claim = (
+        f"(Our goal.) {OURS[schedule]} flosses less than the periodic schedule: fewer epochs times steps of their "
+        "window."
+    )
+    pairs = _pairs(rows, schedule, "periodic")
     if not pairs:
         return not_run(claim)
     ours = [float(np.median(numbers(a["flossed_steps"]))) for a, _ in pairs]
@@ -203,11 +214,14 @@ def _costs_less(rows: Sequence[Group]) -> Claim:
     return Claim(claim, found, networks(rows), _share([x < y for x, y in zip(ours, theirs, strict=True)]))
 
 
-def _is_no_slower(rows: Sequence[Group]) -> Claim:
-    claim = "(Our goal.) At delays below 0.95 N it is no more than 20 % slower than the best other schedule."
+def _is_no_slower(rows: Sequence[Group], schedule: str) -> Claim:
+    claim = (
+        f"(Our goal.) At delays below 0.95 N {OURS[schedule].lower()} is no more than 20 % slower than the best other "
+        "schedule."
+    )
     told, held = [], []
-    for row in _of(rows, "adaptive"):
-        rivals = [r for r in rows if r["schedule"] != "adaptive" and _where(r) == _where(row)]
+    for row in _of(rows, schedule):
+        rivals = [r for r in rows if r["schedule"] not in OURS and _where(r) == _where(row)]
         if row["load"] >= 0.94 or not rivals:
             continue
         best = min(rivals, key=_epochs)
