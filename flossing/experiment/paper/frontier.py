@@ -23,11 +23,11 @@ CAPTION = (
     "get there are left out, and the line is the median of all, where more than half do. Dots: each network. k is "
     "15/16 N. Schedules: the reference's, 500 flossing epochs before training and two more blocks of 500, window 55; "
     "periodic, 500 before and 50 every 200 training epochs, window 100; adaptive, 500 before and 50 whenever |dL/dx₀| "
-    "<= 0.001 |dL/dJ|, asked every 100 epochs, window 2 d (at most 300); adaptive, all directions: the same with k = N, "
-    "1500 before, and asked every 25 epochs, which was added when seeds 5 and 10 had shown at d = 0.95 N what limits "
-    "the others. The vertical line is where d = N, the most that N units can hold for linear readouts. In the table numbers are medians over networks, "
-    "in brackets the least and the most; seconds are those of one core with another run on the other, and varied with "
-    "the machine."
+    "<= 0.001 |dL/dJ|, asked every 100 epochs, window 2 d (at most 300); adaptive, all directions: the same with "
+    "k = N, 1500 before, and asked every 25 epochs, which was added when seeds 5 and 10 had shown at d = 0.95 N, "
+    "N = 80, what limits the others. The vertical line is where d = N, the most that N units can hold for linear "
+    "readouts. In the table numbers are medians over networks, in brackets the least and the most; seconds are those "
+    "of one core with another run on the other, and varied with the machine."
 )
 
 Fields = dict[str, Any]
