@@ -34,6 +34,19 @@ def test_memory_fades_as_the_theory_of_one_linear_unit_says():
     np.testing.assert_allclose(memory, a ** (2 * np.arange(8)) * (1 - a**2), atol=0.01)
 
 
+def test_parities_are_readable_where_they_are_held():
+    """Beside a delay line, units with the XOR of the bits of now and 4 steps ago, which they hold for 3 steps."""
+    signal = bits(6000)
+    parity = np.abs(signal - np.roll(signal, 4))
+    held = [np.roll(signal, lag) for lag in range(4)] + [np.roll(parity, lag) for lag in range(3)]
+    delayed = capacity._delayed(signal, 12, 20)
+    np.testing.assert_array_equal(delayed[:, 3], signal[17:-3])
+    readable = capacity._readable(np.stack(held, axis=1)[20:], np.abs(delayed[:, :8] - delayed[:, 4:]))
+    np.testing.assert_allclose(readable, [1] * 3 + [0] * 5, rtol=0, atol=0.02)
+    # A linear network holds none.
+    assert capacity.parity_function(delay_line(7), signal, 6, 3).max() < 0.02
+
+
 def test_schedules_differ_in_flossing_and_start_alone():
     for scale in ("laptop", "paper", "tiny"):
         for place in frontier.places(scale):
@@ -147,7 +160,9 @@ def test_the_verdicts_on_memory():
         {"kind": kind, "memory": row, "capacity": values}
         for kind, values in (("as drawn", [10, 11]), (capacity.LONG, [20, 30]), ("adaptive", [20, 25]))
     ]
-    data = {"units": 80, "rows": rows}
-    assert [claim.verdict for claim in capacity.claims(data)] == ["holds", "does not hold"]
+    both = {"parity_memory": row, "parity_capacity": [38, 37]}
+    rows.append({"kind": "whole", "memory": row, "capacity": [39, 38], **both})
+    data = {"units": 80, "apart": 38, "rows": rows}
+    assert [claim.verdict for claim in capacity.claims(data)] == ["holds", "does not hold", "holds"]
     assert {claim.verdict for claim in capacity.claims({"units": 80, "rows": rows[:1]})} == {"not run"}
     assert capacity.draw(data).axes

@@ -25,9 +25,11 @@ TITLE = "How far back a linear readout sees"
 CAPTION = (
     "Networks of N = 80 tanh units driven by random bits: R² of the best linear readout of the bit of so many steps "
     "ago, fitted on 10,000 steps and measured on 10,000 others (left), and its sum over lags, the linear memory "
-    "capacity, of which N is the most (right). As they are drawn; after 500 flossing epochs (k = 75) over windows of "
-    "55 and 152 steps; and after 10,000 epochs of training on the temporal XOR at d = 76 under each schedule of the "
-    "frontier. Lines: median over networks, bands: quartiles; dots: each network."
+    "capacity, of which N is the most (right, dots). Middle: the same for the XOR of two bits that are d/2 = 38 steps "
+    "apart, in networks that were trained; rings: the sum of both, of which, too, N is the most. As they "
+    "are drawn; after 500 flossing epochs (k = 75) over windows of 55 and 152 steps; and after 10,000 epochs of "
+    "training on the temporal XOR at d = 76 under each schedule of the frontier (the last block of the periodic one "
+    "comes right before the end). Lines: median over networks, bands: quartiles; dots: each network."
 )
 STEPS = 10_000
 SHORT, LONG = "flossed, window 55", "flossed, window 152"
@@ -44,14 +46,43 @@ def memory_function(
     the second, so that chance gives 0 and not N / L; below 0 counts as 0. The first steps, `lags` and 100 more, are
     left out.
     """
+    first = lags + SETTLING
+    return _readable(_states(weights, bits)[first:], _delayed(bits, lags, first))
+
+
+def parity_function(
+    weights: tuple[np.ndarray, np.ndarray, np.ndarray], bits: Float[np.ndarray, " L"], lags: int, apart: int
+) -> Float[np.ndarray, " lags"]:
+    """The same for parities: R² of the best linear readout of the XOR of the bits of t and t + `apart` steps ago.
+
+    What a network that answers with such a parity may hold in the place of the two bits.
+    """
+    first = lags + apart + SETTLING
+    delayed = _delayed(bits, lags + apart, first)
+    return _readable(_states(weights, bits)[first:], np.abs(delayed[:, :lags] - delayed[:, apart:]))
+
+
+def _delayed(bits: Float[np.ndarray, " L"], lags: int, first: int) -> Float[np.ndarray, "steps lags"]:
+    # The bits of 0, 1, ... steps ago, from step `first` on.
+    return np.stack([bits[first - lag : len(bits) - lag] for lag in range(lags)], axis=1)
+
+
+def _states(
+    weights: tuple[np.ndarray, np.ndarray, np.ndarray], bits: Float[np.ndarray, " L"]
+) -> Float[np.ndarray, "L N"]:
     J, ws, b = (np.asarray(array, float) for array in weights)
     states, x = np.empty((len(bits), len(b))), np.zeros(len(b))
     for t, drive in enumerate(bits[:, None] * ws[:, 0] + b):
         x = J @ np.tanh(x) + drive
         states[t] = x
-    first = lags + SETTLING
-    design = np.hstack([np.ones((len(bits) - first, 1)), states[first:]])
-    wanted = np.stack([bits[first - lag : len(bits) - lag] for lag in range(lags)], axis=1)
+    return states
+
+
+def _readable(
+    states: Float[np.ndarray, "steps N"], wanted: Float[np.ndarray, "steps functions"]
+) -> Float[np.ndarray, " functions"]:
+    # R² of the best linear readout of each function.
+    design = np.hstack([np.ones((len(states), 1)), states])
     half = len(design) // 2
     readout = np.linalg.lstsq(design[:half], wanted[:half])[0]
     missed = wanted[half:] - design[half:] @ readout
@@ -104,24 +135,28 @@ def collect(results: Results, scale: Scale) -> Data:
     for kind, calculation in zip(_COLOURS, calculations(scale), strict=True):
         if (found := results.calculation(calculation)) is not None:
             rows.append({"kind": kind, **_row(found["memory"])})
+    apart = frontier.places(scale)[0].delays[0]
     for schedule, spec in zip(frontier.SCHEDULES, specs(scale), strict=True):
-        functions = []
+        functions, parities = [], []
         for values, run in results.runs(spec):
             arrays = run.parameters
             weights = arrays["network.J"], arrays["network.ws"], arrays["network.b"]
-            functions.append(memory_function(weights, _bits(values["seed"], size["steps"], lags), lags))
+            bits = _bits(values["seed"], size["steps"], lags + apart)
+            functions.append(memory_function(weights, bits, lags))
+            parities.append(parity_function(weights, bits, lags, apart))
         if functions:
-            rows.append({"kind": schedule, **_row(np.stack(functions))})
-    return {"units": size["units"], "rows": rows}
+            rows.append({"kind": schedule, **_row(np.stack(functions)), **_row(np.stack(parities), "parity_")})
+    return {"units": size["units"], "apart": apart, "rows": rows}
 
 
-def _row(memory: Float[np.ndarray, "networks lags"]) -> dict[str, Any]:
-    return {"memory": summary(np.arange(memory.shape[1]), memory), "capacity": shorten(memory.sum(1))}
+def _row(memory: Float[np.ndarray, "networks lags"], prefix: str = "") -> dict[str, Any]:
+    curve = summary(np.arange(memory.shape[1]), memory)
+    return {f"{prefix}memory": curve, f"{prefix}capacity": shorten(memory.sum(1))}
 
 
 def draw(data: Data) -> Figure:
-    """R² against the lag; capacity of each network."""
-    figure, ((function, capacity),) = new_figure(f"{TITLE} (N = {data['units']})", 1, 2, size=(11.5, 4.6))
+    """R² against the lag, of bits and of parities; capacity of each network."""
+    figure, ((function, parity, capacity),) = new_figure(f"{TITLE} (N = {data['units']})", 1, 3, size=(15.5, 4.8))
     labels = []
     for index, row in enumerate(data["rows"]):
         kind = row["kind"]
@@ -129,10 +164,16 @@ def draw(data: Data) -> Figure:
         labels.append(kind if kind in _COLOURS else f"trained, {frontier.LABELS[kind]}")
         draw_summary(function, row["memory"], colour=colour, label=labels[-1], **({} if kind in _COLOURS else _DASHED))
         each = numbers(row["capacity"])
+        if "parity_memory" in row:
+            draw_summary(parity, row["parity_memory"], colour=colour, label=None, **_DASHED)
+            both = each + numbers(row["parity_capacity"])
+            capacity.scatter(both, np.full(len(both), index), s=22, facecolors="none", edgecolors=colour, alpha=0.8)
         capacity.scatter(each, np.full(len(each), index), s=18, color=colour, alpha=0.65, lw=0)
         capacity.plot([np.median(each)], [index], marker="|", ms=14, mew=2, color=colour)
     panel(function, "Memory function", xlabel="lag (steps)", ylabel="R²", ylim=(-0.02, 1.05))
-    panel(capacity, "Linear memory capacity", xlabel="sum of R² over lags", xlim=(0, 1.05 * data["units"]))
+    apart = data.get("apart", 0)
+    panel(parity, f"Parities of two bits, {apart} steps apart", xlabel="lag of the later bit", ylim=(-0.02, 1.05))
+    panel(capacity, "Capacity: bits; rings: and parities", xlabel="sum of R² over lags", xlim=(0, 1.05 * data["units"]))
     capacity.set_yticks(range(len(labels)), labels)
     capacity.invert_yaxis()
     capacity.axvline(data["units"], color=GREY, lw=0.9, ls="--", zorder=0)
@@ -142,13 +183,29 @@ def draw(data: Data) -> Figure:
 
 
 def claims(data: Data) -> list[Claim]:
-    """Whether flossing makes a network remember, and training."""
+    """Whether flossing makes a network remember, training, and what."""
     median = {row["kind"]: float(np.median(numbers(row["capacity"]))) for row in data["rows"]}
     count = {row["kind"]: len(row["capacity"]) for row in data["rows"]}
     return [
         _larger("(Our question.) Flossing raises the linear memory capacity.", median, count, LONG, "as drawn"),
         _larger("(Our question.) Training with adaptive flossing raises it further.", median, count, "adaptive", LONG),
+        _holds_parities(data),
     ]
+
+
+def _holds_parities(data: Data) -> Claim:
+    claim = "(Our question.) Networks that solve d = 0.95 N hold d functions of their input: d/2 bits and d/2 parities."
+    there = [row for row in data["rows"] if row["kind"] == "whole"]
+    if not there:
+        return not_run(claim)
+    bits, parities = (numbers(there[0][name]) for name in ("capacity", "parity_capacity"))
+    d = 2 * data["apart"]
+    found = (
+        f"Trained with adaptive flossing of all directions, median capacity: bits {np.median(bits):.1f}, parities "
+        f"{np.median(parities):.1f}, both {np.median(bits + parities):.1f}, where d = {d} (criterion: within 10 %)."
+    )
+    verdict = "holds" if abs(np.median(bits + parities) / d - 1) <= 0.1 else "does not hold"
+    return Claim(claim, found, len(bits), verdict)
 
 
 def _larger(claim: str, median: dict[str, float], count: dict[str, int], ours: str, theirs: str) -> Claim:

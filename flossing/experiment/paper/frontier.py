@@ -151,7 +151,9 @@ def draw(data: Data) -> Figure:
         for axes in (final, speed):
             axes.axvline(1, color=GREY, lw=0.9, ls="--", zorder=0)
     if sizes:
-        legend_below(figure, grid[0, 0], columns=3)
+        # Not each schedule is there for each size.
+        fullest = max(grid[0], key=lambda axes: len(axes.get_legend_handles_labels()[1]))
+        legend_below(figure, fullest, columns=4)
     return figure
 
 
