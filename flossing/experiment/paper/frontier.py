@@ -34,7 +34,7 @@ Fields = dict[str, Any]
 _REFERENCE: Fields = {"condition": "before_and_during"}
 _STOPPING: Fields = {"stop_at": 0.98, "give_up_after": 5000}
 """When runs end early but at the first place: long after a task is solved; or at chance where most others have long
-left it. There, all epochs are run, and show that no network which this would give up gets anywhere."""
+left it. A block of periodic flossing can set a network back to chance, which is then given up, too."""
 
 SCHEDULES: dict[str, Fields] = {
     "adaptive": {"condition": "adaptive"},
