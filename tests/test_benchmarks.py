@@ -315,3 +315,10 @@ def test_limits_take_the_fastest_way():
 
 def test_free_memory_is_known():
     assert 2**20 < memory.available() < 2**50
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_training_as_a_run_does_it_can_be_timed():
+    """A row of the table was once lost to an argument that `TrainingEpoch` had gained."""
+    with jax.enable_x64(False):
+        ours.training(units=6, batch=2, steps=12, delay=2)(3)

@@ -16,7 +16,7 @@ from flossing._types import RandomKey
 from flossing.experiment.directory import RunDirectory
 
 RECENT = 100
-"""How many epochs it is by which training may end early."""
+"""By so many of the last epochs is decided whether training ends early."""
 
 
 class Experiment(NamedTuple):
