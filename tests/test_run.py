@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from flossing.experiment import reference
-from flossing.experiment.config import Config
+from flossing.experiment.config import Config, StoppingConfig
 from flossing.experiment.demo import CONDITIONS, demo
 from flossing.experiment.directory import RunDirectory
 from flossing.experiment.files import read_arrays, write_arrays, write_atomically, write_json
+from flossing.experiment.reference import make_stop
 from flossing.experiment.run import load_model, run
 from tests.test_train import SMALL as SMALL32
 
@@ -92,7 +93,7 @@ LONGER = SMALL.with_values(epochs=300, chunk=40, condition="before", singular_va
     "values, epoch, reason",
     [
         ({"stop_at": 0.01}, 120, "has reached stop_at=0.01"),  # the first chunk after a hundred epochs
-        ({"give_up_after": 150, "give_up_below": 0.99}, 160, "is below give_up_below=0.99"),
+        ({"give_up_after": 150, "give_up_below": 0.99}, 160, "at most, below give_up_below=0.99"),
         ({"stop_at": 0.999, "give_up_after": 150, "give_up_below": 0.01}, 300, None),
     ],
 )
@@ -105,9 +106,28 @@ def test_training_ends_early_when_it_is_told_to(tmp_path, values, epoch, reason)
         assert "stopped" not in ended.info
     else:
         assert ended.info["stopped"]["epoch"] == epoch
-        assert ended.info["stopped"]["reason"] == f"accuracy {accuracy[-100:].mean():.4f} {reason}"
+        assert ended.info["stopped"]["reason"].endswith(reason)
     whole = run(LONGER, tmp_path / "whole")
     np.testing.assert_array_equal(accuracy, whole.metrics("training")["accuracy"][:epoch])
+
+
+@pytest.mark.parametrize(
+    "late, reason",
+    [
+        (0.5, "accuracy has been 0.5000 at most, below give_up_below=0.55"),
+        (0.6, None),  # for a hundred epochs better than chance, long ago
+        (0.95, "accuracy 0.9500 has reached stop_at=0.9"),
+    ],
+)
+def test_only_what_never_left_chance_is_given_up(late, reason):
+    stop = make_stop(StoppingConfig(stop_at=0.9, give_up_after=400))
+    assert stop is not None
+    accuracy = np.full(500, 0.5)
+    accuracy[200:300] = late
+    metrics = {"epoch": np.arange(1, 501), "accuracy": accuracy}
+    so_far = 300 if late == 0.95 else 500
+    assert stop({name: values[:so_far] for name, values in metrics.items()}) == reason
+    assert stop({name: values[:99] for name, values in metrics.items()}) is None
 
 
 def test_a_run_that_is_continued_ends_early_at_the_same_epoch(tmp_path):

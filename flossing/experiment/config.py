@@ -157,7 +157,7 @@ class StoppingConfig(Section):
     stop_at: Fraction | None = None
     """End at this accuracy. Default: never."""
     give_up_after: Count | None = None
-    """After so many epochs, end while the accuracy is below GIVE_UP_BELOW. Default: never."""
+    """After so many epochs, end if the accuracy was never GIVE_UP_BELOW. Default: never."""
     give_up_below: Fraction = 0.55
     """What is as good as chance."""
 

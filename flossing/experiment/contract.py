@@ -15,17 +15,13 @@ from flossing._train import FlossingTerm, Loss, Probe
 from flossing._types import RandomKey
 from flossing.experiment.directory import RunDirectory
 
-RECENT = 100
-"""By so many of the last epochs is decided whether training ends early."""
-
-
 class Experiment(NamedTuple):
     """All that [`train`][] needs, made from a configuration, and what is looked at between two chunks of epochs.
 
     `renew(model) -> model` is called after every `renew_every` epochs. `test(model) -> {name: number}` is called every
     `test_every` epochs, before the first and after the last one, and changes nothing; None for never.
-    `stop(metrics)` gets the training metrics of the last `RECENT` epochs, or of less, after each chunk, and says why
-    training ends, or None if it goes on; None for never.
+    `stop(metrics)` gets the training metrics of all epochs so far after each chunk, and says why training ends, or None
+    if it goes on; None for never.
     `shown` are the numbers for whoever watches, each with its format: metrics of training, as means over a chunk, or
     results of the newest test.
     """

@@ -21,13 +21,16 @@ from flossing._train import FlossingTerm, clip_each_array
 from flossing._types import RandomKey
 from flossing.cells import VanillaRNN
 from flossing.experiment.config import Config, NetworkConfig, StoppingConfig
-from flossing.experiment.contract import RECENT, Experiment, Look
+from flossing.experiment.contract import Experiment, Look
 from flossing.experiment.directory import RunDirectory
 from flossing.experiment.figures import draw_run
 from flossing.experiment.process import check_fits
 
 RELAXATION = 100
 """Input-free steps by which the initial states are relaxed."""
+
+RECENT = 100
+"""The accuracy by which training ends early is a mean over so many epochs."""
 
 HORIZONS = 16
 """Horizons at which the long-term Jacobian is measured, in equal ratios."""
@@ -223,18 +226,21 @@ def make_schedule(config: Config) -> Schedule:
 
 
 def make_stop(stopping: StoppingConfig) -> Callable[[Mapping[str, np.ndarray]], str | None] | None:
-    """Why training ends before its last epoch, by the metrics of the last 100; None if it never does."""
-    if stopping.stop_at is None and stopping.give_up_after is None:
+    """Why training ends before its last epoch, by the metrics of all epochs so far; None if it never does."""
+    stop_at, after, below = stopping.stop_at, stopping.give_up_after, stopping.give_up_below
+    if stop_at is None and after is None:
         return None
 
     def stop(metrics: Mapping[str, np.ndarray]) -> str | None:
-        accuracy, epoch = float(metrics["accuracy"].mean()), int(metrics["epoch"][-1])
-        if len(metrics["epoch"]) < RECENT:
+        epoch = int(metrics["epoch"][-1])
+        if epoch < RECENT:
             return None
-        if stopping.stop_at is not None and accuracy >= stopping.stop_at:
-            return f"accuracy {accuracy:.4f} has reached stop_at={stopping.stop_at}"
-        if stopping.give_up_after is not None and epoch >= stopping.give_up_after and accuracy < stopping.give_up_below:
-            return f"accuracy {accuracy:.4f} is below give_up_below={stopping.give_up_below}"
+        means = np.convolve(metrics["accuracy"], np.full(RECENT, 1 / RECENT), mode="valid")
+        if stop_at is not None and means[-1] >= stop_at:
+            return f"accuracy {means[-1]:.4f} has reached stop_at={stop_at}"
+        # A block of flossing can set back a network that had learnt: the best it ever did counts.
+        if after is not None and epoch >= after and means.max() < below:
+            return f"accuracy has been {means.max():.4f} at most, below give_up_below={below}"
         return None
 
     return stop

@@ -16,7 +16,7 @@ from flossing._train import Progress, TrainingState, measure_exponents, start_tr
 from flossing.experiment.checkpoint import Checkpoint, newest_checkpoint, write_checkpoint
 from flossing.experiment.config import AnyConfig
 from flossing.experiment.console import Status
-from flossing.experiment.contract import RECENT, Experiment
+from flossing.experiment.contract import Experiment
 from flossing.experiment.directory import RunDirectory
 from flossing.experiment.figures import save_figure
 from flossing.experiment.parameters import parameters_of, with_parameters
@@ -77,7 +77,7 @@ class _Sitting:
         self.config, self.directory, self.on_progress = config, directory, on_progress
         self.room, self.experiment = room_of(config), experiment
         self.tested: dict[str, Any] = {}
-        self.recent: dict[str, np.ndarray] = {}
+        self.trained: dict[str, np.ndarray] = {}
         self.paces: dict[str, list[float]] = {}
         first = start_training(experiment.model, experiment.optimiser, experiment.flossing)
         found = newest_checkpoint(directory.path / "checkpoints", first)
@@ -174,14 +174,13 @@ class _Sitting:
         return state.epoch >= self.config.training.epochs or self._why_stop() is not None
 
     def _why_stop(self) -> str | None:
-        # What was trained last decides, and it is on the disk: a run that is continued comes to the same end.
-        return self.experiment.stop(self.recent) if self.experiment.stop and self.recent else None
+        # Metrics decide, and they are on the disk: a run that is continued comes to the same end.
+        return self.experiment.stop(self.trained) if self.experiment.stop and self.trained else None
 
     def _remember(self, metrics: dict[str, np.ndarray]):
         if self.experiment.stop is not None:
-            before = self.recent or {name: values[:0] for name, values in metrics.items()}
-            joined = {name: np.concatenate([before[name], values])[-RECENT:] for name, values in metrics.items()}
-            self.recent = joined
+            before = self.trained or {name: values[:0] for name, values in metrics.items()}
+            self.trained = {name: np.concatenate([before[name], values]) for name, values in metrics.items()}
 
     def _keep(self, progress: Progress):
         # The checkpoint comes last: what it stands for is on the disk before it.

@@ -17,7 +17,7 @@ NAME = "frontier"
 TITLE = "How long a horizon each schedule reaches"
 CAPTION = (
     "Temporal XOR at lags d/2 and d, sequences of 300 steps, at most 10,000 training epochs, against d / N. Training "
-    "ends early at an accuracy of 0.98, or after 5000 epochs at chance (below 0.55), as the mean over 100 epochs; but "
+    "ends early at an accuracy of 0.98, or after 5000 epochs if it was never 0.55, as the mean over 100 epochs; but "
     "for d = 0.95 N, N = 80, where all epochs are run. Top: accuracy at the end, the mean over the last 100 epochs. "
     "Bottom: the first epoch at which the running mean of the accuracy over 25 epochs is 0.95; networks that do not "
     "get there are left out, and the line is the median of all, where more than half do. Dots: each network. k is "
@@ -33,8 +33,8 @@ CAPTION = (
 Fields = dict[str, Any]
 _REFERENCE: Fields = {"condition": "before_and_during"}
 _STOPPING: Fields = {"stop_at": 0.98, "give_up_after": 5000}
-"""When runs end early but at the first place: long after a task is solved; or at chance where most others have long
-left it. A block of periodic flossing can set a network back to chance, which is then given up, too."""
+"""When runs end early but at the first place: long after a task is solved; or if they never left chance where most
+others have long left it."""
 
 SCHEDULES: dict[str, Fields] = {
     "adaptive": {"condition": "adaptive"},
