@@ -52,7 +52,7 @@ def sweep(tmp_path_factory):
             "digest": config.digest,
             "values": {
                 "epochs": config.training.epochs,
-                "k": config.flossing.k,
+                "k": config.k,
                 "condition": config.flossing.condition,
             },
         }

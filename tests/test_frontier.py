@@ -7,7 +7,7 @@ import pytest
 
 from flossing.experiment.config import Config, StoppingConfig
 from flossing.experiment.files import plain
-from flossing.experiment.paper import capacity, frontier, limits
+from flossing.experiment.paper import beyond, capacity, frontier, limits
 from flossing.experiment.paper.make import circumstances, room
 from flossing.experiment.paper.results_page import page
 
@@ -103,8 +103,8 @@ def test_the_verdicts_on_the_frontier():
     expected = [unknown, "holds in part", unknown, "holds", "does not hold", "holds"]
     assert [*ours[0:6:2], ours[6], *ours[8:11:2]] == expected
     assert verdicts([]) == [unknown] * 11
-    for name in ("frontier", "limits", "capacity"):
-        assert room(name).draw({"groups": [], "units": 8, "rows": []}).axes
+    for name in ("frontier", "beyond", "limits", "capacity"):
+        assert room(name).draw({"groups": [], "units": 8, "rows": [], "curves": []}).axes
     assert frontier.draw({"groups": GROUPS}).axes
 
 
@@ -166,3 +166,33 @@ def test_the_verdicts_on_memory():
     assert [claim.verdict for claim in capacity.claims(data)] == ["holds", "does not hold", "holds"]
     assert {claim.verdict for claim in capacity.claims({"units": 80, "rows": rows[:1]})} == {"not run"}
     assert capacity.draw(data).axes
+
+
+def test_beyond_the_frontier_training_is_longer_and_delays_are():
+    for spec in beyond.specs("laptop"):
+        for config in (point.config for point in spec.points()):
+            assert config.longest_lag >= config.network.units == config.k
+            assert config.training.epochs == beyond.EPOCHS > 10_000
+    place = frontier.Place(80, [40], 3)
+    within = frontier.spec_of("laptop", place, "whole").points()[0].config
+    differences = within.differences(beyond.specs("laptop")[1].points()[0].config)
+    assert set(differences) == {"epochs"}
+
+
+def test_the_verdicts_on_delays_beyond_the_size():
+    def rows(*accuracies):
+        return [group(80, d, "whole", each, ["inf"] * 3, [1] * 3) for d, each in zip((80, 84), accuracies, strict=True)]
+
+    def verdict(groups):
+        return [claim.verdict for claim in beyond.claims({"groups": groups, "curves": []})]
+
+    assert verdict(rows([0.95, 0.96, 0.99], [0.949, 0.5, 0.5])) == ["holds", "does not hold"]
+    assert verdict(rows([0.95, 0.94, 0.99], [0.951, 0.5, 0.5])) == ["holds in part", "holds in part"]
+    assert verdict([]) == ["not run", "not run"]
+    data = {"groups": rows([0.95, 0.96, 0.99], [0.9, 0.5, 0.5])}
+    data["curves"] = [{"units": 80, "d": 84, "seed": 1, "epoch": [1.0, 9.0], "accuracy": [0.5, 0.9]}]
+    assert len(beyond.draw(data).axes) == 3
+    assert [row[2:4] for row in beyond.table(data)[1:]] == [
+        ["adaptive, all directions", "3 of 3"],
+        ["adaptive, all directions", "0 of 3"],
+    ]

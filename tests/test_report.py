@@ -28,7 +28,7 @@ SWEPT = ("none", "before", "during", "before_and_during")
 def write_run(path, config=TINY, *, status="finished", snapshots=3, detailed=True, **info) -> RunDirectory:
     """A run directory with numbers that are drawn, not trained, and differ from one configuration to another."""
     rng = np.random.default_rng(int(config.digest, 16))
-    units, k, epochs = config.network.units, config.flossing.k, config.training.epochs
+    units, k, epochs = config.network.units, config.k, config.training.epochs
     directory = RunDirectory(path)
     stages = {stage: -np.sort(rng.exponential(size=k)) for stage in ("start", "after_preflossing", "end")}
     blocks = {"before": (0, config.flossing.epochs_before), "during": (49, config.flossing.epochs_during)}

@@ -129,7 +129,7 @@ def test_divergence_names_epoch_quantity_and_exponents(tmp_path):
     directory = RunDirectory(tmp_path / "run")
     info = directory.info
     assert info["status"] == "failed" and "epoch" in info["error"]
-    assert len(info["exponents_before_error"]) == config.flossing.k
+    assert len(info["exponents_before_error"]) == config.k
     assert list((directory.path / "checkpoints").glob("*.eqx"))
 
 

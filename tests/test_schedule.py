@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 import flossing as fl
-from flossing.experiment.config import Config
+from flossing.experiment.config import Config, Plan
 from flossing.experiment.reference import build, make_schedule, task_loss
 
 
@@ -96,15 +96,32 @@ SMALL = {"units": 8, "k": 3, "batch": 2, "steps": 40, "delay": 5, "flossing_step
 
 
 def test_the_adaptive_condition():
-    """Its window follows the task, its schedule is asked every `adaptive_every` epochs."""
-    config = Config().with_values(**SMALL, condition="adaptive", epochs_before=4, adaptive_epochs=3, adaptive_every=7)
+    """Its window follows the task, its schedule is asked every `every` epochs."""
+    config = Config().with_values(**SMALL, condition="adaptive", epochs_before=4, epochs_during=3, every=7)
     assert (config.longest_lag, config.window) == (10, 20)
     assert build(config).flossing.window == 20
     assert config.with_values(delay=15).window == 40  # no more than a sequence has
-    assert config.with_values(adaptive_window=33).window == 33
+    assert config.with_values(window=33).window == 33
     schedule, lost = make_schedule(config), {"gradient_norm/x0": 1e-4, "gradient_norm/network.J": 1.0}
     assert {e: schedule(e, lost) for e in range(1, 20) if schedule(e, lost)} == {1: 4, 8: 3, 15: 3}
     assert not any(schedule(e, lost | {"gradient_norm/x0": 1e-2}) for e in range(2, 20))
+
+
+def test_defaults_follow_the_condition():
+    reference = Config()
+    assert reference.plan == Plan(k=75, window=55, epochs_before=500, epochs_during=500, every=100)
+    adaptive = reference.with_values(condition="adaptive", delay=30)
+    assert adaptive.plan == Plan(k=80, window=120, epochs_before=1500, epochs_during=50, every=25)
+    assert adaptive.with_values(units=40, delay=200, epochs_before=0).plan == Plan(40, 300, 0, 50, 25)
+    # Given or by default, it is the same run.
+    for config in (reference, adaptive):
+        given = config.with_values(**config.plan._asdict())
+        assert given.plan == config.plan and given.digest == config.digest and not given.differences(config)
+        for name, value in config.plan._asdict().items():
+            other = config.with_values(**{name: value - 1})
+            assert other.digest != config.digest and set(other.differences(config)) == {name}
+    assert reference.with_values(units=20).k == 20
+    assert set(reference.differences(adaptive)) == {"condition", "delay", *Plan._fields}
 
 
 def test_fields_of_other_conditions_change_no_name():

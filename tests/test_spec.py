@@ -88,7 +88,7 @@ AXIS = "[[axes]]\nseed = [1, 2]\n"
         ("[[axes]]\ngain = [1, 1.0]", "points must be runs that differ, got gain=1 and gain=1.0"),
         ("[[axes]]\nchunk = [1, 2, 3]\n[[axes]]\nchunk = [1]", "chunk must be given once, in base or in"),
         ("[base]\nseed = 1\n" + AXIS, "seed must be given once, in base or in one axis, got 2 times"),
-        ("[base]\nself = 1\n" + AXIS, "self is not a field of the configuration; legal are adaptive_epochs, "),
+        ("[base]\nself = 1\n" + AXIS, "self is not a field of the configuration; legal are amplitude, "),
         ("[base.network]\nunits = 9\n" + AXIS, "network is not a field of the configuration"),
         ("[[axes]]\ndelays = [1]", "delays is not a field of the configuration"),
         ('[base]\n"a\\nb" = 1\n' + AXIS, "a b is not a field of the configuration"),

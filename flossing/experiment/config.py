@@ -5,7 +5,7 @@ own, in `balance_config.py`. These rooms import no JAX, so that `--help` answers
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -99,17 +99,17 @@ class TrainingConfig(Section):
 
 
 class FlossingConfig(Section):
-    """Gradient flossing: when, how long, and what."""
+    """Gradient flossing: when, how long, and what. Some defaults depend on CONDITION; the first is the reference's."""
 
     condition: Condition = "before_and_during"
-    """When to floss: none; before training; during it; or both. adaptive: before it, and during it while error feedback
-    does not reach back, with settings of its own."""
-    k: Count = 75
-    """How many exponents are flossed, from the largest."""
+    """When to floss: none; before training; during it; or both, at fixed epochs. adaptive: before it, and during it
+    while error feedback does not reach back: |dL/dx0| <= SHARE |dL/dJ|, the norms of raw gradients."""
+    k: Count | None = None
+    """How many exponents are flossed, from the largest. Default: 75, or all if there are fewer; adaptive: all."""
     target: Real = 0.0
     """The value they are pulled to, per step."""
-    window: Count = 55
-    """Steps over which exponents are measured."""
+    window: Count | None = None
+    """Steps over which exponents are measured. Default: 55; adaptive: twice the longest lag, at most a sequence."""
     transient: CountOrNone | None = None
     """Steps of the window left out of the average. Default: 10 + WINDOW / 10, rounded up, and at most half of it."""
     interval: Count | Literal["auto"] = "auto"
@@ -119,27 +119,26 @@ class FlossingConfig(Section):
     1e-3 in float32, 1e-9 in float64."""
     flossing_steps: Count = 300
     """Length of the sequence drawn for flossing, of which the window is the start. (adaptive: at least the window.)"""
-    epochs_before: CountOrNone = 500
-    """Flossing epochs before the first training epoch (preflossing)."""
-    epochs_during: CountOrNone = 500
-    """Flossing epochs in each block during training (interflossing)."""
-    every: Count = 100
-    """Training epochs between blocks."""
+    epochs_before: CountOrNone | None = None
+    """Flossing epochs before the first training epoch (preflossing). Default: 500; adaptive: 1500."""
+    epochs_during: CountOrNone | None = None
+    """Flossing epochs in each block during training (interflossing). Default: 500; adaptive: 50."""
+    every: Count | None = None
+    """Training epochs between blocks; adaptive: after which it is asked again. Default: 100; adaptive: 25."""
     blocks: CountOrNone = 2
-    """At most so many blocks."""
-
-
-class AdaptiveConfig(Section):
-    """Flossing under `condition` adaptive: again whenever |dL/dx0| <= SHARE |dL/dJ|, the norms of raw gradients."""
-
+    """At most so many blocks; adaptive: as many as it takes."""
     share: PositiveReal = 1e-3
-    """Networks that cannot learn send back a share below 1e-4, those that learn 1e-3 to 1e-2."""
-    adaptive_window: Count | None = None
-    """Steps over which exponents are measured. Default: twice the longest lag, at most the length of a sequence."""
-    adaptive_epochs: CountOrNone = 50
-    """Flossing epochs each time that the rule asks for."""
-    adaptive_every: Count = 100
-    """Training epochs after which the rule is asked again."""
+    """adaptive: networks that cannot learn send back a share below 1e-4, those that learn 1e-3 to 1e-2."""
+
+
+class Plan(NamedTuple):
+    """How much flossing a run does: the fields of this name, with their defaults filled in."""
+
+    k: int
+    window: int
+    epochs_before: int
+    epochs_during: int
+    every: int
 
 
 class TermConfig(Section):
@@ -182,7 +181,6 @@ class Config(RunConfig):
     task: TaskConfig = TaskConfig()
     training: TrainingConfig = TrainingConfig()
     flossing: FlossingConfig = FlossingConfig()
-    adaptive: AdaptiveConfig = AdaptiveConfig()
     term: TermConfig = TermConfig()
     stopping: StoppingConfig = StoppingConfig()
     seeds: SeedConfig = SeedConfig()
@@ -197,17 +195,16 @@ class Config(RunConfig):
 
     @model_validator(mode="after")
     def _check(self) -> "Config":
-        if self.flossing.k > self.network.units:
+        if self.k > self.network.units:
             raise ValueError(
-                f"k must be an integer from 1 to {self.network.units} (the number of units), got k={self.flossing.k}"
+                f"k must be an integer from 1 to {self.network.units} (the number of units), got k={self.k}"
             )
         expected = 3 if self.task.task == "spatial_xor" else 1
         if self.task.channels not in (None, expected):
             raise ValueError(f"channels must be {expected} for {self.task.task}, got channels={self.task.channels}")
-        if self.flossing.window > self.flossing.flossing_steps:
+        if self.condition != "adaptive" and self.window > self.flossing.flossing_steps:
             raise ValueError(
-                f"window must be at most flossing_steps={self.flossing.flossing_steps}, "
-                f"got window={self.flossing.window}"
+                f"window must be at most flossing_steps={self.flossing.flossing_steps}, got window={self.window}"
             )
         if self.flossing.transient is not None and self.flossing.transient >= self.window:
             raise ValueError(
@@ -221,11 +218,33 @@ class Config(RunConfig):
         return self.task.delay * (2**self.task.order if self.task.task == "temporal_xor" else 1)
 
     @property
+    def plan(self) -> Plan:
+        """How much flossing there is, with the defaults that depend on the condition, the network and the task."""
+        filled = {name: getattr(self.flossing, name) for name in Plan._fields}
+        return self._default_plan._replace(**{name: value for name, value in filled.items() if value is not None})
+
+    @property
+    def _default_plan(self) -> Plan:
+        units = self.network.units
+        if self.condition == "adaptive":
+            window = min(2 * self.longest_lag, self.task.steps)
+            return Plan(k=units, window=window, epochs_before=1500, epochs_during=50, every=25)
+        return Plan(k=min(75, units), window=55, epochs_before=500, epochs_during=500, every=100)
+
+    def values(self) -> dict[str, Any]:
+        """All that decides the result, by name as on the command line; defaults are filled in."""
+        return {**super().values(), **self.plan._asdict()}
+
+    def _said(self) -> dict[str, Any]:
+        # What says the same as the default is left out, as if it had not been given.
+        said, defaults = super()._said(), self._default_plan._asdict()
+        flossing = {name: value for name, value in said.pop("flossing", {}).items() if value != defaults.get(name)}
+        return {**said, "flossing": flossing} if flossing else said
+
+    @property
     def window(self) -> int:
         """Steps over which flossing measures exponents."""
-        if self.condition != "adaptive":
-            return self.flossing.window
-        return self.adaptive.adaptive_window or min(2 * self.longest_lag, self.task.steps)
+        return self.plan.window
 
     @property
     def name(self) -> str:
@@ -250,7 +269,7 @@ class Config(RunConfig):
     @property
     def k(self) -> int:
         """How many exponents its spectra hold."""
-        return self.flossing.k
+        return self.plan.k
 
     @property
     def clip(self) -> float:

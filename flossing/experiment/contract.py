@@ -15,6 +15,7 @@ from flossing._train import FlossingTerm, Loss, Probe
 from flossing._types import RandomKey
 from flossing.experiment.directory import RunDirectory
 
+
 class Experiment(NamedTuple):
     """All that [`train`][] needs, made from a configuration, and what is looked at between two chunks of epochs.
 

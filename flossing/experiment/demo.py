@@ -23,7 +23,7 @@ def demo(config: Config, out: Path, console: Console) -> Path:
     console.print(
         f"[bold]{config.title}[/], {config.network.units} tanh units, "
         f"{config.training.epochs} training epochs, three conditions from the same start. "
-        f"Accuracy 0.5 is chance. λ1 to λ{config.flossing.k} are Lyapunov exponents: the rate, per step, at which "
+        f"Accuracy 0.5 is chance. λ1 to λ{config.k} are Lyapunov exponents: the rate, per step, at which "
         "error feedback shrinks (below 0) or grows (above 0).\n",
         highlight=False,
     )
@@ -63,7 +63,7 @@ def summarise(runs: dict[str, RunDirectory], config: Config) -> dict[str, Any]:
         "task": config.task.task,
         "delay": config.task.delay,
         "units": config.network.units,
-        "k": config.flossing.k,
+        "k": config.k,
         "epochs": config.training.epochs,
         "final_accuracy_is": f"mean over the last {LAST} epochs, each on a fresh batch before the update",
         "exponents_are": "per step, natural logarithm, driven by random bits, at the end of training",

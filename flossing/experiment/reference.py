@@ -118,15 +118,15 @@ def build(config: Config, step_scale: float = 1.0) -> Experiment:
     check_memory(config)
     _, _, input_key, basis_key = _streams(config)
     task, model = make_task(config), draw_model(config)
-    training, settings = config.training, config.flossing
+    training, settings, plan = config.training, config.flossing, config.plan
     adam = (training.learning_rate * step_scale, training.beta1, training.beta2)
     flossing = Flossing(
         model,
-        FlossingInputs(max(settings.flossing_steps, config.window), task.channels, config.task.amplitude),
+        FlossingInputs(max(settings.flossing_steps, plan.window), task.channels, config.task.amplitude),
         state=first_state,
         key=basis_key,
-        k=settings.k,
-        window=config.window,
+        k=plan.k,
+        window=plan.window,
         transient=settings.transient,
         interval=settings.interval,
         tolerance=settings.tolerance,
@@ -179,7 +179,7 @@ def _clipped_adam(limit: float, learning_rate: float, beta1: float, beta2: float
 
 def check_memory(config: Config):
     """Raise ValueError, naming what is too large, if the arrays of a run would not fit into this machine."""
-    units, batch, k = config.network.units, config.training.batch, config.flossing.k
+    units, batch, k = config.network.units, config.training.batch, config.k
     steps, window, chunk = config.task.steps, config.window, config.training.chunk
     # Weights, gradient and four moments; states and their cotangents; tangents likewise; the records of a chunk.
     needs = {
@@ -208,21 +208,19 @@ def make_task(config: Config) -> tasks.DelayedCopy | tasks.TemporalXOR | tasks.S
 
 def make_schedule(config: Config) -> Schedule:
     """When this configuration flosses."""
-    settings, adaptive = config.flossing, config.adaptive
+    settings, plan = config.flossing, config.plan
     if settings.condition == "adaptive":
         return floss_adaptively(
             far="gradient_norm/x0",
             near="gradient_norm/network.J",
-            share=adaptive.share,
-            before=settings.epochs_before,
-            epochs=adaptive.adaptive_epochs,
-            every=adaptive.adaptive_every,
+            share=settings.share,
+            before=plan.epochs_before,
+            epochs=plan.epochs_during,
+            every=plan.every,
         )
-    before = settings.epochs_before if "before" in settings.condition else 0
-    during = settings.epochs_during if "during" in settings.condition else 0
-    return join_schedules(
-        floss_before(before), floss_periodically(during, every=settings.every, blocks=settings.blocks)
-    )
+    before = plan.epochs_before if "before" in settings.condition else 0
+    during = plan.epochs_during if "during" in settings.condition else 0
+    return join_schedules(floss_before(before), floss_periodically(during, every=plan.every, blocks=settings.blocks))
 
 
 def make_stop(stopping: StoppingConfig) -> Callable[[Mapping[str, np.ndarray]], str | None] | None:
@@ -250,7 +248,7 @@ def measure_spectrum(model: ReferenceModel, config: Config, k: int | None = None
     """The first `k` exponents over a whole sequence of the task, a tenth plus 10 steps of it left out."""
     _, _, input_key, basis_key = _streams(config)
     inputs = FlossingInputs(config.task.steps, make_task(config).channels, config.task.amplitude)(input_key)
-    return _measure(model, inputs, basis_key, k or config.flossing.k)
+    return _measure(model, inputs, basis_key, k or config.k)
 
 
 def measure_horizons(model: ReferenceModel, config: Config) -> tuple[np.ndarray, np.ndarray]:

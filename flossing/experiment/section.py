@@ -117,9 +117,12 @@ class RunConfig(Section):
 
         Defaults are left out, so that a field added later changes no name; and so is the first experiment there was.
         """
-        said = self.model_dump(exclude={"safety", "experiment"}, exclude_defaults=True)
+        said = self._said()
         said |= {name: kind for name, kind in self.model_dump(include={"experiment"}).items() if kind != FIRST}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+
+    def _said(self) -> dict[str, Any]:
+        return self.model_dump(exclude={"safety", "experiment"}, exclude_defaults=True)
 
 
 def explain_invalid(error: ValidationError) -> str:

@@ -1,22 +1,29 @@
-"""Beyond the paper: delays longer than the network is large, with more training than the frontier allows."""
+"""Beyond the paper: delays as long as a network is large, and longer, with more training than the frontier has."""
+
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flossing.experiment.figures import running_mean
+from flossing.experiment.figures import evenly, running_mean
 from flossing.experiment.paper import frontier
 from flossing.experiment.paper.contract import Calculation, Claim, Data, Results, Scale
-from flossing.experiment.paper.drawing import accuracy_axes, legend_below, new_figure
+from flossing.experiment.paper.drawing import GREY, accuracy_axes, new_figure, panel
 from flossing.experiment.paper.frontier import Place
 from flossing.experiment.paper.judging import networks, not_run
-from flossing.experiment.paper.measures import SMOOTH, SOLVED, groups, numbers
+from flossing.experiment.paper.measures import LAST, POINTS, SOLVED, Group, groups, longest_lag, numbers, shorten
 from flossing.experiment.spec import Spec
 
 NAME = "beyond"
-TITLE = "Delays at and above the number of units"
-
+TITLE = "Delays of N steps and more"
 EPOCHS = 40_000
-"""Training epochs, four times those of the frontier."""
+CAPTION = (
+    f"Temporal XOR at lags d/2 and d, with d at least N; at most {EPOCHS:,} training epochs, four times those of the "
+    "frontier, with its adaptive flossing of all directions and its early stops. Left: accuracy against the epoch, a "
+    "line a network, the mean over 100 epochs. Middle: accuracy at the end, against d / N. Right: the first epoch at "
+    "which the running mean of the accuracy over 25 epochs is 0.95; networks that do not get there are left out."
+)
 
 
 def places(scale: Scale) -> list[Place]:
@@ -35,3 +42,86 @@ def specs(scale: Scale) -> list[Spec]:
         longer = {} if scale == "tiny" else {"epochs": EPOCHS}
         found.append(spec.model_copy(update={"name": f"{NAME}-{place.units}", "base": {**spec.base, **longer}}))
     return found
+
+
+def calculations(scale: Scale) -> list[Calculation]:
+    """None: all comes from runs."""
+    return []
+
+
+def collect(results: Results, scale: Scale) -> Data:
+    """`groups` of what each network reached, with `units` and `load`, which is d / N; and `curves`, the accuracy of
+    each network."""
+    rows, curves = [], []
+    for place, spec in zip(places(scale), specs(scale), strict=True):
+        size = {"units": place.units}
+        rows += [{**size, "load": row["d"] / place.units, **row} for row in groups(results, spec)]
+        for values, run in results.runs(spec):
+            training = run.metrics("training", ("epoch", "accuracy"))
+            epoch, accuracy = running_mean(training["epoch"], training["accuracy"], LAST)
+            kept = evenly(len(epoch), POINTS)
+            curve = {"epoch": shorten(epoch[kept]), "accuracy": shorten(accuracy[kept])}
+            curves.append({**size, "d": longest_lag(run), "seed": values["seed"], **curve})
+    return {"groups": rows, "curves": curves}
+
+
+def draw(data: Data) -> Figure:
+    """A row for each size of network: accuracy against the epoch, at the end, and epochs to accuracy 0.95."""
+    rows, curves = data["groups"], data["curves"]
+    sizes = sorted({row["units"] for row in rows})
+    figure, grid = new_figure(f"{TITLE}: temporal XOR", max(len(sizes), 1), 3, size=(13.0, 3.6 * max(len(sizes), 1)))
+    for (course, final, speed), units in zip(grid, sizes, strict=False):
+        there = [row for row in rows if row["units"] == units]
+        shades = _shades(sorted({row["d"] for row in there}))
+        for curve in (curve for curve in curves if curve["units"] == units):
+            course.plot(numbers(curve["epoch"]), numbers(curve["accuracy"]), color=shades[curve["d"]], lw=1.2)
+        for row in sorted(there, key=lambda row: row["d"]):
+            course.plot([], [], color=shades[row["d"]], label=f"d = {row['d']}")
+            for axes, name in ((final, "final_accuracy"), (speed, "epochs_to_solve")):
+                _each(axes, row, numbers(row[name]), shades[row["d"]])
+        accuracy_axes(course, f"N = {units}: accuracy", "training epoch")
+        accuracy_axes(final, "Accuracy at the end", "d / N")
+        panel(speed, "Epochs to accuracy 0.95", xlabel="d / N", ylabel="training epoch", xlim=final.get_xlim())
+        speed.set_ylim(0, None)
+        course.legend(frameon=False, fontsize=8, loc="lower right")
+        for axes in (final, speed):
+            axes.axvline(1, color=GREY, lw=0.9, ls="--", zorder=0)
+    return figure
+
+
+def _shades(delays: list[int]) -> dict[int, Any]:
+    from matplotlib import colormaps
+
+    return dict(zip(delays, colormaps["viridis"](np.linspace(0, 0.85, len(delays))), strict=True))
+
+
+def _each(axes: Axes, row: Group, values: np.ndarray, colour: Any):
+    axes.plot(np.full(len(values), row["load"]), values, "o", ms=5, color=colour, alpha=0.75, mew=0)
+
+
+def table(data: Data) -> list[list[str]]:
+    """What each network reached."""
+    rows = sorted(data["groups"], key=lambda row: (row["units"], row["d"]))
+    return [frontier.HEAD, *(frontier.table_row({"schedule": "whole", **row}) for row in rows)]
+
+
+def claims(data: Data) -> list[Claim]:
+    """Whether more units than steps of delay are needed."""
+    return [
+        _solves("(Our question.) Networks of N units solve d = N.", data, lambda load: load == 1),
+        _solves("(Our question.) Networks of N units solve delays above N.", data, lambda load: load > 1),
+    ]
+
+
+def _solves(claim: str, data: Data, chosen: Any) -> Claim:
+    there = [row for row in data["groups"] if chosen(row["load"])]
+    if not there:
+        return not_run(claim)
+    told, solved, tried = [], 0, 0
+    for row in sorted(there, key=lambda row: (row["units"], row["d"])):
+        accuracy = numbers(row["final_accuracy"])
+        held = int((accuracy >= SOLVED).sum())
+        told.append(f"N = {row['units']}, d = {row['d']}: {held} of {len(accuracy)}, the best {accuracy.max():.3f}")
+        solved, tried = solved + held, tried + len(accuracy)
+    verdict = "holds" if solved == tried else "holds in part" if solved else "does not hold"
+    return Claim(claim, f"Final accuracy ≥ {SOLVED}: {'; '.join(told)}.", networks(there), verdict)

@@ -37,15 +37,16 @@ _STOPPING: Fields = {"stop_at": 0.98, "give_up_after": 5000}
 others have long left it."""
 
 SCHEDULES: dict[str, Fields] = {
-    "adaptive": {"condition": "adaptive"},
-    "whole": {"condition": "adaptive", "epochs_before": 1500, "adaptive_every": 25},
+    "adaptive": {"condition": "adaptive", "epochs_before": 500, "every": 100},
+    "whole": {"condition": "adaptive"},
     "periodic": {**_REFERENCE, "epochs_during": 50, "every": 200, "blocks": 1000, "window": 100},
     "reference": _REFERENCE,
     "orthogonal_reference": {"recurrent": "orthogonal", **_REFERENCE},
     "orthogonal": {"recurrent": "orthogonal", "condition": "none"},
     "none": {"condition": "none"},
 }
-"""What is compared, by name: fields of the configuration; `whole` flosses all N directions."""
+"""What is compared, by name: fields of the configuration. `whole` has the defaults of its condition: k = N, 1500
+flossing epochs before, and asked every 25."""
 
 LABELS = {
     "none": "no flossing",
@@ -103,10 +104,12 @@ def spec_of(scale: Scale, place: Place, schedule: str) -> Spec:
     fields = {**SIZES[scale].base, "task": "temporal_xor", "units": place.units, **longer, **SCHEDULES[schedule]}
     if scale == "tiny":
         fields |= {
-            name: SIZES[scale].base[name] for name in ("epochs_during", "every", "blocks", "window") if name in fields
+            name: SIZES[scale].base[name]
+            for name in ("epochs_before", "epochs_during", "every", "blocks", "window")
+            if name in fields
         }
     if schedule == "whole":
-        fields["k"] = place.units
+        fields.pop("k")
     if place.name != places(scale)[0].name and scale != "tiny":
         fields |= _STOPPING
     axes = [{"delay": place.delays}, {"seed": list(range(1, place.seeds + 1))}]
@@ -157,14 +160,18 @@ def draw(data: Data) -> Figure:
     return figure
 
 
+HEAD = ["N", "d", "Schedule", "Solved", "Final accuracy", "Epochs to 0.95", "Flossed (1000 steps)", "Seconds"]
+"""The head of the table."""
+
+
 def table(data: Data) -> list[list[str]]:
     """What each schedule reached at each place, and at what cost."""
-    head = ["N", "d", "Schedule", "Solved", "Final accuracy", "Epochs to 0.95", "Flossed (1000 steps)", "Seconds"]
     rows = sorted(data["groups"], key=lambda row: (row["units"], row["d"], list(LABELS).index(row["schedule"])))
-    return [head, *map(_told, rows)]
+    return [HEAD, *map(table_row, rows)]
 
 
-def _told(row: Group) -> list[str]:
+def table_row(row: Group) -> list[str]:
+    """A row of the table."""
     accuracy, epochs = numbers(row["final_accuracy"]), _epochs(row)
     return [
         str(row["units"]),
