@@ -11,20 +11,19 @@ import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Array, Float
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from flossing import tasks
 from flossing._train import start_training, train
 from flossing.experiment.config import Config
-from flossing.experiment.figures import evenly, running_mean
+from flossing.experiment.figures import running_mean
 from flossing.experiment.paper import frontier
 from flossing.experiment.paper.contract import Calculation, Claim, Data, Results, Scale
-from flossing.experiment.paper.drawing import GREY, accuracy_axes, new_figure, panel
+from flossing.experiment.paper.drawing import GREY, new_figure, panel
 from flossing.experiment.paper.frontier import Place
 from flossing.experiment.paper.judging import not_run
-from flossing.experiment.paper.measures import LAST, POINTS, numbers, short, shorten
+from flossing.experiment.paper.measures import LAST, numbers, short
 from flossing.experiment.reference import ReferenceModel, build
 from flossing.experiment.spec import Spec
 
@@ -34,11 +33,9 @@ CAPTION = (
     "Temporal XOR at d = 0.95 N, networks after preflossing as under the adaptive schedule that flosses all "
     "directions. Signal: the mean over batches (of 16 sequences of 300 bits) of what dL/dJ has of the targets at an "
     "output of 0; noise: its standard deviation, both as Frobenius norms. Left: (noise / signal)², the number of "
-    "batches whose mean has as much of the one as of the other, in networks as the reference draws them, with biases "
-    "up to 0.1, and with biases up to 1; arrows: no signal was found in 800 batches, at least so many are needed. "
-    "Middle: the first epoch at which the running mean of the accuracy over 100 epochs is 0.55, in the runs of the "
-    "frontier, against that number; on the dashed line they are equal. Right: training at N = 160 with biases up to 1. "
-    "Dots and lines: each network."
+    "batches whose mean has as much of the one as of the other. Right: the first epoch at which the running mean of "
+    "the accuracy over 100 epochs is 0.55, in the runs of the frontier, against that number; on the dashed line they "
+    "are equal. Dots: each network; an arrow where no signal was found in 800 batches, at the least that it needs."
 )
 LEARNT = 0.55
 """A network has left chance."""
@@ -61,16 +58,14 @@ def target_gradient(model: ReferenceModel, batch: tasks.Sequence) -> Float[Array
 
 
 def signal_after_preflossing(
-    units: int, delay: int, bias_scale: float, seed: int, batches: int, values: dict[str, Any]
+    units: int, delay: int, seed: int, batches: int, values: dict[str, Any]
 ) -> dict[str, np.ndarray]:
     """Draw a network, floss it as before training, and see `batches` gradients of its task.
 
     `values` are further fields of the configuration, by name. `gram` (8, 8): the inner products of the mean gradients
     of 8 groups of batches; `square` (): the mean squared norm of the gradient of one batch.
     """
-    config = Config().with_values(
-        units=units, delay=delay, bias_scale=bias_scale, condition="adaptive", seed=seed, **values
-    )
+    config = Config().with_values(units=units, delay=delay, condition="adaptive", seed=seed, **values)
     experiment = build(config)
     gradient = eqx.filter_jit(target_gradient)
     model, key = _preflossed(experiment), jax.random.key(seed)
@@ -126,68 +121,45 @@ def places(scale: Scale) -> list[Place]:
     return [Place(40, [19], few), Place(80, [38], 10 if scale == "laptop" else 20), Place(160, [76], few)]
 
 
-BIASES = {"biases up to 0.1": 0.1, "biases up to 1": 1.0}
-"""Kinds of networks, and the scale of their biases."""
-_COLOURS = {"biases up to 0.1": frontier.COLOURS["whole"], "biases up to 1": "#2563b0"}
-
-
 def specs(scale: Scale) -> list[Spec]:
-    """The frontier's runs that floss all directions at these places; and at the last with larger biases."""
-    return [spec for _, _, spec in _trained(scale)]
-
-
-def _trained(scale: Scale) -> list[tuple[int, str, Spec]]:
-    # The number of units and the kind of networks of each specification.
-    small, large = BIASES
-    runs = [(place.units, small, frontier.spec_of(scale, place, "whole")) for place in places(scale)]
-    units, _, last = runs[-1]
-    base = {**last.base, "bias_scale": BIASES[large]}
-    return [*runs, (units, large, last.model_copy(update={"name": f"{NAME}-{units}-biased", "base": base}))]
+    """The frontier's runs that floss all directions at these places."""
+    return [frontier.spec_of(scale, place, "whole") for place in places(scale)]
 
 
 def calculations(scale: Scale) -> list[Calculation]:
     """One for each network."""
-    return [each for _, _, _, each in _networks(scale)]
+    return [calculation for _, _, calculation in _networks(scale)]
 
 
-def _networks(scale: Scale) -> list[tuple[Place, str, int, Calculation]]:
+def _networks(scale: Scale) -> list[tuple[Place, int, Calculation]]:
     values = {} if scale != "tiny" else {"epochs_before": 3, "steps": 20, "batch": 2, "interval": 1}
     found = []
     for place in places(scale):
-        for kind, bias in BIASES.items():
-            # Of the first kind as many as there are runs; of the second a few.
-            for seed in range(1, 1 + (place.seeds if bias == 0.1 else min(3, place.seeds))):
-                arguments = {"units": place.units, "delay": place.delays[0], "bias_scale": bias, "seed": seed}
-                arguments |= {"batches": 16 if scale == "tiny" else 800, "values": values}
-                name = f"{NAME}-{scale}-{place.units}-{bias}-{seed}"
-                found.append((place, kind, seed, Calculation(name, f"{__name__}:signal_after_preflossing", arguments)))
+        for seed in range(1, place.seeds + 1):
+            arguments = {"units": place.units, "delay": place.delays[0], "seed": seed}
+            arguments |= {"batches": 16 if scale == "tiny" else 800, "values": values}
+            name = f"{NAME}-{scale}-{place.units}-{seed}"
+            found.append((place, seed, Calculation(name, f"{__name__}:signal_after_preflossing", arguments)))
     return found
 
 
 def collect(results: Results, scale: Scale) -> Data:
     """`networks`: the `batches` that each needs, `at_least` where no signal was found, and the `epochs` for which it
-    stayed at chance, if it was trained; `curves`: the accuracy of networks with larger biases."""
-    stayed, curves = {}, []
-    for units, kind, spec in _trained(scale):
+    stayed at chance, if it was trained."""
+    stayed = {}
+    for place, spec in zip(places(scale), specs(scale), strict=True):
         for values, run in results.runs(spec):
             training = run.metrics("training", ("epoch", "accuracy"))
             epoch, accuracy = running_mean(training["epoch"], training["accuracy"], LAST)
-            stayed[units, kind, values["seed"]] = short(epochs_at_chance(epoch, accuracy))
-            if kind == list(BIASES)[-1]:
-                curves.append({"units": units, "seed": values["seed"], **_thinned(epoch, accuracy)})
+            stayed[place.units, values["seed"]] = short(epochs_at_chance(epoch, accuracy))
     rows = []
-    for place, kind, seed, calculation in _networks(scale):
+    for place, seed, calculation in _networks(scale):
         arrays = results.calculation(calculation)
         if arrays is not None:
             batches, at_least = batches_needed(arrays["gram"], float(arrays["square"]))
-            row = {"units": place.units, "kind": kind, "seed": seed, "epochs": stayed.get((place.units, kind, seed))}
+            row = {"units": place.units, "seed": seed, "epochs": stayed.get((place.units, seed))}
             rows.append({**row, "batches": short(batches), "at_least": short(at_least)})
-    return {"networks": rows, "curves": curves}
-
-
-def _thinned(epoch: np.ndarray, accuracy: np.ndarray) -> dict[str, list[float]]:
-    kept = evenly(len(epoch), POINTS)
-    return {"epoch": shorten(epoch[kept]), "accuracy": shorten(accuracy[kept])}
+    return {"networks": rows}
 
 
 def epochs_at_chance(epoch: np.ndarray, accuracy: np.ndarray) -> float:
@@ -197,37 +169,23 @@ def epochs_at_chance(epoch: np.ndarray, accuracy: np.ndarray) -> float:
 
 
 def draw(data: Data) -> Figure:
-    """Batches needed against N; epochs at chance against them; accuracy with larger biases."""
-    figure, ((needed, waited, course),) = new_figure(f"{TITLE}: temporal XOR, d = 0.95 N", 1, 3, size=(14.0, 4.6))
-    for index, (kind, colour) in enumerate(_COLOURS.items()):
-        there = [row for row in data["networks"] if row["kind"] == kind]
-        _draw_needed(needed, there, colour, kind, 1.0 + 0.06 * (index - 0.5))
-        batches, epochs = _pairs(there)
-        waited.plot(batches, epochs, "o", ms=5, color=colour, alpha=0.75, mew=0)
+    """Batches needed against N; epochs at chance against them."""
+    rows, colour = data["networks"], frontier.COLOURS["whole"]
+    figure, ((needed, waited),) = new_figure(f"{TITLE}: temporal XOR, d = 0.95 N", 1, 2, size=(9.6, 4.6))
+    for row in rows:
+        found = np.isfinite(float(row["batches"]))
+        marker = {"marker": "o", "ms": 5, "mew": 0} if found else {"marker": r"$\uparrow$", "ms": 10}
+        needed.plot(row["units"], row["batches" if found else "at_least"], color=colour, alpha=0.75, **marker)
+    waited.plot(*_pairs(rows), "o", ms=5, color=colour, alpha=0.75, mew=0)
     panel(needed, "Batches in which signal is as large as noise", xlabel="N", ylabel="(noise / signal)²")
-    needed.set(xscale="log", yscale="log")
-    sizes = sorted({row["units"] for row in data["networks"]})
+    panel(waited, "Epochs at chance", xlabel="(noise / signal)² after preflossing", ylabel="first epoch above 0.55")
+    for axes in (needed, waited):
+        axes.set(xscale="log", yscale="log")
+    sizes = sorted({row["units"] for row in rows})
     needed.set_xticks(sizes, [str(size) for size in sizes])
     needed.set_xticks([], minor=True)
-    needed.legend(frameon=False, fontsize=8)
-    panel(waited, "Epochs at chance", xlabel="(noise / signal)² after preflossing", ylabel="first epoch above 0.55")
-    waited.set(xscale="log", yscale="log")
     waited.axline((100, 100), (1000, 1000), color=GREY, lw=0.9, ls="--", zorder=0)
-    for curve in data["curves"]:
-        course.plot(numbers(curve["epoch"]), numbers(curve["accuracy"]), color=_COLOURS[list(BIASES)[-1]], lw=1.2)
-    accuracy_axes(course, "N = 160, biases up to 1", "training epoch")
     return figure
-
-
-def _draw_needed(axes: Axes, rows: Sequence[dict[str, Any]], colour: str, label: str, beside: float):
-    found = [row for row in rows if np.isfinite(float(row["batches"]))]
-    axes.plot([], [], "o", color=colour, label=label)
-    axes.plot(
-        [beside * row["units"] for row in found], [row["batches"] for row in found], "o", ms=5, color=colour, mew=0
-    )
-    for row in rows:
-        if row not in found:
-            axes.plot(beside * row["units"], row["at_least"], marker=r"$\uparrow$", ms=10, color=colour)
 
 
 def _pairs(rows: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
@@ -237,54 +195,29 @@ def _pairs(rows: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def claims(data: Data) -> list[Claim]:
-    """Whether the signal falls with the size, and tells how long training stays at chance; and whether biases help."""
-    rows = data["networks"]
-    small, large = BIASES
-    return [
-        _falls("(Our question.) The larger the network, the more batches its task needs to be seen.", rows, small),
-        _tells("(Our question.) That number tells how long training stays at chance.", rows),
-        _helps(f"(Our question.) With {large} it is fewer.", rows),
-    ]
+    """Whether the signal falls with the size, and tells how long training stays at chance."""
+    return [_falls(data["networks"]), _tells(data["networks"])]
 
 
-def _medians(rows: Sequence[dict[str, Any]], kind: str) -> dict[int, float]:
-    sizes = sorted({row["units"] for row in rows if row["kind"] == kind})
-    each = {size: [row for row in rows if (row["units"], row["kind"]) == (size, kind)] for size in sizes}
-    return {size: float(np.median(numbers([row["batches"] for row in there]))) for size, there in each.items()}
-
-
-def _number(batches: float) -> str:
-    return f"{batches:.0f}" if np.isfinite(batches) else "more than could be seen"
-
-
-def _falls(claim: str, rows: Sequence[dict[str, Any]], kind: str) -> Claim:
-    medians = _medians(rows, kind)
-    if len(medians) < 2:
+def _falls(rows: Sequence[dict[str, Any]]) -> Claim:
+    claim = "(Our question.) The larger the network, the more batches its task needs to be seen."
+    sizes = sorted({row["units"] for row in rows})
+    if len(sizes) < 2:
         return not_run(claim)
-    told = "; ".join(f"N = {size}: {_number(batches)}" for size, batches in medians.items())
-    values = list(medians.values())
-    held = all(after > before for before, after in zip(values, values[1:], strict=False))
-    return Claim(claim, f"Median: {told}.", len(rows), "holds" if held else "does not hold")
+    medians = [np.median(numbers([row["batches"] for row in rows if row["units"] == size])) for size in sizes]
+    each = (f"N = {size}: {batches:.0f}" for size, batches in zip(sizes, medians, strict=True))
+    found = f"Median of (noise / signal)²: {'; '.join(each)}."
+    return Claim(claim, found, len(rows), "holds" if (np.diff(medians) > 0).all() else "does not hold")
 
 
-def _tells(claim: str, rows: Sequence[dict[str, Any]]) -> Claim:
+def _tells(rows: Sequence[dict[str, Any]]) -> Claim:
+    claim = "(Our question.) That number tells how long training stays at chance."
     batches, epochs = _pairs(rows)
     if len(batches) < 6:
         return not_run(claim)
     correlation = float(spearmanr(batches, epochs)[0])  # pyright: ignore[reportArgumentType]
     found = (
-        f"{len(batches)} networks: rank correlation {correlation:.2f} (criterion: at least 0.7); epochs for each batch "
-        f"{np.median(epochs / batches):.1f} in the median."
+        f"{len(batches)} networks that left chance: rank correlation {correlation:.2f} (criterion: at least 0.7); "
+        f"epochs over batches {np.median(epochs / batches):.1f} in the median."
     )
     return Claim(claim, found, len(batches), "holds" if correlation >= 0.7 else "does not hold")
-
-
-def _helps(claim: str, rows: Sequence[dict[str, Any]]) -> Claim:
-    before, after = (_medians(rows, kind) for kind in BIASES)
-    both = [size for size in before if size in after]
-    if not both:
-        return not_run(claim)
-    told = "; ".join(f"N = {size}: {_number(after[size])} instead of {_number(before[size])}" for size in both)
-    held = [after[size] < before[size] for size in both]
-    verdict = "holds" if all(held) else "holds in part" if any(held) else "does not hold"
-    return Claim(claim, f"Median: {told}.", len(rows), verdict)
