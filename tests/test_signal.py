@@ -68,11 +68,13 @@ def test_the_verdicts():
         assert len(signal.draw(data).axes) == 2
         return [claim.verdict for claim in signal.claims(data)]
 
-    networks = rows(*[(40, 10.0 + i, 20.0 + i) for i in range(3)], *[(80, 90.0 + i, 120.0 + i) for i in range(3)])
+    networks = rows(*[(40, 10.0 + i, 20.0 + i) for i in range(2)], *[(80, 90.0 + i, 120.0 + i) for i in range(6)])
     assert verdicts(networks + rows((160, "inf", None), (160, "inf", "inf"))) == ["holds", "holds"]
-    networks[0]["epochs"] = 500.0
-    assert verdicts(networks + rows((160, 50.0, None))) == ["does not hold", "does not hold"]
-    assert verdicts(networks[:3]) == ["not run", "not run"]
+    networks[2]["epochs"], networks[3]["epochs"] = 140.0, 130.0  # of one size, the correlation is less
+    assert verdicts(networks + rows((160, 50.0, None))) == ["does not hold", "holds in part"]
+    networks[0]["epochs"] = networks[1]["epochs"] = 500.0
+    assert verdicts(networks)[1] == "does not hold"
+    assert verdicts(networks[2:7]) == ["not run", "not run"]
     assert verdicts([]) == ["not run", "not run"]
 
 

@@ -83,6 +83,8 @@ def draw(data: Data) -> Figure:
         accuracy_axes(final, "Accuracy at the end", "d / N")
         panel(speed, "Epochs to accuracy 0.95", xlabel="d / N", ylabel="training epoch", xlim=final.get_xlim())
         speed.set_ylim(0, None)
+        for axes in (course, final, speed):
+            axes.locator_params(axis="x", nbins=5)
         course.legend(frameon=False, fontsize=8, loc="lower right")
         for axes in (final, speed):
             axes.axvline(1, color=GREY, lw=0.9, ls="--", zorder=0)
