@@ -150,9 +150,9 @@ def draw(data: Data) -> Figure:
                 medians(speed, there, "load", "epochs_to_solve", **style)
         accuracy_axes(final, f"N = {units}: accuracy at the end", "d / N")
         panel(speed, "Epochs to accuracy 0.95", xlabel="d / N", ylabel="training epoch")
-        speed.set(xlim=final.get_xlim(), ylim=(0, 10_500))
         for axes in (final, speed):
             axes.axvline(1, color=GREY, lw=0.9, ls="--", zorder=0)
+        speed.set(xlim=final.get_xlim(), ylim=(0, 10_500))
     if sizes:
         # Not each schedule is there for each size.
         fullest = max(grid[0], key=lambda axes: len(axes.get_legend_handles_labels()[1]))

@@ -211,7 +211,8 @@ def _falls(rows: Sequence[dict[str, Any]]) -> Claim:
     if len(sizes) < 2:
         return not_run(claim)
     medians = [np.median(numbers([row["batches"] for row in rows if row["units"] == size])) for size in sizes]
-    each = (f"N = {size}: {batches:.0f}" for size, batches in zip(sizes, medians, strict=True))
+    seen = [f"{batches:.0f}" if np.isfinite(batches) else "more than could be seen" for batches in medians]
+    each = (f"N = {size}: {batches}" for size, batches in zip(sizes, seen, strict=True))
     found = f"Median of (noise / signal)²: {'; '.join(each)}."
     return Claim(claim, found, len(rows), "holds" if (np.diff(medians) > 0).all() else "does not hold")
 
