@@ -92,8 +92,16 @@ LONGER = SMALL.with_values(epochs=300, chunk=40, condition="before", singular_va
 @pytest.mark.parametrize(
     "values, epoch, reason",
     [
-        ({"stop_at": 0.01}, 120, "has reached stop_at=0.01"),  # the first chunk after a hundred epochs
-        ({"give_up_after": 150, "give_up_below": 0.99}, 160, "at most, below give_up_below=0.99"),
+        (
+            {"stop_at": 0.01},
+            120,
+            "accuracy {last:.4f} has reached stop_at=0.01",
+        ),  # the first chunk after a hundred epochs
+        (
+            {"give_up_after": 150, "give_up_below": 0.99},
+            160,
+            "accuracy has been {best:.4f} at most, below give_up_below=0.99",
+        ),
         ({"stop_at": 0.999, "give_up_after": 150, "give_up_below": 0.01}, 300, None),
     ],
 )
@@ -106,7 +114,8 @@ def test_training_ends_early_when_it_is_told_to(tmp_path, values, epoch, reason)
         assert "stopped" not in ended.info
     else:
         assert ended.info["stopped"]["epoch"] == epoch
-        assert ended.info["stopped"]["reason"].endswith(reason)
+        means = [accuracy[end - 100 : end].mean() for end in range(100, epoch + 1)]
+        assert ended.info["stopped"]["reason"] == reason.format(last=means[-1], best=max(means))
     whole = run(LONGER, tmp_path / "whole")
     np.testing.assert_array_equal(accuracy, whole.metrics("training")["accuracy"][:epoch])
 

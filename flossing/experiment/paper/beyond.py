@@ -1,5 +1,6 @@
 """Beyond the paper: delays as long as a network is large, and longer, with more training than the frontier has."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,7 @@ def claims(data: Data) -> list[Claim]:
     ]
 
 
-def _solves(claim: str, data: Data, chosen: Any) -> Claim:
+def _solves(claim: str, data: Data, chosen: Callable[[float], bool]) -> Claim:
     there = [row for row in data["groups"] if chosen(row["load"])]
     if not there:
         return not_run(claim)
