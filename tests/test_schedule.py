@@ -2,6 +2,8 @@
 
 import hashlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
@@ -109,19 +111,32 @@ def test_the_adaptive_condition():
 
 def test_defaults_follow_the_condition():
     reference = Config()
-    assert reference.plan == Plan(k=75, window=55, epochs_before=500, epochs_during=500, every=100)
+    assert reference.plan == Plan(k=75, window=55, epochs_before=500, epochs_during=500, every=100, flossing_rate=0.001)
     adaptive = reference.with_values(condition="adaptive", delay=30)
-    assert adaptive.plan == Plan(k=80, window=120, epochs_before=1500, epochs_during=50, every=25)
-    assert adaptive.with_values(units=40, delay=200, epochs_before=0).plan == Plan(40, 300, 0, 50, 25)
+    assert adaptive.plan == Plan(k=80, window=120, epochs_before=1500, epochs_during=50, every=25, flossing_rate=0.001)
+    other = adaptive.with_values(units=40, delay=200, epochs_before=0, learning_rate=0.01)
+    assert other.plan == Plan(40, 300, 0, 50, 25, 0.01)
     # Given or by default, it is the same run.
     for config in (reference, adaptive):
         given = config.with_values(**config.plan._asdict())
         assert given.plan == config.plan and given.digest == config.digest and not given.differences(config)
         for name, value in config.plan._asdict().items():
-            other = config.with_values(**{name: value - 1})
+            other = config.with_values(**{name: value / 2 if name == "flossing_rate" else value - 1})
             assert other.digest != config.digest and set(other.differences(config)) == {name}
     assert reference.with_values(units=20).k == 20
-    assert set(reference.differences(adaptive)) == {"condition", "delay", *Plan._fields}
+    assert set(reference.differences(adaptive)) == {"condition", "delay", *Plan._fields} - {"flossing_rate"}
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_flossing_has_a_step_size_of_its_own():
+    """Adam's first step is the step size, whatever the gradient: so far, at most, parameters move."""
+    config = Config().with_values(units=8, k=4, window=12, flossing_steps=20, epochs_before=1, epochs=1, blocks=0)
+    for fields, expected in (({}, 1e-3), ({"flossing_rate": 0.02}, 0.02)):
+        experiment = build(config.with_values(**fields))
+        drawn = experiment.model
+        flossed, _, _ = experiment.flossing.update(drawn, experiment.flossing.init(drawn), jax.random.key(0))
+        moved = jnp.max(jnp.abs(flossed.network.J - drawn.network.J))
+        np.testing.assert_allclose(moved, expected, rtol=1e-3)
 
 
 def test_fields_of_other_conditions_change_no_name():

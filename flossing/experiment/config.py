@@ -85,7 +85,7 @@ class TrainingConfig(Section):
     batch: Count = 16
     """Sequences in a batch."""
     learning_rate: PositiveReal = 1e-3
-    """Adam's step size, for training and for flossing."""
+    """Adam's step size, for training and, unless FLOSSING_RATE is given, for flossing."""
     beta1: Fraction = 0.9
     """Adam's decay of the first moment, both optimisers."""
     beta2: Fraction = 0.999
@@ -127,18 +127,21 @@ class FlossingConfig(Section):
     """Training epochs between blocks; adaptive: after which it is asked again. Default: 100; adaptive: 25."""
     blocks: CountOrNone = 2
     """At most so many blocks; adaptive: as many as it takes."""
+    flossing_rate: PositiveReal | None = None
+    """Adam's step size for flossing. Default: LEARNING_RATE."""
     share: PositiveReal = 1e-3
     """adaptive: networks that cannot learn send back a share below 1e-4, those that learn 1e-3 to 1e-2."""
 
 
 class Plan(NamedTuple):
-    """How much flossing a run does: the fields of this name, with their defaults filled in."""
+    """How a run flosses: the fields of these names, with their defaults filled in."""
 
     k: int
     window: int
     epochs_before: int
     epochs_during: int
     every: int
+    flossing_rate: float
 
 
 class TermConfig(Section):
@@ -219,17 +222,17 @@ class Config(RunConfig):
 
     @property
     def plan(self) -> Plan:
-        """How much flossing there is, with the defaults that depend on the condition, the network and the task."""
+        """How it flosses, with the defaults that depend on the condition, the network, the task and the training."""
         filled = {name: getattr(self.flossing, name) for name in Plan._fields}
         return self._default_plan._replace(**{name: value for name, value in filled.items() if value is not None})
 
     @property
     def _default_plan(self) -> Plan:
-        units = self.network.units
+        units, rate = self.network.units, self.training.learning_rate
         if self.condition == "adaptive":
             window = min(2 * self.longest_lag, self.task.steps)
-            return Plan(k=units, window=window, epochs_before=1500, epochs_during=50, every=25)
-        return Plan(k=min(75, units), window=55, epochs_before=500, epochs_during=500, every=100)
+            return Plan(k=units, window=window, epochs_before=1500, epochs_during=50, every=25, flossing_rate=rate)
+        return Plan(k=min(75, units), window=55, epochs_before=500, epochs_during=500, every=100, flossing_rate=rate)
 
     def values(self) -> dict[str, Any]:
         """All that decides the result, by name as on the command line; defaults are filled in."""

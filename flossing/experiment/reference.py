@@ -119,7 +119,7 @@ def build(config: Config, step_scale: float = 1.0) -> Experiment:
     _, _, input_key, basis_key = _streams(config)
     task, model = make_task(config), draw_model(config)
     training, settings, plan = config.training, config.flossing, config.plan
-    adam = (training.learning_rate * step_scale, training.beta1, training.beta2)
+    betas = (training.beta1, training.beta2)
     flossing = Flossing(
         model,
         FlossingInputs(max(settings.flossing_steps, plan.window), task.channels, config.task.amplitude),
@@ -133,12 +133,12 @@ def build(config: Config, step_scale: float = 1.0) -> Experiment:
         target=settings.target,
         step=step,
         where=flossed_leaves,
-        optimiser=_adam(*adam),
+        optimiser=_adam(plan.flossing_rate * step_scale, *betas),
     )
     return Experiment(
         model,
         Batch(task, training.batch),
-        _clipped_adam(training.clip, *adam),
+        _clipped_adam(training.clip, training.learning_rate * step_scale, *betas),
         flossing,
         make_schedule(config),
         input_key,
