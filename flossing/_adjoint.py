@@ -22,9 +22,11 @@ from jaxtyping import Array, Float, Int, PyTree
 from flossing._coordinates import Coordinates, shape_of_one
 from flossing._linearised import LinearisedStep
 from flossing._orthonormal import log_diagonal, positive_qr, qr_tangent
+from flossing._precision import in_full_precision
 from flossing._types import Input, State, Step
 
 
+@in_full_precision
 def window_growth(
     step: Step,
     state: State,
@@ -77,6 +79,7 @@ def _growth_and_kept(perturbed, moving, rest, coordinates, blocks):
     return _forward(moving, rest, coordinates, blocks)
 
 
+@in_full_precision
 def _forward(moving, rest, coordinates, blocks):
     step, x, inputs, q = moving
     k, length = len(q), blocks.length
@@ -110,6 +113,7 @@ def _forward(moving, rest, coordinates, blocks):
 
 
 @_growth.def_bwd
+@in_full_precision
 def _backward(kept, growth, perturbed, moving, rest, coordinates, blocks):
     step, x, inputs, q = moving
     kept, decomposed = kept

@@ -12,9 +12,11 @@ import equinox as eqx
 import jax
 
 from flossing._coordinates import shape_of_one
+from flossing._precision import in_full_precision
 from flossing._types import Input, State, Step
 
 
+@in_full_precision
 def compiled(flow: Callable, step: Step, state: State, inputs: Input, *functions: Callable) -> Callable:
     """`flow` with `step` as its first argument, compiled whole; `functions` are others that it will be called with.
 

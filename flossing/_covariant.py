@@ -27,6 +27,7 @@ from flossing._compiled import compiled
 from flossing._coordinates import Coordinates
 from flossing._lyapunov import push_tangents
 from flossing._orthonormal import independent_columns, positive_qr
+from flossing._precision import in_full_precision
 from flossing._setup import initial_basis, prepare
 from flossing._types import Input, RandomKey, State, Step
 
@@ -121,6 +122,7 @@ class Trace(NamedTuple):
     gap: Float[Array, ""]
 
 
+@in_full_precision
 def covariant_flow(
     step: Step,
     state: State,

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 
 from flossing._checks import check_positive
 from flossing._coordinates import Coordinates
+from flossing._precision import in_full_precision
 from flossing._setup import prepare
 from flossing._types import Input, State, Step
 
@@ -67,6 +68,7 @@ class Feedback(eqx.Module):
         return int(below[0]) - 1 if below.size else len(backwards) - 1
 
 
+@in_full_precision
 def error_feedback(
     step: Step, state: State, inputs: Input, loss: Callable[[State], Float[Array, ""]], *, steps: int | None = None
 ) -> Feedback:

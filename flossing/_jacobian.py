@@ -29,6 +29,7 @@ from flossing._compiled import compiled
 from flossing._coordinates import Coordinates
 from flossing._graded import Graded, dot, factor, log_norms, log_singular_values, multiply, normalise
 from flossing._lyapunov import push_tangents
+from flossing._precision import in_full_precision
 from flossing._setup import initial_basis, prepare
 from flossing._types import Input, RandomKey, State, Step
 
@@ -176,6 +177,7 @@ def _check_horizons(horizons: Any, length: int) -> np.ndarray:
     return values.astype(np.int32)
 
 
+@in_full_precision
 def product_flow(
     step: Step, state: State, inputs: Input, basis: Float[Array, "N N"], stops: Int[Array, " H"]
 ) -> tuple[Float[Array, "H N"], State]:
@@ -200,6 +202,7 @@ def product_flow(
     return logs, coordinates.join(x, rest)
 
 
+@in_full_precision
 def vector_flow(
     step: Step, state: State, inputs: Input, vectors: Float[Array, "N m"], *, length: int, adjoint: bool
 ) -> tuple[Float[Array, " m"], Float[Array, "N m"], State]:

@@ -27,6 +27,7 @@ from flossing._compiled import compiled
 from flossing._coordinates import Coordinates
 from flossing._interval import longer_interval, power_of_two, shorter_interval, strains_of
 from flossing._orthonormal import orthonormalise
+from flossing._precision import in_full_precision
 from flossing._segments import scan
 from flossing._setup import initial_basis, prepare
 from flossing._threads import one_lapack_thread
@@ -161,6 +162,7 @@ def _measure_seldom(flow: Callable[..., Spectrum], inputs: Input, length: int, t
         interval = power_of_two(shorter)
 
 
+@in_full_precision
 def tangent_flow(
     step: Step,
     state: State,

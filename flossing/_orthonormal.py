@@ -10,10 +10,16 @@ Two things make it ours rather than JAX's: R itself never carries a derivative, 
 ones before it (a singular Jacobian) gets log R_ii = -inf and no derivative, where the general rule divides by zero.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.lax.linalg import triangular_solve
 from jaxtyping import Array, Bool, Float
+
+from flossing._cholesky import cholesky_qr
+from flossing._precision import in_full_precision
 
 ROUNDING = 10
 """|R_ii| up to this many units of rounding of the largest column of A counts as zero.
@@ -35,6 +41,7 @@ def orthonormalise(a: Float[Array, "N k"]) -> tuple[Float[Array, "N k"], Float[A
 
 
 @orthonormalise.defjvp
+@in_full_precision
 def _orthonormalise_jvp(primals, tangents):
     q, r = positive_qr(*primals)
     return (q, log_diagonal(r)), qr_tangent(q, r, *tangents)
@@ -42,11 +49,17 @@ def _orthonormalise_jvp(primals, tangents):
 
 def positive_qr(a: Float[Array, "N k"]) -> tuple[Float[Array, "N k"], Float[Array, "k k"]]:
     """`A = Q R` with `R_ii >= 0`."""
+    return lax.platform_dependent(a, cpu=householder_qr, default=functools.partial(cholesky_qr, householder_qr))
+
+
+def householder_qr(a: Float[Array, "N k"]) -> tuple[Float[Array, "N k"], Float[Array, "k k"]]:
+    """The same, by reflections, whatever the matrix."""
     q, r = jnp.linalg.qr(a)
     sign = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(r.dtype)
     return q * sign[None, :], r * sign[:, None]
 
 
+@in_full_precision
 def qr_tangent(
     q: Float[Array, "N k"], r: Float[Array, "k k"], da: Float[Array, "N k"]
 ) -> tuple[Float[Array, "N k"], Float[Array, " k"]]:

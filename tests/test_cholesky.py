@@ -1,0 +1,142 @@
+"""QR of many matrices by Cholesky decompositions, the way of GPUs, held against Householder's; products are full."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from jax import lax
+
+import flossing as fl
+from flossing._cholesky import _three_rounds, cholesky_qr
+from flossing._orthonormal import householder_qr, orthonormalise, positive_qr
+
+by_cholesky = functools.partial(cholesky_qr, householder_qr)
+many_by_cholesky, many_by_householder = jax.jit(jax.vmap(by_cholesky)), jax.jit(jax.vmap(householder_qr))
+
+
+def matrices(rng, *shape, condition=10.0, dtype="float64"):
+    """Random ones, singular values evenly spread in their logarithms from 1 down to 1 / condition."""
+    *batch, n, k = shape
+    q = np.linalg.qr(rng.normal(size=(*batch, n, k)))[0]
+    v = np.linalg.qr(rng.normal(size=(*batch, k, k)))[0]
+    return jnp.asarray(q * np.geomspace(1, 1 / condition, k) @ v, dtype)
+
+
+def deviations(a, q, r):
+    """From orthonormal, from A (relative), both in units of rounding; R is triangular with a positive diagonal."""
+    identity = np.eye(r.shape[-1])
+    assert np.all(np.tril(r, -1) == 0) and np.all(np.diagonal(r, axis1=-2, axis2=-1) > 0)
+    q, r, a = (np.asarray(x, float) for x in (q, r, a))
+    error = np.linalg.norm(q @ r - a, axis=(-2, -1)) / np.linalg.norm(a, axis=(-2, -1))
+    return np.abs(np.swapaxes(q, -1, -2) @ q - identity).max(), error.max()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from([(1, 1), (12, 12), (30, 5)]),
+    st.floats(0, 5),
+    st.sampled_from(["float32", "float64"]),
+    st.integers(0, 99),
+)
+def test_many_at_once(shape, decades, dtype, seed):
+    a = matrices(np.random.default_rng(seed), 3, *shape, condition=10**decades, dtype=dtype)
+    found = many_by_cholesky(a)
+    eps = float(jnp.finfo(dtype).eps)
+    assert max(deviations(a, *found)) < 100 * eps
+    # Both ways are right to rounding, that is to eps times the condition number in the directions of small ones.
+    for ours, theirs in zip(found, many_by_householder(a), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=300 * eps * 10**decades)
+
+
+def test_it_is_done_by_cholesky_where_that_can_be():
+    """And float32 columns of which one nearly depends on others are left to Householder: so few rounds cannot."""
+    rng = np.random.default_rng(1)
+    goes_well = jax.jit(lambda a: _three_rounds(a)[2])
+    assert goes_well(matrices(rng, 80, 75, condition=1e4, dtype="float32"))
+    assert not goes_well(matrices(rng, 80, 75, condition=1e9, dtype="float32"))
+
+
+def test_dependent_columns_are_left_to_householder():
+    a = np.array(matrices(np.random.default_rng(2), 4, 12, 5))
+    a[1, :, 2] = a[1, :, 0]
+    a[3] = 0
+    for ours, theirs in zip(jax.vmap(by_cholesky)(a), jax.vmap(householder_qr)(jnp.asarray(a)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_many_of_many():
+    """Over networks and over sequences, both axes or one."""
+    a = matrices(np.random.default_rng(3), 2, 3, 8, 4)
+    q, r = jax.vmap(jax.vmap(by_cholesky))(a)
+    assert q.shape == a.shape and r.shape == (2, 3, 4, 4) and max(deviations(a, q, r)) < 1e-13
+    q, r = jax.vmap(by_cholesky, in_axes=1)(a[0].swapaxes(0, 1))
+    assert max(deviations(a[0], q, r)) < 1e-13
+
+
+def test_gradients_of_many(monkeypatch):
+    """The derivative rules see Q and R alone, so that they hold however these were found."""
+    a = matrices(np.random.default_rng(4), 5, 9, 4)
+    weights = jnp.asarray(np.random.default_rng(5).normal(size=(9, 4)))
+
+    def loss(a):
+        q, log_r = jax.vmap(orthonormalise)(a)
+        return jnp.sum(q * weights[None]) + jnp.sum(log_r * weights[:1])
+
+    expected = jax.grad(loss)(a)
+    monkeypatch.setattr("flossing._orthonormal.positive_qr", by_cholesky)
+    np.testing.assert_allclose(jax.grad(loss)(a), expected, atol=1e-12)
+
+
+def lowered(platform, function, *arguments):
+    """The program that JAX would compile there."""
+    return jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_each_platform_has_its_way():
+    a = jax.ShapeDtypeStruct((6, 8, 3), "float32")
+    ways = {platform: lowered(platform, jax.vmap(positive_qr), a) for platform in ("cpu", "cuda")}
+    assert "potrf" in ways["cuda"] and "potrf" not in ways["cpu"]
+    single = lowered("cuda", positive_qr, jax.ShapeDtypeStruct((8, 3), "float32"))
+    assert "potrf" not in single and "geqrf" in single
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_products_are_full(gradient):
+    """A GPU rounds the operands of float32 products to 10 bits unless each says that it wants more."""
+    one, bits = jnp.ones((4, 4), "float32") / 3, jnp.ones((6, 4), "float32")
+
+    def loss(weights, interval):
+        model = fl.Flossing(
+            one,
+            lambda key: bits,
+            state=lambda weights: jnp.ones(4, "float32") / 7,
+            step=lambda weights, x, s: jnp.tanh(weights @ x + s),
+            where=lambda weights: weights,
+            key=jax.random.key(0),
+            k=2,
+            window=6,
+            transient=1,
+            interval=interval,
+        )
+        return model.loss(weights, jax.random.key(1))
+
+    for interval in (2, "auto"):
+        function = functools.partial(loss, interval=interval)
+        function = jax.grad(function) if gradient else function
+        for program in (lowered("cuda", function, one), lowered("cuda", jax.vmap(function), jnp.stack([one, one]))):
+            products = [line for line in program.splitlines() if "dot_general" in line]
+            assert products and all("HIGHEST" in line for line in products), products
+
+
+def test_what_a_step_asks_for_itself_is_kept():
+    weights = jnp.ones((4, 4), "float32") / 3
+
+    def exponents(x):
+        step = lambda x, s: jnp.tanh(jnp.matmul(weights, x, precision=lax.Precision.DEFAULT))  # noqa: E731
+        return fl.lyapunov_spectrum(step, x, None, steps=3).exponents
+
+    text = lowered("cuda", exponents, jnp.ones(4, "float32"))
+    assert "DEFAULT" in text
