@@ -120,6 +120,26 @@ def deviation(*, networks: int, units: int, steps: int, k: int, interval: int = 
     return float(jnp.max(jnp.abs(losses - alone) / alone))
 
 
+def one_core(interval: int, **size: int) -> dict[Any, float]:
+    """Seconds for an epoch of one network on one core of the CPU, at the interval given and at that which it takes."""
+    single = {}
+    for chosen in (interval, "auto"):
+        arguments = {"factory": "benchmarks.ours:flossing", "interval": chosen, "blocks": 3, "seconds": 0.5}
+        environment = ONE_THREAD | {"JAX_PLATFORMS": "cpu"}
+        core = [min(os.sched_getaffinity(0))]
+        contender = Contender("benchmarks.turns:paced", environment=environment, cores=core, **arguments, **size)
+        take_turns([contender])
+        single[chosen] = contender.pace
+        print(f"{named(size)}, one core of the CPU, interval {chosen}: {show(contender.pace, 's')} {contender.reason}",
+              flush=True)  # fmt: skip
+    return single
+
+
+def named(size: dict[str, int]) -> str:
+    """A size in words."""
+    return f"N={size['units']}, T={size['steps']}, k={size['k']}"
+
+
 def main():
     """Print the table and write gpu.json."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
@@ -130,19 +150,13 @@ def main():
     print(f"{len(jax.devices())} x {device.device_kind} ({device.platform}), JAX {jax.__version__}")
     small = {"networks": 3, "units": 12, "steps": 24, "k": 4, "interval": options.interval}
     print(f"vmapped against single networks: losses deviate by at most {deviation(**small):.1e}")
-    core = [min(os.sched_getaffinity(0))]
+    sizes = [{"units": 12, "steps": 24, "k": 4}]
+    if not options.quick:
+        sizes = [{"units": units, "steps": steps, "k": k} for units, steps, k, _ in FLOSSING]
+    singles = [one_core(options.interval, **size) for size in sizes]
     rows = []
-    for units, steps, k, _ in ((12, 24, 4, None),) if options.quick else FLOSSING:
-        size = {"units": units, "steps": steps, "k": k}
-        print(f"N={units}, T={steps}, k={k}", flush=True)
-        single = {}
-        for interval in (options.interval, "auto"):
-            arguments = {"factory": "benchmarks.ours:flossing", "interval": interval, "blocks": 3, "seconds": 0.5}
-            environment = ONE_THREAD | {"JAX_PLATFORMS": "cpu"}
-            contender = Contender("benchmarks.turns:paced", environment=environment, cores=core, **arguments, **size)
-            take_turns([contender])
-            single[interval] = contender.pace
-            print(f"  one core of the CPU, interval {interval}: {show(contender.pace, 's')} {contender.reason}")
+    for size, single in zip(sizes, singles, strict=True):
+        print(named(size))
         for networks in (1, 4) if options.quick else NETWORKS:
             seconds = pace(Many(networks, interval=options.interval, **size), 0.05 if options.quick else 1.0)
             ratio = networks * single[options.interval] / seconds
