@@ -7,7 +7,7 @@ import pytest
 
 from flossing.experiment.config import Config, StoppingConfig
 from flossing.experiment.files import plain
-from flossing.experiment.paper import beyond, capacity, frontier, limits
+from flossing.experiment.paper import beyond, capacity, frontier, larger, limits
 from flossing.experiment.paper.make import circumstances, room
 from flossing.experiment.paper.results_page import page
 
@@ -103,7 +103,7 @@ def test_the_verdicts_on_the_frontier():
     expected = [unknown, "holds in part", unknown, "holds", "does not hold", "holds"]
     assert [*ours[0:6:2], ours[6], *ours[8:11:2]] == expected
     assert verdicts([]) == [unknown] * 11
-    for name in ("frontier", "beyond", "limits", "capacity"):
+    for name in ("frontier", "beyond", "limits", "larger", "capacity"):
         assert room(name).draw({"groups": [], "units": 8, "rows": [], "curves": []}).axes
     assert frontier.draw({"groups": GROUPS}).axes
 
@@ -196,3 +196,34 @@ def test_the_verdicts_on_delays_beyond_the_size():
         ["adaptive, all directions", "3 of 3"],
         ["adaptive, all directions", "0 of 3"],
     ]
+
+
+def test_larger_networks_are_the_frontiers_with_little_changed():
+    as_it_is, slower, and_more = (spec.points() for spec in larger.specs("laptop"))
+    place = frontier.places("laptop")[-1]
+    theirs = {point.config.digest for point in frontier.spec_of("laptop", place, "whole").points()}
+    assert {point.config.digest for point in as_it_is} < theirs  # those of the frontier are not run again
+    for before, after, changed in ((as_it_is, slower, {"learning_rate"}), (slower, and_more, {"batch"})):
+        for one, other in zip(before, after, strict=True):
+            assert set(one.config.differences(other.config)) == changed
+
+
+def test_the_verdicts_on_larger_networks():
+    first, slower, larger_batches = larger.CHANGES
+
+    def verdicts(*rows):
+        groups = [
+            {"change": change, **group(160, d, "whole", accuracy, [900.0] * 3, [1] * 3)} for change, d, accuracy in rows
+        ]
+        data = {"groups": groups, "curves": []}
+        assert larger.draw(data).axes and len(larger.table(data)) == len(rows) + 1
+        return [claim.verdict for claim in larger.claims(data)]
+
+    solved, not_all, none = [0.95, 0.96, 0.99], [0.95, 0.96, 0.94], [0.5, 0.94, 0.5]
+    assert verdicts() == ["not run", "not run"]
+    assert verdicts((first, 120, none), (slower, 120, solved)) == ["holds", "not run"]
+    assert verdicts((first, 120, none), (slower, 152, solved)) == ["not run", "not run"]
+    rows = (slower, 120, solved), (larger_batches, 120, solved), (slower, 152, none)
+    assert verdicts(*rows, (larger_batches, 152, solved)) == ["not run", "holds"]
+    assert verdicts(*rows, (larger_batches, 152, not_all)) == ["not run", "holds in part"]
+    assert verdicts(*rows, (larger_batches, 152, none)) == ["not run", "does not hold"]

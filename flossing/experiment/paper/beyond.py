@@ -57,13 +57,20 @@ def collect(results: Results, scale: Scale) -> Data:
     for place, spec in zip(places(scale), specs(scale), strict=True):
         size = {"units": place.units}
         rows += [{**size, "load": row["d"] / place.units, **row} for row in groups(results, spec)]
-        for values, run in results.runs(spec):
-            training = run.metrics("training", ("epoch", "accuracy"))
-            epoch, accuracy = running_mean(training["epoch"], training["accuracy"], LAST)
-            kept = evenly(len(epoch), POINTS)
-            curve = {"epoch": shorten(epoch[kept]), "accuracy": shorten(accuracy[kept])}
-            curves.append({**size, "d": longest_lag(run), "seed": values["seed"], **curve})
+        curves += [{**size, **curve} for curve in courses(results, spec)]
     return {"groups": rows, "curves": curves}
+
+
+def courses(results: Results, spec: Spec) -> list[dict[str, Any]]:
+    """The accuracy of each network of the runs of `spec` against the epoch, the mean over 100 epochs."""
+    found = []
+    for values, run in results.runs(spec):
+        training = run.metrics("training", ("epoch", "accuracy"))
+        epoch, accuracy = running_mean(training["epoch"], training["accuracy"], LAST)
+        kept = evenly(len(epoch), POINTS)
+        curve = {"epoch": shorten(epoch[kept]), "accuracy": shorten(accuracy[kept])}
+        found.append({"d": longest_lag(run), "seed": values["seed"], **curve})
+    return found
 
 
 def draw(data: Data) -> Figure:

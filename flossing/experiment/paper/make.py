@@ -41,7 +41,7 @@ NAMES = (
 )
 """The figures of the paper, in the order of the page: each the module of this name."""
 
-FURTHER = ("frontier", "beyond", "limits", "signal", "capacity")
+FURTHER = ("frontier", "beyond", "limits", "larger", "signal", "capacity")
 """What goes beyond the paper: hundreds of runs of up to 10,000 epochs, made when they are asked for."""
 
 ALL = (*NAMES, *FURTHER)

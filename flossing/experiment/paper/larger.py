@@ -1,0 +1,121 @@
+"""Beyond the paper: what networks of 160 units need that those of 80 do not."""
+
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from flossing.experiment.paper import beyond, frontier
+from flossing.experiment.paper.contract import Calculation, Claim, Data, Results, Scale
+from flossing.experiment.paper.drawing import accuracy_axes, legend_below, new_figure
+from flossing.experiment.paper.judging import networks, not_run
+from flossing.experiment.paper.measures import SOLVED, Group, groups, numbers
+from flossing.experiment.spec import Spec
+
+NAME = "larger"
+TITLE = "What larger networks need"
+CAPTION = (
+    "Temporal XOR at lags d/2 and d, N = 160, at most 10,000 training epochs, adaptive flossing of all directions with "
+    "the early stops of the frontier; each line is a network, the mean of its accuracy over 100 epochs. As networks of "
+    "80 units: Adam's step size 0.001 for training and for flossing, batches of 16. Slower: 0.0003 for training, 0.001 "
+    "for flossing. And larger batches: 64 sequences, thus four times the work of an epoch."
+)
+
+SLOWER: dict[str, Any] = {"learning_rate": 3e-4, "flossing_rate": 1e-3}
+CHANGES: dict[str, dict[str, Any]] = {
+    "as networks of 80 units": {},
+    "slower": SLOWER,
+    "slower, and larger batches": {**SLOWER, "batch": 64},
+}
+"""What is changed, in words and as fields of the configuration."""
+COLOURS = ("#6b6b6b", "#d9822b", "#d6336c")
+DELAYS = (60, 76)
+"""Basic lags, d / 2: 0.75 N and 0.95 N."""
+
+
+def specs(scale: Scale) -> list[Spec]:
+    """The frontier's runs that floss all directions at its largest networks, and the same with each change."""
+    place = frontier.places(scale)[-1]
+    place = place._replace(delays=place.delays[-1:] if scale == "tiny" else list(DELAYS))
+    found = []
+    for number, fields in enumerate(CHANGES.values()):
+        spec = frontier.spec_of(scale, place, "whole")
+        fewer = {"batch": 6} if scale == "tiny" and "batch" in fields else {}
+        base = {**spec.base, **fields, **fewer}
+        found.append(spec.model_copy(update={"name": f"{NAME}-{number}", "base": base}))
+    return found
+
+
+def calculations(scale: Scale) -> list[Calculation]:
+    """None: all comes from runs."""
+    return []
+
+
+def collect(results: Results, scale: Scale) -> Data:
+    """`groups` of what each network reached, with `change` and `load`, which is d / N; and `curves` of its accuracy."""
+    rows, curves = [], []
+    for change, spec in zip(CHANGES, specs(scale), strict=True):
+        size = {"change": change, "units": spec.base["units"]}
+        rows += [{**size, "load": row["d"] / size["units"], **row} for row in groups(results, spec)]
+        curves += [{**size, **curve} for curve in beyond.courses(results, spec)]
+    return {"groups": rows, "curves": curves}
+
+
+def draw(data: Data) -> Figure:
+    """Accuracy against the epoch, a panel for each delay and a line for each network."""
+    delays = sorted({row["d"] for row in data["groups"]})
+    columns = max(len(delays), 1)
+    figure, (panels,) = new_figure(f"{TITLE}: temporal XOR, N = 160", 1, columns, size=(2.0 + 4.6 * columns, 4.2))
+    colours = dict(zip(CHANGES, COLOURS, strict=True))
+    for axes, d in zip(panels, delays, strict=False):
+        for change, colour in colours.items():
+            axes.plot([], [], color=colour, label=change)
+        for curve in (curve for curve in data["curves"] if curve["d"] == d):
+            axes.plot(numbers(curve["epoch"]), numbers(curve["accuracy"]), color=colours[curve["change"]], lw=1.2)
+        load = next(row["load"] for row in data["groups"] if row["d"] == d)
+        accuracy_axes(axes, f"d = {d}, {load:.2g} N", "training epoch")
+        axes.set_xlim(0, None)
+    legend_below(figure, panels[0])
+    return figure
+
+
+def table(data: Data) -> list[list[str]]:
+    """What each network reached."""
+    rows = sorted(data["groups"], key=lambda row: row["d"])
+    return [
+        ["change", *frontier.HEAD],
+        *([row["change"], *frontier.table_row({"schedule": "whole", **row})] for row in rows),
+    ]
+
+
+def claims(data: Data) -> list[Claim]:
+    """Whether each change lets networks solve what they did not solve without."""
+    return [
+        _helps(data, "slower", "(Our question.) Training slower than flossing lets larger networks learn."),
+        _helps(data, "slower, and larger batches", "(Our question.) Larger batches let them learn longer delays."),
+    ]
+
+
+def _helps(data: Data, change: str, claim: str) -> Claim:
+    """It holds if there is a delay that all solve with the change and none solves with the one before it."""
+    before = list(CHANGES)[list(CHANGES).index(change) - 1]
+    found: dict[int, dict[str, Group]] = {}
+    for row in data["groups"]:
+        found.setdefault(row["d"], {})[row["change"]] = row
+    pairs = {
+        d: (there[change], there[before]) for d, there in sorted(found.items()) if {change, before} <= there.keys()
+    }
+    if not pairs:
+        return not_run(claim)
+    told, verdicts = [], []
+    for d, (ours, theirs) in pairs.items():
+        (held, tried), (less, of) = _solved(ours), _solved(theirs)
+        told.append(f"d = {d}: {held} of {tried} {change}, {less} of {of} {before}")
+        verdicts.append("holds" if held == tried and not less else "holds in part" if held / tried > less / of else "")
+    verdict = "holds" if "holds" in verdicts else "holds in part" if any(verdicts) else "does not hold"
+    used = [row for pair in pairs.values() for row in pair]
+    return Claim(claim, f"Final accuracy ≥ {SOLVED}: {'; '.join(told)}.", networks(used), verdict)
+
+
+def _solved(row: Group) -> tuple[int, int]:
+    accuracy = numbers(row["final_accuracy"])
+    return int((accuracy >= SOLVED).sum()), len(accuracy)
