@@ -21,8 +21,9 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from flossing._coordinates import Coordinates, shape_of_one
 from flossing._linearised import LinearisedStep
-from flossing._orthonormal import log_diagonal, positive_qr, qr_tangent
+from flossing._orthonormal import log_diagonal, qr_tangent
 from flossing._precision import in_full_precision
+from flossing._qr import positive_qr
 from flossing._types import Input, State, Step
 
 

@@ -26,8 +26,8 @@ from flossing._checks import check_integer, check_leaves, is_concrete
 from flossing._compiled import compiled
 from flossing._coordinates import Coordinates
 from flossing._lyapunov import push_tangents
-from flossing._orthonormal import independent_columns, positive_qr
 from flossing._precision import in_full_precision
+from flossing._qr import independent_columns, positive_qr
 from flossing._setup import initial_basis, prepare
 from flossing._types import Input, RandomKey, State, Step
 

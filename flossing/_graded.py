@@ -15,7 +15,7 @@ from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Bool, Float, Int
 
-from flossing._orthonormal import positive_qr
+from flossing._qr import positive_qr
 
 SWEEPS = 30
 """Limit on Jacobi sweeps; networks of 20 to 80 units took 2 to 8."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import flossing as fl
-from flossing import _orthonormal
+from flossing import _qr
 from tests.pytorch_settings import DOUBLE, one_thread_and_seed as one_thread_and_seed, torch
 
 flt = pytest.importorskip("flossing.pytorch")
@@ -190,7 +190,7 @@ def test_the_rule_of_the_qr_decomposition():
     torch.testing.assert_close(q.mT @ q, torch.eye(4, **DOUBLE), rtol=0, atol=1e-13)
     (gradient,) = torch.autograd.grad(log_r.sum(), b)
     assert (gradient[:, 2:] == 0).all() and (gradient[:, :2] != 0).all()
-    assert torch_orthonormal.ROUNDING == _orthonormal.ROUNDING
+    assert torch_orthonormal.ROUNDING == _qr.ROUNDING
 
 
 @pytest.mark.parametrize("singular", [False, True])

@@ -264,8 +264,8 @@ class Paper:
     """laptop: within an hour on two cores; paper: 20 networks, all delays, 10,000 epochs, for a cluster; tiny: seconds,
     to see that all works."""
     only: str | None = None
-    """Figures to make runs for, such as fig1,fig3; all of the paper by default. frontier, limits and capacity go
-    beyond it, and take tens of core-hours. Those not named are drawn from what is there."""
+    """Figures to make runs for, such as fig1,fig3; all of the paper by default. frontier, beyond, limits,
+    larger, signal and capacity go beyond it: tens of core-hours. Those not named are drawn from what there is."""
     out: Path = Path("paper-runs")
     """Where pictures, data, RESULTS.md, runs/ and calculations/ go."""
     workers: int | None = None

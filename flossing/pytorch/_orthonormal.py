@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 ROUNDING = 10
-"""|R_ii| up to this many units of rounding of the largest column counts as zero: `flossing._orthonormal.ROUNDING`."""
+"""|R_ii| up to this many units of rounding of the largest column counts as zero: `flossing._qr.ROUNDING`."""
 
 
 def orthonormalise(a: Float[Tensor, "N k"]) -> tuple[Float[Tensor, "N k"], Float[Tensor, " k"]]:

@@ -10,11 +10,9 @@ from hypothesis import given, settings, strategies as st
 from jax import lax
 
 import flossing as fl
-from flossing._cholesky import _three_rounds, cholesky_qr
-from flossing._orthonormal import householder_qr, orthonormalise, positive_qr
+from flossing._qr import _three_rounds, cholesky_qr, householder_qr, positive_qr
 
-by_cholesky = functools.partial(cholesky_qr, householder_qr)
-many_by_cholesky, many_by_householder = jax.jit(jax.vmap(by_cholesky)), jax.jit(jax.vmap(householder_qr))
+many_by_cholesky, many_by_householder = jax.jit(cholesky_qr), jax.jit(householder_qr)
 
 
 def matrices(rng, *shape, condition=10.0, dtype="float64"):
@@ -63,31 +61,39 @@ def test_dependent_columns_are_left_to_householder():
     a = np.array(matrices(np.random.default_rng(2), 4, 12, 5))
     a[1, :, 2] = a[1, :, 0]
     a[3] = 0
-    for ours, theirs in zip(jax.vmap(by_cholesky)(a), jax.vmap(householder_qr)(jnp.asarray(a)), strict=True):
+    for ours, theirs in zip(many_by_cholesky(a), many_by_householder(a), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_many_of_many():
-    """Over networks and over sequences, both axes or one."""
+@pytest.mark.parametrize("qr", [positive_qr, cholesky_qr])
+def test_many_of_many(qr):
+    """Over networks and over sequences, in any order of axes, as one by one."""
     a = matrices(np.random.default_rng(3), 2, 3, 8, 4)
-    q, r = jax.vmap(jax.vmap(by_cholesky))(a)
-    assert q.shape == a.shape and r.shape == (2, 3, 4, 4) and max(deviations(a, q, r)) < 1e-13
-    q, r = jax.vmap(by_cholesky, in_axes=1)(a[0].swapaxes(0, 1))
-    assert max(deviations(a[0], q, r)) < 1e-13
+    each = [[householder_qr(one) for one in row] for row in a]
+    expected = [np.array([[pair[i] for pair in row] for row in each]) for i in (0, 1)]
+    ways = [qr(a)]
+    if qr is positive_qr:
+        ways += [jax.vmap(jax.vmap(qr))(a), jax.vmap(jax.vmap(qr), in_axes=2)(jnp.moveaxis(a, 0, 2)), jax.vmap(qr)(a)]
+    for found in ways:
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-13)
 
 
-def test_gradients_of_many(monkeypatch):
-    """The derivative rules see Q and R alone, so that they hold however these were found."""
-    a = matrices(np.random.default_rng(4), 5, 9, 4)
-    weights = jnp.asarray(np.random.default_rng(5).normal(size=(9, 4)))
+def test_derivatives_to_second_order():
+    """Of one matrix and of many, against JAX's own rule for its QR."""
+    a = matrices(np.random.default_rng(4), 5, 6, 3)
+    weights = jnp.asarray(np.random.default_rng(5).normal(size=(6, 3)))
 
-    def loss(a):
-        q, log_r = jax.vmap(orthonormalise)(a)
-        return jnp.sum(q * weights[None]) + jnp.sum(log_r * weights[:1])
+    def loss(qr, a):
+        q, r = qr(a)
+        return jnp.sum(jnp.sin(q) * weights) + jnp.sum(jnp.log(jnp.diagonal(r)) * weights[0])
 
-    expected = jax.grad(loss)(a)
-    monkeypatch.setattr("flossing._orthonormal.positive_qr", by_cholesky)
-    np.testing.assert_allclose(jax.grad(loss)(a), expected, atol=1e-12)
+    for order in (jax.grad, jax.hessian):
+        ours, theirs = (jax.vmap(order(functools.partial(loss, qr)))(a) for qr in (positive_qr, householder_qr))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
+    # The derivative of a batch, whose rule sees the batch.
+    sum_of = jax.grad(lambda a: jax.vmap(functools.partial(loss, positive_qr))(a).sum())(a)
+    np.testing.assert_allclose(sum_of, jax.vmap(jax.grad(functools.partial(loss, householder_qr)))(a), atol=1e-10)
 
 
 def lowered(platform, function, *arguments):
