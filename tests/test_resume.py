@@ -167,7 +167,7 @@ def test_a_directory_of_the_first_version_opens(undisturbed, tmp_path):
 
 
 def test_killed_three_times(tmp_path):
-    counts = torture(tmp_path, 3, epochs=1200)
+    counts = torture(tmp_path, 3, epochs=700)
     assert counts["kills"] == 3 and counts["went_on"] >= 2
 
 
