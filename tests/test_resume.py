@@ -166,7 +166,9 @@ def test_a_directory_of_the_first_version_opens(undisturbed, tmp_path):
     assert run(SMALL, old.path).metrics("training")["loss"].shape == (12,)
 
 
+@pytest.mark.slow
 def test_killed_three_times(tmp_path):
+    """Three of the fifty kills of `make torture`; resuming on the command line is tested each time."""
     counts = torture(tmp_path, 3, epochs=700)
     assert counts["kills"] == 3 and counts["went_on"] >= 2
 
