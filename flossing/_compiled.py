@@ -16,7 +16,7 @@ from flossing._precision import in_full_precision
 from flossing._types import Input, State, Step
 
 
-@in_full_precision
+@in_full_precision  # for the step, which is traced here
 def compiled(flow: Callable, step: Step, state: State, inputs: Input, *functions: Callable) -> Callable:
     """`flow` with `step` as its first argument, compiled whole; `functions` are others that it will be called with.
 

@@ -1,13 +1,9 @@
 """QR with a positive diagonal, of which the tangent flow needs two things: Q and log diag R.
 
-With A = Q R and a perturbation dA, put X = dA R^-1 and C = Q^T X. Then Q^T dQ = tril(C, -1) - tril(C, -1)^T is
-antisymmetric, dR R^-1 = U = C - Q^T dQ is upper triangular, and (Walter, Lehmann & Lamour 2012)
-
-    d log R_ii = C_ii,        dQ = X - Q U.
-
-The rule is linear in dA, so that JAX transposes it for reverse mode; forward mode and higher derivatives work too.
-Two things make it ours rather than JAX's: R itself never carries a derivative, and a column that depends on the
-ones before it (a singular Jacobian) gets log R_ii = -inf and no derivative, where the general rule divides by zero.
+The rule of its derivative (`turn_and_stretch`) is linear in dA, so that JAX transposes it for reverse mode; forward
+mode and higher derivatives work too. Two things make it ours rather than JAX's: R itself carries no derivative, and a
+column that depends on the ones before it (a singular Jacobian) gets log R_ii = -inf and no derivative, where the general
+rule divides by zero.
 """
 
 import jax

@@ -84,7 +84,13 @@ def _round(q: Float[Array, "N k"], gram: Float[Array, "k k"], r: Float[Array, "k
 def turn_and_stretch(
     q: Float[Array, "N k"], r: Float[Array, "k k"], da: Float[Array, "N k"]
 ) -> tuple[Float[Array, "N k"], Float[Array, "k k"]]:
-    """dQ, and U = dR R^-1: linear in dA."""
+    """How a perturbation dA turns Q and stretches R: dQ, and U = dR R^-1, both linear in dA.
+
+    With X = dA R^-1 and C = Q^T X, Q^T dQ = tril(C, -1) - tril(C, -1)^T is antisymmetric, U = C - Q^T dQ is upper
+    triangular, and (Walter, Lehmann & Lamour 2012)
+
+        d log R_ii = U_ii = C_ii,        dQ = X - Q U.
+    """
     # Dependent columns are taken out of the solve: no derivative enters or leaves by them.
     independent = independent_columns(r)
     columns = independent[None, :]
@@ -107,6 +113,7 @@ def independent_columns(r: Float[Array, "k k"]) -> Bool[Array, " k"]:
 
 
 def _derivative(primals, tangents):
+    # However Q and R were found, what they are is differentiated.
     q, r = positive_qr(*primals)
     along = turn_and_stretch
     for _ in range(q.ndim - 2):

@@ -137,6 +137,26 @@ def test_products_are_full(gradient):
             assert products and all("HIGHEST" in line for line in products), products
 
 
+WEIGHTS, STATE, BITS = np.ones((4, 4), "float32") / 3, np.ones(4, "float32") / 7, np.ones((6, 4), "float32")
+MEASURED = {
+    "lyapunov_spectrum": lambda step: fl.lyapunov_spectrum(step, STATE, BITS, k=2).exponents,
+    "lyapunov_spectra": lambda step: fl.lyapunov_spectra(step, STATE, np.stack([BITS, BITS]), k=2).exponents,
+    "long_term_jacobian": lambda step: fl.long_term_jacobian(step, STATE, BITS, horizons=[3]).log_singular_values,
+    "apply_long_term": lambda step: fl.apply_long_term(step, STATE, BITS, vectors=np.eye(4, 2, dtype="float32"))[0],
+    "covariant_vectors": lambda step: fl.covariant_vectors(step, STATE, BITS, k=2, transient=1).exponents,
+    "error_feedback": lambda step: fl.error_feedback(step, STATE, BITS, lambda h: h[-1].sum()).log_norm,
+}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_products_are_full_whatever_is_measured(name):
+    def measure(weights):
+        return MEASURED[name](lambda x, s: jnp.tanh(weights @ x + s))
+
+    products = [line for line in lowered("cuda", measure, WEIGHTS).splitlines() if "dot_general" in line]
+    assert products and all("HIGHEST" in line for line in products), products
+
+
 def test_what_a_step_asks_for_itself_is_kept():
     weights = jnp.ones((4, 4), "float32") / 3
 
