@@ -7,13 +7,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flossing.experiment.figures import evenly, running_mean
 from flossing.experiment.paper import frontier
 from flossing.experiment.paper.contract import Calculation, Claim, Data, Results, Scale
 from flossing.experiment.paper.drawing import GREY, accuracy_axes, new_figure, panel
 from flossing.experiment.paper.frontier import Place
 from flossing.experiment.paper.judging import networks, not_run
-from flossing.experiment.paper.measures import LAST, POINTS, SOLVED, Group, groups, longest_lag, numbers, shorten
+from flossing.experiment.paper.measures import SOLVED, Group, courses, groups, numbers
 from flossing.experiment.spec import Spec
 
 NAME = "beyond"
@@ -59,18 +58,6 @@ def collect(results: Results, scale: Scale) -> Data:
         rows += [{**size, "load": row["d"] / place.units, **row} for row in groups(results, spec)]
         curves += [{**size, **curve} for curve in courses(results, spec)]
     return {"groups": rows, "curves": curves}
-
-
-def courses(results: Results, spec: Spec) -> list[dict[str, Any]]:
-    """The accuracy of each network of the runs of `spec` against the epoch, the mean over 100 epochs."""
-    found = []
-    for values, run in results.runs(spec):
-        training = run.metrics("training", ("epoch", "accuracy"))
-        epoch, accuracy = running_mean(training["epoch"], training["accuracy"], LAST)
-        kept = evenly(len(epoch), POINTS)
-        curve = {"epoch": shorten(epoch[kept]), "accuracy": shorten(accuracy[kept])}
-        found.append({"d": longest_lag(run), "seed": values["seed"], **curve})
-    return found
 
 
 def draw(data: Data) -> Figure:

@@ -29,7 +29,7 @@ def reaches_further(
     reach = [
         max((d for d in lags if _median(group[d], "final_accuracy") >= SOLVED), default=0) for group in (ours, theirs)
     ]
-    solved = [sum(_solved(group[d]) for d in lags) for group in (ours, theirs)]
+    solved = [sum(count_solved(group[d]) for d in lags) for group in (ours, theirs)]
     runs = [sum(len(group[d]["seed"]) for d in lags) for group in (ours, theirs)]
     told = [
         f"{names[name]}: {f'up to d = {far}' if far else 'at no d'} ({done} of {count} networks over all d)"
@@ -67,14 +67,15 @@ def best_is_between(claim: str, rows: Sequence[Group], key: str) -> Claim:
     The best solves the task for most networks, and among such in fewest epochs (median). It holds if this value is
     strictly better than both ends, in part if it is better than one and as good as the other.
     """
-    ranked = {row[key]: (_solved(row), -_median(row, "epochs_to_solve")) for row in rows}
+    ranked = {row[key]: (count_solved(row), -_median(row, "epochs_to_solve")) for row in rows}
     if len(ranked) < 3:
         return not_run(claim)
     ends = [ranked[min(ranked)], ranked[max(ranked)]]
     inner = {value: rank for value, rank in ranked.items() if value not in (min(ranked), max(ranked))}
     best = max(inner, key=lambda value: inner[value])
     told = "; ".join(
-        f"{key} = {row[key]}: {_solved(row)} of {len(row['seed'])}, {_epochs(-ranked[row[key]][1])}" for row in rows
+        f"{key} = {row[key]}: {count_solved(row)} of {len(row['seed'])}, {_epochs(-ranked[row[key]][1])}"
+        for row in rows
     )
     better = [inner[best] > end for end in ends]
     equal = [inner[best] >= end for end in ends]
@@ -96,14 +97,14 @@ def networks(rows: Sequence[Group]) -> int:
 def solved_share(rows: Sequence[Group], chosen: Callable[[Group], bool]) -> tuple[int, int]:
     """How many networks of the chosen groups solve their task, and how many there are."""
     there = [row for row in rows if chosen(row)]
-    return sum(_solved(row) for row in there), sum(len(row["seed"]) for row in there)
+    return sum(count_solved(row) for row in there), sum(len(row["seed"]) for row in there)
 
 
 def _by_lag(rows: Sequence[Group], key: str, value: Any) -> Rows:
     return {row["d"]: row for row in rows if row[key] == value}
 
 
-def _solved(row: Group) -> int:
+def count_solved(row: Group) -> int:
     return int((numbers(row["final_accuracy"]) >= SOLVED).sum())
 
 

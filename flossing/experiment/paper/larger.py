@@ -4,11 +4,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from flossing.experiment.paper import beyond, frontier
+from flossing.experiment.paper import frontier
 from flossing.experiment.paper.contract import Calculation, Claim, Data, Results, Scale
 from flossing.experiment.paper.drawing import accuracy_axes, legend_below, new_figure
-from flossing.experiment.paper.judging import networks, not_run
-from flossing.experiment.paper.measures import SOLVED, Group, groups, numbers
+from flossing.experiment.paper.judging import count_solved, networks, not_run
+from flossing.experiment.paper.measures import SOLVED, Group, courses, groups, numbers
 from flossing.experiment.spec import Spec
 
 NAME = "larger"
@@ -56,7 +56,7 @@ def collect(results: Results, scale: Scale) -> Data:
     for change, spec in zip(CHANGES, specs(scale), strict=True):
         size = {"change": change, "units": spec.base["units"]}
         rows += [{**size, "load": row["d"] / size["units"], **row} for row in groups(results, spec)]
-        curves += [{**size, **curve} for curve in beyond.courses(results, spec)]
+        curves += [{**size, **curve} for curve in courses(results, spec)]
     return {"groups": rows, "curves": curves}
 
 
@@ -108,14 +108,9 @@ def _helps(data: Data, change: str, claim: str) -> Claim:
         return not_run(claim)
     told, verdicts = [], []
     for d, (ours, theirs) in pairs.items():
-        (held, tried), (less, of) = _solved(ours), _solved(theirs)
+        held, tried, less, of = count_solved(ours), len(ours["seed"]), count_solved(theirs), len(theirs["seed"])
         told.append(f"d = {d}: {held} of {tried} {change}, {less} of {of} {before}")
         verdicts.append("holds" if held == tried and not less else "holds in part" if held / tried > less / of else "")
     verdict = "holds" if "holds" in verdicts else "holds in part" if any(verdicts) else "does not hold"
     used = [row for pair in pairs.values() for row in pair]
     return Claim(claim, f"Final accuracy ≥ {SOLVED}: {'; '.join(told)}.", networks(used), verdict)
-
-
-def _solved(row: Group) -> tuple[int, int]:
-    accuracy = numbers(row["final_accuracy"])
-    return int((accuracy >= SOLVED).sum()), len(accuracy)

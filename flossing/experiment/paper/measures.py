@@ -99,6 +99,18 @@ def curves(results: Results, spec: Spec, **where: Any) -> list[dict[str, Any]]:
     return found
 
 
+def courses(results: Results, spec: Spec) -> list[dict[str, Any]]:
+    """The accuracy of each network of the runs of `spec` against the epoch, the mean over 100 epochs."""
+    found = []
+    for values, run in results.runs(spec):
+        training = run.metrics("training", ("epoch", "accuracy"))
+        epoch, accuracy = running_mean(training["epoch"], training["accuracy"], LAST)
+        kept = evenly(len(epoch), POINTS)
+        curve = {"epoch": shorten(epoch[kept]), "accuracy": shorten(accuracy[kept])}
+        found.append({"d": longest_lag(run), "seed": values["seed"], **curve})
+    return found
+
+
 def quartiles(lines: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, list[float]]:
     """Median and quartiles over curves with the same abscissae, thinned."""
     values = np.stack([line for _, line in lines])
