@@ -2,8 +2,8 @@
 
 The rule of its derivative (`turn_and_stretch`) is linear in dA, so that JAX transposes it for reverse mode; forward
 mode and higher derivatives work too. Two things make it ours rather than JAX's: R itself carries no derivative, and a
-column that depends on the ones before it (a singular Jacobian) gets log R_ii = -inf and no derivative, where the general
-rule divides by zero.
+column that depends on the ones before it (a singular Jacobian) gets log R_ii = -inf and no derivative, where
+the general rule divides by zero.
 """
 
 import jax
