@@ -12,7 +12,7 @@ figures: .venv/.develop
 	$(BIN)/flossing paper --scale laptop --out paper
 
 test: lint
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: .venv/.develop
 	$(BIN)/ruff check .
@@ -22,7 +22,7 @@ lint: .venv/.develop
 
 torture: .venv/.develop
 	$(BIN)/python -m tests.torture --kills 50
-	$(BIN)/pytest -n 2 -m slow tests/test_resume.py tests/test_sweep.py tests/test_paper.py tests/test_paper_figures.py tests/test_comparison.py
+	$(BIN)/pytest -n 2 --dist loadfile -m slow tests/test_resume.py tests/test_sweep.py tests/test_paper.py tests/test_paper_figures.py tests/test_comparison.py
 
 verify: .venv/.develop
 	$(BIN)/python -m verification

@@ -1,8 +1,18 @@
 """Everything is tested in float64 with strict dtype and rank promotion; shapes are checked by jaxtyping's import hook
 (see addopts in pyproject.toml). Tests of float32 switch back by themselves."""
 
+import signal
+
 import jax
 import pytest
+from hypothesis import settings
+
+# Where the tests run in the background of a shell, Ctrl-C is ignored, and what they start would ignore it, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same examples each time; others with `pytest --hypothesis-profile default`.
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

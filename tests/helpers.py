@@ -1,6 +1,8 @@
 """What several tests share: the golden cases as our own objects, and dense Jacobians to compare with."""
 
+import contextlib
 import functools
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 
 import flossing as fl
 from flossing.cells import VanillaRNN
+from flossing.experiment.cli import main
 from flossing.experiment.reference import ReferenceModel, first_state, flossed_leaves, step
 
 DATA = Path(__file__).parent / "data"
@@ -26,6 +29,23 @@ GOLDEN = ("xor_gaussian", "copy_orthogonal", "xor4_chaotic")
 def command_line(*arguments, cwd=None) -> subprocess.CompletedProcess:
     """The command line as a person meets it: a process, its output, its exit code."""
     return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, cwd=cwd)
+
+
+def command_here(*arguments: str, cwd) -> subprocess.CompletedProcess:
+    """The same in this process, which has traced and compiled much of it before; with JAX as it comes."""
+    code, out, err = 0, io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        try:
+            main(arguments)
+        except SystemExit as end:
+            code = end.code
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: a process, its output, its exit code."""
+"""The command line: what it says, and how it ends."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ import pytest
 
 from flossing.experiment.cli import main
 from flossing.experiment.directory import RunDirectory
-from tests.helpers import COMMAND, TINY, command_line as flossing
+from tests.helpers import COMMAND, TINY, command_here, command_line
 
 
 @pytest.fixture
@@ -39,27 +39,27 @@ def test_help_does_not_import_jax():
 
 
 def test_train_then_spectrum(tmp_path):
-    done = flossing("train", *TINY, "--epochs", "12", "--out", "run", cwd=tmp_path)
+    done = command_here("train", *TINY, "--epochs", "12", "--out", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "epoch 12/12" in done.stdout and "run directory" in done.stdout
     directory = RunDirectory(tmp_path / "run")
     assert directory.config.training.epochs == 12 and directory.info["status"] == "finished"
 
-    done = flossing("spectrum", "--run", "run", "--picture", "one.png", cwd=tmp_path)
+    done = command_here("spectrum", "--run", "run", "--picture", "one.png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "10 of 10, per step, natural logarithm" in done.stdout
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
 
-    other = flossing("train", *TINY, "--out", "run", cwd=tmp_path)
+    other = command_here("train", *TINY, "--out", "run", cwd=tmp_path)
     assert other.returncode == 2 and "epochs=12 (not 3001); --overwrite replaces it" in other.stderr
 
 
 def test_spectrum_of_a_fresh_network(tmp_path):
-    done = flossing("spectrum", *TINY, "--first", "3", "--dtype", "float64", cwd=tmp_path)
+    done = command_here("spectrum", *TINY, "--first", "3", "--dtype", "float64", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "3 of 10" in done.stdout and "float64" in done.stdout and "±" not in done.stdout
     long = ["--units", "10", "--k", "4", "--steps", "300", "--first", "3"]
-    done = flossing("spectrum", *long, cwd=tmp_path)
+    done = command_here("spectrum", *long, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.count(" ± 0.") == 3, done.stderr
 
 
@@ -94,7 +94,7 @@ def test_spectrum_of_nothing(refused):
 
 
 def test_a_process_says_so_too(tmp_path):
-    done = flossing("train", "--units", "0", cwd=tmp_path)
+    done = command_line("train", "--units", "0", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "flossing: units must be greater than or equal to 1, got units=0\n"
 

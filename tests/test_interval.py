@@ -103,7 +103,7 @@ def test_one_program_for_all_intervals():
     engine = fl.Flossing(network, inputs, rematerialise=True, **options)  # differentiated by JAX, not by the adjoint
     adjoint, by_jax = eqx.filter_jit(flossing.update_at), eqx.filter_jit(engine.update_at)
     optimiser = flossing.init(network).optimiser
-    for interval in (1, 4, 5, 16, 32, 64):
+    for interval in (1, 5, 16, 64):
         found = adjoint(network, optimiser, KEY, jnp.asarray(interval))[2]
         wanted = by_jax(network, optimiser, KEY, interval)[2]
         np.testing.assert_allclose(found.exponents, wanted.exponents, rtol=0, atol=1e-12)

@@ -14,7 +14,7 @@ from flossing.experiment import reference
 from flossing.experiment.checkpoint import newest_checkpoint
 from flossing.experiment.directory import RunDirectory
 from flossing.experiment.run import run
-from tests.helpers import COMMAND, TINY, command_line
+from tests.helpers import COMMAND, TINY, command_here
 from tests.test_train import SMALL as SMALL32
 from tests.torture import compare, torture
 
@@ -209,16 +209,16 @@ def test_a_read_only_directory_ends_in_one_line(tmp_path):
 
 def test_resume_on_the_command_line(tmp_path):
     command = ["train", *TINY, "--epochs", "12"]
-    assert command_line(*command, "--out", "run", cwd=tmp_path).returncode == 0
-    again = command_line(*command, "--out", "run", cwd=tmp_path)
+    assert command_here(*command, "--out", "run", cwd=tmp_path).returncode == 0
+    again = command_here(*command, "--out", "run", cwd=tmp_path)
     assert again.returncode == 0 and "this run is finished" in again.stdout
     # As a crash would leave it: the last words not written, one chunk lost.
     directory = RunDirectory(tmp_path / "run")
     directory.write_info(directory.info | {"status": "running"})
-    resumed = command_line("train", "--resume", "run", cwd=tmp_path)
+    resumed = command_here("train", "--resume", "run", cwd=tmp_path)
     assert resumed.returncode == 0 and "epoch 12/12" in resumed.stdout, resumed.stderr
     assert directory.info["status"] == "finished" and directory.config.training.epochs == 12
-    both = command_line("train", "--resume", "run", "--out", "other", cwd=tmp_path)
+    both = command_here("train", "--resume", "run", "--out", "other", cwd=tmp_path)
     assert both.returncode == 2 and both.stderr.startswith("flossing: out and overwrite must be left out with resume")
-    missing = command_line("train", "--resume", "nowhere", cwd=tmp_path)
+    missing = command_here("train", "--resume", "nowhere", cwd=tmp_path)
     assert (missing.returncode, missing.stderr) == (2, "flossing: run directory must hold run.json, got 'nowhere'\n")

@@ -172,7 +172,7 @@ def test_another_axis_reuses_what_it_can(undisturbed, start, tmp_path):
 
 
 def test_killed_workers_and_clients_lose_nothing(undisturbed, start, tmp_path):
-    process = start(tmp_path)
+    process = start(tmp_path, workers=1)
     worker = at_work(process, tmp_path)
     assert worker.environ().items() >= ONE_THREAD.items()
     worker.kill()
@@ -181,7 +181,7 @@ def test_killed_workers_and_clients_lose_nothing(undisturbed, start, tmp_path):
     left = workers(process)
     process.kill()
     assert psutil.wait_procs(left, timeout=10)[1] == []  # workers do not outlive their client
-    assert finish(start(tmp_path)).endswith("failed=0)\n")
+    assert finish(start(tmp_path, workers=1)).endswith("failed=0)\n")
     assert_same(tmp_path, undisturbed[0])
     assert any("resumed" in run.info for run in find_runs([tmp_path]))
 
