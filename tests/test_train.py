@@ -114,9 +114,12 @@ def test_chunks_of_any_length_share_one_compilation():
 
 
 def test_a_compiler_that_does_not_know_our_options(monkeypatch):
-    monkeypatch.setattr(_loop, "COMPILER_OPTIONS", {"xla_no_such_option": True})
+    known = {"xla_cpu_use_fusion_emitters": False}
+    unknown = {"xla_no_such_option": True, "xla_cpu_experimental_ynn_fusion_type": "NO_SUCH_TYPE"}
+    monkeypatch.setattr(_loop, "COMPILER_OPTIONS", known | unknown)
     for name in ("compiler_options", "_jitted_run"):
         monkeypatch.setattr(_loop, name, getattr(_loop, name).__wrapped__)
+    assert _loop.compiler_options() == known
     end, records = _loop.run_chunk(lambda x, epoch: (x + epoch, x), jnp.array(0), 3, 4, capacity=5)
     assert end == 3 + 4 + 5 + 6
     np.testing.assert_array_equal(records, [0, 3, 7, 12])
