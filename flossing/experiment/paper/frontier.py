@@ -245,7 +245,7 @@ def _is_no_slower(rows: Sequence[Group], schedule: str) -> Claim:
 
 
 def _goes_beyond(rows: Sequence[Group]) -> Claim:
-    claim = "(Our question.) Some network of N units solves a delay d above N."
+    claim = "(Our question.) Some network of N units solves a delay d above N with no more epochs than these."
     there = [row for row in rows if row["load"] > 1]
     if not there:
         return not_run(claim)
