@@ -111,6 +111,7 @@ def gradients(turn: Turn, *, units: int, k: int, samples: list[dict], dtype: str
             basis=numbers["basis"],
             where=flossed_leaves,
             optimiser=optimiser,
+            clip=None,
             interval=1 if every_step else sample["interval"],
         )
         _, state, record = update_once(flossing, model, flossing.init(model), jax.random.key(0))

@@ -80,7 +80,7 @@ def run(task_name: str, network_name: str, condition: str, seed: int, settings: 
     kind = NETWORKS[network_name]
     cell, k = kind.make(settings.units, task.channels, key=cell_key), round(kind.share * settings.units)
     network = fl.cells.Network(cell, task.outputs, key=readout_key)
-    flossing = fl.Flossing(network, Inputs(task), state=network.zeros(), key=basis_key, k=k)
+    flossing = fl.Flossing(network, Inputs(task), state=network.zeros(), key=basis_key, k=k, clip=None)
     schedule = fl.join_schedules(
         fl.floss_before(settings.before),
         fl.floss_periodically(settings.block, every=settings.every, blocks=settings.blocks),

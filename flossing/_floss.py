@@ -27,6 +27,11 @@ from flossing._window import measure_window
 
 Model = TypeVar("Model", bound=PyTree)
 
+CLIP = 0.1
+"""The largest norm of the gradient that an optimiser of flossing is given. Where directions of a network of chance are
+nearly lost the gradient has rare spikes, a hundred or a thousand times as large as it is otherwise, and Adam would take
+small steps for thousands of epochs after one. Near the target norms are below."""
+
 LOOK = 10
 """Flossing epochs between two looks whether the interval may be longer. Flossing draws the exponents together within
 tens of epochs, each of which costs twice as much at an interval of 1."""
@@ -87,6 +92,7 @@ class Flossing(eqx.Module):
     step: Callable = eqx.field(static=True)
     where: Callable | None = eqx.field(static=True)
     optimiser: optax.GradientTransformation = eqx.field(static=True)
+    clip: float | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -106,6 +112,7 @@ class Flossing(eqx.Module):
         step: Callable = call_cell,
         where: Callable | None = None,
         optimiser: optax.GradientTransformation | None = None,
+        clip: float | None = CLIP,
     ):
         """`model` serves to check the arguments against and is not kept."""
         check_leaves("model", eqx.filter(model, eqx.is_array))
@@ -113,6 +120,9 @@ class Flossing(eqx.Module):
         self.state = state if callable(state) else _as_arrays("state", state)
         self.step, self.where = step, where
         self.optimiser = default_optimiser() if optimiser is None else optimiser
+        if clip is not None:
+            check_positive("clip", clip)
+        self.clip = clip
 
         first, sequence = self.start(model), self.sequence(jax.random.key(0))
         if not jax.tree_util.tree_leaves(sequence) and window is None:
@@ -181,8 +191,10 @@ class Flossing(eqx.Module):
             return flossing_loss(exponents, self.target), (exponents, strains)
 
         (value, (exponents, strains)), gradient = jax.value_and_grad(loss, has_aux=True)(flossed)
-        updates, opt_state = self.optimiser.update(gradient, opt_state, flossed)
         record = FlossingRecord(value, exponents, optax.tree.norm(gradient), strains, jnp.asarray(interval))
+        if self.clip is not None:
+            gradient, _ = optax.clip_by_global_norm(self.clip).update(gradient, optax.EmptyState())
+        updates, opt_state = self.optimiser.update(gradient, opt_state, flossed)
         return eqx.combine(optax.apply_updates(flossed, updates), kept), opt_state, record
 
     @property
@@ -292,6 +304,7 @@ def floss(
     step: Callable = call_cell,
     where: Callable | None = None,
     optimiser: optax.GradientTransformation | None = None,
+    clip: float | None = CLIP,
     flossing_state: FlossingState | None = None,
     chunk: int = 50,
     callback: Callable[[int, Any, FlossingRecord], Any] | None = None,
@@ -319,6 +332,8 @@ def floss(
     - `step`: `step(model, state, input) -> state`, if the model is not called as above.
     - `where`: the leaves to floss, `where(model) -> leaf or tuple of leaves`; all floating arrays by default.
     - `optimiser`: any optax `GradientTransformation`; Adam(1e-3) by default.
+    - `clip`: the largest 2-norm of the gradient, all leaves together, that the optimiser is given; `None` for any, as
+      in the paper. Without it one spike of the gradient, as networks of chance have them, slows Adam for long.
     - `flossing_state`: the state of an earlier call, `history.state`; fresh if not given.
     - `chunk`: epochs between two looks; `callback(epochs_done, model, record)` is then called, `record` holding
       `loss`, `exponents`, `gradient_norm` of the chunk's epochs.
@@ -350,6 +365,7 @@ def floss(
         step=step,
         where=where,
         optimiser=optimiser,
+        clip=clip,
     )
     flossing_state = flossing.init(model) if flossing_state is None else flossing_state
     update = FlossingEpoch(flossing, inputs_key)

@@ -78,6 +78,7 @@ def golden_flossing(case, model) -> fl.Flossing:
         transient=int(case["discard"]),
         step=step,
         where=flossed_leaves,
+        clip=None,  # as the reference
         interval=1,
     )
 

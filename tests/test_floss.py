@@ -1,5 +1,7 @@
 """Flossing does what it says: exponents reach their targets, on the chosen leaves, with the chosen optimiser."""
 
+import inspect
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -79,6 +81,25 @@ def test_callback_and_fresh_inputs():
     assert len(np.unique(history.loss)) == 5  # nothing moves but the inputs
 
 
+@pytest.mark.parametrize("clip", [0.1, 0.03, None])
+def test_a_spike_of_the_gradient_moves_no_further_than_its_clipped_norm(clip):
+    """By plain gradient descent of rate 1 the weights move by the norm that the optimiser saw."""
+    before = small()
+    after, history = floss(before, epochs=1, optimiser=optax.sgd(1.0), clip=clip)
+    (norm,) = history.gradient_norm
+    moved = jnp.sqrt(sum(jnp.sum((a - b) ** 2) for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True)))
+    assert norm > 0.15
+    np.testing.assert_allclose(moved, norm if clip is None else clip, rtol=1e-9)
+
+
+def test_both_ecosystems_clip_alike():
+    torch_side = pytest.importorskip("flossing.pytorch")
+    defaults = {
+        inspect.signature(floss).parameters["clip"].default for floss in (fl.floss, torch_side.floss, fl.Flossing)
+    }
+    assert defaults == {0.1}
+
+
 def test_a_second_call_does_not_compile_again():
     traces = []
 
@@ -142,6 +163,7 @@ def test_lost_exponents_stop_with_epoch_and_index():
         ({"window": 41}, r"window must be an integer from 1 to 40 \(inputs have 40 steps\), got window=41"),
         ({"transient": 40}, r"transient must be an integer from 0 to 39 \(window=40\), got transient=40"),
         ({"interval": 0}, "interval must be an integer of at least 1"),
+        ({"clip": -1.0}, "clip must be a positive number, got clip=-1.0"),
         ({"target": np.zeros(5)}, r"target must be a scalar or have shape \(6,\).*\(5,\)"),
         ({"basis": np.zeros((12, 13)), "k": None}, r"basis must have shape \(12, k\).*got shape \(12, 13\)"),
         ({"inputs": None}, "window must be given for an autonomous system"),

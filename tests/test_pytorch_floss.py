@@ -149,7 +149,7 @@ def test_an_optimiser_you_have_steps_what_it_holds():
     module.weight_hh_l0.register_hook(gradients.append)
     inputs = torch.randn(10, 2, **DOUBLE)
     with torch.no_grad():
-        history = flt.floss(module, inputs, k=2, epochs=2, optimiser=optimiser, engine="torch")
+        history = flt.floss(module, inputs, k=2, epochs=2, optimiser=optimiser, clip=None, engine="torch")
     assert history.optimiser is optimiser and len(gradients) == 2
     changed = {name for name, p in module.named_parameters() if not torch.equal(p, before[name])}
     assert changed == {"weight_hh_l0"}
@@ -247,6 +247,7 @@ CASES = [
         lambda: flt.floss(nn.RNN(2, 3), INPUTS, tolerance=-1.0),
         "must be a positive number, got tolerance=-1.0",
     ),
+    (lambda: flt.floss(nn.RNN(2, 3), INPUTS, clip=0.0), "clip must be a positive number, got clip=0.0"),
     (lambda: flt.floss(nn.RNN(2, 3), INPUTS, transient=6), r"transient must be an integer from 0 to 5 \(window=6\)"),
     (lambda: flt.floss(nn.RNN(2, 3), INPUTS, parameters=[]), "parameters must hold one that requires a gradient"),
     (lambda: flt.floss(identity, INPUTS, state=H), "parameters must be given for a step that is a function"),

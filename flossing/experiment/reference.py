@@ -133,7 +133,8 @@ def build(config: Config, step_scale: float = 1.0) -> Experiment:
         target=settings.target,
         step=step,
         where=flossed_leaves,
-        optimiser=_flossing_adam(settings.flossing_clip, plan.flossing_rate * step_scale, *betas),
+        optimiser=_adam(plan.flossing_rate * step_scale, *betas),
+        clip=settings.flossing_clip,
     )
     return Experiment(
         model,
@@ -175,14 +176,6 @@ def _adam(learning_rate: float, beta1: float, beta2: float) -> optax.GradientTra
 @functools.cache
 def _clipped_adam(limit: float, learning_rate: float, beta1: float, beta2: float) -> optax.GradientTransformation:
     return optax.chain(clip_each_array(limit), _adam(learning_rate, beta1, beta2))
-
-
-@functools.cache
-def _flossing_adam(
-    limit: float | None, learning_rate: float, beta1: float, beta2: float
-) -> optax.GradientTransformation:
-    adam = _adam(learning_rate, beta1, beta2)
-    return adam if limit is None else optax.chain(optax.clip_by_global_norm(limit), adam)
 
 
 def check_memory(config: Config):

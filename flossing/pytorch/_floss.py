@@ -73,6 +73,7 @@ def floss(
     generator: torch.Generator | None = None,
     parameters: Iterable[Tensor] | None = None,
     optimiser: torch.optim.Optimizer | Callable[[list], torch.optim.Optimizer] = torch.optim.Adam,
+    clip: float | None = 0.1,
     engine: Engine = "auto",
     callback: Callable[[int, FlossingRecord], Any] | None = None,
 ) -> FlossingHistory:
@@ -98,6 +99,8 @@ def floss(
     - `optimiser`: a class or function that makes one of a list of parameters, as `torch.optim.Adam` (the default, with
       its rate of 1e-3) or `functools.partial(torch.optim.Adam, lr=1e-2)`; or an optimiser you have. It then steps
       those of the parameters that it holds, and clears all gradients it holds.
+    - `clip`: the largest 2-norm of the gradient, all parameters together, that the optimiser is given; `None` for any,
+      as in the paper. Without it one spike of the gradient, as networks of chance have them, slows Adam for long.
     - `callback`: called after each epoch as `callback(epochs_done, record)`, with a
       [`FlossingRecord`][flossing.pytorch.FlossingRecord].
 
@@ -118,6 +121,8 @@ def floss(
         check_integer("interval", interval, least=1, note=" or 'auto'")
     if tolerance is not None:
         check_positive("tolerance", tolerance)
+    if clip is not None:
+        check_positive("clip", clip)
     flossed, optimiser = _choose(module_or_step, parameters, optimiser)
 
     def read() -> System:
@@ -146,7 +151,7 @@ def floss(
             if shorter == now:
                 break
             now, strains = shorter, []
-        norm = _update(loss, exponents, flossed, optimiser, epoch)
+        norm = _update(loss, exponents, flossed, optimiser, clip, epoch)
         records.append(FlossingRecord(loss.item(), exponents.detach().cpu(), norm, now))
         if callback is not None:
             callback(epoch, records[-1])
@@ -211,9 +216,15 @@ def _strains(growth: Float[Tensor, "... blocks k"], tolerance: float | None) -> 
 
 
 def _update(
-    loss: Tensor, exponents: Tensor, flossed: list[Tensor], optimiser: torch.optim.Optimizer, epoch: int
+    loss: Tensor,
+    exponents: Tensor,
+    flossed: list[Tensor],
+    optimiser: torch.optim.Optimizer,
+    clip: float | None,
+    epoch: int,
 ) -> float:
-    """One step of the optimiser; the norm of the gradient. Raises before the step if something is not finite."""
+    """One step of the optimiser; the norm of the gradient before it is clipped. Raises before the step if something is
+    not finite."""
     if not exponents.isfinite().all():
         raise FloatingPointError(f"flossing epoch {epoch}: {_explain(exponents)}")
     if not loss.requires_grad:
@@ -222,6 +233,9 @@ def _update(
     loss.backward(inputs=flossed)
     gradients = [p.grad for p in flossed if p.grad is not None]
     norm = torch.stack([g.norm() for g in gradients]).norm().item() if gradients else 0.0
+    if clip is not None and norm > clip:
+        for gradient in gradients:  # as optax does it; torch's own clipping adds 1e-6 to the norm
+            gradient.mul_(clip / norm)
     if math.isfinite(norm):
         optimiser.step()
     optimiser.zero_grad()

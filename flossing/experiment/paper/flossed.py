@@ -102,7 +102,7 @@ def _flossed(
         if k == 0:
             return cell, np.zeros((epochs, 0))
         inputs, state = FlossingInputs(window, 1, 1.0), cell.zeros()
-        options: dict[str, Any] = {"k": k, "epochs": epochs, "target": target, "optimiser": _adam(rate)}
+        options: dict[str, Any] = {"k": k, "epochs": epochs, "target": target, "optimiser": _adam(rate), "clip": None}
         cell, history = floss(cell, inputs, state=state, key=flossing_key, **options)
         return cell, history.exponents
 

@@ -61,6 +61,7 @@ def train_lstm(
             k=k,
             # The exponents of an LSTM lie close together: some steps between two QR decompositions harm nothing.
             interval=5,
+            clip=None,
         )
         optimiser = _optimiser(learning_rate, clip)
         state = start_training(network, optimiser, flossing)

@@ -1,14 +1,15 @@
 """Making the paper: what is not there yet is run, then every figure is drawn from what is there.
 
-A figure that was left out keeps its data, unless more of its runs at the same scale are there by now. So no command
-makes the directory say less than it did.
+A figure that was left out keeps its data, unless more of its runs at the same scale are there by now; one that goes
+beyond the paper also keeps what its data know of runs whose directories are gone, and adds to it. So no command makes
+the directory say less than it did.
 """
 
 import importlib
 import itertools
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from rich.table import Table
 from flossing.experiment.config import AnyConfig
 from flossing.experiment.figures import save_figure
 from flossing.experiment.files import write_atomically
-from flossing.experiment.paper.contract import Calculation, FigureRoom, Scale
+from flossing.experiment.paper.contract import Calculation, Data, FigureRoom, Scale
+from flossing.experiment.paper.kept import known_runs, with_kept
 from flossing.experiment.paper.results import Folder, by_name
 from flossing.experiment.paper.results_page import page
 from flossing.experiment.paper.scales import SIZES
@@ -42,7 +44,8 @@ NAMES = (
 """The figures of the paper, in the order of the page: each the module of this name."""
 
 FURTHER = ("frontier", "beyond", "limits", "larger", "signal", "capacity")
-"""What goes beyond the paper: hundreds of runs of up to 10,000 epochs, made when they are asked for."""
+"""What goes beyond the paper: hundreds of runs of up to 10,000 epochs, made when they are asked for. What their data
+know is not run again."""
 
 ALL = (*NAMES, *FURTHER)
 
@@ -107,7 +110,8 @@ def room(name: str) -> FigureRoom:
 def keep_data(folder: Folder, figure: FigureRoom, scale: Scale, *, chosen: bool):
     """Write data/<name>.json from what is there; a figure that was not chosen may keep what it has."""
     specs, calculations = figure.specs(scale), figure.calculations(scale)
-    missing_runs = {spec.name: _missing(folder, spec) for spec in specs}
+    kept = _kept(folder, figure, scale)
+    missing_runs = {spec.name: _missing(folder, spec, known_runs(kept)) for spec in specs}
     missing_calculations = [each.name for each in calculations if folder.calculation(each) is None]
     wanted = sum(len(spec.points()) for spec in specs), len(calculations)
     made = wanted[0] - sum(map(len, missing_runs.values())), wanted[1] - len(missing_calculations)
@@ -123,7 +127,7 @@ def keep_data(folder: Folder, figure: FigureRoom, scale: Scale, *, chosen: bool)
         "calculations": {"made": made[1], "wanted": wanted[1]},
         "missing": [*_tell(missing_runs, specs), *missing_calculations],
         "circumstances": circumstances(),
-        "data": figure.collect(folder, scale),
+        "data": with_kept(kept, figure.collect(folder, scale), [p.config.digest for s in specs for p in s.points()]),
     }
     folder.write_data(figure.NAME, content)
 
@@ -155,9 +159,12 @@ def _make_missing(
     from flossing.experiment.process import cores
 
     points: dict[str, Point] = {}
-    for spec in (spec for figure in figures for spec in figure.specs(scale)):
+    missing: set[str] = set()
+    for figure, spec in ((each, spec) for each in figures for spec in each.specs(scale)):
         check_points(spec.name, spec.points(), here=scheduler is None)
         points |= {point.config.digest: point for point in spec.points()}
+        known = known_runs(_kept(folder, figure, scale))
+        missing |= {point.config.digest for point in _missing(folder, spec, known)}
     calculations = by_name(each for figure in figures for each in figure.calculations(scale))
     # Calculations first: some are longer than any run, and one such at the end would keep the other workers idle.
     jobs: dict[str, Job] = {
@@ -165,7 +172,7 @@ def _make_missing(
         for name, calculation in calculations.items()
         if folder.calculation(calculation) is None
     }
-    waiting = [point.config for point in points.values() if not has_finished(folder.path, point.config)]
+    waiting = [point.config for digest, point in points.items() if digest in missing]
     for config in side_by_side(waiting, cores() if workers is None else workers):
         jobs[f"runs/{config.digest}"] = run_job(folder.path, config)
     done = len(points) + len(calculations) - len(jobs)
@@ -179,8 +186,13 @@ def _make_missing(
     return failures
 
 
-def _missing(folder: Folder, spec: Spec) -> list[Point]:
-    return [point for point in spec.points() if not has_finished(folder.path, point.config)]
+def _kept(folder: Folder, figure: FigureRoom, scale: Scale) -> Data:
+    content = folder.read_data(figure.NAME) if figure.NAME in FURTHER else None
+    return content["data"] if content is not None and content["scale"] == scale else {}
+
+
+def _missing(folder: Folder, spec: Spec, known: Collection[str]) -> list[Point]:
+    return [p for p in spec.points() if p.config.digest not in known and not has_finished(folder.path, p.config)]
 
 
 def _tell(missing: Mapping[str, Sequence[Point]], specs: Sequence[Spec]) -> list[str]:

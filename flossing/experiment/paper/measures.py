@@ -9,6 +9,7 @@ from flossing.experiment.config import Config, TaskName
 from flossing.experiment.directory import RunDirectory
 from flossing.experiment.figures import evenly, running_mean, running_median
 from flossing.experiment.paper.contract import Results, Scale
+from flossing.experiment.paper.kept import RUN
 from flossing.experiment.paper.scales import SIZES
 from flossing.experiment.spec import Spec
 
@@ -22,19 +23,19 @@ POINTS = 120
 """At most so many points of a curve are kept."""
 
 Group: TypeAlias = dict[str, Any]
-"""The networks of one condition: the values they share, and `seeds` and what each reached, in the same order."""
+"""The networks of one condition: the values they share; and `seed`, `run` and what each reached, in the same order."""
 
-_EACH = ("seed", "final_accuracy", "epochs_to_solve", "flossed_steps", "seconds")
+_EACH = ("seed", RUN, "final_accuracy", "epochs_to_solve", "flossed_steps", "seconds")
 _METRICS = ("epoch", "accuracy", "gradient_norm/x0")
 
 
 def groups(results: Results, *specs: Spec) -> list[Group]:
     """What the finished runs of `specs` reached, in groups that differ by their seeds alone.
 
-    `d` is the longest lag in steps; `final_accuracy` the mean over the last 100 epochs; `epochs_to_solve` the first
-    epoch at which the running mean over 25 epochs is at least 0.95, infinite if there is none; `flossed_steps` its
-    flossing epochs times their window; `seconds` all that a run took, flossing and compiling included, on as many
-    threads as its worker had.
+    `d` is the longest lag in steps; `run` the digest of each configuration; `final_accuracy` the mean over the last
+    100 epochs; `epochs_to_solve` the first epoch at which the running mean over 25 epochs is at least 0.95, infinite
+    if there is none; `flossed_steps` its flossing epochs times their window; `seconds` all that a run took, flossing
+    and compiling included, on as many threads as its worker had.
     """
     found: dict[tuple, Group] = {}
     for values, run in (pair for spec in specs for pair in results.runs(spec)):
@@ -42,6 +43,7 @@ def groups(results: Results, *specs: Spec) -> list[Group]:
         shared = {"d": longest_lag(run), **{name: value for name, value in values.items() if name != "seed"}}
         group = found.setdefault(tuple(shared.items()), {**shared, **{name: [] for name in _EACH}})
         group["seed"].append(values["seed"])
+        group[RUN].append(run.config.digest)
         group["final_accuracy"].append(short(training["accuracy"][-LAST:].mean()))
         group["epochs_to_solve"].append(epochs_to_solve(training["epoch"], training["accuracy"]))
         flossing_epochs = len(run.metrics("flossing", ("epoch",)).get("epoch", ()))
@@ -107,7 +109,7 @@ def courses(results: Results, spec: Spec) -> list[dict[str, Any]]:
         epoch, accuracy = running_mean(training["epoch"], training["accuracy"], LAST)
         kept = evenly(len(epoch), POINTS)
         curve = {"epoch": shorten(epoch[kept]), "accuracy": shorten(accuracy[kept])}
-        found.append({"d": longest_lag(run), "seed": values["seed"], **curve})
+        found.append({"d": longest_lag(run), "seed": values["seed"], RUN: run.config.digest, **curve})
     return found
 
 

@@ -63,10 +63,10 @@ class Folder:
         return read_json(file, FORMAT) if file.is_file() else None
 
     def write_data(self, name: str, content: dict[str, Any]):
-        """Write data/<name>.json, a list of numbers in one line."""
+        """Write data/<name>.json, a list of numbers or words in one line."""
         (self.path / "data").mkdir(parents=True, exist_ok=True)
         text = json.dumps(plain({"format": FORMAT, **content}), indent=1, allow_nan=False, ensure_ascii=False)
-        text = re.sub(r"\[[^][{}\"]*\]", lambda match: re.sub(r"\s+", " ", match[0]), text)
+        text = re.sub(r"\[(?:[^][{}\"]|\"[\w-]*\")*\]", lambda match: re.sub(r"\s+", " ", match[0]), text)
         write_atomically(self.path / "data" / f"{name}.json", (text + "\n").encode())
 
     def _file(self, calculation: Calculation) -> Path:

@@ -1,0 +1,85 @@
+"""Data of runs whose directories are gone: kept, added to, and not run again."""
+
+import json
+
+import pytest
+
+from flossing.experiment.files import plain
+from flossing.experiment.paper import make
+from flossing.experiment.paper.kept import known_runs, with_kept
+from flossing.experiment.paper.results import Folder
+from tests.test_paper import ROOT, FakeRun
+
+GROWING = ("frontier", "beyond", "limits", "larger")
+
+
+def network(seed: int, reached: float, condition: str = "none") -> dict:
+    return {"condition": condition, "seed": seed, "run": f"{condition}{seed}", "reached": reached}
+
+
+def group(*networks: dict) -> dict:
+    row = {name: [each[name] for each in networks] for name in ("seed", "run", "reached")}
+    return {"condition": networks[0]["condition"], **row}
+
+
+ORDER = [f"{condition}{seed}" for condition in ("none", "before") for seed in (1, 2, 3)]
+
+
+def test_networks_join_those_of_their_row_and_what_is_newer_counts():
+    before = {"groups": [group(network(1, 0.5), network(3, 0.6)), group(network(2, 0.7, "before"))]}
+    now = {"groups": [group(network(1, 0.9, "before")), group(network(2, 0.8), network(3, 0.9))]}
+    assert with_kept(before, now, ORDER) == {
+        "groups": [
+            group(network(1, 0.5), network(2, 0.8), network(3, 0.9)),
+            group(network(1, 0.9, "before"), network(2, 0.7, "before")),
+        ]
+    }
+
+
+def test_what_nobody_wants_any_more_is_left_out():
+    before = {"groups": [group(network(1, 0.5), network(7, 0.6))], "curves": [network(7, 0.6), network(1, 0.5)]}
+    now = {"groups": [], "curves": [network(2, 0.7)]}
+    kept = with_kept(before, now, ORDER)
+    assert kept == {"groups": [group(network(1, 0.5))], "curves": [network(1, 0.5), network(2, 0.7)]}
+
+
+def test_only_runs_that_every_list_knows_are_known():
+    rows = {"groups": [group(network(1, 0.5), network(2, 0.6))], "curves": [network(2, 0.6)]}
+    assert known_runs(rows) == {"none2"}
+    for other in ({"at_least": 3}, {"curves": [{"n": 3, "low": [0.1]}]}):
+        assert not known_runs(rows | other)
+        assert with_kept(rows | other, {"groups": [], **other}, ORDER) == {"groups": [], **other}
+    assert not known_runs({})
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_the_committed_data_know_their_runs(name):
+    """A change of what a configuration is called would have hundreds of hours run again."""
+    content = json.loads((ROOT / "paper" / "data" / f"{name}.json").read_text("utf-8"))
+    wanted = {point.config.digest for spec in make.room(name).specs("laptop") for point in spec.points()}
+    known = known_runs(content["data"])
+    assert known <= wanted and len(known) == content["runs"]["made"] > 0
+
+
+class Everything:
+    """All runs, each with an accuracy that jumps after 50 epochs."""
+
+    def runs(self, spec):
+        return [(point.values, FakeRun(point.config, 50)) for point in spec.points()]
+
+    def calculation(self, calculation):
+        return None
+
+
+@pytest.mark.parametrize("figure, kept", [("frontier", True), ("supplement_k", False)])
+def test_directories_may_go_where_a_map_grows(tmp_path, figure, kept):
+    room, folder = make.room(figure), Folder(tmp_path)
+    nothing = {"scale": "tiny", "runs": {"made": 0, "wanted": 0}, "calculations": {"made": 0, "wanted": 0}}
+    data = plain(room.collect(Everything(), "tiny"))
+    folder.write_data(figure, nothing | {"data": data})
+    make.keep_data(folder, room, "tiny", chosen=True)
+    after = folder.read_data(figure)
+    count = sum(len(spec.points()) for spec in room.specs("tiny"))
+    assert after["runs"] == {"made": count if kept else 0, "wanted": count} and bool(after["missing"]) == (not kept)
+    # At this scale two schedules are the same runs, and these rows change places.
+    assert (sorted(after["data"]["groups"], key=str) == sorted(data["groups"], key=str)) == kept
