@@ -35,6 +35,13 @@ FACTORS = (1, 2, 4, 8, 16, 32)
 MARGIN = 0.8
 """A longer interval must have strained no more than this: spreads differ a little from epoch to epoch."""
 
+DECOMPOSITION = 3
+"""What a QR decomposition and its derivative cost, in steps of the tangent flow and theirs (N = 80, k = 75, a CPU)."""
+
+GAIN = 0.1
+"""An interval is left for a longer one only where that makes epochs cheaper by this share. What strains too much has to
+be run again, and the nearer to the limit, the more often."""
+
 TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
 """How far the gradient may be from that with QR after every step, by dtype: relative, in the 2-norm."""
 
@@ -84,7 +91,7 @@ def longer_interval(interval: int, strains: np.ndarray, window: int) -> int:
     """The interval for the epochs that follow these; the last ten of them count.
 
     Fewer would do while exponents come together, but later on spreads differ from epoch to epoch, and most intervals
-    that two epochs allow would have to be taken back.
+    that two epochs allow would have to be taken back. It stays as it is where a longer one would gain little.
     """
     worst = np.max(strains[-10:], axis=0)
     borne = [(interval * f, float(w)) for f, w in zip(FACTORS, worst, strict=True) if w <= MARGIN]
@@ -92,12 +99,17 @@ def longer_interval(interval: int, strains: np.ndarray, window: int) -> int:
         return interval
     longest, strain = max(borne)
     # Twice as long is known to be too much, what lies between is not: there growth at most adds.
-    return min(window, max(longest, min(_bearable(longest, strain), 2 * longest - 1)))
+    longer = min(window, max(longest, min(_bearable(longest, strain), 2 * longest - 1)))
+    return longer if _cost(longer) <= (1 - GAIN) * _cost(interval) else interval
 
 
 def power_of_two(interval: int) -> int:
     """The largest power of 2 that is no longer: few intervals, where each is a program of its own to compile."""
     return 2 ** (interval.bit_length() - 1)
+
+
+def _cost(interval: int) -> float:
+    return 1 + DECOMPOSITION / interval
 
 
 def _bearable(interval: int, strain: float) -> int:

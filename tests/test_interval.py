@@ -196,6 +196,8 @@ def test_the_rule():
     assert longer_interval(1, calm, 100) == 8  # 0.75 at 8 steps: 9 steps might be 0.84
     assert longer_interval(2, calm, 100) == 17  # 0.75 * 17 / 16 = 0.797
     assert longer_interval(2, calm, 10) == 10
+    assert longer_interval(9, calm, 12) == 9  # (1 + 3/12) / (1 + 3/9) = 0.94 is not worth a risk,
+    assert longer_interval(9, calm, 15) == 15  # 0.9 is
     calm[:, 3] = 0.5
     assert longer_interval(1, calm, 100) == 12  # 0.5 * 12 / 8 = 0.75
     calm[:, 3] = 0.1
