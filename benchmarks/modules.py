@@ -1,5 +1,6 @@
 """Section `pytorch`: flossing of PyTorch's modules, and of a step of one's own, beside eager PyTorch."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,18 +37,19 @@ def modules(say: Say, quick: bool) -> list[Row]:
 
 def _module(cell: str, units: int, steps: int, k: int, *, blocks: int, chunk: int, seconds: float) -> Row:
     size = {"cell": cell, "units": units, "steps": steps, "k": k}
-    ours = Contender("benchmarks.modules:phase", blocks=blocks, chunk=chunk, threads=2, **size)
+    run = "benchmarks.modules:phase"
+    ours = [Contender(run, blocks=blocks, chunk=chunk, threads=threads, **size) for threads in THREADS]
     peer = {"transient": default_transient(steps), "blocks": blocks, "seconds": seconds, **size}
     eager = [paced_contender("benchmarks.peers_modules:module", threads=threads, **peer) for threads in THREADS]
-    take_turns([ours, *eager])
+    take_turns([*ours, *eager])
     return Comparison(
         work=f"{cell}, N={units}, T={steps}, k={k}",
         unit="s",
-        ours=ours.mean,
+        ours=least([p.mean for p in ours]),
         peer="PyTorch, eager",
         theirs=least([p.pace for p in eager]),
         least_ratio=4.0,
-        remark="; ".join(filter(None, [_intervals(ours), of_threads(eager)])),
+        remark="; ".join([*_said(ours), of_threads(eager)]),
     )
 
 
@@ -67,7 +69,7 @@ def _function(units: int, steps: int, k: int, *, blocks: int, chunk: int, second
         "unit": "s",
         "ours": least([p.mean for p in ours]),
     }
-    said = [_intervals(ours[0]), "ours on 2 threads {}, on 1 {}".format(*(show(p.mean, "s") for p in ours))]
+    said = _said(ours)
     return [
         Comparison(
             peer="PyTorch, eager, torch.func.jacrev",
@@ -85,10 +87,13 @@ def _function(units: int, steps: int, k: int, *, blocks: int, chunk: int, second
     ]
 
 
-def _intervals(ours: Contender) -> str:
-    if ours.result is None:
-        return ours.reason
-    return f"interval {ours.result[0]} at first, {np.median(ours.result):g} in the median"
+def _said(ours: Sequence[Contender]) -> list[str]:
+    """Its intervals, and its time on two threads and on one."""
+    if any(each.result is None for each in ours):
+        return [each.reason for each in ours if each.reason]
+    first, middle = ours[0].result[0], np.median(ours[0].result)
+    told = "ours on 2 threads {}, on 1 {}".format(*(show(each.mean, "s") for each in ours))
+    return [f"interval {first} at first, {middle:g} in the median", told]
 
 
 def phase(
