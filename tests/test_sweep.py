@@ -47,7 +47,7 @@ if __name__ == "__main__":
         if workers:
             outcome = sweep.sweep(spec, out, workers=workers, console=Console(width=300))
         else:
-            with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+            with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
                 outcome = sweep.sweep(spec, out, scheduler=cluster.scheduler_address, console=Console(width=300))
     except KeyboardInterrupt:
         sys.exit(130)
