@@ -30,7 +30,7 @@ Model = TypeVar("Model", bound=PyTree)
 CLIP = 0.1
 """The largest norm of the gradient that an optimiser of flossing is given. Where directions of a network of chance are
 nearly lost the gradient has rare spikes, a hundred or a thousand times as large as it is otherwise, and Adam would take
-small steps for thousands of epochs after one. Near the target norms are below."""
+small steps for thousands of epochs after one. Near the target, norms are smaller than this."""
 
 LOOK = 10
 """Flossing epochs between two looks whether the interval may be longer. Flossing draws the exponents together within
@@ -160,7 +160,8 @@ class Flossing(eqx.Module):
         return self._measure(model, key, self._first_interval)[0]
 
     def loss(self, model: PyTree, key: RandomKey) -> Float[Array, ""]:
-        """The flossing loss over the window, to be added to another; its gradient enters the flossed leaves alone."""
+        """The flossing loss over the window, to be added to another; its gradient, not clipped, enters the flossed leaves
+        alone."""
         flossed, kept = eqx.partition(model, self._mask(model))
         frozen = jax.tree_util.tree_map(lambda x: lax.stop_gradient(x) if eqx.is_array(x) else x, kept)
         return flossing_loss(self.exponents(eqx.combine(flossed, frozen), key), self.target)
@@ -323,7 +324,8 @@ def floss(
     - `window`: steps of the sequence that are used, from its start; all by default, required if `inputs=None`.
     - `transient`: steps of the window left out of the average; `10 + ceil(window / 10)` by default, at most half.
     - `interval`: steps between re-orthonormalisations. `"auto"` follows the network: as many as keep the gradient
-      within `tolerance` of that with QR after every step, 1, 2, 4, ..., chosen anew after every ten epochs.
+      within `tolerance` of that with QR after every step; 1 at first, looked at after every ten epochs, and lengthened
+      where epochs become a tenth cheaper.
     - `tolerance`: relative, in the 2-norm; 1e-3 in float32 and 1e-9 in float64 by default.
     - `rematerialise`: compute parts of the forward pass again in the reverse pass, so that memory grows with the
       square root of the window, not with the window. By default where the arrays would fill half of the memory.

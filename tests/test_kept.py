@@ -43,6 +43,14 @@ def test_what_nobody_wants_any_more_is_left_out():
     assert kept == {"groups": [group(network(1, 0.5))], "curves": [network(1, 0.5), network(2, 0.7)]}
 
 
+def test_a_new_column_and_a_new_name_do_no_harm():
+    """What is newer counts whatever its row is called; networks without a column stay in a row of their own."""
+    before = {"groups": [group(network(1, 0.5), network(2, 0.6))]}
+    now = {"groups": [group(network(2, 0.8)) | {"condition": "renamed", "alive": [7]}]}
+    kept = with_kept(before, now, ORDER)
+    assert kept == {"groups": [group(network(1, 0.5)), group(network(2, 0.8)) | {"condition": "renamed", "alive": [7]}]}
+
+
 def test_only_runs_that_every_list_knows_are_known():
     rows = {"groups": [group(network(1, 0.5), network(2, 0.6))], "curves": [network(2, 0.6)]}
     assert known_runs(rows) == {"none2"}

@@ -139,6 +139,22 @@ def test_strains_are_those_of_the_jax_side():
     assert _floss._strains(growth, None).isposinf().all()
 
 
+def test_a_gradient_is_clipped_and_hooks_keep_theirs():
+    """By plain gradient descent of rate 1 the weights move by the norm that the optimiser saw."""
+    module, gradients = small_rnn(), []
+    module.weight_hh_l0.register_hook(gradients.append)
+    before = [p.detach().clone() for p in module.parameters()]
+    descent = functools.partial(torch.optim.SGD, lr=1.0)
+    history = flt.floss(
+        module, torch.randn(10, 2, **DOUBLE), k=3, epochs=1, optimiser=descent, clip=0.01, engine="torch"
+    )
+    norm = history.gradient_norm.item()
+    moved = [a - p.detach() for a, p in zip(before, module.parameters(), strict=True)]
+    assert norm > 0.02
+    torch.testing.assert_close(torch.stack([m.norm() for m in moved]).norm().item(), 0.01, rtol=1e-9, atol=0)
+    torch.testing.assert_close(moved[1], gradients[0] * (0.01 / norm), rtol=1e-9, atol=1e-15)
+
+
 def test_an_optimiser_you_have_steps_what_it_holds():
     """Its moments and rate stay in use; parameters that it does not hold, or that are frozen, stay as they are."""
     module = small_rnn()

@@ -130,7 +130,7 @@ class FlossingConfig(Section):
     flossing_rate: PositiveReal | None = None
     """Adam's step size for flossing. Default: LEARNING_RATE."""
     flossing_clip: PositiveReal | None = None
-    """Largest norm of the flossing gradient, all arrays together. Default: any."""
+    """Largest norm of the gradient in a flossing epoch, all arrays together. Default: any, as the reference."""
     share: PositiveReal = 1e-3
     """adaptive: networks that cannot learn send back a share below 1e-4, those that learn 1e-3 to 1e-2."""
 

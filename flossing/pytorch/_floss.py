@@ -91,7 +91,8 @@ def floss(
     - `window`: steps of the sequence that are used, from its start; all by default, required if `inputs` is None.
     - `transient`: steps of the window left out of the average; `10 + ceil(window / 10)` by default, at most half.
     - `interval`: steps between re-orthonormalisations. `"auto"` follows the network: as many as keep the gradient
-      within `tolerance` of that with QR after every step, 1, 2, 4, ..., at most the window.
+      within `tolerance` of that with QR after every step; 1 in the first epoch, looked at after it and after every ten,
+      and lengthened where epochs become a tenth cheaper.
     - `tolerance`: relative, in the 2-norm; 1e-3 in float32 and 1e-9 in float64 by default.
     - `target`: the exponents wanted, per step: a number, or one for each (k,).
     - `parameters`: what is flossed; by default all parameters of the module that require a gradient. To be given for a
@@ -234,8 +235,8 @@ def _update(
     gradients = [p.grad for p in flossed if p.grad is not None]
     norm = torch.stack([g.norm() for g in gradients]).norm().item() if gradients else 0.0
     if clip is not None and norm > clip:
-        for gradient in gradients:  # as optax does it; torch's own clipping adds 1e-6 to the norm
-            gradient.mul_(clip / norm)
+        for p in flossed:  # as optax does it; torch's own clipping adds 1e-6 to the norm
+            p.grad = None if p.grad is None else p.grad * (clip / norm)  # hooks may have kept the gradient itself
     if math.isfinite(norm):
         optimiser.step()
     optimiser.zero_grad()

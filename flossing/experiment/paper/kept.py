@@ -30,7 +30,7 @@ def with_kept(before: Data, now: Data, wanted: Sequence[str]) -> Data:
     if not (_name_runs(before) and _name_runs(now)):
         return now
     order = {digest: place for place, digest in reversed(list(enumerate(wanted)))}
-    return {name: _joined([*before.get(name, []), *rows], order) for name, rows in now.items()}
+    return {name: _joined(before.get(name, []), rows, order) for name, rows in now.items()}
 
 
 def _name_runs(data: Data) -> bool:
@@ -41,17 +41,21 @@ def _runs(row: Row) -> list[str]:
     return [row[RUN]] if isinstance(row[RUN], str) else row[RUN]
 
 
-def _joined(rows: Sequence[Row], order: Mapping[str, int]) -> list[Row]:
-    single = [row for row in rows if isinstance(row[RUN], str)]
-    if single:
-        newest = {row[RUN]: row for row in rows if row[RUN] in order}
-        return sorted(newest.values(), key=lambda row: order[row[RUN]])
-    networks = {(shared, own[RUN]): own for row in rows for shared, own in _networks(row) if own[RUN] in order}
+def _joined(before: Sequence[Row], now: Sequence[Row], order: Mapping[str, int]) -> list[Row]:
+    newer = {digest for row in now for digest in _runs(row)}
+    if any(isinstance(row[RUN], str) for row in (*before, *now)):
+        rows = [*(row for row in before if row[RUN] not in newer), *now]
+        return sorted((row for row in rows if row[RUN] in order), key=lambda row: order[row[RUN]])
+    older = [(shared, own) for row in before for shared, own in _networks(row) if own[RUN] not in newer]
+    networks = [*older, *(network for row in now for network in _networks(row))]
     groups: dict[tuple, list[Row]] = {}
-    for shared, digest in sorted(networks, key=lambda key: order[key[1]]):
-        groups.setdefault(shared, []).append(networks[shared, digest])
+    for shared, own in sorted(
+        (each for each in networks if each[1][RUN] in order), key=lambda each: order[each[1][RUN]]
+    ):
+        groups.setdefault((shared, tuple(own)), []).append(own)
     return [
-        {**dict(shared), **{name: [own[name] for own in each] for name in each[0]}} for shared, each in groups.items()
+        {**dict(shared), **{name: [own[name] for own in each] for name in names}}
+        for (shared, names), each in groups.items()
     ]
 
 

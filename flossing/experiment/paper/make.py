@@ -1,8 +1,8 @@
 """Making the paper: what is not there yet is run, then every figure is drawn from what is there.
 
 A figure that was left out keeps its data, unless more of its runs at the same scale are there by now; one that goes
-beyond the paper also keeps what its data know of runs whose directories are gone, and adds to it. So no command makes
-the directory say less than it did.
+beyond the paper keeps them, too, and where they name their runs adds to what they know of runs whose directories are
+gone.
 """
 
 import importlib
@@ -44,8 +44,8 @@ NAMES = (
 """The figures of the paper, in the order of the page: each the module of this name."""
 
 FURTHER = ("frontier", "beyond", "limits", "larger", "signal", "capacity")
-"""What goes beyond the paper: hundreds of runs of up to 10,000 epochs, made when they are asked for. What their data
-know is not run again."""
+"""What goes beyond the paper: hundreds of runs of up to 10,000 epochs, made when they are asked for. Those that its data
+know by name are not made again."""
 
 ALL = (*NAMES, *FURTHER)
 
@@ -116,9 +116,11 @@ def keep_data(folder: Folder, figure: FigureRoom, scale: Scale, *, chosen: bool)
     wanted = sum(len(spec.points()) for spec in specs), len(calculations)
     made = wanted[0] - sum(map(len, missing_runs.values())), wanted[1] - len(missing_calculations)
     before = folder.read_data(figure.NAME)
-    if before is not None and not chosen:
+    if before is not None:
         had = before["runs"]["made"] + before["calculations"]["made"]
-        if before["scale"] != scale or sum(made) <= had:
+        if not chosen and (before["scale"] != scale or sum(made) <= had):
+            return
+        if chosen and figure.NAME in FURTHER and before["scale"] == scale and sum(made) < had:
             return
     content = {
         "figure": figure.NAME,

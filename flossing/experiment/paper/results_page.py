@@ -68,8 +68,8 @@ def _provenance(content: Mapping[str, Any]) -> str:
     ]
     where = content["circumstances"]
     return (
-        f"Scale {content['scale']}: {' and '.join(made)}. flossing {where['flossing']}, JAX {where['jax']}, "
-        f"{where['machine']}, {where['cores']} cores."
+        f"Scale {content['scale']}: {' and '.join(made)}. Last made with flossing {where['flossing']}, "
+        f"JAX {where['jax']}, {where['machine']}, {where['cores']} cores."
     )
 
 
