@@ -160,8 +160,7 @@ class Flossing(eqx.Module):
         return self._measure(model, key, self._first_interval)[0]
 
     def loss(self, model: PyTree, key: RandomKey) -> Float[Array, ""]:
-        """The flossing loss over the window, to be added to another; its gradient, not clipped, enters the flossed leaves
-        alone."""
+        """The flossing loss over the window, a term for another loss; its gradient enters the flossed leaves alone."""
         flossed, kept = eqx.partition(model, self._mask(model))
         frozen = jax.tree_util.tree_map(lambda x: lax.stop_gradient(x) if eqx.is_array(x) else x, kept)
         return flossing_loss(self.exponents(eqx.combine(flossed, frozen), key), self.target)

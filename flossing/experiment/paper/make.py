@@ -44,8 +44,8 @@ NAMES = (
 """The figures of the paper, in the order of the page: each the module of this name."""
 
 FURTHER = ("frontier", "beyond", "limits", "larger", "signal", "capacity")
-"""What goes beyond the paper: hundreds of runs of up to 10,000 epochs, made when they are asked for. Those that its data
-know by name are not made again."""
+"""What goes beyond the paper: hundreds of runs of up to 10,000 epochs, made when asked for. Those that its data know by
+name are not made again."""
 
 ALL = (*NAMES, *FURTHER)
 
