@@ -28,8 +28,8 @@ from flossing._window import measure_window
 Model = TypeVar("Model", bound=PyTree)
 
 CLIP = 0.1
-"""The largest norm of the gradient that an optimiser of flossing is given. Where directions of a network of chance are
-nearly lost the gradient has rare spikes, a hundred or a thousand times as large as it is otherwise, and Adam would take
+"""The largest norm of the gradient that an optimiser of flossing is given. Where a random network all but loses a
+direction, the gradient has rare spikes, a hundred or a thousand times as large as it is otherwise, and Adam would take
 small steps for thousands of epochs after one. Near the target, norms are smaller than this."""
 
 LOOK = 10
@@ -334,7 +334,7 @@ def floss(
     - `where`: the leaves to floss, `where(model) -> leaf or tuple of leaves`; all floating arrays by default.
     - `optimiser`: any optax `GradientTransformation`; Adam(1e-3) by default.
     - `clip`: the largest 2-norm of the gradient, all leaves together, that the optimiser is given; `None` for any, as
-      in the paper. Without it one spike of the gradient, as networks of chance have them, slows Adam for long.
+      in the paper. Without it one spike of the gradient, as random networks have them, slows Adam for long.
     - `flossing_state`: the state of an earlier call, `history.state`; fresh if not given.
     - `chunk`: epochs between two looks; `callback(epochs_done, model, record)` is then called, `record` holding
       `loss`, `exponents`, `gradient_norm` of the chunk's epochs.

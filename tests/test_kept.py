@@ -91,3 +91,15 @@ def test_directories_may_go_where_a_map_grows(tmp_path, figure, kept):
     assert after["runs"] == {"made": count if kept else 0, "wanted": count} and bool(after["missing"]) == (not kept)
     # At this scale two schedules are the same runs, and these rows change places.
     assert (sorted(after["data"]["groups"], key=str) == sorted(data["groups"], key=str)) == kept
+
+
+def test_a_figure_that_names_no_runs_keeps_what_it_has(tmp_path):
+    """Its runs cannot be added to; but the directory does not come to say less than it did."""
+    room, folder = make.room("capacity"), Folder(tmp_path)
+    content = {"scale": "tiny", "runs": {"made": 2, "wanted": 4}, "calculations": {"made": 1, "wanted": 1}}
+    folder.write_data("capacity", content | {"data": {"kept": 1}})
+    for chosen in (True, False):
+        make.keep_data(folder, room, "tiny", chosen=chosen)
+        assert folder.read_data("capacity")["data"] == {"kept": 1}
+    make.keep_data(folder, room, "laptop", chosen=True)  # another scale was asked for
+    assert folder.read_data("capacity")["scale"] == "laptop"

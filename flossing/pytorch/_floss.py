@@ -101,7 +101,7 @@ def floss(
       its rate of 1e-3) or `functools.partial(torch.optim.Adam, lr=1e-2)`; or an optimiser you have. It then steps
       those of the parameters that it holds, and clears all gradients it holds.
     - `clip`: the largest 2-norm of the gradient, all parameters together, that the optimiser is given; `None` for any,
-      as in the paper. Without it one spike of the gradient, as networks of chance have them, slows Adam for long.
+      as in the paper. Without it one spike of the gradient, as random networks have them, slows Adam for long.
     - `callback`: called after each epoch as `callback(epochs_done, record)`, with a
       [`FlossingRecord`][flossing.pytorch.FlossingRecord].
 

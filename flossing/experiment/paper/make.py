@@ -117,10 +117,12 @@ def keep_data(folder: Folder, figure: FigureRoom, scale: Scale, *, chosen: bool)
     made = wanted[0] - sum(map(len, missing_runs.values())), wanted[1] - len(missing_calculations)
     before = folder.read_data(figure.NAME)
     if before is not None:
-        had = before["runs"]["made"] + before["calculations"]["made"]
-        if not chosen and (before["scale"] != scale or sum(made) <= had):
-            return
-        if chosen and figure.NAME in FURTHER and before["scale"] == scale and sum(made) < had:
+        more = sum(made) - before["runs"]["made"] - before["calculations"]["made"]
+        if before["scale"] != scale:
+            keeps = not chosen
+        else:
+            keeps = more < 0 and figure.NAME in FURTHER or more <= 0 and not chosen
+        if keeps:
             return
     content = {
         "figure": figure.NAME,
