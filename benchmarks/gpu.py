@@ -115,7 +115,7 @@ def deviation(*, networks: int, units: int, steps: int, k: int, interval: int = 
     alone = []
     for number in range(networks):
         model, key = Many.model(units, 1 + number), jax.random.fold_in(together.keys[number], 0)
-        alone.append(ours.update_once(together.flossing, model, together.flossing.init(model), key)[2].loss)
+        alone.append(ours.update_once()(together.flossing, model, together.flossing.init(model), key)[2].loss)
     losses, alone = together.advance(1).loss, jnp.stack(alone)
     return float(jnp.max(jnp.abs(losses - alone) / alone))
 

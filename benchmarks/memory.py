@@ -20,31 +20,40 @@ def memory(say: Say, quick: bool) -> list[Row]:
     rows = []
     for steps in (16, 32) if quick else STEPS:
         size = {"units": 16 if quick else UNITS, "k": 4 if quick else K, "steps": steps}
-        say("memory, N={units}, k={k}, T={steps}".format(**size))
-        blocks = 1 if quick or steps > 1024 else 3
-        plain, saving = (
-            Contender("benchmarks.memory:probe", blocks=blocks, saving=saving, **size) for saving in (False, True)
-        )
-        take_turns([plain, saving])
-        rows += _rows("value and gradient, N={units}, k={k}, T={steps}".format(**size), plain, saving)
+        work = "value and gradient, N={units}, k={k}, T={steps}".format(**size)
+        for interval in INTERVALS:
+            say(f"memory, {work}, interval {interval}")
+            options = {"blocks": 1 if quick or steps > 1024 else 5, "interval": interval, **size}
+            plain, saving = (Contender("benchmarks.memory:probe", saving=saving, **options) for saving in (False, True))
+            take_turns([plain, saving])
+            rows += _rows(work, interval, plain, saving)
     return rows
 
 
-def _rows(work: str, plain: Contender, saving: Contender) -> list[Row]:
+def _rows(work: str, interval: int, plain: Contender, saving: Contender) -> list[Row]:
     def of(contender, name):
         return None if contender.result is None else contender.result[name]
 
-    def row(what, name, unit):
-        ours, theirs = of(saving, name), of(plain, name)
-        return Comparison(f"{what} of {work}", unit, ours, "without rematerialisation", theirs, remark=reason)
+    def row(what, unit, ours, theirs, **goal):
+        return Comparison(what, unit, ours, "without rematerialisation", theirs, remark=reason, **goal)
 
     reason = saving.reason or plain.reason or of(saving, "reason") or of(plain, "reason") or ""
-    times = Comparison(f"time of {work}", "s", saving.pace, "without rematerialisation", plain.pace, remark=reason)
-    return [row("temporary memory (XLA)", "temporary", "B"), row("peak resident memory", "resident", "B"), times]
+    time = f"time of {work}, QR after {interval} step{'s' * (interval > 1)}"
+    times = row(time, "s", saving.pace, plain.pace, least_ratio=LEAST_RATIO)
+    if interval != INTERVALS[0]:
+        return [times]  # memory is the same, whatever the interval
+    sizes = {"temporary": "temporary memory (XLA)", "resident": "peak resident memory"}
+    return [
+        *(row(f"{what} of {work}", "B", of(saving, name), of(plain, name)) for name, what in sizes.items()),
+        times,
+    ]
 
 
-def probe(turn: Turn, *, units: int, k: int, steps: int, saving: bool, blocks: int) -> dict[str, Any]:
-    """A contender: `temporary` bytes of the compiled epoch, `resident` peak of the process that ran it."""
+def probe(turn: Turn, *, units: int, k: int, steps: int, interval: int, saving: bool, blocks: int) -> dict[str, Any]:
+    """A contender: `temporary` bytes of the compiled epoch, `resident` peak of the process that ran it.
+
+    As `floss` runs it: LAPACK on one thread.
+    """
     import resource
 
     import jax
@@ -52,6 +61,7 @@ def probe(turn: Turn, *, units: int, k: int, steps: int, saving: bool, blocks: i
 
     import flossing as fl
     from benchmarks import ours, starts
+    from flossing._threads import one_lapack_thread
 
     numbers = starts.flossing_start(units, k)
     cell = ours.cell_of(numbers)
@@ -62,17 +72,20 @@ def probe(turn: Turn, *, units: int, k: int, steps: int, saving: bool, blocks: i
         basis=numbers["basis"],
         where=ours.flossed_leaves,
         optimiser=ours.keep_gradient(),
+        interval=interval,
         rematerialise=saving,
     )
     arguments = flossing, cell, flossing.init(cell), jax.random.key(1)
-    compiled = ours.update_once.lower(*arguments).compile()
+    compiled = ours.update_once().lower(*arguments).compile()
     temporary = compiled.compiled.memory_analysis().temp_size_in_bytes
     if temporary > SHARE * available():
         return {"temporary": temporary, "resident": None, "reason": "not run, too large for this machine"}
-    turn()
-    for _ in range(blocks):
-        jax.block_until_ready(compiled(*arguments)[2].loss)
+    with one_lapack_thread():
+        jax.block_until_ready(compiled(*arguments)[2].loss)  # the first call waits for memory
         turn()
+        for _ in range(blocks):
+            jax.block_until_ready(compiled(*arguments)[2].loss)
+            turn()
     # Linux counts in KiB. The peak includes JAX itself and its compiler, a few hundred MiB.
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"temporary": temporary, "resident": resident, "reason": ""}

@@ -1,5 +1,6 @@
 """Our side, called as a user calls it, and the gradients that a flossing phase saw."""
 
+import functools
 import time
 from typing import Any
 
@@ -13,7 +14,7 @@ import flossing as fl
 from benchmarks.starts import FLOSSED, Numbers, flossing_start, training_start
 from benchmarks.turns import Turn
 from flossing._floss import FlossingEpoch, run_flossing
-from flossing._loop import run_chunk
+from flossing._loop import compiler_options, run_chunk
 from flossing._train import TrainingEpoch
 from flossing.experiment import reference
 from flossing.experiment.config import Config
@@ -87,9 +88,13 @@ def keep_gradient() -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda parameters: jax.tree.map(jnp.zeros_like, parameters), update)
 
 
-@eqx.filter_jit
-def update_once(flossing: fl.Flossing, model, state, key):
-    """One epoch, `flossing.update`."""
+@functools.cache
+def update_once() -> Any:
+    """One epoch, `flossing.update`, compiled as `floss` does: a function of what flosses, model, state and key."""
+    return eqx.filter_jit(_update, compiler_options=compiler_options())
+
+
+def _update(flossing: fl.Flossing, model, state, key):
     return flossing.update(model, state, key)
 
 
@@ -114,7 +119,7 @@ def gradients(turn: Turn, *, units: int, k: int, samples: list[dict], dtype: str
             clip=None,
             interval=1 if every_step else sample["interval"],
         )
-        _, state, record = update_once(flossing, model, flossing.init(model), jax.random.key(0))
+        _, state, record = update_once()(flossing, model, flossing.init(model), jax.random.key(0))
         gradient = [np.asarray(leaf).ravel() for leaf in flossed_leaves(state.optimiser)]
         rows["gradient"].append(np.concatenate(gradient))
         rows["largest_exponent"].append(float(record.exponents[0]))

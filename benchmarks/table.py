@@ -45,7 +45,7 @@ class Comparison:
     def goal(self) -> str:
         """The goal in words."""
         if self.least_ratio is not None:
-            return f"ratio ≥ {self.least_ratio:g}"
+            return f"ratio ≥ {self.least_ratio:.3g}"
         if self.most_distance is not None:
             return f"≤ {self.most_distance:g} of the limit"
         return "" if self.most is None else f"ours ≤ {self.most:g}"

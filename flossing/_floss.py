@@ -17,10 +17,10 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from flossing._checks import check_integer, check_leaves, check_positive
 from flossing._coordinates import Coordinates
-from flossing._interval import longer_interval, power_of_two, shorter_interval
+from flossing._interval import longer_interval, shorter_interval
 from flossing._loop import run_chunk
 from flossing._loss import explain_infinite, flossing_loss
-from flossing._segments import too_large
+from flossing._memory import too_large
 from flossing._setup import check_step, initial_basis, sequence_length
 from flossing._types import Input, RandomKey, State
 from flossing._window import measure_window
@@ -182,16 +182,16 @@ class Flossing(eqx.Module):
     def update_at(
         self, model: PyTree, opt_state: optax.OptState, key: RandomKey, interval: int | Int[Array, ""]
     ) -> tuple[PyTree, optax.OptState, FlossingRecord]:
-        """`update` at this interval; compiled code serves all its values but for rematerialised windows."""
+        """`update` at this interval; compiled code serves all its values."""
         flossed, kept = eqx.partition(model, self._mask(model))
-        interval = interval if self.rematerialise else jnp.asarray(interval)
+        interval = jnp.asarray(interval)
 
         def loss(flossed):
             exponents, strains = self._measure(eqx.combine(flossed, kept), key, interval)
             return flossing_loss(exponents, self.target), (exponents, strains)
 
         (value, (exponents, strains)), gradient = jax.value_and_grad(loss, has_aux=True)(flossed)
-        record = FlossingRecord(value, exponents, optax.tree.norm(gradient), strains, jnp.asarray(interval))
+        record = FlossingRecord(value, exponents, optax.tree.norm(gradient), strains, interval)
         if self.clip is not None:
             gradient, _ = optax.clip_by_global_norm(self.clip).update(gradient, optax.EmptyState())
         updates, opt_state = self.optimiser.update(gradient, opt_state, flossed)
@@ -257,18 +257,16 @@ def _run_at_one_interval(
     update: FlossingEpoch, model: PyTree, state: FlossingState, first: int, count: int, *, capacity: int
 ) -> tuple[PyTree, FlossingState, FlossingRecord]:
     flossing, interval = update.flossing, state.interval
-    as_data_or_static = int if flossing.rematerialise else jnp.asarray
-    rounded = power_of_two if flossing.rematerialise else int
     while True:
-        at = dataclasses.replace(update, interval=as_data_or_static(interval))
+        at = dataclasses.replace(update, interval=jnp.asarray(interval))
         (end, opt_state), record = run_chunk(at, (model, state.optimiser), first, count, capacity=capacity)
         if flossing.interval != "auto":
             return end, FlossingState(opt_state, interval), record
         shorter = shorter_interval(interval, record.strains)
         if shorter == interval:
             longer = longer_interval(interval, record.strains, flossing.window)
-            return end, FlossingState(opt_state, rounded(longer)), record
-        interval = rounded(shorter)
+            return end, FlossingState(opt_state, longer), record
+        interval = shorter
 
 
 class FlossingHistory(NamedTuple):

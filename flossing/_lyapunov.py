@@ -28,7 +28,6 @@ from flossing._coordinates import Coordinates
 from flossing._interval import longer_interval, power_of_two, shorter_interval, strains_of
 from flossing._orthonormal import orthonormalise
 from flossing._precision import in_full_precision
-from flossing._segments import scan
 from flossing._setup import initial_basis, prepare
 from flossing._threads import one_lapack_thread
 from flossing._types import Input, RandomKey, State, Step
@@ -173,12 +172,10 @@ def tangent_flow(
     transient: int = 0,
     interval: int = 1,
     time_step: float = 1.0,
-    rematerialise: bool = False,
 ) -> Spectrum:
     """The engine: push `basis` along the orbit, one scan over blocks of `interval` steps. Checks nothing.
 
-    Blocks end exactly at `transient` and at `length`, so the first and the last may be shorter. `rematerialise` lets
-    the reverse pass compute again what it does not keep.
+    Blocks end exactly at `transient` and at `length`, so the first and the last may be shorter.
     """
     coordinates = Coordinates(state)
 
@@ -191,7 +188,7 @@ def tangent_flow(
     def blocks(carry, start, stop, size):
         count = (stop - start) // size
         cut = jax.tree_util.tree_map(lambda s: s[start:stop].reshape(count, size, *s.shape[1:]), inputs)
-        return scan(lambda c, s: block(c, s, size), carry, cut, count, segmented=rematerialise)
+        return lax.scan(lambda c, s: block(c, s, size), carry, cut, length=count)
 
     first = transient % interval
     last = (length - transient) % interval

@@ -4,6 +4,9 @@ The interval follows the network through flossing. Where it is data one compiled
 adjoint of our own, which is for reverse mode alone; where it is a number the program is compiled for it.
 """
 
+import math
+
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from flossing._adjoint import window_growth
@@ -24,11 +27,13 @@ def measure_window(
     transient: int,
     rematerialise: bool = False,
 ) -> tuple[Float[Array, " k"], Float[Array, " factors"]]:
-    """The exponents and the strains of the precision; `rematerialise` needs an `interval` that is a number."""
+    """The exponents and the strains of the precision; `rematerialise` is for reverse mode alone."""
     options = {"length": length, "transient": transient}
-    if isinstance(interval, int):
-        spectrum = tangent_flow(step, state, inputs, basis, interval=interval, rematerialise=rematerialise, **options)
+    if isinstance(interval, int) and not rematerialise:
+        spectrum = tangent_flow(step, state, inputs, basis, interval=interval, **options)
         return spectrum.exponents, strains_of(spectrum.all_growth(), tolerance)
-    growth = window_growth(step, state, inputs, basis, interval, **options)
+    interval = jnp.asarray(interval)
+    segment = math.isqrt(length) if rematerialise else length
+    growth = window_growth(step, state, inputs, basis, interval, segment=segment, **options)
     exponents = average(growth[transient:], float(length - transient))[0]
     return exponents, strains_of(growth, tolerance, transient=transient, interval=interval)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flossing._adjoint import Blocks, window_growth
+from flossing._adjoint import window_growth
+from flossing._blocks import Blocks
 from flossing._lyapunov import tangent_flow
 
 N, K = 6, 4
@@ -28,10 +29,10 @@ def drawn(length):
     return (J, ws), h, s, basis
 
 
-def ours(of, interval, step=tanh_step, **window):
+def ours(of, interval, step=tanh_step, segment=None, **window):
     """A function of the growth after the transient, different in each exponent."""
     weights, h, s, basis = of
-    growth = window_growth(functools.partial(step, weights), h, s, basis, interval, **window)
+    growth = window_growth(functools.partial(step, weights), h, s, basis, interval, segment=segment, **window)
     return jnp.sin(growth[window["transient"] :].sum(0)).sum()
 
 
@@ -48,12 +49,15 @@ def assert_close(found, wanted, rtol):
         np.testing.assert_allclose(f, w, rtol=0, atol=rtol * np.abs(w).max())
 
 
-@pytest.mark.parametrize(("length", "transient"), [(1, 0), (7, 6), (40, 0), (43, 11)])
-def test_gradient_is_that_of_the_engine(length, transient):
-    """In weights, state, inputs and basis, whatever the interval, with one compiled program."""
+@pytest.mark.parametrize(
+    ("length", "transient", "segment"),
+    [(1, 0, None), (7, 6, None), (40, 0, None), (43, 11, None), (40, 0, 5), (43, 11, 6)],
+)
+def test_gradient_is_that_of_the_engine(length, transient, segment):
+    """In weights, state, inputs and basis, whatever the interval and the segments, with one compiled program."""
     window = {"length": length, "transient": transient}
     of = drawn(length)
-    run = jax.jit(jax.value_and_grad(functools.partial(ours, **window)))
+    run = jax.jit(jax.value_and_grad(functools.partial(ours, segment=segment, **window)))
     # Over more than 8 steps the tangents align, and QR loses what the gradient needs.
     for interval in (1, 3, 5, 8) if length > 8 else (1, 2, length + 4):
         value, gradient = jax.jit(jax.value_and_grad(functools.partial(theirs, interval=interval, **window)))(of)
@@ -69,8 +73,9 @@ def test_value_without_a_gradient():
     np.testing.assert_allclose(ours(drawn(9), jnp.asarray(3), **window), theirs(drawn(9), 3, **window), rtol=1e-13)
 
 
+@pytest.mark.parametrize("segment", [None, 5])
 @pytest.mark.parametrize("inputs", ["integers", None])
-def test_leaves_without_a_derivative(inputs):
+def test_leaves_without_a_derivative(inputs, segment):
     """A random key and a counter in the state, integers or nothing for inputs, a complex state."""
     weights, h, _, _ = drawn(12)
     state = {"h": jax.lax.complex(h[:3], h[3:]), "key": jax.random.key(1), "count": jnp.asarray(0)}
@@ -86,14 +91,15 @@ def test_leaves_without_a_derivative(inputs):
 
     window = {"length": 12, "transient": 3, "step": step}
     run = lambda loss, interval: jax.grad(lambda w: loss((w, state, s, basis), interval, **window))(weights)  # noqa: E731
-    assert_close(run(ours, jnp.asarray(2)), run(theirs, 2), 1e-10)
+    assert_close(run(functools.partial(ours, segment=segment), jnp.asarray(2)), run(theirs, 2), 1e-10)
 
 
-def test_many_sequences_at_once():
+@pytest.mark.parametrize("segment", [None, 6])
+def test_many_sequences_at_once(segment):
     """Under vmap: each sequence's gradient is that of its own, and the sum's is the sum."""
     weights, h, _, basis = drawn(1)
     s = jax.random.normal(jax.random.key(8), (3, 20))
-    loss = functools.partial(ours, interval=jnp.asarray(4), length=20, transient=4)
+    loss = functools.partial(ours, interval=jnp.asarray(4), length=20, transient=4, segment=segment)
     each = [jax.grad(lambda w, row=row: loss((w, h, row, basis)))(weights) for row in s]
     together = jax.grad(lambda w: jax.vmap(lambda row: loss((w, h, row, basis)))(s).sum())(weights)
     assert_close(together, jax.tree.map(lambda *g: sum(g), *each), 1e-12)
@@ -129,3 +135,20 @@ def test_blocks_end_at_the_transient_and_at_the_end(length, transient):
         assert all(before[1] == after[0] for before, after in zip(ends, ends[1:], strict=False))
         assert all(0 < stop - start <= interval for start, stop in ends)
         assert transient in {0, *(stop for _, stop in ends)}
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 10, 11])
+def test_segments_cut_blocks_into_pieces(size):
+    """Each step is in one piece, in order; only what an open segment cuts off ends no block."""
+    for interval, transient in [(1, 0), (3, 4), (4, 0), (12, 3)]:
+        blocks = Blocks(jnp.asarray(interval), 11, transient)
+        each, last = blocks.segments(size)
+        pieces, ended = [], []
+        for segment in [*(each(jnp.asarray(start)) for start in range(0, last.start, size)), last]:
+            for b in range(int(segment.first), int(segment.end)):
+                pieces.append(tuple(map(int, segment.ends(b))))
+                ended.append((b, pieces[-1][1]))
+            if segment.is_open:
+                pieces.append((int(segment.begun), int(segment.stop)))
+        assert [t for start, stop in pieces for t in range(start, stop)] == list(range(11))
+        assert ended == [(b, int(blocks.ends(b)[1])) for b in range(int(blocks.count))]

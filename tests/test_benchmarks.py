@@ -67,7 +67,7 @@ def our_gradient():
     options = {"state": numbers["h"], "basis": numbers["basis"], "where": ours.flossed_leaves}
     flossing = fl.Flossing(cell, bits, optimiser=ours.keep_gradient(), clip=None, interval=1, **options)
     assert flossing.transient == TRANSIENT == epochs.default_transient(STEPS)
-    _, state, record = ours.update_once(flossing, cell, flossing.init(cell), jax.random.key(0))
+    _, state, record = ours.update_once()(flossing, cell, flossing.init(cell), jax.random.key(0))
     return numbers, bits, record.loss, ours.flossed_leaves(state.optimiser)
 
 

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -100,24 +101,24 @@ def test_one_program_for_all_intervals():
     network, inputs, state, basis = drawn(10, 8, 1.0, "orthogonal", 50, 1, "float64")
     options = {"state": state, "basis": basis, "window": 47, "transient": 14, "step": network_step}
     flossing = fl.Flossing(network, inputs, **options)
-    engine = fl.Flossing(network, inputs, rematerialise=True, **options)  # differentiated by JAX, not by the adjoint
-    adjoint, by_jax = eqx.filter_jit(flossing.update_at), eqx.filter_jit(engine.update_at)
-    optimiser = flossing.init(network).optimiser
+    adjoint, optimiser = eqx.filter_jit(flossing.update_at), flossing.init(network).optimiser
     for interval in (1, 5, 16, 64):
         found = adjoint(network, optimiser, KEY, jnp.asarray(interval))[2]
-        wanted = by_jax(network, optimiser, KEY, interval)[2]
-        np.testing.assert_allclose(found.exponents, wanted.exponents, rtol=0, atol=1e-12)
-        np.testing.assert_allclose(found.gradient_norm, wanted.gradient_norm, rtol=1e-9)
+        engine = fl.Flossing(network, inputs, interval=interval, **options)  # its loss is differentiated by JAX
+        exponents, strains = engine._measure(network, KEY, interval)
+        np.testing.assert_allclose(found.exponents, exponents, rtol=0, atol=1e-12)
+        gradient = optax.tree.norm(eqx.filter_grad(engine.loss)(network, KEY))
+        np.testing.assert_allclose(found.gradient_norm, gradient, rtol=1e-9)
         assert int(found.interval) == interval
-        np.testing.assert_allclose(found.strains[0], wanted.strains[0], rtol=1e-9)
+        np.testing.assert_allclose(found.strains[0], strains[0], rtol=1e-9)
 
 
 @pytest.mark.usefixtures("optax_promotion")
-def test_one_program_serves_all_intervals():
-    """All but those of rematerialised windows, which are compiled for."""
+@pytest.mark.parametrize("rematerialise", [False, True])
+def test_one_program_serves_all_intervals(rematerialise):
     network = VanillaRNN(15, key=KEY)
 
-    def traces(epochs, rematerialise):
+    def traces(epochs):
         seen = []
 
         def step(model, h, s):
@@ -128,10 +129,9 @@ def test_one_program_serves_all_intervals():
         _, history = fl.floss(network, bits, state=jnp.zeros(15), key=KEY, **options)
         return len(seen), len(set(history.interval.tolist()))
 
-    (first, _), (later, intervals) = traces(10, False), traces(40, False)
+    (first, _), (later, intervals) = traces(10), traces(40)
     assert later == first
     assert intervals > 1
-    assert traces(40, True)[0] > traces(10, True)[0]
 
 
 def blocks_of(growth, transient, interval):
@@ -285,7 +285,7 @@ def test_the_step_that_forgets_is_still_named():
 
 
 @pytest.mark.usefixtures("optax_promotion")
-@pytest.mark.parametrize("interval, window", [(1, 50), (3, 49), (1, 3)])
+@pytest.mark.parametrize("interval, window", [(1, 50), (3, 49), (9, 50), (1, 3)])
 def test_rematerialising_changes_memory_alone(interval, window):
     network = VanillaRNN(12, key=KEY)
     inputs = jax.random.normal(KEY, (60, 1))
@@ -309,7 +309,7 @@ def test_rematerialising_changes_memory_alone(interval, window):
     np.testing.assert_allclose(record.exponents, theirs.exponents, rtol=0, atol=1e-12)
     np.testing.assert_allclose(model.J, other.J, rtol=0, atol=1e-12)
     if window > 10:
-        assert sizes[1] < 0.7 * sizes[0]
+        assert sizes[1] < 0.5 * sizes[0]
 
 
 def test_what_does_not_fit_is_rematerialised(monkeypatch):
@@ -319,7 +319,7 @@ def test_what_does_not_fit_is_rematerialised(monkeypatch):
         ).rematerialise
 
     assert not rematerialises()
-    monkeypatch.setattr("flossing._segments._memory", lambda: 10_000.0)
+    monkeypatch.setattr("flossing._memory._memory", lambda: 10_000.0)
     assert rematerialises()
 
 

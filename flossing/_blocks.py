@@ -1,0 +1,84 @@
+"""Where the blocks between re-orthonormalisations end, and where segments of the window cut them."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Int, PyTree
+
+Index = Int[Array, ""] | int
+
+
+class Blocks(eqx.Module):
+    """Blocks of `interval` steps, of which one ends at `transient` and the last at `length`."""
+
+    interval: Int[Array, ""]
+    length: int = eqx.field(static=True)
+    transient: int = eqx.field(static=True)
+
+    @property
+    def count(self) -> Int[Array, ""]:
+        """How many there are."""
+        return 1 + jnp.maximum(0, -((self._first - self.length) // self.interval))
+
+    def ends(self, b: Index) -> tuple[Int[Array, ""], Int[Array, ""]]:
+        """The step with which block `b` begins, and that before which it ends."""
+        stop = self._first + b * self.interval
+        return jnp.maximum(0, stop - self.interval), jnp.minimum(stop, self.length)
+
+    def ended(self, t: Index) -> Index:
+        """How many have ended after `t` steps."""
+        if isinstance(t, int) and t in (0, self.length):
+            return self.count if t else 0
+        return jnp.maximum(0, (t - self._first) // self.interval + 1)
+
+    def segments(self, size: int) -> tuple[Callable[[Index], "Segment"], "Segment"]:
+        """The window in segments of `size` steps: all but the last, by the step they start with, and the last."""
+        start = (self.length - 1) // size * size
+        return functools.partial(Segment, self, size, True), Segment(self, self.length - start, False, start)
+
+    @property
+    def _first(self) -> Int[Array, ""]:
+        return (self.transient - 1) % self.interval + 1
+
+
+class Segment(eqx.Module):
+    """Steps `start` to `stop` of a window. If it is open, it may end within a block."""
+
+    blocks: Blocks
+    size: int = eqx.field(static=True)
+    is_open: bool = eqx.field(static=True)
+    start: Index
+
+    @property
+    def stop(self) -> Index:
+        """The step before which it ends."""
+        return self.start + self.size
+
+    @property
+    def first(self) -> Index:
+        """The first block that ends in it."""
+        return self.blocks.ended(self.start)
+
+    @property
+    def end(self) -> Index:
+        """The first block that ends after it."""
+        return self.blocks.ended(self.stop)
+
+    def ends(self, b: Index) -> tuple[Int[Array, ""], Int[Array, ""]]:
+        """The step of the segment with which block `b` begins, or goes on, and that before which it ends."""
+        begin, stop = self.blocks.ends(b)
+        return jnp.maximum(begin, self.start), stop
+
+    @property
+    def begun(self) -> Int[Array, ""]:
+        """The step of the segment with which the block begins, or goes on, that its end cuts."""
+        return self.ends(self.end)[0]
+
+    def of(self, inputs: PyTree[Array]) -> Any:
+        """Its part of what has a leading time axis."""
+        return jax.tree_util.tree_map(lambda s: lax.dynamic_slice_in_dim(s, self.start, self.size), inputs)

@@ -1,0 +1,25 @@
+"""Whether what a reverse pass keeps would fit into the memory there is."""
+
+import math
+import os
+from typing import Any
+
+import jax
+
+PER_STEP = 6
+"""Arrays of the size of the tangents that a step leaves behind, about."""
+
+
+def too_large(length: int, tangents: jax.ShapeDtypeStruct | jax.Array) -> bool:
+    """Whether the reverse pass over so many steps would take more than half of the memory there is."""
+    return PER_STEP * length * tangents.size * tangents.dtype.itemsize > _memory() / 2
+
+
+def _memory() -> float:
+    stats: dict[str, Any] = jax.devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return float(stats["bytes_limit"])
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):  # not to be had on this system
+        return math.inf
