@@ -1,32 +1,18 @@
 """QR with a positive diagonal as an operation of JAX: of one matrix, or under `vmap` of many, and its derivative.
 
-LAPACK does it by Householder's reflections, on a CPU one matrix after another. GPUs do that column by column, for many
-matrices hardly better than for one. There many are decomposed by way of their Gram matrices. With G = A^T A = R^T R the
-columns of A R^-1 are orthonormal, but for an error that grows with the square of the condition number. So it is done
-three times, the first time with a shift, G + s I, that keeps G positive in spite of rounding (Fukaya, Kannan,
-Nakatsukasa, Yamamoto & Yanagisawa 2020): products and triangular solves, all at once. On an NVIDIA H100, float32:
-
-    256 matrices of        64 x 16       80 x 75       256 x 64
-    Householder             0.3 ms        3.0 ms        18.3 ms
-    this                    0.3 ms        0.7 ms         0.8 ms
-
-One matrix alone gains nothing. Columns that depend on each other need Householder's, and then all matrices get it:
-whether they do is asked of all at once, for which `vmap` of a condition has no way, hence an operation of our own.
+An operation of our own, because each platform has its way (`_decompositions`), which may depend on what all matrices
+of a batch are like; `vmap` of a condition knows each alone.
 """
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jax.lax.linalg import cholesky, triangular_solve
+from jax.lax.linalg import triangular_solve
 from jaxtyping import Array, Bool, Float
 
+from flossing._decompositions import qr_on_cpu, qr_on_gpu
 from flossing._precision import in_full_precision
-
-SHIFT = 10
-"""s in units of rounding of tr G: well above the rounding errors of G, and so small that two more rounds are enough."""
-
 
 ROUNDING = 10
 """|R_ii| up to this many units of rounding of the largest column of A counts as zero.
@@ -41,43 +27,6 @@ def positive_qr(a: Float[Array, "*B N k"]) -> tuple[Float[Array, "*B N k"], Floa
     """`A = Q R` with `R_ii >= 0`, for each of a batch."""
     q, r = _positive_qr.bind(a)
     return q, r
-
-
-def householder_qr(a: Float[Array, "*B N k"]) -> tuple[Float[Array, "*B N k"], Float[Array, "*B k k"]]:
-    """The same, by reflections, whatever the matrices."""
-    q, r = jnp.linalg.qr(a)
-    sign = jnp.where(jnp.diagonal(r, axis1=-2, axis2=-1) < 0, -1, 1).astype(r.dtype)
-    return q * sign[..., None, :], r * sign[..., :, None]
-
-
-def cholesky_qr(a: Float[Array, "*B N k"]) -> tuple[Float[Array, "*B N k"], Float[Array, "*B k k"]]:
-    """The same, for many by Cholesky decompositions, unless these fail for one of them."""
-    many = a.reshape(-1, *a.shape[-2:])
-    if len(many) == 1:
-        return householder_qr(a)
-    q, r, good = jax.vmap(_three_rounds)(many)
-    q, r = lax.cond(jnp.all(good), lambda: (q, r), lambda: householder_qr(many))
-    return q.reshape(a.shape), r.reshape(*a.shape[:-2], *r.shape[1:])
-
-
-@in_full_precision
-def _three_rounds(a: Float[Array, "N k"]):
-    """Q, R, and whether it went well: whether Q was so near to orthonormal that a last round makes it so."""
-    k, eps = a.shape[1], jnp.finfo(a.dtype).eps
-    identity = jnp.eye(k, dtype=a.dtype)
-    q, gram, r = a, a.T @ a, identity
-    gram = gram + SHIFT * eps * jnp.trace(gram) * identity
-    for _ in range(2):
-        q, r = _round(q, gram, r)
-        gram = q.T @ q
-    good = jnp.linalg.norm(gram - identity) < 0.5  # NaN, of a decomposition that failed, is not
-    return *_round(q, gram, r), good
-
-
-def _round(q: Float[Array, "N k"], gram: Float[Array, "k k"], r: Float[Array, "k k"]):
-    """With Q^T Q = L L^T: Q L^-T, and L^T R."""
-    lower = cholesky(gram, symmetrize_input=False)
-    return triangular_solve(lower, q, left_side=False, lower=True, transpose_a=True), lower.T @ r
 
 
 @in_full_precision
@@ -135,5 +84,5 @@ batching.primitive_batchers[_positive_qr] = lambda operands, axes: (
     _positive_qr.bind(jnp.moveaxis(operands[0], axes[0], 0)),
     (0, 0),
 )
-mlir.register_lowering(_positive_qr, mlir.lower_fun(cholesky_qr))
-mlir.register_lowering(_positive_qr, mlir.lower_fun(householder_qr), platform="cpu")
+mlir.register_lowering(_positive_qr, mlir.lower_fun(qr_on_gpu))
+mlir.register_lowering(_positive_qr, mlir.lower_fun(qr_on_cpu), platform="cpu")

@@ -1,4 +1,4 @@
-"""QR of many matrices by Cholesky decompositions, the way of GPUs, held against Householder's; products are full."""
+"""QR by Gram matrices, of many on a GPU and of large ones on a CPU, held against Householder's; products are full."""
 
 import functools
 
@@ -10,9 +10,11 @@ from hypothesis import given, settings, strategies as st
 from jax import lax
 
 import flossing as fl
-from flossing._qr import _three_rounds, cholesky_qr, householder_qr, positive_qr
+from flossing._decompositions import householder_qr, qr_on_cpu, qr_on_gpu, three_rounds, two_rounds
+from flossing._qr import positive_qr
 
-many_by_cholesky, many_by_householder = jax.jit(cholesky_qr), jax.jit(householder_qr)
+many_by_cholesky, many_by_householder = jax.jit(qr_on_gpu), jax.jit(householder_qr)
+large_by_cholesky = jax.jit(qr_on_cpu)
 
 
 def matrices(rng, *shape, condition=10.0, dtype="float64"):
@@ -52,9 +54,37 @@ def test_many_at_once(shape, decades, dtype, seed):
 def test_it_is_done_by_cholesky_where_that_can_be():
     """And float32 columns of which one nearly depends on others are left to Householder: so few rounds cannot."""
     rng = np.random.default_rng(1)
-    goes_well = jax.jit(lambda a: _three_rounds(a)[2])
+    goes_well = jax.jit(lambda a: three_rounds(a)[2])
     assert goes_well(matrices(rng, 80, 75, condition=1e4, dtype="float32"))
     assert not goes_well(matrices(rng, 80, 75, condition=1e9, dtype="float32"))
+
+
+@pytest.mark.parametrize("graded", [False, True])
+@settings(max_examples=10, deadline=None)
+@given(st.sampled_from([(), (2,)]), st.floats(0, 9), st.sampled_from(["float32", "float64"]), st.integers(0, 99))
+def test_large_ones(graded, batch, decades, dtype, seed):
+    """As good as Householder's whatever the condition; columns of different length are no difficulty at all."""
+    rng, eps = np.random.default_rng(seed), float(jnp.finfo(dtype).eps)
+    decades = min(decades, 4.0) if dtype == "float32" else decades
+    a = matrices(rng, *batch, 256, 64, condition=1 if graded else 10**decades, dtype=dtype)
+    a = jnp.asarray(np.asarray(a) * np.geomspace(1, 10**-decades, 64), dtype) if graded else a
+    found = large_by_cholesky(a)
+    assert max(deviations(a, *found)) < 300 * eps
+    for ours, theirs in zip(found, many_by_householder(a), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=300 * eps * (1 if graded else 10**decades))
+
+
+def test_two_rounds_where_that_can_be():
+    """Up to a condition of the square root of the precision; what they cannot do is left to Householder."""
+    rng = np.random.default_rng(1)
+    goes_well = jax.jit(lambda a: two_rounds(a)[2])
+    for dtype, most in (("float32", 3), ("float64", 7)):
+        assert goes_well(matrices(rng, 256, 64, condition=10**most, dtype=dtype))
+        assert not goes_well(matrices(rng, 256, 64, condition=10.0 ** (most + 2), dtype=dtype))
+    a = np.array(matrices(rng, 2, 256, 64))
+    a[1, :, 5] = 0
+    for ours, theirs in zip(large_by_cholesky(a), many_by_householder(a), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_dependent_columns_are_left_to_householder():
@@ -65,7 +95,7 @@ def test_dependent_columns_are_left_to_householder():
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("qr", [positive_qr, cholesky_qr])
+@pytest.mark.parametrize("qr", [positive_qr, qr_on_gpu])
 def test_many_of_many(qr):
     """Over networks and over sequences, in any order of axes, as one by one."""
     a = matrices(np.random.default_rng(3), 2, 3, 8, 4)
@@ -105,6 +135,9 @@ def test_each_platform_has_its_way():
     a = jax.ShapeDtypeStruct((6, 8, 3), "float32")
     ways = {platform: lowered(platform, jax.vmap(positive_qr), a) for platform in ("cpu", "cuda")}
     assert "potrf" in ways["cuda"] and "potrf" not in ways["cpu"]
+    large = lowered("cpu", positive_qr, jax.ShapeDtypeStruct((256, 64), "float32"))
+    wide = lowered("cpu", positive_qr, jax.ShapeDtypeStruct((256, 128), "float32"))
+    assert "potrf" in large and "potrf" not in wide
     single = lowered("cuda", positive_qr, jax.ShapeDtypeStruct((8, 3), "float32"))
     assert "potrf" not in single and "geqrf" in single
 
