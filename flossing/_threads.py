@@ -6,35 +6,18 @@ QR with OpenBLAS on two cores took 160 us with one thread and 400 us with two at
 
 import functools
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import scipy.linalg  # noqa: F401  (loads the LAPACK that JAX calls on the CPU, which is then found)
 from threadpoolctl import ThreadpoolController
 
-_lock = threading.Lock()
-_limits: list[Any] = []
-"""The limit that holds, once for each who is within it."""
-
 
 @contextmanager
 def one_lapack_thread() -> Iterator[None]:
-    """Within it, and not after it, LAPACK keeps to one thread; block until the result is there before leaving.
-
-    The number is the process's, not a thread's: the first to come sets it, the last to leave sets it back.
-    """
-    with _lock:
-        pools = _thread_pools(len(sys.modules))
-        _limits.append(_limits[0] if _limits else pools.limit(limits=1, user_api="blas"))
-    try:
+    """Within it, and not after it, LAPACK keeps to one thread; block until the result is there before leaving."""
+    with _thread_pools(len(sys.modules)).limit(limits=1, user_api="blas"):
         yield
-    finally:
-        with _lock:
-            limit = _limits.pop()
-            if not _limits:
-                limit.restore_original_limits()
 
 
 @functools.lru_cache(maxsize=1)
