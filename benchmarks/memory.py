@@ -10,6 +10,11 @@ from benchmarks.turns import Contender, Turn, take_turns
 
 UNITS, K = 512, 128
 STEPS = (256, 512, 1024, 2048, 4096)
+INTERVALS = (1, 8)
+"""At 1 all QR decompositions of the forward pass are done twice; flossing soon comes to longer ones."""
+
+LEAST_RATIO = 1 / 1.4
+"""Rematerialised, at most 1.4 times the time."""
 
 SHARE = 0.6
 """A run that would need more than this share of the free memory is not started."""
