@@ -28,7 +28,7 @@ def memory(say: Say, quick: bool) -> list[Row]:
         work = "value and gradient, N={units}, k={k}, T={steps}".format(**size)
         for interval in INTERVALS:
             say(f"memory, {work}, interval {interval}")
-            options = {"blocks": 1 if quick or steps > 1024 else 5, "interval": interval, **size}
+            options = {"blocks": 1 if quick else 3 if steps > 1024 else 5, "interval": interval, **size}
             plain, saving = (Contender("benchmarks.memory:probe", saving=saving, **options) for saving in (False, True))
             take_turns([plain, saving])
             rows += _rows(work, interval, plain, saving)
@@ -86,7 +86,7 @@ def probe(turn: Turn, *, units: int, k: int, steps: int, interval: int, saving: 
     if temporary > SHARE * available():
         return {"temporary": temporary, "resident": None, "reason": "not run, too large for this machine"}
     with one_lapack_thread():
-        jax.block_until_ready(compiled(*arguments)[2].loss)  # the first call waits for memory
+        jax.block_until_ready(compiled(*arguments)[2].loss)  # slower, its pages are new
         turn()
         for _ in range(blocks):
             jax.block_until_ready(compiled(*arguments)[2].loss)

@@ -90,7 +90,7 @@ def keep_gradient() -> optax.GradientTransformation:
 
 @functools.cache
 def update_once() -> Any:
-    """One epoch, `flossing.update`, compiled as `floss` does: a function of what flosses, model, state and key."""
+    """`Flossing.update` with the compiler's options of `floss`, to be called with flossing, model, state and key."""
     return eqx.filter_jit(_update, compiler_options=compiler_options())
 
 

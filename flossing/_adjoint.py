@@ -185,7 +185,7 @@ def _pull(
 
 def _joined(before: Array, last: Array) -> Array:
     """What earlier segments and the last have, with one axis of time."""
-    return jnp.concatenate([before.reshape(-1, *before.shape[2:]), last])
+    return jnp.concatenate([before.reshape(before.shape[0] * before.shape[1], *before.shape[2:]), last])
 
 
 def _at(tree: PyTree[Array], t: Int[Array, ""] | int) -> Any:

@@ -1,7 +1,7 @@
 """Ways to decompose A = Q R with a positive diagonal: by Householder's reflections, or by the Gram matrix.
 
-LAPACK does it by reflections, on a CPU one matrix after another, on a GPU column by column, for many matrices hardly
-better than for one. With G = A^T A = R^T R the columns of A R^-1 are orthonormal, but for an error that grows with the
+LAPACK does it by reflections, one matrix after another; GPUs do so column by column, for many matrices hardly better
+than for one. With G = A^T A = R^T R the columns of A R^-1 are orthonormal, but for an error that grows with the
 square of the condition number; done again, only rounding is left. That is matrix products and triangles of k rows.
 
 On a GPU many matrices are done so, in three rounds of which the first has a shift, G + s I, that keeps G positive in
@@ -11,14 +11,16 @@ spite of rounding (Fukaya, Kannan, Nakatsukasa, Yamamoto & Yanagisawa 2020). On 
     Householder             0.3 ms        3.0 ms        18.3 ms
     three rounds            0.3 ms        0.7 ms         0.8 ms
 
-On a CPU large and tall ones are, in two rounds. On two cores, one matrix, with one LAPACK thread and with two (which
-LAPACK wakes and which then stand in the way of XLA's), float32 and, in brackets, float64:
+On a CPU large and tall ones are, in two rounds. On two cores, one LAPACK thread, float32 and, in brackets, float64:
 
     one matrix of         256 x 64       512 x 128        1000 x 100
     Householder         130 (230) us    960 (1800) us   1090 (2110) us
     two rounds           80 (180) us    640 (1110) us    510  (950) us
 
-What is nearly dependent needs Householder's, and then all of a batch get it: whether it does is asked of all at once.
+LAPACK's second thread, which a user's own `jit` wakes, costs more than it does: it stands in the way of XLA's.
+
+Two rounds do up to a condition of some 1 / sqrt(rounding), 1e3 in float32. Beyond it Householder's follow, for all of a
+batch, since it is asked of all at once; that takes both times.
 """
 
 import functools

@@ -265,7 +265,7 @@ def _run_at_one_interval(
         shorter = shorter_interval(interval, record.strains)
         if shorter == interval:
             longer = longer_interval(interval, record.strains, flossing.window)
-            return end, FlossingState(opt_state, longer), record
+            return end, FlossingState(opt_state, int(longer)), record
         interval = shorter
 
 
@@ -325,7 +325,8 @@ def floss(
       where epochs become a tenth cheaper.
     - `tolerance`: relative, in the 2-norm; 1e-3 in float32 and 1e-9 in float64 by default.
     - `rematerialise`: compute parts of the forward pass again in the reverse pass, so that memory grows with the
-      square root of the window, not with the window. By default where the arrays would fill half of the memory.
+      square root of the window, not with the window. By default where the arrays would fill half of the memory. Then
+      `Flossing.loss`, too, has a gradient in reverse mode alone, once.
     - `target`: the exponents wanted, per step: a number, or one for each (k,).
     - `basis`: the initial basis (N, k) itself, instead of one drawn with `key`.
     - `step`: `step(model, state, input) -> state`, if the model is not called as above.

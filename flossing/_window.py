@@ -1,7 +1,8 @@
 """What a flossing epoch measures: the exponents over its window, and how blocks strain the precision.
 
 The interval follows the network through flossing. Where it is data one compiled program serves all its values, by the
-adjoint of our own, which is for reverse mode alone; where it is a number the program is compiled for it.
+adjoint of our own, which is for reverse mode alone; where it is a number, and nothing is rematerialised, the engine
+is compiled for it, and may be differentiated in any way.
 """
 
 import math

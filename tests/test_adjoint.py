@@ -94,6 +94,17 @@ def test_leaves_without_a_derivative(inputs, segment):
     assert_close(run(functools.partial(ours, segment=segment), jnp.asarray(2)), run(theirs, 2), 1e-10)
 
 
+@pytest.mark.parametrize("segment", [None, 5])
+def test_inputs_without_entries(segment):
+    """A leaf of no channels is no difficulty."""
+    weights, h, s, basis = drawn(12)
+    step = lambda weights, h, s: tanh_step(weights, h, s[0])  # noqa: E731
+    of = lambda weights: (weights, h, (s, jnp.zeros((12, 0))), basis)  # noqa: E731
+    window = {"length": 12, "transient": 3, "step": step}
+    gradient = jax.grad(lambda w: ours(of(w), jnp.asarray(2), segment=segment, **window))(weights)
+    assert_close(gradient, jax.grad(lambda w: theirs(of(w), 2, **window))(weights), 1e-10)
+
+
 @pytest.mark.parametrize("segment", [None, 6])
 def test_many_sequences_at_once(segment):
     """Under vmap: each sequence's gradient is that of its own, and the sum's is the sum."""

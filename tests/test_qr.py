@@ -87,6 +87,31 @@ def test_two_rounds_where_that_can_be():
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    ("qr", "rounds", "shape"), [(qr_on_cpu, two_rounds, (256, 64)), (qr_on_gpu, three_rounds, (3, 30, 5))]
+)
+def test_the_fast_way_is_taken(qr, rounds, shape):
+    a = matrices(np.random.default_rng(6), *shape)
+    q, r, _ = jax.jit(jax.vmap(rounds))(a.reshape(-1, *a.shape[-2:]))
+    for found, wanted in zip(jax.jit(qr)(a), (q, r), strict=True):
+        np.testing.assert_array_equal(found.reshape(wanted.shape), wanted)
+    assert not np.array_equal(np.ravel(q), np.ravel(many_by_householder(a)[0]))
+
+
+def test_derivative_of_large_ones():
+    """Of one and of a batch, against JAX's rule for LAPACK's."""
+    a = matrices(np.random.default_rng(7), 2, 256, 32)
+    weights = jnp.asarray(np.random.default_rng(8).normal(size=(256, 32)))
+
+    def loss(qr, a):
+        q, r = qr(a)
+        return jnp.sum(jnp.sin(q) * weights) + jnp.sum(jnp.log(jnp.diagonal(r)))
+
+    wanted = jax.vmap(jax.grad(functools.partial(loss, householder_qr)))(a)
+    np.testing.assert_allclose(jax.grad(functools.partial(loss, positive_qr))(a[0]), wanted[0], atol=1e-9)
+    np.testing.assert_allclose(jax.vmap(jax.grad(functools.partial(loss, positive_qr)))(a), wanted, atol=1e-9)
+
+
 def test_dependent_columns_are_left_to_householder():
     a = np.array(matrices(np.random.default_rng(2), 4, 12, 5))
     a[1, :, 2] = a[1, :, 0]

@@ -21,7 +21,7 @@ CAPTION = (
 )
 
 GOAL = "slower, and larger batches"
-"""What brings networks to d = 0.95 N, and is tried there with as many as the frontier's ten."""
+"""The change that is tried at d = 0.95 N with as many networks as the frontier has at its first place."""
 SLOWER: dict[str, Any] = {"learning_rate": 3e-4, "flossing_rate": 1e-3}
 CHANGES: dict[str, dict[str, Any]] = {
     "as networks of 80 units": {},
