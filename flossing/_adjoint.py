@@ -78,7 +78,7 @@ def _forward(moving, rest, coordinates, blocks, size):
         end, growth, _ = push(place, earlier(start))
         return end, (growth, place)
 
-    if not last.start:
+    if not last.start:  # nor is the step traced twice, for a scan over no segments
         _, growth, traces = push((x, rest, q), last)
         return growth, (None, traces)
     end, (before, places) = lax.scan(advance, (x, rest, q), jnp.arange(0, last.start, size))

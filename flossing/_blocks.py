@@ -33,7 +33,7 @@ class Blocks(eqx.Module):
     def ended(self, t: Index) -> Index:
         """How many have ended after `t` steps."""
         if isinstance(t, int) and t in (0, self.length):
-            return self.count if t else 0
+            return self.count if t else 0  # the last may be shorter than the interval
         return jnp.maximum(0, (t - self._first) // self.interval + 1)
 
     def segments(self, size: int) -> tuple[Callable[[Index], "Segment"], "Segment"]:
