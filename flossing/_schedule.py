@@ -50,9 +50,13 @@ def floss_adaptively(
     `far` and `near` name two gradient norms that [`train`][] records. `far` is that of what acts through the whole
     horizon alone, such as trained initial states ("gradient_norm/x0"); `near` that of what acts at each step, such as
     the recurrent weights ("gradient_norm/network.J"). The norms come with training at no cost, and both scale alike
-    with the loss and the batch. A network that cannot learn sends back a share of 1e-5 or less, one that learns some
-    1e-2 to 1e-3, so that `share` needs no tuning by task; and one that has learnt is left in peace, where a
+    with the loss. With batches of 16 a network that cannot learn sends back a share of 1e-5 or less, one that learns
+    some 1e-2 to 1e-3, so that `share` needs no tuning by task; and one that has learnt is left in peace, where a
     schedule that follows the epoch alone may floss away what was learnt.
+
+    Larger batches want a smaller share, 4e-3 / sqrt(B): what B sequences send back to their initial states adds up like
+    a random walk, but once the network learns their gradients of the weights agree, so that the share of a network
+    falls with the root of B.
 
     `before`: flossing epochs before epoch 1. `epochs`: so many each time, after which training goes on and the rule is
     asked again `every` epochs later, for as long as it takes. The flossing window should span the longest lag

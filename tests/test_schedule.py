@@ -2,6 +2,7 @@
 
 import hashlib
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,20 +112,37 @@ def test_the_adaptive_condition():
 
 def test_defaults_follow_the_condition():
     reference = Config()
-    assert reference.plan == Plan(k=75, window=55, epochs_before=500, epochs_during=500, every=100, flossing_rate=0.001)
+    assert reference.plan == Plan(75, 55, 500, 500, every=100, flossing_rate=0.001, share=0.001)
     adaptive = reference.with_values(condition="adaptive", delay=30)
-    assert adaptive.plan == Plan(k=80, window=120, epochs_before=1500, epochs_during=50, every=25, flossing_rate=0.001)
-    other = adaptive.with_values(units=40, delay=200, epochs_before=0, learning_rate=0.01)
-    assert other.plan == Plan(40, 300, 0, 50, 25, 0.01)
+    assert adaptive.plan == Plan(80, 120, 1500, 50, every=25, flossing_rate=0.001, share=0.001)
+    other = adaptive.with_values(units=40, delay=200, epochs_before=0, learning_rate=0.01, batch=64)
+    assert other.plan == Plan(40, 300, 0, 50, 25, 0.01, share=0.0005)
     # Given or by default, it is the same run.
     for config in (reference, adaptive):
         given = config.with_values(**config.plan._asdict())
         assert given.plan == config.plan and given.digest == config.digest and not given.differences(config)
         for name, value in config.plan._asdict().items():
-            other = config.with_values(**{name: value / 2 if name == "flossing_rate" else value - 1})
+            other = config.with_values(**{name: value / 2 if value < 1 else value - 1})
             assert other.digest != config.digest and set(other.differences(config)) == {name}
     assert reference.with_values(units=20).k == 20
-    assert set(reference.differences(adaptive)) == {"condition", "delay", *Plan._fields} - {"flossing_rate"}
+    assert set(reference.differences(adaptive)) == {"condition", "delay", *Plan._fields} - {"flossing_rate", "share"}
+
+
+def test_the_share_follows_the_batch():
+    """Each sequence four times, from its own initial state: the same loss, the same dL/dJ, and half of dL/dx0."""
+    config = Config().with_values(**SMALL, condition="adaptive")
+    model, batch = build(config).model, build(config).batch(jax.random.key(0))
+
+    def norms(model, batch):
+        gradient = jax.grad(lambda model: task_loss(model, batch)[0])(model)
+        return {"x0": jnp.linalg.norm(gradient.x0), "network.J": jnp.linalg.norm(gradient.network.J)}
+
+    many = eqx.tree_at(lambda model: model.x0, model, jnp.tile(model.x0, (4, 1)))
+    few = norms(model, batch)
+    more = norms(many, jax.tree.map(lambda leaf: jnp.concatenate([leaf] * 4), batch))
+    np.testing.assert_allclose(more["network.J"], few["network.J"], rtol=1e-5)
+    np.testing.assert_allclose(more["x0"], few["x0"] / 2, rtol=1e-5)
+    assert config.with_values(batch=8).plan.share == pytest.approx(config.plan.share / 2)
 
 
 @pytest.mark.usefixtures("optax_promotion")

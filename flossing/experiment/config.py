@@ -4,6 +4,7 @@ The defaults are the reference call of the paper's released code, argument by ar
 own, in `balance_config.py`. These rooms import no JAX, so that `--help` answers at once.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -131,8 +132,9 @@ class FlossingConfig(Section):
     """Adam's step size for flossing. Default: LEARNING_RATE."""
     flossing_clip: PositiveReal | None = None
     """Largest norm of the gradient in a flossing epoch, all arrays together. Default: any, as the reference."""
-    share: PositiveReal = 1e-3
-    """adaptive: networks that cannot learn send back a share below 1e-4, those that learn 1e-3 to 1e-2."""
+    share: PositiveReal | None = None
+    """adaptive: the share of |dL/dJ| that |dL/dx0| must exceed. Default: 0.004 / sqrt(BATCH), as the shares of networks
+    that learn fall with it: with 16 sequences 1e-3 to 1e-2, and below 1e-4 where nothing can be learnt."""
 
 
 class Plan(NamedTuple):
@@ -144,6 +146,7 @@ class Plan(NamedTuple):
     epochs_during: int
     every: int
     flossing_rate: float
+    share: float
 
 
 class TermConfig(Section):
@@ -230,11 +233,13 @@ class Config(RunConfig):
 
     @property
     def _default_plan(self) -> Plan:
-        units, rate = self.network.units, self.training.learning_rate
+        units, training = self.network.units, self.training
+        # x0 has a row for each sequence: its gradient falls with the root of the batch, that of J does not.
+        common = {"flossing_rate": training.learning_rate, "share": 4e-3 / math.sqrt(training.batch)}
         if self.condition == "adaptive":
             window = min(2 * self.longest_lag, self.task.steps)
-            return Plan(k=units, window=window, epochs_before=1500, epochs_during=50, every=25, flossing_rate=rate)
-        return Plan(k=min(75, units), window=55, epochs_before=500, epochs_during=500, every=100, flossing_rate=rate)
+            return Plan(k=units, window=window, epochs_before=1500, epochs_during=50, every=25, **common)
+        return Plan(k=min(75, units), window=55, epochs_before=500, epochs_during=500, every=100, **common)
 
     def values(self) -> dict[str, Any]:
         """All that decides the result, by name as on the command line; defaults are filled in."""

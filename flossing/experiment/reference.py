@@ -214,7 +214,7 @@ def make_schedule(config: Config) -> Schedule:
         return floss_adaptively(
             far="gradient_norm/x0",
             near="gradient_norm/network.J",
-            share=settings.share,
+            share=plan.share,
             before=plan.epochs_before,
             epochs=plan.epochs_during,
             every=plan.every,
