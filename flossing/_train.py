@@ -75,7 +75,7 @@ class Progress(NamedTuple):
     - `epochs`: their numbers, counted from 1 in each kind. A flossing chunk happened before the training epoch
       `state.epoch + 1`.
     - `metrics`: NumPy arrays by name, one row an epoch, measured before that epoch's update. Training: `loss`, what
-      the loss function returns besides, `gradient_norm/<array>` (raw, before clipping), and the probes (NaN in the
+      the loss function returns besides, `gradient_norm/<array>` (raw: before clipping), and the probes (NaN in the
       epochs between). Flossing: `flossing_loss`, `exponents`, `flossing_gradient_norm`,
       `flossing_interval`.
     - `state`: the state after the chunk; `state.measures` holds the newest metrics and the exponents.
@@ -132,7 +132,8 @@ def train(
     - `schedule`: when to floss; never by default.
     - `term`: adds the flossing loss to the task's, in epochs that are a multiple of `term.every`; the gradient of the
       term enters the leaves that `flossing` flosses, and its QR decompositions are done after every step unless
-      `flossing` has an interval of its own. The metric `loss` stays the task's, `flossing_term` is what was added.
+      `flossing` has an interval of its own. The metrics `loss` and `gradient_norm/<array>` stay the task's alone;
+      `flossing_term` is what was added, and `flossing_term_gradient_norm` the norm of its gradient.
     - `probe`: `probe(model, gradients) -> {name: array}`, evaluated in epoch 1 and every `probe_every` epochs on the
       raw gradients; 0 switches it off.
     - `renew`: `renew(model) -> model` replaces the model after every `renew_every` training epochs, where a chunk then
@@ -194,17 +195,13 @@ class TrainingEpoch(eqx.Module):
         model, opt_state = carry
         batch = self.batch(jax.random.fold_in(self.key, epoch))
 
-        def total(model):
-            loss, metrics = self.loss(model, batch)
-            if self.added is None:
-                return loss, {"loss": loss, **metrics}
-            term = self.added(model, epoch)
-            return loss + term, {"loss": loss, **metrics, "flossing_term": term}
-
-        (_, record), gradients = eqx.filter_value_and_grad(total, has_aux=True)(model)
-        trained = eqx.filter(model, eqx.is_inexact_array)
-        updates, opt_state = self.optimiser.update(gradients, opt_state, trained)
-        record = {**record, **_gradient_norms(gradients), **self._probed(model, gradients, epoch)}
+        (loss, metrics), gradients = eqx.filter_value_and_grad(self.loss, has_aux=True)(model, batch)
+        record = {"loss": loss, **metrics, **_gradient_norms(gradients), **self._probed(model, gradients, epoch)}
+        if self.added is not None:
+            term, more = eqx.filter_value_and_grad(self.added)(model, epoch)
+            gradients = jax.tree_util.tree_map(jnp.add, gradients, more)
+            record |= {"flossing_term": term, "flossing_term_gradient_norm": optax.tree.norm(more)}
+        updates, opt_state = self.optimiser.update(gradients, opt_state, eqx.filter(model, eqx.is_inexact_array))
         return (eqx.apply_updates(model, updates), opt_state), record
 
     def _probed(self, model, gradients, epoch):
@@ -304,7 +301,7 @@ def array_name(path: tuple) -> str:
 
 
 def _check_finite(record: Mapping[str, np.ndarray], first: int, measures: Mapping[str, np.ndarray]):
-    watched = ["loss", *(name for name in record if name.startswith("gradient_norm/"))]
+    watched = ["loss", *(name for name in record if "gradient_norm" in name)]
     bad = {name: int(np.isfinite(record[name]).argmin()) for name in watched if not np.isfinite(record[name]).all()}
     if bad:
         name = min(bad, key=lambda name: bad[name])

@@ -157,6 +157,20 @@ def test_flossing_has_a_step_size_of_its_own():
         np.testing.assert_allclose(moved, expected, rtol=1e-3)
 
 
+@pytest.mark.usefixtures("optax_promotion")
+def test_the_step_size_falls_at_the_end():
+    """A gradient that never changes moves Adam by the step size itself."""
+    experiment = build(Config().with_values(**SMALL, epochs=10, decay=4, learning_rate=0.1))
+    gradient = {"weight": jnp.full(1, 0.01)}
+    state, moved = experiment.optimiser.init(gradient), []
+    for _ in range(10):
+        updates, state = experiment.optimiser.update(gradient, state)
+        moved.append(-float(updates["weight"][0]))
+    np.testing.assert_allclose(moved, 0.1 * np.array([1, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]), rtol=1e-5)
+    with pytest.raises(ValueError, match="decay must be at most epochs=10, got decay=11"):
+        Config().with_values(epochs=10, decay=11)
+
+
 def test_fields_of_other_conditions_change_no_name():
     """Runs from before there was an adaptive condition, or a term, keep their digest; new fields have their own."""
     config = Config()

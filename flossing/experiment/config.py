@@ -87,6 +87,8 @@ class TrainingConfig(Section):
     """Sequences in a batch."""
     learning_rate: PositiveReal = 1e-3
     """Adam's step size, for training and, unless FLOSSING_RATE is given, for flossing."""
+    decay: CountOrNone = 0
+    """Over so many epochs at the end of EPOCHS, the step size of training falls to 0, linearly; 0 keeps it as it is."""
     beta1: Fraction = 0.9
     """Adam's decay of the first moment, both optimisers."""
     beta2: Fraction = 0.999
@@ -214,6 +216,8 @@ class Config(RunConfig):
             raise ValueError(
                 f"window must be at most flossing_steps={self.flossing.flossing_steps}, got window={self.window}"
             )
+        if self.training.decay > self.training.epochs:
+            raise ValueError(f"decay must be at most epochs={self.training.epochs}, got decay={self.training.decay}")
         if self.flossing.transient is not None and self.flossing.transient >= self.window:
             raise ValueError(
                 f"transient must be less than window={self.window}, got transient={self.flossing.transient}"

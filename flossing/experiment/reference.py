@@ -20,7 +20,7 @@ from flossing._schedule import Schedule, floss_adaptively, floss_before, floss_p
 from flossing._train import FlossingTerm, clip_each_array
 from flossing._types import RandomKey
 from flossing.cells import VanillaRNN
-from flossing.experiment.config import Config, NetworkConfig, StoppingConfig
+from flossing.experiment.config import Config, NetworkConfig, StoppingConfig, TrainingConfig
 from flossing.experiment.contract import Experiment, Look
 from flossing.experiment.directory import RunDirectory
 from flossing.experiment.figures import draw_run
@@ -139,7 +139,7 @@ def build(config: Config, step_scale: float = 1.0) -> Experiment:
     return Experiment(
         model,
         Batch(task, training.batch),
-        _clipped_adam(training.clip, training.learning_rate * step_scale, *betas),
+        _clipped_adam(training.clip, training.learning_rate * step_scale, *betas, *_falling(training)),
         flossing,
         make_schedule(config),
         input_key,
@@ -174,8 +174,17 @@ def _adam(learning_rate: float, beta1: float, beta2: float) -> optax.GradientTra
 
 
 @functools.cache
-def _clipped_adam(limit: float, learning_rate: float, beta1: float, beta2: float) -> optax.GradientTransformation:
-    return optax.chain(clip_each_array(limit), _adam(learning_rate, beta1, beta2))
+def _clipped_adam(limit: float, learning_rate: float, beta1: float, beta2: float, begin: int = 0, decay: int = 0):
+    # A schedule counts updates, in the optimiser's state; without one that state is as it was before there were any.
+    if not decay:
+        return optax.chain(clip_each_array(limit), _adam(learning_rate, beta1, beta2))
+    falling = optax.linear_schedule(learning_rate, 0.0, decay, transition_begin=begin)
+    return optax.chain(clip_each_array(limit), optax.adam(falling, beta1, beta2))
+
+
+def _falling(training: TrainingConfig) -> tuple[int, ...]:
+    # After how many updates the step size begins to fall, and for how many: nothing where it does not.
+    return (training.epochs - training.decay, training.decay) if training.decay else ()
 
 
 def check_memory(config: Config):
