@@ -172,46 +172,56 @@ def test_beyond_the_frontier_training_is_longer_and_delays_are():
     for spec in beyond.specs("laptop"):
         for config in (point.config for point in spec.points()):
             assert config.longest_lag >= config.network.units == config.k
-            assert config.training.epochs == beyond.EPOCHS > 10_000
     place = frontier.Place(80, [40], 3)
     within = frontier.spec_of("laptop", place, "whole").points()[0].config
-    differences = within.differences(beyond.specs("laptop")[1].points()[0].config)
-    assert set(differences) == {"epochs"}
+    changed = [
+        {name: there for name, (_, there) in within.differences(spec.points()[0].config).items()}
+        for spec in beyond.specs("laptop")[1::2]
+    ]
+    assert changed == [{"epochs": 40_000}, {"epochs": 40_000, "decay": 20_000}, {"decay": 5000}]
+    assert len(beyond.specs("tiny")) == 3
 
 
 def test_the_verdicts_on_delays_beyond_the_size():
     def rows(*accuracies):
-        return [group(80, d, "whole", each, ["inf"] * 3, [1] * 3) for d, each in zip((80, 84), accuracies, strict=True)]
+        return [
+            {**group(80, d, "whole", each, ["inf"] * 3, [1] * 3), "trained": beyond.CONSTANT}
+            for d, each in zip((80, 84), accuracies, strict=True)
+        ]
 
     def verdict(groups):
         return [claim.verdict for claim in beyond.claims({"groups": groups, "curves": []})]
 
-    assert verdict(rows([0.95, 0.96, 0.99], [0.949, 0.5, 0.5])) == ["holds", "does not hold"]
-    assert verdict(rows([0.95, 0.94, 0.99], [0.951, 0.5, 0.5])) == ["holds in part", "holds in part"]
-    assert verdict([]) == ["not run", "not run"]
+    assert verdict(rows([0.95, 0.96, 0.99], [0.949, 0.5, 0.5])) == ["holds", "does not hold", "not run"]
+    assert verdict(rows([0.95, 0.94, 0.99], [0.951, 0.5, 0.5])) == ["holds in part", "holds in part", "not run"]
+    assert verdict([]) == ["not run"] * 3
+    falling = [{**row, "trained": beyond.FALLING} for row in rows([0.96] * 3, [0.96] * 3)]
+    assert verdict(rows([0.96] * 3, [0.9] * 3) + falling)[2] == "holds"
     data = {"groups": rows([0.95, 0.96, 0.99], [0.9, 0.5, 0.5])}
-    data["curves"] = [{"units": 80, "d": 84, "seed": 1, "epoch": [1.0, 9.0], "accuracy": [0.5, 0.9]}]
+    curve = {"units": 80, "d": 84, "seed": 1, "epoch": [1.0, 9.0], "accuracy": [0.5, 0.9]}
+    data["curves"] = [{**curve, "trained": beyond.CONSTANT}]
     assert len(beyond.draw(data).axes) == 3
-    assert [row[2:4] for row in beyond.table(data)[1:]] == [
+    assert [row[3:5] for row in beyond.table(data)[1:]] == [
         ["adaptive, all directions", "3 of 3"],
         ["adaptive, all directions", "0 of 3"],
     ]
 
 
 def test_larger_networks_are_the_frontiers_with_little_changed():
-    as_it_is, slower, easier, goal = (spec.points() for spec in larger.specs("laptop"))
-    and_more = [*easier, *(point for point in goal if point.config.seeds.seed_network <= 3)]
+    as_it_is, slower, batches, goal = ([p.config for p in spec.points()] for spec in larger.specs("laptop"))
     place = frontier.places("laptop")[-1]
     theirs = {point.config.digest for point in frontier.spec_of("laptop", place, "whole").points()}
-    assert {point.config.digest for point in as_it_is} < theirs  # those of the frontier are not run again
-    for before, after, changed in ((as_it_is, slower, {"learning_rate"}), (slower, and_more, {"batch"})):
-        for one, other in zip(before, after, strict=True):
-            assert set(one.config.differences(other.config)) == changed
-    assert [point.config.seeds.seed_network for point in goal] == list(range(1, 11))
+    assert {config.digest for config in as_it_is} < theirs  # those of the frontier are not run again
+    longer = [config for config in slower if config.longest_lag == 152]
+    pairs = (as_it_is, slower, {"learning_rate"}), (longer, batches, {"batch"})
+    for before, after, changed in (*pairs, (batches, goal, {"batch", "share", "decay"})):
+        for one, other in zip(before, after, strict=False):
+            assert set(one.differences(other)) == changed
+    assert [config.seeds.seed_network for config in goal] == list(range(1, 11))
 
 
 def test_the_verdicts_on_larger_networks():
-    first, slower, larger_batches = larger.CHANGES
+    first, slower, larger_batches, goal = larger.CHANGES
 
     def verdicts(*rows):
         groups = [
@@ -222,10 +232,12 @@ def test_the_verdicts_on_larger_networks():
         return [claim.verdict for claim in larger.claims(data)]
 
     solved, not_all, none = [0.95, 0.96, 0.99], [0.95, 0.96, 0.94], [0.5, 0.94, 0.5]
-    assert verdicts() == ["not run", "not run"]
-    assert verdicts((first, 120, none), (slower, 120, solved)) == ["holds", "not run"]
-    assert verdicts((first, 120, none), (slower, 152, solved)) == ["not run", "not run"]
+    assert verdicts() == ["not run"] * 3
+    assert verdicts((first, 120, none), (slower, 120, solved)) == ["holds", "not run", "not run"]
+    assert verdicts((first, 120, none), (slower, 152, solved)) == ["not run"] * 3
     rows = (slower, 120, solved), (larger_batches, 120, solved), (slower, 152, none)
-    assert verdicts(*rows, (larger_batches, 152, solved)) == ["not run", "holds"]
-    assert verdicts(*rows, (larger_batches, 152, not_all)) == ["not run", "holds in part"]
-    assert verdicts(*rows, (larger_batches, 152, none)) == ["not run", "does not hold"]
+    assert verdicts(*rows, (larger_batches, 152, solved)) == ["not run", "holds", "not run"]
+    assert verdicts(*rows, (larger_batches, 152, not_all)) == ["not run", "holds in part", "not run"]
+    assert verdicts(*rows, (larger_batches, 152, none)) == ["not run", "does not hold", "not run"]
+    rows = (larger_batches, 152, none), (goal, 152, solved)
+    assert verdicts(*rows) == ["not run", "not run", "holds"]

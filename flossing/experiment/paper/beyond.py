@@ -11,7 +11,7 @@ from flossing.experiment.paper import frontier
 from flossing.experiment.paper.contract import Calculation, Claim, Data, Results, Scale
 from flossing.experiment.paper.drawing import GREY, accuracy_axes, new_figure, panel
 from flossing.experiment.paper.frontier import Place
-from flossing.experiment.paper.judging import networks, not_run
+from flossing.experiment.paper.judging import networks, not_run, reaches_further
 from flossing.experiment.paper.measures import SOLVED, Group, courses, groups, numbers
 from flossing.experiment.spec import Spec
 
@@ -20,10 +20,22 @@ TITLE = "Delays of N steps and more"
 EPOCHS = 40_000
 CAPTION = (
     f"Temporal XOR at lags d/2 and d, with d at least N; at most {EPOCHS:,} training epochs, four times those of the "
-    "frontier, with its adaptive flossing of all directions and its early stops. Left: accuracy against the epoch, a "
+    "frontier, or as many as there, with its adaptive flossing of all directions and its early stops. The step size "
+    "stays as it is, or falls to 0, linearly, in the second half of the epochs. Left: accuracy against the epoch, a "
     "line a network, the mean over 100 epochs. Middle: accuracy at the end, against d / N. Right: the first epoch at "
     "which the running mean of the accuracy over 25 epochs is 0.95; networks that do not get there are left out."
 )
+
+CONSTANT, FALLING, SOON = "40,000 epochs", "40,000 epochs, falling", "10,000 epochs, falling"
+TRAINED: dict[str, dict[str, Any]] = {
+    CONSTANT: {"epochs": EPOCHS},
+    FALLING: {"epochs": EPOCHS, "decay": EPOCHS // 2},
+    SOON: {"decay": 5_000},
+}
+"""How long, and with which step size, in words and as fields of the configuration."""
+TINY: dict[str, dict[str, Any]] = {CONSTANT: {}, FALLING: {"decay": 15}, SOON: {"decay": 5}}
+_LINES = {CONSTANT: ":", FALLING: "-", SOON: "--"}
+_MARKERS = {CONSTANT: "o", FALLING: "^", SOON: "s"}
 
 
 def places(scale: Scale) -> list[Place]:
@@ -35,12 +47,19 @@ def places(scale: Scale) -> list[Place]:
 
 
 def specs(scale: Scale) -> list[Spec]:
-    """The frontier's schedule that flosses all directions, with more epochs."""
+    """The frontier's schedule that flosses all directions, with more epochs, a step size that falls, or both."""
+    return [spec for *_, spec in _trained(scale)]
+
+
+def _trained(scale: Scale) -> list[tuple[str, Place, Spec]]:
     found = []
-    for place in places(scale):
-        spec = frontier.spec_of(scale, place, "whole")
-        longer = {} if scale == "tiny" else {"epochs": EPOCHS}
-        found.append(spec.model_copy(update={"name": f"{NAME}-{place.units}", "base": {**spec.base, **longer}}))
+    for number, (name, fields) in enumerate((TINY if scale == "tiny" else TRAINED).items()):
+        for place in places(scale):
+            # Within the frontier's epochs no more than the first step above N is tried.
+            chosen = place._replace(delays=place.delays[:2]) if name == SOON else place
+            spec = frontier.spec_of(scale, chosen, "whole")
+            change = {"name": f"{NAME}-{place.units}-{number}", "base": {**spec.base, **fields}}
+            found.append((name, place, spec.model_copy(update=change)))
     return found
 
 
@@ -50,11 +69,11 @@ def calculations(scale: Scale) -> list[Calculation]:
 
 
 def collect(results: Results, scale: Scale) -> Data:
-    """`groups` of what each network reached, with `units` and `load`, which is d / N; and `curves`, the accuracy of
-    each network."""
+    """`groups` of what each network reached, with how it was `trained`, `units` and `load`, which is d / N; and
+    `curves`, the accuracy of each network."""
     rows, curves = [], []
-    for place, spec in zip(places(scale), specs(scale), strict=True):
-        size = {"units": place.units}
+    for trained, place, spec in _trained(scale):
+        size = {"trained": trained, "units": place.units}
         rows += [{**size, "load": row["d"] / place.units, **row} for row in groups(results, spec)]
         curves += [{**size, **curve} for curve in courses(results, spec)]
     return {"groups": rows, "curves": curves}
@@ -69,9 +88,9 @@ def draw(data: Data) -> Figure:
         there = [row for row in rows if row["units"] == units]
         shades = _shades(sorted({row["d"] for row in there}))
         for curve in (curve for curve in curves if curve["units"] == units):
-            course.plot(numbers(curve["epoch"]), numbers(curve["accuracy"]), color=shades[curve["d"]], lw=1.2)
-        for row in sorted(there, key=lambda row: row["d"]):
-            course.plot([], [], color=shades[row["d"]], label=f"d = {row['d']}")
+            line = _LINES[curve["trained"]]
+            course.plot(numbers(curve["epoch"]), numbers(curve["accuracy"]), line, color=shades[curve["d"]], lw=1.2)
+        for row in there:
             for axes, name in ((final, "final_accuracy"), (speed, "epochs_to_solve")):
                 _each(axes, row, numbers(row[name]), shades[row["d"]])
         accuracy_axes(course, f"N = {units}: accuracy", "training epoch")
@@ -80,6 +99,10 @@ def draw(data: Data) -> Figure:
         speed.set_ylim(0, None)
         for axes in (course, final, speed):
             axes.locator_params(axis="x", nbins=5)
+        for d, shade in shades.items():
+            course.plot([], [], color=shade, label=f"d = {d}")
+        for name in (name for name in TRAINED if any(row["trained"] == name for row in there)):
+            course.plot([], [], _LINES[name], marker=_MARKERS[name], ms=4, color=GREY, lw=1.2, label=name)
         course.legend(frameon=False, fontsize=8, loc="lower right")
         for axes in (final, speed):
             axes.axvline(1, color=GREY, lw=0.9, ls="--", zorder=0)
@@ -93,20 +116,32 @@ def _shades(delays: list[int]) -> dict[int, Any]:
 
 
 def _each(axes: Axes, row: Group, values: np.ndarray, colour: Any):
-    axes.plot(np.full(len(values), row["load"]), values, "o", ms=5, color=colour, alpha=0.75, mew=0)
+    marker = _MARKERS[row["trained"]]
+    axes.plot(np.full(len(values), row["load"]), values, marker, ms=5, color=colour, alpha=0.75, mew=0)
 
 
 def table(data: Data) -> list[list[str]]:
     """What each network reached."""
     rows = sorted(data["groups"], key=lambda row: (row["units"], row["d"]))
-    return [frontier.HEAD, *(frontier.table_row({"schedule": "whole", **row}) for row in rows)]
+    return [
+        ["trained", *frontier.HEAD],
+        *([row["trained"], *frontier.table_row({"schedule": "whole", **row})] for row in rows),
+    ]
 
 
 def claims(data: Data) -> list[Claim]:
-    """Whether more units than steps of delay are needed."""
+    """Whether more units than steps of delay are needed, and whether a step size that falls gets further."""
     return [
         _solves("(Our question.) Networks of N units solve d = N.", data, lambda load: load == 1),
         _solves("(Our question.) Networks of N units solve delays above N.", data, lambda load: load > 1),
+        reaches_further(
+            "(Our question.) With a step size that falls in the end networks solve longer delays.",
+            data["groups"],
+            FALLING,
+            CONSTANT,
+            key="trained",
+            names={FALLING: "falling", CONSTANT: "constant"},
+        ),
     ]
 
 
@@ -118,7 +153,8 @@ def _solves(claim: str, data: Data, chosen: Callable[[float], bool]) -> Claim:
     for row in sorted(there, key=lambda row: (row["units"], row["d"])):
         accuracy = numbers(row["final_accuracy"])
         held = int((accuracy >= SOLVED).sum())
-        told.append(f"N = {row['units']}, d = {row['d']}: {held} of {len(accuracy)}, the best {accuracy.max():.3f}")
+        place = f"N = {row['units']}, d = {row['d']}, {row['trained']}"
+        told.append(f"{place}: {held} of {len(accuracy)}, the best {accuracy.max():.3f}")
         solved, tried = solved + held, tried + len(accuracy)
     verdict = "holds" if solved == tried else "holds in part" if solved else "does not hold"
     return Claim(claim, f"Final accuracy ≥ {SOLVED}: {'; '.join(told)}.", networks(there), verdict)
