@@ -102,8 +102,9 @@ def draw(data: Data) -> Figure:
         for d, shade in shades.items():
             course.plot([], [], color=shade, label=f"d = {d}")
         for name in (name for name in TRAINED if any(row["trained"] == name for row in there)):
-            course.plot([], [], _LINES[name], marker=_MARKERS[name], ms=4, color=GREY, lw=1.2, label=name)
+            final.plot([], [], _LINES[name], marker=_MARKERS[name], ms=4, color=GREY, lw=1.2, label=name)
         course.legend(frameon=False, fontsize=8, loc="lower right")
+        final.legend(frameon=False, fontsize=8, loc="lower left")
         for axes in (final, speed):
             axes.axvline(1, color=GREY, lw=0.9, ls="--", zorder=0)
     return figure
