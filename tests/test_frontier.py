@@ -192,11 +192,16 @@ def test_the_verdicts_on_delays_beyond_the_size():
     def verdict(groups):
         return [claim.verdict for claim in beyond.claims({"groups": groups, "curves": []})]
 
-    assert verdict(rows([0.95, 0.96, 0.99], [0.949, 0.5, 0.5])) == ["holds", "does not hold", "not run"]
-    assert verdict(rows([0.95, 0.94, 0.99], [0.951, 0.5, 0.5])) == ["holds in part", "holds in part", "not run"]
-    assert verdict([]) == ["not run"] * 3
+    assert verdict(rows([0.95, 0.96, 0.99], [0.949, 0.5, 0.5])) == ["holds", "does not hold", "not run", "not run"]
+    assert verdict(rows([0.95, 0.94, 0.99], [0.951, 0.5, 0.5])) == [
+        "holds in part",
+        "holds in part",
+        "not run",
+        "not run",
+    ]
+    assert verdict([]) == ["not run"] * 4
     falling = [{**row, "trained": beyond.FALLING} for row in rows([0.96] * 3, [0.96] * 3)]
-    assert verdict(rows([0.96] * 3, [0.9] * 3) + falling)[2] == "holds"
+    assert verdict(rows([0.96] * 3, [0.9] * 3) + falling)[2:] == ["not run", "holds"]
     data = {"groups": rows([0.95, 0.96, 0.99], [0.9, 0.5, 0.5])}
     curve = {"units": 80, "d": 84, "seed": 1, "epoch": [1.0, 9.0], "accuracy": [0.5, 0.9]}
     data["curves"] = [{**curve, "trained": beyond.CONSTANT}]

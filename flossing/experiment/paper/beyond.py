@@ -135,15 +135,19 @@ def claims(data: Data) -> list[Claim]:
     return [
         _solves("(Our question.) Networks of N units solve d = N.", data, lambda load: load == 1),
         _solves("(Our question.) Networks of N units solve delays above N.", data, lambda load: load > 1),
-        reaches_further(
-            "(Our question.) With a step size that falls in the end networks solve longer delays.",
-            data["groups"],
-            FALLING,
-            CONSTANT,
-            key="trained",
-            names={FALLING: "falling", CONSTANT: "constant"},
-        ),
+        *(_falling_helps(data, place.units) for place in places("laptop")),
     ]
+
+
+def _falling_helps(data: Data, units: int) -> Claim:
+    return reaches_further(
+        f"(Our question.) With a step size that falls in the end networks of {units} units solve longer delays.",
+        [row for row in data["groups"] if row["units"] == units],
+        FALLING,
+        CONSTANT,
+        key="trained",
+        names={FALLING: "falling", CONSTANT: "constant"},
+    )
 
 
 def _solves(claim: str, data: Data, chosen: Callable[[float], bool]) -> Claim:

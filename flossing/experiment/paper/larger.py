@@ -17,8 +17,9 @@ CAPTION = (
     "Temporal XOR at lags d/2 and d, N = 160, at most 10,000 training epochs, adaptive flossing of all directions with "
     "the early stops of the frontier; each line is a network, the mean of its accuracy over 100 epochs. As networks of "
     "80 units: Adam's step size 0.001 for training and for flossing, batches of 16. Slower: 0.0003 for training, 0.001 "
-    "for flossing. And larger batches: 64 or 256 sequences, thus 4 and 16 times the work of an epoch, and the rule is "
-    "asked with a share of 0.001 and 0.0005. With 256 the step size falls to 0 in the last 3000 epochs."
+    "for flossing. And larger batches: 64 or 256 sequences, thus 4 and 16 times the work of an epoch. With 64 the rule "
+    "is asked with a share of 0.001, with 256 with its default, 0.00025, and the step size falls to 0 in the last 5000 "
+    "epochs."
 )
 
 LARGER = "slower, batches of 64"
