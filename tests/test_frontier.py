@@ -218,6 +218,7 @@ def test_larger_networks_are_the_frontiers_with_little_changed():
     theirs = {point.config.digest for point in frontier.spec_of("laptop", place, "whole").points()}
     assert {config.digest for config in as_it_is} < theirs  # those of the frontier are not run again
     longer = [config for config in slower if config.longest_lag == 152]
+    assert (len(longer), len(batches)) == (3, 6)
     pairs = (as_it_is, slower, {"learning_rate"}), (longer, batches, {"batch"})
     for before, after, changed in (*pairs, (batches, goal, {"batch", "share", "decay"})):
         for one, other in zip(before, after, strict=False):
