@@ -111,11 +111,16 @@ def table(data: Data) -> list[list[str]]:
 
 
 def claims(data: Data) -> list[Claim]:
-    """Whether each change lets networks solve what they did not solve without."""
+    """Whether each change lets networks solve what they did not solve without, and the last one enough of them."""
+    goal = (
+        f"(Our goal.) With batches of {CHANGES[GOAL]['batch']}, and a step size that falls in the end, adaptive "
+        "flossing solves d = 0.95 N in nine of ten networks, N = 160."
+    )
+    reached = [row for row in data["groups"] if row["change"] == GOAL]
     return [
         _helps(data, "slower", "(Our question.) Training slower than flossing lets larger networks learn."),
         _helps(data, LARGER, "(Our question.) Larger batches let them learn longer delays."),
-        _helps(data, GOAL, "(Our question.) Still larger batches, and a step size that falls in the end, too."),
+        frontier.nine_of_ten(goal, reached[0]) if reached else not_run(goal),
     ]
 
 
