@@ -21,7 +21,8 @@ class Spectra(eqx.Module):
     """Lyapunov exponents of one network along B sequences.
 
     - `exponents` (B, k): those of each sequence; per step (or unit of time), natural logarithm.
-    - `each`: a [`Spectrum`][] whose arrays have a leading axis B: growth, states and bases after the last step.
+    - `each`: a [`Spectrum`][] whose arrays have a leading axis B: growth, states and bases after the last step; what
+      its methods give has that axis, too.
     """
 
     each: Spectrum
@@ -64,6 +65,7 @@ def lyapunov_spectra(
 
     - `inputs`: a pytree whose leaves have shape (B, T, ...); or `None` for an autonomous system from B states.
     - `state`: where all sequences start; with `batched_state=True` its leaves have a leading axis B, one state each.
+    - `interval`: an integer, for all sequences; `lyapunov_spectrum` of one of them with "auto" finds a good one.
 
     All sequences share the initial basis.
 

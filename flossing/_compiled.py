@@ -4,8 +4,9 @@ Outside `jit`, JAX compiles operation by operation: a spectrum would cost some t
 its scan, and with a gradient forty.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -32,8 +33,26 @@ def compiled(flow: Callable, step: Step, state: State, inputs: Input, *functions
 
 
 def _may_cache(*functions: Any) -> bool:
-    # An Equinox module carries its arrays as leaves and may be found by its structure, if no function hides in it.
-    return all(isinstance(f, eqx.Module) and not any(map(callable, jax.tree_util.tree_leaves(f))) for f in functions)
+    # An Equinox module carries its arrays as leaves and may be found by its structure, if no function hides in it that
+    # could close over others.
+    return all(isinstance(f, eqx.Module) and all(map(_is_constant, _parts(f))) for f in functions)
+
+
+def _parts(tree: Any) -> Iterator[Any]:
+    """All leaves, and the static fields of all modules."""
+    for part in jax.tree_util.tree_leaves(tree, is_leaf=lambda x: isinstance(x, eqx.Module) and x is not tree):
+        if not isinstance(part, eqx.Module):
+            yield part
+        elif part is not tree:
+            yield from _parts(part)
+    if isinstance(tree, eqx.Module):
+        yield from (getattr(tree, f.name) for f in dataclasses.fields(tree) if f.metadata.get("static"))
+
+
+def _is_constant(part: Any) -> bool:
+    # A function of JAX's or of ours, such as an activation, closes over no arrays.
+    home = (getattr(part, "__module__", None) or "").split(".")[0]
+    return not callable(part) or isinstance(part, type) or home in ("jax", "equinox", "flossing")
 
 
 def _compiled_once(flow: Callable) -> Callable:

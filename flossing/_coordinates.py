@@ -26,7 +26,11 @@ class Coordinates:
         if len(dtypes) > 1:
             raise ValueError(f"state must have floating leaves of one precision, got {self.describe()}")
         (self.dtype,) = dtypes
+        if self.dtype not in (jnp.float32, jnp.float64):
+            raise ValueError(f"state must be of float32 or float64, got {self.describe()}")
         self.size = sum(_coordinate_count(leaf) for leaf in self._leaves)
+        if not self.size:
+            raise ValueError(f"state must have at least one coordinate, got {self.describe()}")
 
     def split(self, state: State) -> tuple[Float[Array, " N"], list[Any]]:
         """`state` -> its coordinates (N,), and the leaves that have none."""
@@ -50,7 +54,7 @@ class Coordinates:
     def matches(self, state: State) -> bool:
         """Whether `state` has the structure, shapes and dtypes that these coordinates were made for."""
         leaves, treedef = jax.tree_util.tree_flatten(state)
-        kinds = [(leaf.shape, leaf.dtype) for leaf in leaves]
+        kinds = [(getattr(leaf, "shape", None), getattr(leaf, "dtype", None)) for leaf in leaves]
         return treedef == self._treedef and kinds == [(leaf.shape, leaf.dtype) for leaf in self._leaves]
 
     def describe(self) -> str:
@@ -70,6 +74,9 @@ def describe_structure(tree: Any) -> str:
 
 class _Shown:
     def __init__(self, leaf):
+        if not hasattr(leaf, "dtype"):
+            self._text = repr(leaf)
+            return
         self._text = f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
 
     def __repr__(self):

@@ -19,8 +19,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from flossing._checks import check_positive
+from flossing._checks import check_positive, is_concrete
 from flossing._coordinates import Coordinates
+from flossing._norm import norm_of
 from flossing._precision import in_full_precision
 from flossing._setup import prepare
 from flossing._types import Input, State, Step
@@ -83,7 +84,8 @@ def error_feedback(
     **Returns:** a [`Feedback`][]; its norms are Euclidean over all real coordinates of the state, total derivatives
     (through all later states). Any dtype; nothing overflows.
 
-    **Raises:** `ValueError` as `lyapunov_spectrum` does, and for a loss that is not a scalar.
+    **Raises:** `ValueError` as `lyapunov_spectrum` does, and for a loss that is not a scalar or, outside `jit`, whose
+    gradient with respect to one of the states is not finite.
 
     **Source:** Engelken (NeurIPS 2023), section 2; Pascanu, Mikolov & Bengio (2013).
     """
@@ -115,7 +117,20 @@ def error_feedback(
     last = _polar(local[-1], jnp.zeros((), xs.dtype))
     _, log_norm = lax.scan(backward, last, (xs[:-1], past, inputs, local[:-1]), length=length, reverse=True)
     log_largest = float(np.log(float(jnp.finfo(xs.dtype).max)))
-    return Feedback(jnp.concatenate([log_norm, last[1][None]]), log_largest)
+    log_norm = jnp.concatenate([log_norm, last[1][None]])
+    _check_finite(xs, log_norm)
+    return Feedback(log_norm, log_largest)
+
+
+def _check_finite(xs: Float[Array, "times N"], log_norm: Float[Array, " times"]):
+    if not is_concrete((xs, log_norm)):
+        return
+    if not np.isfinite(xs).all():
+        time = int(np.argmin(np.isfinite(xs).all(1)))
+        raise ValueError(f"step must keep the state finite, got NaN or infinity at time {time} of {len(xs) - 1}")
+    if not (log_norm < np.inf).all():
+        time = int(np.flatnonzero(~(np.asarray(log_norm) < np.inf)).max())
+        raise ValueError(f"loss must have finite gradients, got NaN or infinity at time {time} of {len(xs) - 1}")
 
 
 def _pull_back(step: Step, coordinates: Coordinates, x: Array, rest: list[Any], input: Input):
@@ -124,7 +139,7 @@ def _pull_back(step: Step, coordinates: Coordinates, x: Array, rest: list[Any], 
 
 
 def _polar(vector: Float[Array, " N"], log_scale: Float[Array, ""]) -> tuple[Float[Array, " N"], Float[Array, ""]]:
-    norm = jnp.linalg.norm(vector)
+    norm = norm_of(vector)
     return vector / jnp.where(norm > 0, norm, 1), jnp.log(norm) + log_scale
 
 

@@ -18,9 +18,11 @@ from jaxtyping import Array, Float, Int, PyTree
 from flossing._checks import check_integer, check_leaves, check_positive
 from flossing._coordinates import Coordinates
 from flossing._interval import longer_interval, shorter_interval
+from flossing._leaves import mask_of, same_structure
 from flossing._loop import run_chunk
 from flossing._loss import explain_infinite, flossing_loss
 from flossing._memory import too_large
+from flossing._norm import clipped, norm_of
 from flossing._setup import check_step, initial_basis, sequence_length
 from flossing._types import Input, RandomKey, State
 from flossing._window import measure_window
@@ -142,9 +144,10 @@ class Flossing(eqx.Module):
         check_step(functools.partial(step, model), coordinates, first, sequence)
         self.basis = initial_basis(coordinates, k=k, key=key, basis=basis)
         self.rematerialise = too_large(self.window, self.basis) if rematerialise is None else rematerialise
+        check_leaves("target", target)
         self.target = jnp.asarray(target, coordinates.dtype)
         flossing_loss(jnp.zeros(self.basis.shape[1], coordinates.dtype), self.target)
-        self._mask(model)
+        mask_of(model, self.where)
 
     def start(self, model: PyTree) -> State:
         """The state that the window starts from."""
@@ -161,29 +164,30 @@ class Flossing(eqx.Module):
 
     def loss(self, model: PyTree, key: RandomKey) -> Float[Array, ""]:
         """The flossing loss over the window, a term for another loss; its gradient enters the flossed leaves alone."""
-        flossed, kept = eqx.partition(model, self._mask(model))
+        flossed, kept = eqx.partition(model, mask_of(model, self.where))
         frozen = jax.tree_util.tree_map(lambda x: lax.stop_gradient(x) if eqx.is_array(x) else x, kept)
         return flossing_loss(self.exponents(eqx.combine(flossed, frozen), key), self.target)
 
     def init(self, model: PyTree) -> FlossingState:
         """The state before the first epoch; the optimiser's is for the flossed leaves alone."""
-        return FlossingState(self.optimiser.init(eqx.filter(model, self._mask(model))), self._first_interval)
+        return FlossingState(self.optimiser.init(eqx.filter(model, mask_of(model, self.where))), self._first_interval)
 
     def update(
         self, model: PyTree, state: FlossingState, key: RandomKey
     ) -> tuple[PyTree, FlossingState, FlossingRecord]:
         """One flossing epoch -> the model, the state for the next, and what was seen before the update.
 
-        It keeps to the interval of `state`, which `floss` and `train` choose anew after every ten epochs.
+        With "auto" it keeps to the interval of `state`, which `floss` and `train` choose anew after every ten epochs.
         """
-        model, opt_state, record = self.update_at(model, state.optimiser, key, state.interval)
-        return model, FlossingState(opt_state, state.interval), record
+        interval = self.interval_after(state)
+        model, opt_state, record = self.update_at(model, state.optimiser, key, interval)
+        return model, FlossingState(opt_state, interval), record
 
     def update_at(
         self, model: PyTree, opt_state: optax.OptState, key: RandomKey, interval: int | Int[Array, ""]
     ) -> tuple[PyTree, optax.OptState, FlossingRecord]:
         """`update` at this interval; compiled code serves all its values."""
-        flossed, kept = eqx.partition(model, self._mask(model))
+        flossed, kept = eqx.partition(model, mask_of(model, self.where))
         interval = jnp.asarray(interval)
 
         def loss(flossed):
@@ -191,11 +195,14 @@ class Flossing(eqx.Module):
             return flossing_loss(exponents, self.target), (exponents, strains)
 
         (value, (exponents, strains)), gradient = jax.value_and_grad(loss, has_aux=True)(flossed)
-        record = FlossingRecord(value, exponents, optax.tree.norm(gradient), strains, interval)
-        if self.clip is not None:
-            gradient, _ = optax.clip_by_global_norm(self.clip).update(gradient, optax.EmptyState())
+        record = FlossingRecord(value, exponents, norm_of(gradient), strains, interval)
+        gradient = gradient if self.clip is None else clipped(gradient, self.clip)
         updates, opt_state = self.optimiser.update(gradient, opt_state, flossed)
         return eqx.combine(optax.apply_updates(flossed, updates), kept), opt_state, record
+
+    def interval_after(self, state: FlossingState) -> int:
+        """The interval of the epoch that follows `state`: the one that was asked for, or the last that was chosen."""
+        return min(state.interval, self.window) if self.interval == "auto" else self.interval
 
     @property
     def _first_interval(self) -> int:
@@ -208,18 +215,6 @@ class Flossing(eqx.Module):
         step, start = functools.partial(self.step, model), self.start(model)
         options = {"length": self.window, "transient": self.transient, "rematerialise": self.rematerialise}
         return measure_window(step, start, inputs, self.basis, interval, self.tolerance, **options)
-
-    def _mask(self, model: PyTree) -> PyTree:
-        if self.where is None:
-            mask = jax.tree_util.tree_map(eqx.is_inexact_array, model)
-            if not any(jax.tree_util.tree_leaves(mask)):
-                raise ValueError("model must hold a floating array to floss, got none")
-            return mask
-        nothing = jax.tree_util.tree_map(lambda _: False, model)
-        mask = eqx.tree_at(self.where, nothing, replace_fn=lambda _: True)
-        if not all(eqx.is_inexact_array(x) for x in jax.tree_util.tree_leaves(eqx.filter(model, mask))):
-            raise ValueError("where must select floating arrays of the model, got a leaf that is not one")
-        return mask
 
 
 class FlossingEpoch(eqx.Module):
@@ -256,7 +251,7 @@ def run_flossing(
 def _run_at_one_interval(
     update: FlossingEpoch, model: PyTree, state: FlossingState, first: int, count: int, *, capacity: int
 ) -> tuple[PyTree, FlossingState, FlossingRecord]:
-    flossing, interval = update.flossing, state.interval
+    flossing, interval = update.flossing, update.flossing.interval_after(state)
     while True:
         at = dataclasses.replace(update, interval=jnp.asarray(interval))
         (end, opt_state), record = run_chunk(at, (model, state.optimiser), first, count, capacity=capacity)
@@ -367,7 +362,10 @@ def floss(
         optimiser=optimiser,
         clip=clip,
     )
-    flossing_state = flossing.init(model) if flossing_state is None else flossing_state
+    fresh = flossing.init(model)
+    flossing_state = fresh if flossing_state is None else flossing_state
+    if not same_structure(flossing_state.optimiser, fresh.optimiser):
+        raise ValueError("flossing_state must come from a call with the same model, where and optimiser, got another")
     update = FlossingEpoch(flossing, inputs_key)
     records = []
     for first in range(0, epochs, chunk):

@@ -59,15 +59,15 @@ class Spectrum(eqx.Module):
     interval: int = eqx.field(static=True)
     time_step: float = eqx.field(static=True)
 
-    def running_mean(self) -> Float[Array, "blocks k"]:
+    def running_mean(self) -> Float[Array, "*B blocks k"]:
         """The exponents as they stood after each block: how the average has converged, in the exponents' unit."""
-        steps = jnp.minimum(jnp.arange(1, len(self.growth) + 1) * self.interval, self.steps)
-        time = steps.astype(self.growth.dtype) * self.time_step
-        return jnp.cumsum(self.growth, axis=0) / time[:, None]
+        steps = jnp.minimum(jnp.arange(1, self.growth.shape[-2] + 1) * self.interval, self.steps)
+        time = jnp.broadcast_to(steps.astype(self.growth.dtype)[:, None] * self.time_step, self.growth.shape)
+        return jnp.cumsum(self.growth, axis=-2) / time
 
-    def all_growth(self) -> Float[Array, "blocks k"]:
+    def all_growth(self) -> Float[Array, "*B blocks k"]:
         """log R_ii of each block, those of the transient first."""
-        return jnp.concatenate([self.transient_growth, self.growth])
+        return jnp.concatenate([self.transient_growth, self.growth], axis=-2)
 
     def uncertainty(self, batches: int = 20) -> Uncertainty:
         """The standard errors of the exponents by batch means, in their unit; see [`Uncertainty`][].
@@ -75,7 +75,7 @@ class Spectrum(eqx.Module):
         Raises ValueError if there are fewer than `8 * batches` blocks.
         """
         whole = self.steps // self.interval
-        return batch_means(self.growth[:whole], self.interval * self.time_step, batches)
+        return batch_means(self.growth[..., :whole, :], self.interval * self.time_step, batches)
 
 
 def lyapunov_spectrum(

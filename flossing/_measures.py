@@ -17,10 +17,11 @@ def kaplan_yorke_dimension(exponents: Float[Array, " k"]) -> Float[Array, ""]:
     # A sum that dips below zero and rises again cannot come from a descending spectrum; the first dip counts.
     below = jnp.cumsum(partial < 0) > 0
     j = jnp.sum(~below)
-    index = jnp.minimum(j, exponents.size - 1)
-    sum_j = jnp.where(j > 0, partial[jnp.maximum(j - 1, 0)], 0)
-    fraction = jnp.where(j < exponents.size, sum_j / -exponents[index], 0)
-    return j.astype(exponents.dtype) + jnp.where(j > 0, fraction, 0)
+    between = (j > 0) & (j < exponents.size)
+    next_one = jnp.where(between, exponents[jnp.minimum(j, exponents.size - 1)], -1)
+    fraction = jnp.where(between, partial[jnp.maximum(j - 1, 0)] / -next_one, 0)
+    dimension = j.astype(partial.dtype) + fraction
+    return jnp.where(jnp.isnan(partial[-1]), jnp.nan, dimension)  # NaN is not below zero, and must be seen
 
 
 def entropy_rate(exponents: Float[Array, " k"]) -> Float[Array, ""]:

@@ -17,9 +17,10 @@ from flossing._qr import independent_columns, positive_qr, turn_and_stretch
 def orthonormalise(a: Float[Array, "N k"]) -> tuple[Float[Array, "N k"], Float[Array, " k"]]:
     """`A = Q R` with `R_ii > 0` -> `Q` (N, k), `log diag R` (k,); needs `k <= N`.
 
-    From the first linearly dependent column on, `log R_ii` is -inf with zero gradient; `Q` stays orthonormal.
+    From the first linearly dependent column on, `log R_ii` is -inf with zero gradient; `Q` stays orthonormal. Raises
+    `ValueError` for a matrix that is not of float32 or float64, or wider than high.
     """
-    q, r = positive_qr(a)
+    q, r = positive_qr(jnp.asarray(a))
     return q, log_diagonal(r)
 
 

@@ -25,6 +25,9 @@ than D Q; a constant singular step is caught within a few steps, a single one no
 
 def positive_qr(a: Float[Array, "*B N k"]) -> tuple[Float[Array, "*B N k"], Float[Array, "*B k k"]]:
     """`A = Q R` with `R_ii >= 0`, for each of a batch."""
+    if a.ndim < 2 or not 1 <= a.shape[-1] <= a.shape[-2] or a.dtype not in (jnp.float32, jnp.float64):
+        legal = "a matrix (N, k) of float32 or float64 with 1 <= k <= N"
+        raise ValueError(f"a must be {legal}, got {a.dtype}[{','.join(map(str, a.shape))}]")
     q, r = _positive_qr.bind(a)
     return q, r
 

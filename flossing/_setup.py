@@ -92,12 +92,16 @@ def sequence_length(inputs: Input, steps: int | None = None) -> int:
     return length
 
 
+_MISFITS = (TypeError, ValueError, AttributeError, LookupError)
+"""What Python and JAX raise where shapes, dtypes or structures do not fit together."""
+
+
 def check_step(step: Step, coordinates: Coordinates, state: State, inputs: Input):
     """Raise ValueError unless `step` maps a state to a state of the same structure, shapes and dtypes."""
     first = shape_of_one(inputs)
     try:
         returned = eqx.filter_eval_shape(step, state, first)
-    except TypeError as error:  # JAX's word for shapes and dtypes that do not fit; its traceback stays attached
+    except _MISFITS as error:  # its traceback stays attached
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"step must accept a state like {coordinates.describe()} and an input like {describe_structure(first)}, "

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from flossing._checks import check_integer, check_leaves, check_positive
 from flossing._floss import Flossing, FlossingEpoch, FlossingState, check_record, run_flossing
 from flossing._loop import run_chunk
+from flossing._norm import clipped, norm_of
 from flossing._schedule import Schedule, floss_never
 from flossing._types import RandomKey
 
@@ -33,11 +34,7 @@ def clip_each_array(limit: float) -> optax.GradientTransformation:
     """
     check_positive("limit", limit)
 
-    def clip(gradient: Array) -> Array:
-        norm = jnp.linalg.norm(gradient.ravel())
-        return gradient * jnp.minimum(1, limit / jnp.where(norm > 0, norm, limit))
-
-    return optax.stateless(lambda gradients, _: jax.tree_util.tree_map(clip, gradients))
+    return optax.stateless(lambda gradients, _: jax.tree_util.tree_map(lambda g: clipped(g, limit), gradients))
 
 
 class FlossingTerm(NamedTuple):
@@ -122,7 +119,7 @@ def train(
 
     - `state`: from `start_training`, or from the last `Progress` of an earlier run, which then goes on exactly.
     - `loss`: `loss(model, batch) -> (scalar, {name: scalar})`; its gradient is taken in all floating arrays of the
-      model, and both values are recorded, before the update.
+      model, and both values are recorded, before the update, the scalar as `loss`: no metric may have that name.
     - `batch`: `batch(key)` draws the batch of one epoch. Epoch e gets a key folded with e, so the data do not depend
       on the chunks.
     - `optimiser`: for the task. Flossing has its own, in `flossing`; both keep their moments across blocks.
@@ -153,31 +150,35 @@ def train(
     training_key, flossing_key, measuring_key = jax.random.split(key, 3)
     added = None if term is None else _AddedTerm(term, flossing, jax.random.fold_in(key, 3))
     training = TrainingEpoch(training_key, loss, batch, optimiser, probe, probe_every, added)
-    if flossing is not None and not state.measures:
-        state = _measure(state, flossing, measuring_key)
 
-    while state.epoch < epochs:
-        if state.asked <= state.epoch:
-            due = schedule(state.epoch + 1, state.measures)
-            if due and flossing is None:
-                raise ValueError(f"flossing must be given when the schedule asks for it, as in epoch {state.epoch + 1}")
-            state = dataclasses.replace(state, asked=state.epoch + 1, due=due)
-        if state.due:
-            assert flossing is not None
-            progress = _floss_chunk(state, FlossingEpoch(flossing, flossing_key), chunk)
-        else:
-            most = min(chunk, epochs - state.epoch)
-            if renew is not None:
-                most = min(most, renew_every - state.epoch % renew_every)
-            count = _epochs_until_due(schedule, state, most)
-            progress = _train_chunk(state, training, count, chunk)
-            if renew is not None and progress.state.epoch % renew_every == 0:
-                model = renew(progress.state.model)
-                progress = progress._replace(state=dataclasses.replace(progress.state, model=model))
-        if flossing is not None:
-            progress = progress._replace(state=_measure(progress.state, flossing, measuring_key))
-        yield progress
-        state = progress.state
+    def chunks(state: TrainingState) -> Iterator[Progress]:
+        if flossing is not None and not state.measures:
+            state = _measure(state, flossing, measuring_key)
+
+        while state.epoch < epochs:
+            if state.asked <= state.epoch:
+                due = schedule(state.epoch + 1, state.measures)
+                state = dataclasses.replace(state, asked=state.epoch + 1, due=due)
+                if due and flossing is None:
+                    raise ValueError(f"flossing must be given when the schedule asks for it, as in epoch {state.asked}")
+            if state.due:
+                assert flossing is not None
+                progress = _floss_chunk(state, FlossingEpoch(flossing, flossing_key), chunk)
+            else:
+                most = min(chunk, epochs - state.epoch)
+                if renew is not None:
+                    most = min(most, renew_every - state.epoch % renew_every)
+                count = _epochs_until_due(schedule, state, most)
+                progress = _train_chunk(state, training, count, chunk)
+                if renew is not None and progress.state.epoch % renew_every == 0:
+                    model = renew(progress.state.model)
+                    progress = progress._replace(state=dataclasses.replace(progress.state, model=model))
+            if flossing is not None:
+                progress = progress._replace(state=_measure(progress.state, flossing, measuring_key))
+            yield progress
+            state = progress.state
+
+    return chunks(state)  # a generator of its own, so that arguments are checked at once
 
 
 class TrainingEpoch(eqx.Module):
@@ -196,11 +197,15 @@ class TrainingEpoch(eqx.Module):
         batch = self.batch(jax.random.fold_in(self.key, epoch))
 
         (loss, metrics), gradients = eqx.filter_value_and_grad(self.loss, has_aux=True)(model, batch)
-        record = {"loss": loss, **metrics, **_gradient_norms(gradients), **self._probed(model, gradients, epoch)}
+        norms, probed = _gradient_norms(gradients), self._probed(model, gradients, epoch)
+        ours = {"loss", "flossing_term", "flossing_term_gradient_norm", *norms, *probed}
+        if taken := sorted(ours & metrics.keys()):
+            raise ValueError(f"loss must return metrics under names of their own, got {', '.join(taken)}")
+        record = {"loss": loss, **metrics, **norms, **probed}
         if self.added is not None:
             term, more = eqx.filter_value_and_grad(self.added)(model, epoch)
             gradients = jax.tree_util.tree_map(jnp.add, gradients, more)
-            record |= {"flossing_term": term, "flossing_term_gradient_norm": optax.tree.norm(more)}
+            record |= {"flossing_term": term, "flossing_term_gradient_norm": norm_of(more)}
         updates, opt_state = self.optimiser.update(gradients, opt_state, eqx.filter(model, eqx.is_inexact_array))
         return (eqx.apply_updates(model, updates), opt_state), record
 
@@ -292,7 +297,7 @@ def measure_exponents(flossing: Flossing, model: PyTree, key: RandomKey) -> Floa
 
 def _gradient_norms(gradients: PyTree) -> dict[str, Float[Array, ""]]:
     leaves = jax.tree_util.tree_leaves_with_path(gradients)
-    return {f"gradient_norm/{array_name(path)}": jnp.linalg.norm(leaf.ravel()) for path, leaf in leaves}
+    return {f"gradient_norm/{array_name(path)}": norm_of(leaf) for path, leaf in leaves}
 
 
 def array_name(path: tuple) -> str:

@@ -22,7 +22,7 @@ SPLIT = 8
 class Uncertainty(NamedTuple):
     """The uncertainty of exponents, in their unit.
 
-    - `standard_error` (k,), by batch means; NaN for an infinite exponent.
+    - `standard_error` (k,), by batch means; NaN for an infinite exponent. (B, k) if B sequences were measured at once.
     - `degrees_of_freedom`: batches - 1, of the Student t distribution that intervals follow.
     - `upper_bound` (k,): true where the average converges like 1/T rather than 1/sqrt(T), as it does where growth is
       constant along the orbit up to a coboundary (a zero exponent of a flow, the logistic map at r = 4, any constant
@@ -40,8 +40,8 @@ class Uncertainty(NamedTuple):
         return float(special.stdtrit(self.degrees_of_freedom, (1 + level) / 2)) * self.standard_error
 
 
-def batch_means(growth: Float[Array, "blocks k"], duration: float, batches: int = 20) -> Uncertainty:
-    """The uncertainty of `growth.mean(0) / duration`, from equally long blocks of `duration`.
+def batch_means(growth: Float[Array, "*B blocks k"], duration: float, batches: int = 20) -> Uncertainty:
+    """The uncertainty of `growth.mean(-2) / duration`, from equally long blocks of `duration`; each of a batch alone.
 
     Needs `batches * 8` blocks; what does not fill the batches is left out at the start. `upper_bound` compares the
     variance of batches with that of their eighths: it falls like 1/length where there is an asymptotic variance, like
@@ -49,16 +49,15 @@ def batch_means(growth: Float[Array, "blocks k"], duration: float, batches: int 
     """
     check_integer("batches", batches, least=2)
     least = batches * SPLIT
-    if len(growth) < least:
-        raise ValueError(
-            f"batches must leave {SPLIT} blocks for each batch, got batches={batches} of {len(growth)} blocks"
-        )
-    size = len(growth) // least
-    short = growth[len(growth) - size * least :].reshape(least, size, -1).mean(1) / duration
-    long = short.reshape(batches, SPLIT, -1).mean(1)
-    variance = jnp.var(long, axis=0, ddof=1)
-    scaling = SPLIT * variance / jnp.var(short, axis=0, ddof=1)
+    *several, blocks, k = growth.shape
+    if blocks < least:
+        raise ValueError(f"batches must leave {SPLIT} blocks for each batch, got batches={batches} of {blocks} blocks")
+    size = blocks // least
+    short = growth[..., blocks - size * least :, :].reshape(*several, least, size, k).mean(-2) / duration
+    long = short.reshape(*several, batches, SPLIT, k).mean(-2)
+    variance = jnp.var(long, axis=-2, ddof=1)
+    scaling = SPLIT * variance / jnp.var(short, axis=-2, ddof=1)
     # A constant Jacobian leaves nothing but rounding, whose scaling means nothing.
-    rounding = 100 * jnp.finfo(growth.dtype).eps * jnp.max(jnp.abs(long), axis=0)
+    rounding = 100 * jnp.finfo(growth.dtype).eps * jnp.max(jnp.abs(long), axis=-2)
     bound = ~(scaling > 1 / np.sqrt(SPLIT)) | (jnp.sqrt(variance) <= rounding)
     return Uncertainty(jnp.sqrt(variance / batches), batches - 1, bound)

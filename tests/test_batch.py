@@ -78,3 +78,16 @@ def test_the_sequence_that_escapes_is_named():
 def test_a_step_that_forgets_its_state_is_said():
     with pytest.warns(UserWarning, match="all exponents are -inf: step forgets its state"):
         fl.lyapunov_spectrum(lambda h, s: jnp.tanh(s) + 0 * h, jnp.ones(1), INPUTS[0])
+
+
+def test_the_methods_of_each_are_of_each_sequence():
+    inputs = jax.random.normal(jax.random.key(7), (4, 60, 1))
+    options = {"k": 3, "transient": 5, "interval": 2}
+    each = fl.lyapunov_spectra(step, STATES[0], inputs, **options).each
+    error = each.uncertainty(batches=3)
+    for i in range(4):
+        alone = fl.lyapunov_spectrum(step, STATES[0], inputs[i], **options)
+        np.testing.assert_allclose(each.running_mean()[i], alone.running_mean(), rtol=0, atol=1e-11)
+        np.testing.assert_allclose(each.all_growth()[i], alone.all_growth(), rtol=0, atol=1e-11)
+        np.testing.assert_allclose(error.standard_error[i], alone.uncertainty(batches=3).standard_error, rtol=1e-9)
+        np.testing.assert_array_equal(error.upper_bound[i], alone.uncertainty(batches=3).upper_bound)

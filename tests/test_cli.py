@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from flossing.experiment.cli import main
+from flossing.experiment.config import Config
 from flossing.experiment.directory import RunDirectory
 from tests.helpers import COMMAND, TINY, command_here, command_line
 
@@ -91,6 +93,31 @@ def test_what_cannot_be_parsed_is_reported_by_the_parser(arguments, refused, tmp
 
 def test_spectrum_of_nothing(refused):
     assert refused("spectrum", "--run", "missing") == "flossing: run directory must hold run.json, got 'missing'\n"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--first", "0"], "first must be an integer from 1 to 10 (the network has 10 units), got first=0"),
+        (["--first", "11"], "first must be an integer from 1 to 10 (the network has 10 units), got first=11"),
+        (["--picture", "taken"], "taken: Is a directory"),
+        (["--picture", "taken/file/x.png"], "taken/file: File exists"),
+    ],
+)
+def test_spectra_that_cannot_be(arguments, message, refused, tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/file").touch()
+    assert refused("spectrum", *TINY, *arguments) == f"flossing: {message}\n"
+
+
+def test_a_seed_of_the_demo(refused):
+    assert refused("demo", "--seed", "-1") == "flossing: seed must be an integer of at least 0, got seed=-1\n"
+
+
+def test_the_page_of_the_experiment_knows_all_flags():
+    page = (Path(__file__).parents[1] / "docs/experiment.md").read_text()
+    flags = ["--" + name.replace("_", "-") for name in Config().values()]
+    assert len(flags) > 40 and [flag for flag in flags if flag not in page] == []
 
 
 def test_a_process_says_so_too(tmp_path):

@@ -43,6 +43,12 @@ CASES = [
     ({"step": lambda h, s: h[:2]}, r"step must return a state like.* given, float64\[3\], got float64\[2\]"),
     ({"step": lambda h, s: (h, h)}, r"step must return a state like.*got \(float64\[3\], float64\[3\]\)"),
     ({"step": lambda h, s: h.astype("f4")}, r"step must return a state like.*got float32\[3\]"),
+    ({"inputs": jnp.ones(10), "step": lambda h, s: h + jnp.ones((3, 1)) @ s}, "step must accept a state like.*got"),
+    ({"step": lambda h, s: h["a"]}, "step must accept a state like.*got"),
+    ({"step": lambda h, s: (lambda a, b: a)(*h)}, "step must accept a state like.*got"),
+    ({"state": (jnp.zeros(3), 1), "step": lambda h, s: (h[0], 1)}, r"step must return.*got \(float64\[3\], 1\)"),
+    ({"state": jnp.zeros(3, jnp.bfloat16)}, r"state must be of float32 or float64, got bfloat16\[3\]"),
+    ({"state": jnp.zeros(0)}, r"state must have at least one coordinate, got float64\[0\]"),
     ({"step": lambda h, s: h / 0 * 0}, "step must keep the state and its tangents finite.*block 0"),
     ({"step": lambda h, s: h**3 + 10}, "finite"),
     ({"step": eqx.Partial(lambda W, h, s: W @ h, jnp.full((3, 3), jnp.nan))}, r"step.args\[0\] must be finite"),
@@ -75,3 +81,8 @@ def test_unknown_names():
     with pytest.raises(AttributeError, match="no attribute 'lyapunov'"):
         fl.lyapunov  # noqa: B018
     assert all(getattr(fl, name) is not None for name in fl.__all__)
+
+
+def test_matrices_that_have_no_qr():
+    with pytest.raises(ValueError, match=r"a must be a matrix \(N, k\) of float32 or float64.*got float64\[2,4\]"):
+        fl.orthonormalise(jnp.ones((2, 4)))

@@ -96,3 +96,24 @@ def test_bad_arguments():
     feedback = fl.error_feedback(lambda h, s: h, jnp.ones(2), None, lambda h: h[-1].sum(), steps=4)
     with pytest.raises(ValueError, match="threshold must be a positive number, got threshold=0.0"):
         feedback.horizon(0.0)
+
+
+def along(step, loss, steps=3, **options):
+    return fl.error_feedback(step, jnp.full(4, 2.0, "f4"), None, loss, steps=steps, **options)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-25, 1e-20, 1e25, 1e37])
+def test_losses_and_jacobians_of_any_size(size):
+    feedback = along(lambda h, s: 0.9 * h, lambda h: jnp.float32(size) * h[-1].sum())
+    wanted = np.log(2 * size) + np.log(0.9) * np.arange(3, -1, -1)
+    np.testing.assert_allclose(feedback.log_norm, wanted, rtol=1e-5)
+    if size < 1:
+        feedback = along(lambda h, s: jnp.float32(size) * h, lambda h: h[-1].sum())
+        np.testing.assert_allclose(feedback.log_norm, np.log(2) + np.log(size) * np.arange(3, -1, -1), rtol=1e-5)
+
+
+def test_what_escapes_is_named():
+    with pytest.raises(ValueError, match="step must keep the state finite, got NaN or infinity at time 5 of 20"):
+        along(lambda h, s: 10 * h**2, lambda h: h[-1].sum(), steps=20)
+    with pytest.raises(ValueError, match="loss must have finite gradients, got NaN or infinity at time 3 of 3"):
+        along(lambda h, s: 0.9 * h, lambda h: jnp.log(h[-1] - h[-1]).sum())

@@ -190,3 +190,35 @@ def test_bad_parameters():
     model = eqx.tree_at(lambda m: m.J, small(), small().J.at[1, 2].set(jnp.inf))
     with pytest.raises(ValueError, match=r"model.J must be finite, got inf at index \(1, 2\)"):
         floss(model)
+
+
+def test_an_interval_that_is_asked_for_is_kept():
+    _, history = floss(small(), epochs=40)
+    assert history.interval[-1] > 1
+    for interval in (1, 3):
+        _, later = floss(small(), epochs=2, interval=interval, flossing_state=history.state)
+        np.testing.assert_array_equal(later.interval, interval)
+    _, later = floss(small(), epochs=2, window=2, transient=0, k=2, flossing_state=history.state)
+    assert later.interval.max() <= 2
+
+
+def test_a_state_of_other_leaves_is_refused():
+    _, history = floss(small(), epochs=1)
+    with pytest.raises(
+        ValueError, match="flossing_state must come from a call with the same model, where and"
+    ) as error:
+        floss(small(), epochs=1, where=lambda m: m.J, flossing_state=history.state)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"where": lambda m: ()}, "where must select floating arrays of the model, got none"),
+        ({"target": np.nan}, "target must be finite, got nan"),
+        ({"target": np.array([0.0, np.inf, 0, 0, 0, 0])}, r"target must be finite, got inf at index \(1,\)"),
+    ],
+)
+def test_nothing_to_floss_and_nowhere_to_go(options, message):
+    with pytest.raises(ValueError, match=message):
+        floss(small(), epochs=1, **options)

@@ -1,5 +1,7 @@
 """The tangent flow against exact results, each from a source that has nothing to do with our code."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -188,3 +190,19 @@ def test_vmap_over_sequences():
     for sequence, exponents in zip(inputs, many, strict=True):
         one = fl.lyapunov_spectrum(make(J), jnp.zeros(4), sequence).exponents
         np.testing.assert_allclose(exponents, one, **EXACT)
+
+
+class Hidden(eqx.Module):
+    function: Callable = eqx.field(static=True)
+
+    def __call__(self, h, s):
+        return self.function(h)
+
+
+def test_a_module_may_hide_a_function_that_closes_over_arrays():
+    arrays = {"w": jnp.array(0.5)}
+    step = Hidden(lambda h: arrays["w"] * h)
+    for w in (0.5, 0.25):
+        arrays["w"] = jnp.array(w)
+        exponent = fl.lyapunov_spectrum(step, jnp.ones(1), None, steps=4).exponents[0]
+        assert float(exponent) == pytest.approx(np.log(w))

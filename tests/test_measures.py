@@ -1,5 +1,6 @@
 """Dimension, entropy rate, participation ratio and effective rank, against hand-made and published values."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -39,3 +40,14 @@ def test_participation_ratio_and_effective_rank():
     assert float(fl.effective_rank(jnp.asarray(5 * weights))) == pytest.approx(
         np.exp(-(weights * np.log(weights)).sum())
     )
+
+
+def test_what_is_not_a_number_has_no_dimension():
+    assert np.isnan(fl.kaplan_yorke_dimension(jnp.array([1.0, jnp.nan, -2.0])))
+
+
+@pytest.mark.parametrize(
+    "exponents, gradient", [([1.0, -2.0], [0.5, 0.25]), ([1.0, 0.0], [0, 0]), ([-1.0, -2.0], [0, 0])]
+)
+def test_the_dimension_has_a_gradient(exponents, gradient):
+    np.testing.assert_allclose(jax.grad(fl.kaplan_yorke_dimension)(jnp.array(exponents)), gradient, atol=1e-12)

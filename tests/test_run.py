@@ -45,6 +45,20 @@ def test_a_run_directory_holds_everything(finished):
     assert names == {".lock", "run.json", "run.png"} | arrays
 
 
+def test_flossing_that_may_come_is_not_announced(tmp_path):
+    seen = []
+    values = {"condition": "adaptive", "every": 4, "share": 1e-12}
+    run(SMALL.with_values(**values), tmp_path / "run", on_progress=lambda s: seen.append((s.epoch, s.flossing_epochs)))
+    assert seen[0] == (0, 5) and seen[-1] == (12, 5)
+    seen.clear()
+    run(SMALL, tmp_path / "blocks", on_progress=lambda s: seen.append((s.epoch, s.flossing_epochs)))
+    assert {announced for _, announced in seen} == {9}
+    seen.clear()
+    values["share"] = 1e12
+    run(SMALL.with_values(**values), tmp_path / "all", on_progress=lambda s: seen.append(s.flossing_epochs))
+    assert seen[0] == 5 and seen[-1] == 5 + 2 * 4 and seen == sorted(seen)
+
+
 def test_the_saved_network_is_the_trained_one(finished):
     model = load_model(finished)
     end = reference.measure_spectrum(model, SMALL).exponents

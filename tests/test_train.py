@@ -262,3 +262,30 @@ def test_the_term_is_added_in_every_mth_epoch():
 def test_a_term_that_cannot_be(options, message):
     with pytest.raises(ValueError, match=message):
         next(progresses(schedule=None, **options))
+
+
+def line(model, batch):
+    return model["w"].sum() * batch, {}
+
+
+def plain(loss, epochs=2, **options):
+    optimiser = optax.sgd(1e-30)
+    state = fl.start_training({"w": jnp.ones(3, "f4")}, optimiser)
+    options = {"batch": lambda key: jnp.float32(1e25), "optimiser": optimiser, "key": jax.random.key(0)} | options
+    return fl.train(state, loss=loss, epochs=epochs, **options)
+
+
+def test_large_gradients_that_are_finite_are_no_reason_to_stop():
+    (chunk,) = plain(line)
+    np.testing.assert_allclose(chunk.metrics["gradient_norm/w"], np.sqrt(3) * 1e25, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["loss", "gradient_norm/w"])
+def test_metrics_have_names_of_their_own(name):
+    with pytest.raises(ValueError, match=f"loss must return metrics under names of their own, got {name}"):
+        list(plain(lambda model, batch: (line(model, batch)[0], {name: jnp.float32(7)})))
+
+
+def test_bad_arguments_are_seen_before_the_first_chunk_is_asked_for():
+    with pytest.raises(ValueError, match="epochs must be an integer of at least 1, got epochs=0"):
+        plain(line, epochs=0)

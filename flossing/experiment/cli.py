@@ -183,6 +183,8 @@ class Demo:
 
         from flossing.experiment.demo import demo
 
+        if self.seed < 0:
+            raise ValueError(f"seed must be an integer of at least 0, got seed={self.seed}")
         config = Config().with_values(delay=self.delay, epochs=self.epochs, seed=self.seed)
         _cache()
         demo(config, self.out, Console())
@@ -323,6 +325,9 @@ def _program(words: Sequence[str]) -> str:
 
 
 _KEPT = "; what was done is kept, and the same command goes on from there"
+_RESUMABLE = (Train, TrainBalance, Sweep, Paper)
+_BAD_PATH = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
+"""An argument that names something else than it should, rather than a disk that is full."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -335,11 +340,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         _stop(str(error), 2)
     except OSError as error:
-        _stop(f"{error.filename or 'a file'}: {error.strerror or error}{_KEPT}", 1)
+        wrong = isinstance(error, _BAD_PATH)
+        kept = "" if wrong or not isinstance(command, _RESUMABLE) else _KEPT
+        _stop(f"{error.filename or 'a file'}: {error.strerror or error}{kept}", 2 if wrong else 1)
     except FloatingPointError as error:
         _stop(str(error), 1)
     except KeyboardInterrupt:
-        _stop(f"interrupted{_KEPT}", 130)
+        _stop(f"interrupted{_KEPT if isinstance(command, _RESUMABLE) else ''}", 130)
     if code:
         raise SystemExit(code)
 

@@ -1,5 +1,6 @@
 """The pictures of single runs and of the demo. Drawing reads run directories; nothing here trains."""
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from flossing.experiment.directory import RunDirectory
+from flossing.experiment.files import write_atomically
 
 LABELS = {
     "none": "no flossing",
@@ -31,9 +33,9 @@ _AT_RIGHT: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right
 
 def save_figure(figure: Figure, path: Path):
     """Write a figure as PNG, beside its place first."""
-    beside = path.with_name(f".{path.name}.part")
-    figure.savefig(beside, format="png", dpi=150)
-    beside.replace(path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    write_atomically(path, picture.getvalue())
 
 
 def draw_comparison(runs: Mapping[str, RunDirectory]) -> Figure:

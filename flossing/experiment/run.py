@@ -8,11 +8,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 
 from flossing._schedule import floss_never
-from flossing._train import Progress, TrainingState, measure_exponents, start_training, train
+from flossing._train import Progress, TrainingState, array_name, measure_exponents, start_training, train
 from flossing.experiment.checkpoint import Checkpoint, newest_checkpoint, write_checkpoint
 from flossing.experiment.config import AnyConfig
 from flossing.experiment.console import Status
@@ -79,6 +80,7 @@ class _Sitting:
         self.tested: dict[str, Any] = {}
         self.trained: dict[str, np.ndarray] = {}
         self.paces: dict[str, list[float]] = {}
+        self.sure: np.ndarray | None = None
         first = start_training(experiment.model, experiment.optimiser, experiment.flossing)
         found = newest_checkpoint(directory.path / "checkpoints", first)
         self.last = found or Checkpoint(first)
@@ -259,14 +261,22 @@ class _Sitting:
         measured = state.measures.get("exponents")
         if measured is None and experiment.flossing is not None:
             measured = measure_exponents(experiment.flossing, state.model, experiment.key)
-        schedule = experiment.schedule or floss_never()
-        due = sum(schedule(epoch, {}) for epoch in range(1, epochs + 1))
         exponents = None if measured is None else np.asarray(measured)
-        return Status(state.epoch, epochs, state.flossing_epoch, due, exponents)
+        return Status(state.epoch, epochs, state.flossing_epoch, self._flossing_epochs(state), exponents)
+
+    def _flossing_epochs(self, state: TrainingState) -> int:
+        # Done, due, and sure to come: gradient norms that are NaN ask no schedule that adapts to floss.
+        if self.sure is None:
+            schedule, unknown = self.experiment.schedule or floss_never(), {}
+            for path, _ in jax.tree_util.tree_leaves_with_path(eqx.filter(state.model, eqx.is_inexact_array)):
+                unknown[f"gradient_norm/{array_name(path)}"] = np.nan
+            self.sure = np.asarray([schedule(e, unknown) for e in range(1, self.config.training.epochs + 1)])
+        return state.flossing_epoch + state.due + int(self.sure[state.asked :].sum())
 
     def _follow(self, status: Status, progress: Progress):
         state = progress.state
         status.epoch, status.flossing_epoch = state.epoch, state.flossing_epoch
+        status.flossing_epochs = self._flossing_epochs(state)
         status.exponents = state.measures.get("exponents")
         if progress.kind == "training":
             # One batch is a noisy look; the mean over the chunk is what a person wants to read.

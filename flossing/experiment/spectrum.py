@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from flossing._arguments import check_integer
 from flossing.experiment.config import AnyConfig
 from flossing.experiment.directory import RunDirectory
 from flossing.experiment.figures import draw_spectrum, save_figure
@@ -17,13 +18,18 @@ LEAST = 160
 """Steps below which a standard error by batch means is not to be had."""
 
 
-def show_spectrum(config: AnyConfig, source: Path | None, k: int | None, picture: Path, console: Console) -> np.ndarray:
-    """Measure, print and draw the exponents of the run in `source`, or of a network drawn from `config`."""
+def show_spectrum(
+    config: AnyConfig, source: Path | None, first: int | None, picture: Path, console: Console
+) -> np.ndarray:
+    """Measure, print and draw the `first` exponents of the run in `source`, or of a network drawn from `config`."""
     config = config if source is None else RunDirectory(source).config
+    units = config.network.units
+    first = units if first is None else first
+    check_integer("first", first, least=1, most=units, note=f" (the network has {units} units)")
     configure_dtype(config.dtype)
     room = room_of(config)
     model = room.build(config).model if source is None else load_model(RunDirectory(source))
-    spectrum = room.measure_spectrum(model, config, k or config.network.units)
+    spectrum = room.measure_spectrum(model, config, first)
     exponents = np.asarray(spectrum.exponents)
     title = "freshly drawn network" if source is None else str(source)
     kept, steps = len(spectrum.growth), len(spectrum.growth) + len(spectrum.transient_growth)

@@ -233,7 +233,7 @@ def _update(
     optimiser.zero_grad()
     loss.backward(inputs=flossed)
     gradients = [p.grad for p in flossed if p.grad is not None]
-    norm = torch.stack([g.norm() for g in gradients]).norm().item() if gradients else 0.0
+    norm = _norm(gradients)
     if clip is not None and norm > clip:
         for p in flossed:  # as optax does it; torch's own clipping adds 1e-6 to the norm
             p.grad = None if p.grad is None else p.grad * (clip / norm)  # hooks may have kept the gradient itself
@@ -245,6 +245,14 @@ def _update(
     return norm
 
 
+def _norm(gradients: list[Tensor]) -> float:
+    """The norm of all together; the largest entry taken out, squares cannot overflow where the norm itself does not."""
+    largest = torch.stack([g.abs().max() for g in gradients]).max() if gradients else torch.zeros(())
+    if not 0 < largest < math.inf:
+        return largest.item()
+    return (largest * torch.stack([(g / largest).norm() for g in gradients]).norm()).item()
+
+
 def _target(target: Any, exponents: Tensor) -> Tensor:
     target = torch.as_tensor(target, dtype=exponents.dtype, device=exponents.device)
     if target.shape not in ((), exponents.shape[-1:]):
@@ -252,6 +260,8 @@ def _target(target: Any, exponents: Tensor) -> Tensor:
         raise ValueError(
             f"target must be a scalar or have shape {legal} like exponents, got shape {tuple(target.shape)}"
         )
+    if not target.isfinite().all():
+        raise ValueError(f"target must be finite, got {target.tolist()}")
     return target
 
 

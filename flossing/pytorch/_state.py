@@ -68,7 +68,9 @@ def describe(tree: Any) -> str:
 class _Shown:
     def __init__(self, leaf: Any):
         if not isinstance(leaf, Tensor):
-            self._text = repr(leaf)
+            # An array of another library would be printed whole.
+            array = f"{type(leaf).__name__} of shape {getattr(leaf, 'shape', None)}"
+            self._text = array if hasattr(leaf, "shape") else repr(leaf)
             return
         device = "" if leaf.device.type == "cpu" else f" on {leaf.device}"
         self._text = f"{str(leaf.dtype).removeprefix('torch.')}[{','.join(map(str, leaf.shape))}]{device}"
