@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from flossing.experiment.files import plain
-from flossing.experiment.paper import fig1, fig2, supplement_lstm, surrogate
+from flossing.experiment.paper import fig1, fig2, make, supplement_lstm, surrogate
 from flossing.experiment.paper.contract import Calculation, FigureRoom
 from flossing.experiment.paper.curves import k_colours, summary
 from flossing.experiment.paper.extended import exact_log_singular_values
@@ -201,3 +201,12 @@ def test_summaries_and_colours():
     colours = k_colours([1, 16, 32])
     assert len(set(colours.values())) == 4
     assert {k: colour for k, colour in k_colours([1, 16, 32, 64, 75]).items() if k in colours} == colours
+
+
+@pytest.mark.parametrize("scale", ["laptop", "tiny"])
+def test_all_runs_are_legal_and_specifications_have_names_of_their_own(scale):
+    specs = [spec for name in make.ALL for spec in make.room(name).specs(scale)]
+    assert all(spec.points() for spec in specs)
+    for name in make.ALL:
+        names = [spec.name for spec in make.room(name).specs(scale)]
+        assert len(names) == len(set(names))

@@ -13,6 +13,7 @@ from flossing.experiment.paper.drawing import GREY, accuracy_axes, new_figure, p
 from flossing.experiment.paper.frontier import Place
 from flossing.experiment.paper.judging import networks, not_run, reaches_further
 from flossing.experiment.paper.measures import SOLVED, Group, courses, groups, numbers
+from flossing.experiment.paper.scales import slug
 from flossing.experiment.spec import Spec
 
 NAME = "beyond"
@@ -53,12 +54,12 @@ def specs(scale: Scale) -> list[Spec]:
 
 def _trained(scale: Scale) -> list[tuple[str, Place, Spec]]:
     found = []
-    for number, (name, fields) in enumerate((TINY if scale == "tiny" else TRAINED).items()):
+    for name, fields in (TINY if scale == "tiny" else TRAINED).items():
         for place in places(scale):
             # Within the frontier's epochs no more than the first step above N is tried.
             chosen = place._replace(delays=place.delays[:2]) if name == SOON else place
             spec = frontier.spec_of(scale, chosen, "whole")
-            change = {"name": f"{NAME}-{place.units}-{number}", "base": {**spec.base, **fields}}
+            change = {"name": f"{NAME}-{place.units}-{slug(name)}", "base": {**spec.base, **fields}}
             found.append((name, place, spec.model_copy(update=change)))
     return found
 
@@ -104,7 +105,7 @@ def draw(data: Data) -> Figure:
         for name in (name for name in TRAINED if any(row["trained"] == name for row in there)):
             final.plot([], [], _LINES[name], marker=_MARKERS[name], ms=4, color=GREY, lw=1.2, label=name)
         course.legend(frameon=False, fontsize=8, loc="lower right")
-        final.legend(frameon=False, fontsize=8, loc="lower left")
+        final.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(0.07, 0.42))
         for axes in (final, speed):
             axes.axvline(1, color=GREY, lw=0.9, ls="--", zorder=0)
     return figure

@@ -22,6 +22,7 @@ from flossing.experiment.spec import Spec
 
 NAME = "capacity"
 TITLE = "How far back a linear readout sees"
+MISSING = "Networks whose directories are not here"
 CAPTION = (
     "Networks of N = 80 tanh units driven by random bits: R² of the best linear readout of the bit of so many steps "
     "ago, fitted on 10,000 steps and measured on 10,000 others (left), and its sum over lags, the linear memory "

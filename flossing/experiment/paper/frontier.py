@@ -27,7 +27,7 @@ CAPTION = (
     "k = N, 1500 before, and asked every 25 epochs, which was added when seeds 5 and 10 had shown at d = 0.95 N, "
     "N = 80, what limits the others. The vertical line is where d = N, the most that N units can hold for linear "
     "readouts. In the table numbers are medians over networks, in brackets the least and the most; seconds are those "
-    "of one core with another run on the other, and varied with the machine."
+    "of one core with others at work, of several machines: with N = 160 they are not to be compared."
 )
 
 Fields = dict[str, Any]

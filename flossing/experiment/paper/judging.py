@@ -90,8 +90,8 @@ def not_run(claim: str) -> Claim:
 
 
 def networks(rows: Sequence[Group]) -> int:
-    """How many networks all this rests on: seeds, each its own network, whatever it is trained on."""
-    return len({seed for row in rows for seed in row["seed"]})
+    """How many networks each of these rows rests on, the fewest."""
+    return min((len(row["seed"]) for row in rows), default=0)
 
 
 def solved_share(rows: Sequence[Group], chosen: Callable[[Group], bool]) -> tuple[int, int]:

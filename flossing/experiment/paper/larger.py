@@ -9,6 +9,7 @@ from flossing.experiment.paper.contract import Calculation, Claim, Data, Results
 from flossing.experiment.paper.drawing import accuracy_axes, legend_below, new_figure
 from flossing.experiment.paper.judging import count_solved, networks, not_run
 from flossing.experiment.paper.measures import SOLVED, Group, courses, groups, numbers
+from flossing.experiment.paper.scales import slug
 from flossing.experiment.spec import Spec
 
 NAME = "larger"
@@ -19,7 +20,7 @@ CAPTION = (
     "80 units: Adam's step size 0.001 for training and for flossing, batches of 16. Slower: 0.0003 for training, 0.001 "
     "for flossing. And larger batches: 64 or 256 sequences, thus 4 and 16 times the work of an epoch. With 64 the rule "
     "is asked with a share of 0.001, with 256 with its default, 0.00025, and the step size falls to 0 in the last 5000 "
-    "epochs."
+    "epochs. Runs come from several machines, some in part from a GPU: their seconds do not compare."
 )
 
 LARGER = "slower, batches of 64"
@@ -49,12 +50,12 @@ def specs(scale: Scale) -> list[Spec]:
 
 def _changed(scale: Scale) -> list[tuple[str, Spec]]:
     found = []
-    for number, change in enumerate(CHANGES):
+    for change in CHANGES:
         for place in _places(scale, change):
             spec, fields = frontier.spec_of(scale, place, "whole"), CHANGES[change]
             fewer = {name: value for name, value in TINY.items() if scale == "tiny" and name in fields}
             delays = "_".join(str(2 * delay) for delay in place.delays)
-            name, base = f"{NAME}-{number}-{delays}", {**spec.base, **fields, **fewer}
+            name, base = f"{NAME}-{slug(change)}-{delays}", {**spec.base, **fields, **fewer}
             found.append((change, spec.model_copy(update={"name": name, "base": base})))
     return found
 

@@ -9,8 +9,8 @@ _HEAD = """# Results, figure by figure
 
 Written by `flossing paper`: every number below comes from runs and calculations of this library, and is written anew
 by the same command. Curves and points are medians, bands quartiles, over networks that differ by all their seeds; n is
-the number of networks. *d* is the longest lag of a task, in steps. Verdicts follow from criteria that are stated with
-what is found; with few networks they are no more than that.
+the number of networks behind each number, the fewest where they differ. *d* is the longest lag of a task, in steps.
+Verdicts follow from criteria that are stated with what is found; with few networks they are no more than that.
 """
 
 _MANY = 12  # more missing rows than this are counted, not listed
@@ -51,7 +51,7 @@ def _section(figure: FigureRoom, content: Mapping[str, Any] | None, claims: Sequ
     if missing:
         listed = missing[:_MANY]
         more = [f"- and {len(missing) - _MANY} more such rows"] if len(missing) > _MANY else []
-        lines += ["Not run:", "", *(f"- {_cell(row)}" for row in listed), *more, ""]
+        lines += [f"{getattr(figure, 'MISSING', 'Not run')}:", "", *(f"- {_cell(row)}" for row in listed), *more, ""]
     return "\n".join(lines)
 
 

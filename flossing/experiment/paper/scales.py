@@ -4,6 +4,7 @@ Delays are the basic lag of the configuration, as in the released code. Pictures
 delay of the paper's text: twice the basic lag for the temporal XOR of two bits, the lag itself for the other tasks.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,11 @@ TASKS: dict[TaskName, str] = {
     "temporal_xor": "Temporal XOR",
     "spatial_xor": "Spatial XOR of three channels",
 }
+
+
+def slug(words: str) -> str:
+    """`words` as part of the name of a specification."""
+    return re.sub(r"[^a-z0-9.]+", "-", words.lower()).replace(".", "_").strip("-")
 
 
 class Size(NamedTuple):

@@ -29,6 +29,7 @@ from flossing.experiment.spec import Spec
 
 NAME = "signal"
 TITLE = "How soon the gradient tells of the task"
+MISSING = "Networks whose directories are not here"
 CAPTION = (
     "Temporal XOR at d = 0.95 N, networks after preflossing as under the adaptive schedule that flosses all "
     "directions. Signal: the mean over batches (of 16 sequences of 300 bits) of what dL/dJ has of the targets at an "
