@@ -263,8 +263,8 @@ class Paper:
     """
 
     scale: Literal["laptop", "paper", "tiny"] = "laptop"
-    """laptop: within an hour on two cores; paper: 20 networks, all delays, 10,000 epochs, for a cluster; tiny: a few minutes,
-    to see that all works."""
+    """laptop: half an hour on two cores; paper: 20 networks, all delays, 10,000 epochs, for a cluster; tiny: a few
+    minutes, to see that all works."""
     only: str | None = None
     """Figures to make runs for, such as fig1,fig3; all of the paper by default. frontier, beyond, limits,
     larger, signal and capacity go beyond it: tens of core-hours. Those not named are drawn from what there is."""

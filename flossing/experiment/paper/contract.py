@@ -31,11 +31,12 @@ class Calculation(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """One thing the paper says, and what is found of it: with its numbers, and the `n` networks it rests on."""
+    """One thing the paper says, and what is found of it: with its numbers, and the `n` networks it rests on; from the
+    fewest to the most, where the numbers compared rest on more and less."""
 
     claim: str
     found: str
-    n: int
+    n: int | str
     verdict: Verdict
 
 

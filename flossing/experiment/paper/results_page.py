@@ -9,7 +9,7 @@ _HEAD = """# Results, figure by figure
 
 Written by `flossing paper`: every number below comes from runs and calculations of this library, and is written anew
 by the same command. Curves and points are medians, bands quartiles, over networks that differ by all their seeds; n is
-the number of networks behind each number, the fewest where they differ. *d* is the longest lag of a task, in steps.
+the number of networks behind each number, from the fewest to the most. *d* is the longest lag of a task, in steps.
 Verdicts follow from criteria that are stated with what is found; with few networks they are no more than that.
 """
 

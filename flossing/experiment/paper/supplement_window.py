@@ -56,7 +56,7 @@ def claims(data: Data) -> list[Claim]:
     if (long, less) == (of_long, of_less):
         return [Claim(claim, f"{found} {NO_DIFFERENCE}", networks(rows), "undecided")]
     more = long / of_long - less / of_less
-    if abs(more) * min(of_long, of_less) <= 1:
+    if round(abs(more) * min(of_long, of_less)) <= 1:
         return [Claim(claim, f"{found} One network decides.", networks(rows), "undecided")]
     verdict = "holds" if more > 0 else "does not hold"
     return [Claim(claim, found, networks(rows), verdict)]
