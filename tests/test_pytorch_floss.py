@@ -294,3 +294,20 @@ def test_bad_input_is_one_line(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-3, 1e19, 1e38])
+def test_norms_of_gradients_of_any_size(size):
+    gradients = [torch.full((2,), size, dtype=torch.float32), torch.full((2, 1), size, dtype=torch.float32)]
+    assert _floss._norm(gradients) == pytest.approx(2 * size, rel=1e-6)
+
+
+def test_gradients_that_are_not_finite_or_nothing():
+    assert _floss._norm([]) == _floss._norm([torch.zeros(3)]) == 0
+    assert _floss._norm([torch.tensor([1.0, torch.inf])]) == np.inf
+    assert np.isnan(_floss._norm([torch.tensor([1.0, torch.nan])]))
+
+
+def test_a_target_that_is_not_finite():
+    with pytest.raises(ValueError, match="target must be finite, got nan"):
+        flt.floss(torch.nn.RNN(1, 4), torch.ones(20, 1), epochs=1, target=np.nan)

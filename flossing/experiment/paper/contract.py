@@ -10,7 +10,7 @@ from flossing.experiment.directory import RunDirectory
 from flossing.experiment.spec import Spec
 
 Scale = Literal["laptop", "paper", "tiny"]
-"""laptop: an hour on two cores; paper: 20 networks, all delays, 10,000 epochs; tiny: seconds, for tests."""
+"""laptop: half an hour on two cores; paper: 20 networks, all delays, 10,000 epochs; tiny: for tests."""
 
 Verdict = Literal["holds", "holds in part", "does not hold", "undecided", "not run"]
 
