@@ -50,9 +50,12 @@ def _parts(tree: Any) -> Iterator[Any]:
 
 
 def _is_constant(part: Any) -> bool:
-    # A function of JAX's or of ours, such as an activation, closes over no arrays.
+    if not callable(part) or isinstance(part, type):
+        return True
+    # A function of JAX's or of ours, such as an activation, reads no arrays of the user's; but ours may close over
+    # functions that do, as the step of `flows.rk4` does.
     home = (getattr(part, "__module__", None) or "").split(".")[0]
-    return not callable(part) or isinstance(part, type) or home in ("jax", "equinox", "flossing")
+    return home in ("jax", "equinox", "flossing") and getattr(part, "__closure__", None) is None
 
 
 def _compiled_once(flow: Callable) -> Callable:

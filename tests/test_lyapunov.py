@@ -206,3 +206,19 @@ def test_a_module_may_hide_a_function_that_closes_over_arrays():
         arrays["w"] = jnp.array(w)
         exponent = fl.lyapunov_spectrum(step, jnp.ones(1), None, steps=4).exponents[0]
         assert float(exponent) == pytest.approx(np.log(w))
+
+
+class HiddenFlow(eqx.Module):
+    step: Callable = eqx.field(static=True)
+
+    def __call__(self, h, s):
+        return self.step(h, s)
+
+
+def test_a_module_may_hide_a_flow_whose_field_closes_over_arrays():
+    arrays = {"w": jnp.array(0.5)}
+    flow = HiddenFlow(fl.flows.rk4(lambda h, s: arrays["w"] * h, 0.01))
+    for w in (0.5, 0.25):
+        arrays["w"] = jnp.array(w)
+        exponent = fl.lyapunov_spectrum(flow, jnp.ones(1), None, steps=4, time_step=0.01).exponents[0]
+        assert float(exponent) == pytest.approx(w)
