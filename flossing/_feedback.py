@@ -84,8 +84,8 @@ def error_feedback(
     **Returns:** a [`Feedback`][]; its norms are Euclidean over all real coordinates of the state, total derivatives
     (through all later states). Any dtype; nothing overflows.
 
-    **Raises:** `ValueError` as `lyapunov_spectrum` does, and for a loss that is not a scalar or, outside `jit`, whose
-    gradient with respect to one of the states is not finite.
+    **Raises:** `ValueError` as `lyapunov_spectrum` does, and for a loss that is not a scalar; outside `jit`, for
+    derivatives of the loss or of the step that are not finite.
 
     **Source:** Engelken (NeurIPS 2023), section 2; Pascanu, Mikolov & Bengio (2013).
     """
@@ -118,19 +118,23 @@ def error_feedback(
     _, log_norm = lax.scan(backward, last, (xs[:-1], past, inputs, local[:-1]), length=length, reverse=True)
     log_largest = float(np.log(float(jnp.finfo(xs.dtype).max)))
     log_norm = jnp.concatenate([log_norm, last[1][None]])
-    _check_finite(xs, log_norm)
+    _check_finite(xs, local, log_norm)
     return Feedback(log_norm, log_largest)
 
 
-def _check_finite(xs: Float[Array, "times N"], log_norm: Float[Array, " times"]):
+def _check_finite(xs: Float[Array, "times N"], local: Float[Array, "times N"], log_norm: Float[Array, " times"]):
     if not is_concrete((xs, log_norm)):
         return
-    if not np.isfinite(xs).all():
-        time = int(np.argmin(np.isfinite(xs).all(1)))
-        raise ValueError(f"step must keep the state finite, got NaN or infinity at time {time} of {len(xs) - 1}")
-    if not (log_norm < np.inf).all():
-        time = int(np.flatnonzero(~(np.asarray(log_norm) < np.inf)).max())
-        raise ValueError(f"loss must have finite gradients, got NaN or infinity at time {time} of {len(xs) - 1}")
+    fed_back = np.asarray(log_norm < np.inf)
+    for what, good, first in (
+        ("step must keep the state finite", np.isfinite(xs).all(1), True),
+        ("loss must have finite gradients", np.isfinite(local).all(1), False),
+        ("step must have finite derivatives", fed_back, False),
+    ):
+        if not good.all():
+            bad = np.flatnonzero(~good)
+            time = int(bad[0] if first else bad[-1])  # the orbit runs forwards, error feedback backwards
+            raise ValueError(f"{what}, got NaN or infinity at time {time} of {len(xs) - 1}")
 
 
 def _pull_back(step: Step, coordinates: Coordinates, x: Array, rest: list[Any], input: Input):

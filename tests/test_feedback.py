@@ -117,3 +117,5 @@ def test_what_escapes_is_named():
         along(lambda h, s: 10 * h**2, lambda h: h[-1].sum(), steps=20)
     with pytest.raises(ValueError, match="loss must have finite gradients, got NaN or infinity at time 3 of 3"):
         along(lambda h, s: 0.9 * h, lambda h: jnp.log(h[-1] - h[-1]).sum())
+    with pytest.raises(ValueError, match="step must have finite derivatives, got NaN or infinity at time 2 of 3"):
+        along(lambda h, s: jnp.sqrt(h * 0), lambda h: h[-1].sum())
