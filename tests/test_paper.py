@@ -313,6 +313,23 @@ def test_the_verdict_on_speed():
         assert judging.learns_faster("c", rows(before=before, none=none), "before", "none").verdict == verdict
 
 
+@pytest.mark.parametrize("epochs, verdict", [(80.0, "holds"), (95.0, "does not hold")])
+def test_less_than_a_tenth_of_the_epochs_makes_no_difference(epochs, verdict):
+    along = [
+        {"k": k, "seed": [1, 2, 3], "final_accuracy": [1.0] * 3, "epochs_to_solve": [each] * 3}
+        for k, each in ((1, 100.0), (40, epochs), (80, 100.0))
+    ]
+    assert judging.best_is_between("claim", along, "k").verdict == verdict
+
+
+@pytest.mark.parametrize("solved, verdict", [((3, 1), "holds"), ((2, 1), "undecided"), ((0, 2), "does not hold")])
+def test_one_network_decides_nothing_about_windows(solved, verdict):
+    each = [{"window": w, "d": 60, "seed": [1, 2, 3]} for w in (100, 20)]
+    groups = [{**row, "final_accuracy": [1.0] * n + [0.5] * (3 - n)} for row, n in zip(each, solved, strict=True)]
+    (claim,) = make.room("supplement_window").claims({"groups": groups})
+    assert claim.verdict == verdict
+
+
 def test_no_verdict_where_all_solve_all():
     easy = [[1, 1, 1], [1, 1, 0.96]]
     claim = judging.reaches_further("claim", rows(before=easy, none=easy), "before", "none")
