@@ -14,7 +14,7 @@ EVENTS = {
 def main():
     import jax.monitoring
 
-    from flossing.experiment.cli import main
+    from flossing_lab.cli import main
 
     counts = collections.Counter(dict.fromkeys(EVENTS.values(), 0))
 

@@ -26,8 +26,8 @@ from benchmarks.epochs import FLOSSING
 from benchmarks.starts import flossing_start, training_start
 from benchmarks.table import show
 from benchmarks.turns import Contender, take_turns
-from flossing.experiment import reference
-from flossing.experiment.process import ONE_THREAD
+from flossing_lab.reference import experiment as reference
+from flossing_lab.runs.process import ONE_THREAD
 
 NETWORKS = (1, 16, 256)
 GOAL = 50.0

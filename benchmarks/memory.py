@@ -66,7 +66,7 @@ def probe(turn: Turn, *, units: int, k: int, steps: int, interval: int, saving: 
 
     import flossing as fl
     from benchmarks import ours, starts
-    from flossing._threads import one_lapack_thread
+    from flossing._runtime.threads import one_lapack_thread
 
     numbers = starts.flossing_start(units, k)
     cell = ours.cell_of(numbers)

@@ -13,11 +13,11 @@ import optax
 import flossing as fl
 from benchmarks.starts import FLOSSED, Numbers, flossing_start, training_start
 from benchmarks.turns import Turn
-from flossing._floss import FlossingEpoch, run_flossing
-from flossing._loop import compiler_options, run_chunk
-from flossing._train import TrainingEpoch
-from flossing.experiment import reference
-from flossing.experiment.config import Config
+from flossing._runtime.epochs import compiler_options, run_chunk
+from flossing._training.flossing import FlossingEpoch, run_flossing
+from flossing._training.train import TrainingEpoch
+from flossing_lab.reference import experiment as reference
+from flossing_lab.reference.config import Config
 
 CHUNK = 100
 """Epochs a compiled loop runs at most, as in a run."""

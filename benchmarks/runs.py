@@ -13,7 +13,7 @@ from benchmarks.epochs import Say, least
 from benchmarks.table import Comparison, Row
 from benchmarks.turns import Contender, Turn, shared_cores
 
-COMMAND = [sys.executable, "-m", "flossing.experiment.cli"]
+COMMAND = [sys.executable, "-m", "flossing_lab.cli"]
 EPOCHS = {"training": 3001, "flossing": 1500}
 TINY = (
     "--units 10 --k 4 --batch 3 --steps 20 --window 12 --flossing-steps 20 --epochs 12 --epochs-before 5 "
@@ -90,7 +90,7 @@ def many(say: Say, quick: bool) -> list[Row]:
     cores = sorted(shared_cores())
     if len(cores) < 2:
         return [Comparison("two workers", "/h", None, "one worker", None, least_ratio=1.9, remark="one core only")]
-    from flossing.experiment.process import ONE_THREAD
+    from flossing_lab.runs.process import ONE_THREAD
 
     cycles = 1 if quick else 5
     say("two workers beside one")
@@ -121,8 +121,8 @@ def many(say: Say, quick: bool) -> list[Row]:
 
 def small_runs(turn: Turn, *, count: int, seed: int, tiny: bool):
     """A contender: short runs of the reference experiment, one a block, after one that compiles."""
-    from flossing.experiment.config import Config
-    from flossing.experiment.run import run
+    from flossing_lab.reference.config import Config
+    from flossing_lab.runs.run import run
 
     values = {"epochs": 100, "epochs_before": 50, "condition": "before", "delay": 20}
     if tiny:

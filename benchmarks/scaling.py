@@ -58,7 +58,7 @@ def measure(turn: Turn, *, sizes: list[Size], rounds: int) -> dict[str, list[flo
 
     import flossing as fl
     from benchmarks import ours, starts
-    from flossing._threads import one_lapack_thread
+    from flossing._runtime.threads import one_lapack_thread
 
     programs, found = [], {"seconds": [], "bytes": []}
     for units, k, steps in sizes:
@@ -106,7 +106,7 @@ def draw(lines: dict[str, dict]):
     """The picture: time above, memory below, against N, k and T."""
     from matplotlib.figure import Figure
 
-    from flossing.experiment.figures import COLOURS, INK
+    from flossing_lab.runs.plotting import COLOURS, INK
 
     figure = Figure(figsize=(10.5, 6), layout="constrained")
     figure.suptitle("One flossing epoch, value and gradient, QR after every step", fontsize=12, color=INK)
@@ -145,7 +145,7 @@ def main():
             print(f"{name:6} against {variable}: exponent {fitted:.2f}, expected {expected:.2f}")
     figure = draw(lines)
     if not options.quick:
-        from flossing.experiment.figures import save_figure
+        from flossing_lab.runs.plotting import save_figure
 
         save_figure(figure, HERE / "scaling.png")
         (HERE / "scaling.json").write_text(json.dumps(measured | {"series": lines}, indent=1) + "\n", "utf-8")

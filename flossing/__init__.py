@@ -9,43 +9,40 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flossing import cells as cells, flows as flows, tasks as tasks
-    from flossing._angles import (
+    from flossing._linalg.qr import orthonormalise as orthonormalise
+    from flossing._spectra.covariant import (
+        CovariantVectors as CovariantVectors,
         angle_between_subspaces as angle_between_subspaces,
         angles_between as angles_between,
+        covariant_vectors as covariant_vectors,
     )
-    from flossing._batch import Spectra as Spectra, lyapunov_spectra as lyapunov_spectra
-    from flossing._covariant import CovariantVectors as CovariantVectors, covariant_vectors as covariant_vectors
-    from flossing._feedback import Feedback as Feedback, error_feedback as error_feedback
-    from flossing._floss import (
-        Flossing as Flossing,
-        FlossingHistory as FlossingHistory,
-        FlossingRecord as FlossingRecord,
-        FlossingState as FlossingState,
-        floss as floss,
-    )
-    from flossing._jacobian import (
+    from flossing._spectra.feedback import Feedback as Feedback, error_feedback as error_feedback
+    from flossing._spectra.jacobian import (
         LongTermJacobian as LongTermJacobian,
         apply_long_term as apply_long_term,
         long_term_jacobian as long_term_jacobian,
     )
-    from flossing._loss import flossing_loss as flossing_loss
-    from flossing._lyapunov import Spectrum as Spectrum, lyapunov_spectrum as lyapunov_spectrum
-    from flossing._measures import (
+    from flossing._spectra.lyapunov import (
+        Spectra as Spectra,
+        Spectrum as Spectrum,
+        lyapunov_spectra as lyapunov_spectra,
+        lyapunov_spectrum as lyapunov_spectrum,
+    )
+    from flossing._spectra.statistics import (
+        Uncertainty as Uncertainty,
         effective_rank as effective_rank,
         entropy_rate as entropy_rate,
         kaplan_yorke_dimension as kaplan_yorke_dimension,
         participation_ratio as participation_ratio,
     )
-    from flossing._orthonormal import orthonormalise as orthonormalise
-    from flossing._schedule import (
-        Schedule as Schedule,
-        floss_adaptively as floss_adaptively,
-        floss_before as floss_before,
-        floss_never as floss_never,
-        floss_periodically as floss_periodically,
-        join_schedules as join_schedules,
+    from flossing._training.floss import FlossingHistory as FlossingHistory, floss as floss
+    from flossing._training.flossing import (
+        Flossing as Flossing,
+        FlossingRecord as FlossingRecord,
+        FlossingState as FlossingState,
     )
-    from flossing._train import (
+    from flossing._training.loss import flossing_loss as flossing_loss
+    from flossing._training.train import (
         FlossingTerm as FlossingTerm,
         Progress as Progress,
         TrainingState as TrainingState,
@@ -53,7 +50,14 @@ if TYPE_CHECKING:
         start_training as start_training,
         train as train,
     )
-    from flossing._uncertainty import Uncertainty as Uncertainty
+    from flossing.schedules import (
+        Schedule as Schedule,
+        floss_adaptively as floss_adaptively,
+        floss_before as floss_before,
+        floss_never as floss_never,
+        floss_periodically as floss_periodically,
+        join_schedules as join_schedules,
+    )
 
 __version__ = "0.1.0"
 

@@ -21,7 +21,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(autouse=True, scope="session")
 def compiled_once():
-    from flossing.experiment.process import cache_compilations  # jaxtyping's hook comes first
+    from flossing_lab.runs.process import cache_compilations  # jaxtyping's hook comes first
 
     cache_compilations()
 

@@ -14,15 +14,15 @@ import numpy as np
 
 import flossing as fl
 from flossing.cells import VanillaRNN
-from flossing.experiment.cli import main
-from flossing.experiment.reference import ReferenceModel, first_state, flossed_leaves, step
+from flossing_lab.cli import main
+from flossing_lab.reference.experiment import ReferenceModel, first_state, flossed_leaves, step
 
 DATA = Path(__file__).parent / "data"
 TINY = (
     "--units 10 --k 4 --batch 3 --steps 20 --delay 2 --window 12 --flossing-steps 20 --epochs-before 5 "
     "--epochs-during 4 --every 6 --blocks 1"
 ).split()
-COMMAND = [sys.executable, "-m", "flossing.experiment.cli"]
+COMMAND = [sys.executable, "-m", "flossing_lab.cli"]
 GOLDEN = ("xor_gaussian", "copy_orthogonal", "xor4_chaotic")
 
 

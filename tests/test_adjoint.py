@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flossing._adjoint import window_growth
-from flossing._blocks import Blocks
-from flossing._lyapunov import tangent_flow
+from flossing._tangent.adjoint import window_growth
+from flossing._tangent.blocks import Blocks
+from flossing._tangent.flow import tangent_flow
 
 N, K = 6, 4
 

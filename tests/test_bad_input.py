@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from pydantic import ValidationError
 
-from flossing.experiment import cli, reference, run as running
-from flossing.experiment.config import Config, explain_invalid
-from flossing.experiment.directory import RunDirectory
+from flossing_lab import cli
+from flossing_lab.reference import experiment as reference
+from flossing_lab.reference.config import Config
+from flossing_lab.runs import run as running
+from flossing_lab.runs.config import explain_invalid
+from flossing_lab.runs.directory import RunDirectory
 from tests.test_train import SMALL
 
 FIELDS = [name for name in SMALL.values() if name not in ("dtype",)]
@@ -25,7 +28,7 @@ ARGUMENTS = st.dictionaries(st.sampled_from(FIELDS), NUMBERS, min_size=1, max_si
 @pytest.fixture(autouse=True)
 def a_process_of_many(monkeypatch):
     """In this process the user's cache is not ours to fill, and precision is as the other tests want it."""
-    monkeypatch.setattr("flossing.experiment.process.cache_compilations", lambda: None)
+    monkeypatch.setattr("flossing_lab.runs.process.cache_compilations", lambda: None)
     yield
     jax.config.update("jax_enable_x64", True)
 

@@ -12,8 +12,10 @@ from jax import lax
 
 import flossing as fl
 from flossing.cells import BalancedRNN
-from flossing.experiment import balance
-from flossing.experiment.balance_measures import (
+from flossing.tasks import OrnsteinUhlenbeck
+from flossing_lab.balance import experiment as balance
+from flossing_lab.balance.config import BalanceConfig
+from flossing_lab.balance.measures import (
     eigenvalues,
     find_clusters,
     mean_couplings,
@@ -22,8 +24,6 @@ from flossing.experiment.balance_measures import (
     tightness,
     weight_correlations,
 )
-from flossing.experiment.config import BalanceConfig
-from flossing.tasks import OrnsteinUhlenbeck
 
 TINY = {
     "units": 8, "signals": 2, "batch": 2, "steps": 10, "epochs": 12, "chunk": 5, "test_every": 4,

@@ -14,15 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flossing.experiment import balance, balance_table, cli
-from flossing.experiment.balance_table import MEASURES, tabulate
-from flossing.experiment.config import BalanceConfig, Config, read_config
-from flossing.experiment.dataset import collect, run_dataset
-from flossing.experiment.directory import RunDirectory
-from flossing.experiment.figures import LABELS
-from flossing.experiment.report import write_report
-from flossing.experiment.run import load_model, run
-from flossing.experiment.spec import read_spec
+from flossing_lab import cli
+from flossing_lab.balance import experiment as balance, table as balance_table
+from flossing_lab.balance.config import BalanceConfig
+from flossing_lab.balance.table import MEASURES, tabulate
+from flossing_lab.reference.config import Config
+from flossing_lab.report import write_report
+from flossing_lab.runs.directory import RunDirectory
+from flossing_lab.runs.plotting import LABELS
+from flossing_lab.runs.registry import read_config
+from flossing_lab.runs.run import load_model, run
+from flossing_lab.sweeps.dataset import collect, run_dataset
+from flossing_lab.sweeps.spec import read_spec
 from tests.test_balance import SMALL
 from tests.test_report import TINY as REFERENCE, contents, write_run
 from tests.torture import compare
@@ -199,7 +202,7 @@ def test_illegal_values_end_in_one_line(arguments, message, tmp_path, capsys):
 
 
 def test_help_does_not_import_jax():
-    code = "import sys\nfrom flossing.experiment.cli import main\ntry: main(['train', 'balance', '--help'])\n"
+    code = "import sys\nfrom flossing_lab.cli import main\ntry: main(['train', 'balance', '--help'])\n"
     code += "except SystemExit: assert not {'jax', 'numpy', 'matplotlib'} & set(sys.modules), 'heavy import'"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

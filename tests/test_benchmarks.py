@@ -26,7 +26,7 @@ from benchmarks import (
     turns,
 )
 from benchmarks.table import Comparison, Precision
-from flossing.experiment import reference
+from flossing_lab.reference import experiment as reference
 
 UNITS, K, STEPS, TRANSIENT = 10, 4, 24, 12
 CLOSE = {"rtol": 1e-8, "atol": 1e-12}

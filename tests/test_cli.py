@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from flossing.experiment.cli import main
-from flossing.experiment.config import Config
-from flossing.experiment.directory import RunDirectory
+from flossing_lab.cli import main
+from flossing_lab.reference.config import Config
+from flossing_lab.runs.directory import RunDirectory
 from tests.helpers import COMMAND, TINY, command_here, command_line
 
 
@@ -32,7 +32,7 @@ def refused(tmp_path, monkeypatch, capfd):
 
 
 def test_help_does_not_import_jax():
-    code = "import sys, flossing\nfrom flossing.experiment.cli import main\ntry: main(['train', '--help'])\n"
+    code = "import sys, flossing\nfrom flossing_lab.cli import main\ntry: main(['train', '--help'])\n"
     code += "except SystemExit: assert not {'jax', 'numpy', 'matplotlib'} & set(sys.modules), 'heavy import'"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

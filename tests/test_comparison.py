@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import flossing as fl
-from comparison import __main__ as program, runs, table
-from comparison.settings import FULL, NETWORKS, QUICK, SEEDS, TASKS
+from flossing_lab.comparison import __main__ as program, runs, table
+from flossing_lab.comparison.settings import FULL, NETWORKS, QUICK, SEEDS, TASKS
 
 
 @pytest.fixture(scope="module")

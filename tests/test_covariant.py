@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import flossing as fl
-from flossing._angles import angle_between_subspaces, angles_between
-from flossing._covariant import covariant_flow, covariant_vectors
+from flossing._spectra.covariant import angle_between_subspaces, angles_between, covariant_flow, covariant_vectors
 from flossing.cells import VanillaRNN
 
 KEY = jax.random.key(1)

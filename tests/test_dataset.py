@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from flossing.experiment.collection import write_sweep
-from flossing.experiment.config import Config
-from flossing.experiment.dataset import collect, run_dataset
-from flossing.experiment.directory import RunDirectory
-from flossing.experiment.run import run
+from flossing_lab.reference.config import Config
+from flossing_lab.runs.directory import RunDirectory
+from flossing_lab.runs.run import run
+from flossing_lab.sweeps.collection import write_sweep
+from flossing_lab.sweeps.dataset import collect, run_dataset
 
 SMALL = Config().with_values(
     units=10, k=4, batch=3, steps=20, delay=2, window=12, flossing_steps=20, epochs_before=5, epochs_during=4,

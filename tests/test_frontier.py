@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from flossing.experiment.config import Config, StoppingConfig
-from flossing.experiment.files import plain
-from flossing.experiment.paper import beyond, capacity, frontier, larger, limits
-from flossing.experiment.paper.make import circumstances, room
-from flossing.experiment.paper.results_page import page
+from flossing_lab.paper.figures import above_n as beyond, capacity, frontier, larger, limits
+from flossing_lab.paper.make import circumstances, room
+from flossing_lab.paper.results_page import page
+from flossing_lab.reference.config import Config, StoppingConfig
+from flossing_lab.runs.files import plain
 
 
 def delay_line(units, scale=1e-3):

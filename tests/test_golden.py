@@ -9,8 +9,8 @@ import pytest
 
 import flossing as fl
 from flossing import tasks
-from flossing.experiment import reference
-from flossing.experiment.config import Config
+from flossing_lab.reference import experiment as reference
+from flossing_lab.reference.config import Config
 from tests.helpers import GOLDEN, golden, golden_flossing, golden_model, named_arrays
 
 EXACT = {"rtol": 0, "atol": 1e-9}

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import flossing as fl
-from flossing._floss import default_optimiser
-from flossing._interval import (
+from flossing._tangent.flow import tangent_flow
+from flossing._tangent.interval import (
     FACTORS,
     TOLERANCE,
     largest_spread,
@@ -21,8 +21,8 @@ from flossing._interval import (
     shorter_interval,
     strains_of,
 )
-from flossing._lyapunov import tangent_flow
-from flossing._train import start_training, train
+from flossing._training.flossing import default_optimiser
+from flossing._training.train import start_training, train
 from flossing.cells import VanillaRNN
 
 KEY = jax.random.key(0)
@@ -319,7 +319,7 @@ def test_what_does_not_fit_is_rematerialised(monkeypatch):
         ).rematerialise
 
     assert not rematerialises()
-    monkeypatch.setattr("flossing._memory._memory", lambda: 10_000.0)
+    monkeypatch.setattr("flossing._runtime.memory._memory", lambda: 10_000.0)
     assert rematerialises()
 
 

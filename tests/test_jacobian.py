@@ -12,10 +12,10 @@ import optax
 import pytest
 
 import flossing as fl
-from flossing._graded import Graded, log_singular_values
-from flossing._jacobian import apply_long_term, long_term_jacobian
+from flossing._linalg.graded import Graded, log_singular_values
+from flossing._spectra.jacobian import apply_long_term, long_term_jacobian
 from flossing.cells import VanillaRNN
-from flossing.experiment.paper.extended import exact_log_singular_values
+from flossing_lab.paper.calculations.ball_arithmetic import exact_log_singular_values
 from tests.helpers import dense_jacobians, tanh_network
 
 KEY = jax.random.key(1)

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from flossing.experiment.files import plain
-from flossing.experiment.paper import make
-from flossing.experiment.paper.kept import known_runs, with_kept
-from flossing.experiment.paper.results import Folder
+from flossing_lab.paper import make
+from flossing_lab.paper.analysis.merge import known_runs, with_kept
+from flossing_lab.paper.results import Folder
+from flossing_lab.runs.files import plain
 from tests.test_paper import ROOT, FakeRun
 
 GROWING = ("frontier", "beyond", "limits", "larger")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import flossing as fl
-from flossing._norm import clipped, norm_of
+from flossing._linalg.norm import clipped, norm_of
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flossing.experiment.cli import main
-from flossing.experiment.directory import RunDirectory
-from flossing.experiment.files import plain
-from flossing.experiment.paper import judging, make, results
-from flossing.experiment.paper.contract import Calculation
-from flossing.experiment.paper.measures import curves, epochs_to_solve, groups, quartiles
-from flossing.experiment.paper.results import Folder, by_name
-from flossing.experiment.paper.scales import SIZES
+from flossing_lab.cli import main
+from flossing_lab.paper import make, results
+from flossing_lab.paper.analysis import verdicts as judging
+from flossing_lab.paper.analysis.measures import curves, epochs_to_solve, groups, quartiles
+from flossing_lab.paper.contract import Calculation
+from flossing_lab.paper.results import Folder, by_name
+from flossing_lab.paper.scales import SIZES
+from flossing_lab.runs.directory import RunDirectory
+from flossing_lab.runs.files import plain
 
 ROOT = Path(__file__).parent.parent
 RUN_FIGURES = ("fig3", "fig4", "supplement_k", "supplement_window", "supplement_orthogonal", "supplement_time")
@@ -27,7 +28,7 @@ RUN_FIGURES = ("fig3", "fig4", "supplement_k", "supplement_window", "supplement_
 
 def paper(out, *arguments, code=0) -> str:
     """The output of `flossing paper --scale tiny` in a process of its own."""
-    words = [sys.executable, "-m", "flossing.experiment.cli", "paper", "--scale", "tiny", "--out", out, *arguments]
+    words = [sys.executable, "-m", "flossing_lab.cli", "paper", "--scale", "tiny", "--out", out, *arguments]
     cache = {"JAX_COMPILATION_CACHE_DIR": str(out.parent / "xla"), "COLUMNS": "300"}
     done = subprocess.run(words, capture_output=True, text=True, env=os.environ | cache)
     assert done.returncode == code and "Traceback" not in done.stderr, done.stdout + done.stderr
@@ -120,7 +121,7 @@ def test_without_its_runs_a_figure_says_so_and_one_left_out_keeps_its_data(made,
 def test_ctrl_c_keeps_what_was_done(tmp_path):
     words = ["paper", "--scale", "tiny", "--only", "fig3", "--out", tmp_path / "out", "--workers", "1"]
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "flossing.experiment.cli", *words],
+        [sys.executable, "-u", "-m", "flossing_lab.cli", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -140,7 +141,7 @@ def test_ctrl_c_keeps_what_was_done(tmp_path):
 
 
 def test_help_does_not_import_jax():
-    code = "import sys\nfrom flossing.experiment.cli import main\ntry: main(['paper', '--help'])\n"
+    code = "import sys\nfrom flossing_lab.cli import main\ntry: main(['paper', '--help'])\n"
     code += "finally: assert 'jax' not in sys.modules and 'matplotlib' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and "--only" in done.stdout, done.stderr
@@ -187,7 +188,7 @@ def double(values: list) -> dict[str, np.ndarray]:
 
 
 def test_a_calculation_is_made_anew_when_its_arguments_change(tmp_path, monkeypatch):
-    monkeypatch.setattr("flossing.experiment.process.configure_dtype", lambda dtype: None)
+    monkeypatch.setattr("flossing_lab.runs.process.configure_dtype", lambda dtype: None)
     monkeypatch.setattr(results, "note_kind", lambda kind: None)
     folder, one = Folder(tmp_path), Calculation("one", "tests.test_paper:double", {"values": [1, 2]})
     assert folder.calculation(one) is None

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from flossing.experiment.files import plain
-from flossing.experiment.paper import fig1, fig2, make, supplement_lstm, surrogate
-from flossing.experiment.paper.contract import Calculation, FigureRoom
-from flossing.experiment.paper.curves import k_colours, summary
-from flossing.experiment.paper.extended import exact_log_singular_values
-from flossing.experiment.paper.flossed import extended_precision, flossed_networks
-from flossing.experiment.paper.gated import train_lstm
+from flossing_lab.paper import make
+from flossing_lab.paper.analysis.curves import k_colours, summary
+from flossing_lab.paper.calculations.ball_arithmetic import exact_log_singular_values
+from flossing_lab.paper.calculations.flossed import extended_precision, flossed_networks
+from flossing_lab.paper.calculations.lstm import train_lstm
+from flossing_lab.paper.contract import Calculation, FigureRoom
+from flossing_lab.paper.figures import fig1, fig2, supplement_lstm, surrogate
+from flossing_lab.runs.files import plain
 from tests.helpers import tanh_network
 
 ROOMS = (fig1, fig2, surrogate, supplement_lstm)

@@ -2,7 +2,7 @@
 
 import os
 
-from flossing.experiment.process import limit_folder
+from flossing_lab.runs.process import limit_folder
 
 
 def test_a_folder_keeps_what_was_used_last(tmp_path):

@@ -10,12 +10,12 @@ import optax
 import pytest
 
 import flossing as fl
-from flossing._interval import strains_of
+from flossing._tangent.interval import strains_of
 from tests.pytorch_settings import DOUBLE, one_thread_and_seed as one_thread_and_seed, torch
 
 nn = torch.nn
 flt = pytest.importorskip("flossing.pytorch")
-from flossing.pytorch import _floss, _jax  # noqa: E402
+from flossing.pytorch import _floss, _jax_engine as _jax  # noqa: E402
 from flossing.pytorch._system import read_system  # noqa: E402
 
 

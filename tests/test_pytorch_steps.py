@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import flossing as fl
-from flossing import _qr
+from flossing._linalg import qr as _qr
 from tests.pytorch_settings import DOUBLE, one_thread_and_seed as one_thread_and_seed, torch
 
 flt = pytest.importorskip("flossing.pytorch")
-from flossing.pytorch import _orthonormal as torch_orthonormal, _products, _tangent  # noqa: E402
+from flossing.pytorch import _orthonormal as _products, _orthonormal as torch_orthonormal, _torch_engine as _tangent  # noqa: E402
 
 # What torch's forward mode says of torch, the first time it is used.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")

@@ -10,8 +10,8 @@ from hypothesis import given, settings, strategies as st
 from jax import lax
 
 import flossing as fl
-from flossing._decompositions import householder_qr, qr_on_cpu, qr_on_gpu, three_rounds, two_rounds
-from flossing._qr import positive_qr
+from flossing._linalg.qr import positive_qr
+from flossing._linalg.qr_schemes import householder_qr, qr_on_cpu, qr_on_gpu, three_rounds, two_rounds
 
 many_by_cholesky, many_by_householder = jax.jit(qr_on_gpu), jax.jit(householder_qr)
 large_by_cholesky = jax.jit(qr_on_cpu)

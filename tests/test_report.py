@@ -9,13 +9,13 @@ import sys
 import numpy as np
 import pytest
 
-from flossing.experiment.config import Config
-from flossing.experiment.directory import RunDirectory
-from flossing.experiment.figures import COLOURS, LABELS
-from flossing.experiment.report import write_report
-from flossing.experiment.report.details import MOST_RUNS
-from flossing.experiment.report.page import collect
-from flossing.experiment.report.runs import quartiles, read_runs
+from flossing_lab.reference.config import Config
+from flossing_lab.report import write_report
+from flossing_lab.report.details import MOST_RUNS
+from flossing_lab.report.page import collect
+from flossing_lab.report.runs import quartiles, read_runs
+from flossing_lab.runs.directory import RunDirectory
+from flossing_lab.runs.plotting import COLOURS, LABELS
 
 TINY = Config().with_values(
     units=6, k=4, epochs=120, batch=3, steps=20, delay=2, window=12, flossing_steps=20, epochs_before=20,
@@ -385,7 +385,7 @@ def test_without_the_extra_a_person_is_told_what_to_install(tmp_path, monkeypatc
 def test_a_report_imports_no_jax(tmp_path):
     write_run(tmp_path / "run")
     code = (
-        "import sys; from pathlib import Path; from flossing.experiment.report import write_report\n"
+        "import sys; from pathlib import Path; from flossing_lab.report import write_report\n"
         "write_report([sys.argv[1]], Path(sys.argv[2])); assert 'jax' not in sys.modules"
     )
     command = [sys.executable, "-W", "error", "-c", code, str(tmp_path), str(tmp_path / "report.html")]

@@ -7,9 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from flossing.experiment.directory import RunDirectory
-from flossing.experiment.figures import LABELS
-from flossing.experiment.report import write_report
+from flossing_lab.report import write_report
+from flossing_lab.runs.directory import RunDirectory
+from flossing_lab.runs.plotting import LABELS
 from tests.browser import chromium, opened, wait_until_drawn
 from tests.test_report import CONDITIONS, SWEPT, sweep_of_400, write_comparison, write_run
 

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from flossing._train import start_training
-from flossing.experiment import reference
-from flossing.experiment.checkpoint import newest_checkpoint
-from flossing.experiment.directory import RunDirectory
-from flossing.experiment.run import run
+from flossing._training.train import start_training
+from flossing_lab.reference import experiment as reference
+from flossing_lab.runs.checkpoint import newest_checkpoint
+from flossing_lab.runs.directory import RunDirectory
+from flossing_lab.runs.run import run
 from tests.helpers import COMMAND, TINY, command_here
 from tests.test_train import SMALL as SMALL32
 from tests.torture import compare, torture

@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from flossing.experiment import reference
-from flossing.experiment.config import Config, StoppingConfig
-from flossing.experiment.demo import CONDITIONS, demo
-from flossing.experiment.directory import RunDirectory
-from flossing.experiment.files import read_arrays, write_arrays, write_atomically, write_json
-from flossing.experiment.reference import make_stop
-from flossing.experiment.run import load_model, run
+from flossing_lab.reference import experiment as reference
+from flossing_lab.reference.config import Config, StoppingConfig
+from flossing_lab.reference.demo import CONDITIONS, demo
+from flossing_lab.reference.experiment import make_stop
+from flossing_lab.runs.directory import RunDirectory
+from flossing_lab.runs.files import read_arrays, write_arrays, write_atomically, write_json
+from flossing_lab.runs.run import load_model, run
 from tests.test_train import SMALL as SMALL32
 
 SMALL = SMALL32.with_values(dtype="float64")

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 import flossing as fl
-from flossing.experiment.config import Config, Plan
-from flossing.experiment.reference import build, make_schedule, task_loss
+from flossing_lab.reference.config import Config, Plan
+from flossing_lab.reference.experiment import build, make_schedule, task_loss
 
 
 def due(schedule, epochs):

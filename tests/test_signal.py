@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from flossing.experiment.config import Config
-from flossing.experiment.paper import frontier, signal
-from flossing.experiment.reference import build, task_loss
+from flossing_lab.paper.figures import frontier, gradient_snr as signal
+from flossing_lab.reference.config import Config
+from flossing_lab.reference.experiment import build, task_loss
 
 
 def gram(strength, groups=8, batches=50, size=400, seed=0):

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from flossing.experiment.config import Config
-from flossing.experiment.spec import MOST_POINTS, Spec, describe, read_spec
+from flossing_lab.reference.config import Config
+from flossing_lab.sweeps.spec import MOST_POINTS, Spec, describe, read_spec
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "delays.toml"
 
@@ -65,7 +65,7 @@ def test_a_byte_order_mark_is_no_obstacle(tmp_path):
 
 
 def test_reading_does_not_import_jax():
-    code = f"import sys; from flossing.experiment.spec import read_spec; read_spec({str(EXAMPLE)!r})\n"
+    code = f"import sys; from flossing_lab.sweeps.spec import read_spec; read_spec({str(EXAMPLE)!r})\n"
     code += "assert not {'jax', 'numpy'} & set(sys.modules), 'heavy import'"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -17,12 +17,12 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
-from flossing.experiment import sweep as sweeping, workers as working
-from flossing.experiment.collection import find_runs, read_sweep
-from flossing.experiment.directory import RunDirectory
-from flossing.experiment.process import ONE_THREAD
-from flossing.experiment.spec import Spec
-from flossing.experiment.sweep import sweep
+from flossing_lab.runs.directory import RunDirectory
+from flossing_lab.runs.process import ONE_THREAD
+from flossing_lab.sweeps import sweep as sweeping, workers as working
+from flossing_lab.sweeps.collection import find_runs, read_sweep
+from flossing_lab.sweeps.spec import Spec
+from flossing_lab.sweeps.sweep import sweep
 
 # A checkpoint after each epoch: a run that can be caught in the middle. Seeds alone differ, so it is compiled once.
 RUN = {
@@ -36,8 +36,8 @@ SCRIPT = """
 import json, os, sys
 from distributed import LocalCluster
 from rich.console import Console
-from flossing.experiment import sweep, workers as working
-from flossing.experiment.spec import Spec
+from flossing_lab.sweeps import sweep, workers as working
+from flossing_lab.sweeps.spec import Spec
 
 if __name__ == "__main__":
     base, axes, out, workers, kills = json.loads(sys.argv[1])

@@ -8,9 +8,9 @@ import optax
 import pytest
 
 import flossing as fl
-from flossing import _loop
-from flossing.experiment import reference
-from flossing.experiment.config import Config
+from flossing._runtime import epochs as _loop
+from flossing_lab.reference import experiment as reference
+from flossing_lab.reference.config import Config
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 

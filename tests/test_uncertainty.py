@@ -7,8 +7,8 @@ import pytest
 from scipy import special, stats
 
 import flossing as fl
-from flossing._lyapunov import tangent_flow
-from flossing._uncertainty import batch_means
+from flossing._spectra.statistics import batch_means
+from flossing._tangent.flow import tangent_flow
 from flossing.flows import rk4
 
 KEY = jax.random.key(2)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flossing.experiment.directory import RunDirectory
+from flossing_lab.runs.directory import RunDirectory
 from tests.helpers import COMMAND
 
 RUN = (

@@ -7,8 +7,8 @@ import numpy as np
 from scipy import integrate, optimize
 
 import flossing as fl
-from flossing.experiment import reference
-from flossing.experiment.config import Config
+from flossing_lab.reference import experiment as reference
+from flossing_lab.reference.config import Config
 from verification.rows import Row, ensemble, exact, worst
 
 KEY = jax.random.key(22)

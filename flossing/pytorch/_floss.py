@@ -114,8 +114,8 @@ def floss(
     **Source:** Engelken (NeurIPS 2023), section 3 and Algorithm 1.
     """
     # The rules are those of the JAX side. They need JAX installed, but none of its devices.
-    from flossing._floss import LOOK, default_transient
-    from flossing._interval import longer_interval, shorter_interval
+    from flossing._tangent.interval import longer_interval, shorter_interval
+    from flossing._training.flossing import LOOK, default_transient
 
     check_integer("epochs", epochs, least=1)
     if interval != "auto":
@@ -184,7 +184,7 @@ def _objective(
     """The flossing loss, the exponents, and how much blocks of 1, 2, 4, ... intervals strain the precision."""
     with torch.enable_grad():
         if isinstance(system, ModuleSystem) and system.compiled:
-            from flossing.pytorch import _jax
+            from flossing.pytorch import _jax_engine as _jax
 
             plan = {"transient": transient, "interval": interval, "tolerance": tolerance}
             of = (system.recurrent, system.state, system.inputs)
@@ -197,8 +197,8 @@ def _objective(
 
 
 def _strains(growth: Float[Tensor, "... blocks k"], tolerance: float | None) -> Float[Tensor, " factors"]:
-    """`flossing._interval.strains_of` in torch, so that JAX takes no device; of many sequences the worst."""
-    from flossing._interval import FACTORS, largest_spread
+    """`flossing._tangent.interval.strains_of` in torch, so that JAX takes no device; of many sequences the worst."""
+    from flossing._tangent.interval import FACTORS, largest_spread
 
     reach = 0.25 * math.log(torch.finfo(growth.dtype).max)
     limit = max(largest_spread(str(growth.dtype).removeprefix("torch."), tolerance), 1e-3)
@@ -266,7 +266,7 @@ def _target(target: Any, exponents: Tensor) -> Tensor:
 
 
 def _explain(exponents: Tensor) -> str:
-    from flossing._loss import explain_infinite
+    from flossing._training.loss import explain_infinite
 
     rows = exponents.detach().reshape(-1, exponents.shape[-1])
     return explain_infinite(rows[~rows.isfinite().all(-1)][0].cpu().numpy())

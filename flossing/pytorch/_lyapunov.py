@@ -11,7 +11,7 @@ from torch import Tensor
 from flossing._arguments import check_integer
 from flossing.pytorch._state import check_tensors, initial_basis
 from flossing.pytorch._system import Engine, read_system
-from flossing.pytorch._tangent import Flow
+from flossing.pytorch._torch_engine import Flow
 
 
 @dataclass(frozen=True)

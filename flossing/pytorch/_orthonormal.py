@@ -1,10 +1,11 @@
-"""QR with a positive diagonal for the tangent flow, and its rule for reverse mode; see `flossing._orthonormal`.
+"""QR with a positive diagonal for the tangent flow, and its rule for reverse mode; see `flossing._linalg.qr`.
 
 The pullback is the rule there, transposed: with M = Q^T Q_bar, from the cotangents of Q and of l = log diag R,
 
     C_bar = tril(M - M^T, -1) - M + diag(l_bar),        A_bar = (Q_bar + Q C_bar) R^-T .
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 ROUNDING = 10
-"""|R_ii| up to this many units of rounding of the largest column counts as zero: `flossing._qr.ROUNDING`."""
+"""|R_ii| up to this many units of rounding of the largest column counts as zero: `flossing._linalg.qr.ROUNDING`."""
 
 
 def orthonormalise(a: Float[Tensor, "N k"]) -> tuple[Float[Tensor, "N k"], Float[Tensor, " k"]]:
@@ -58,3 +59,57 @@ def independent_columns(r: Float[Tensor, "*blocks k k"]) -> Bool[Tensor, "*block
     # Written so that NaN is not "dependent": it must stay visible.
     dependent = r.diagonal(dim1=-2, dim2=-1).abs() <= ROUNDING * torch.finfo(r.dtype).eps * entry[..., 0] * largest
     return dependent.cumsum(-1) == 0
+
+
+def push(
+    jacobians: Float[Tensor, "T N N"], q: Float[Tensor, "N k"], ends: Collection[int]
+) -> tuple[Float[Tensor, "N k"], Float[Tensor, "blocks k"]]:
+    """D_T ... D_1 Q, made orthonormal after each of the steps `ends` -> the last Q, and log R_ii of each block.
+
+    As [`orthonormalise`][flossing.pytorch._orthonormal.orthonormalise] after each block. The last Q is orthonormal if
+    the last step is one of `ends`.
+    """
+    return _Push.apply(jacobians, q, ends)  # pyright: ignore[reportReturnType]
+
+
+class _Push(torch.autograd.Function):
+    # Q with columns of either sign does as well as the one of a positive diagonal, and has the same pullback; the
+    # signs are put right at the end.
+    @staticmethod
+    def forward(ctx: Any, jacobians: Tensor, q: Tensor, ends: Collection[int]):
+        before, after, rs = [], [], []
+        for t, jacobian in enumerate(jacobians.unbind()):
+            before.append(q)
+            q = jacobian @ q
+            if t in ends:
+                q, r = torch.linalg.qr(q)
+                after.append(q)
+                rs.append(r)
+        k = q.shape[1]
+        r = torch.stack(rs) if rs else q.new_empty(0, k, k)
+        diagonal, independent = r.diagonal(dim1=1, dim2=2), independent_columns(r)
+        sign = torch.copysign(torch.ones_like(diagonal), diagonal).prod(0)
+        ctx.ends = ends
+        ctx.save_for_backward(jacobians, torch.stack(before), r, independent, sign, *after)
+        return q * sign, torch.where(independent, diagonal.abs().log(), -torch.inf)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        q_bar, log_bar = cotangents
+        jacobians, before, r, independent, sign, *after = ctx.saved_tensors
+        log_bar = torch.where(independent, log_bar, 0).diag_embed()
+        # Dependent columns are taken out of the solve: no derivative enters or leaves by them.
+        transposed = torch.where(independent[:, None], r, torch.eye(r.shape[-1], dtype=r.dtype, device=r.device)).mT
+        blocks = list(zip(after, transposed, log_bar, independent, strict=True))
+        q_bar, pulled = q_bar * sign, []
+        for t, jacobian in reversed(list(enumerate(jacobians.mT.unbind()))):
+            if t in ctx.ends:
+                q, lower, log, kept = blocks.pop()
+                m = q.mT @ q_bar
+                c_bar = torch.tril(m - m.mT, -1) - m + log
+                a_bar = torch.linalg.solve_triangular(lower, torch.addmm(q_bar, q, c_bar), upper=False, left=False)
+                q_bar = torch.where(kept, a_bar, 0)
+            pulled.append(q_bar)
+            q_bar = jacobian @ q_bar
+        return torch.stack(pulled[::-1]) @ before.mT, q_bar, None

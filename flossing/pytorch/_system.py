@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from flossing.pytorch._modules import Recurrent, advance, read_module
 from flossing.pytorch._state import Coordinates, check_tensors, describe, sequence_length
-from flossing.pytorch._tangent import Flow, Step, tangent_flow
+from flossing.pytorch._torch_engine import Flow, Step, tangent_flow
 
 Engine: TypeAlias = Literal["auto", "jax", "torch"]
 
@@ -80,7 +80,7 @@ class ModuleSystem:
         return flow._replace(state=pytree.tree_map(lambda h: h.movedim(0, -2), flow.state)) if self.batched else flow
 
     def _compiled_flow(self, basis: Tensor, *, transient: int, interval: int) -> Flow:
-        from flossing.pytorch import _jax  # JAX is imported here, when it is first needed
+        from flossing.pytorch import _jax_engine as _jax  # JAX is imported here, when it is first needed
 
         return _jax.flow(self.recurrent, self.state, self.inputs, basis, transient=transient, interval=interval)
 

@@ -1,0 +1,18 @@
+"""The command `flossing`, which is in the extra `lab`."""
+
+import sys
+
+
+def main():
+    """Run the command line of `flossing_lab`, or say in one line how to install it."""
+    try:
+        from flossing_lab.cli import main as run
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("flossing", "flossing_lab"):
+            raise
+        print(
+            f"flossing: the command line needs {error.name}; install it with   pip install 'flossing[lab]'",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
+    run()

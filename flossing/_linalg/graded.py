@@ -1,0 +1,151 @@
+"""Matrices whose rows differ in size without limit, and their singular values.
+
+A matrix diag(2^e) W keeps an integer exponent for each row, so that scaling is exact and no row under- or overflows.
+One-sided Jacobi rotates pairs of rows until all are orthogonal, and sees of the exponents only their differences:
+the norms are then the singular values, each to high relative accuracy (Demmel & Veselic 1992; Drmac & Veselic 2008).
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, Bool, Float, Int
+
+from flossing._linalg.qr import positive_qr
+
+SWEEPS = 30
+"""Limit on Jacobi sweeps; networks of 20 to 80 units took 2 to 8."""
+
+NOISE = 4
+"""Bounds on rounding that count as zero. On singular matrices of 2 to 200 random rows what was left was mostly below 1
+bound, and at most 8 (5 equal rows but for scale); on regular ones at least 1e10, and 15 in float32."""
+
+ZERO = -(2**30)
+"""The exponent of a row of zeros: below any other, and differences of two exponents still fit in 32 bits."""
+
+
+class Graded(NamedTuple):
+    """The matrix diag(2^exponents) rows. The largest entry of each row is in [1/2, 1), or 0 with exponent ZERO."""
+
+    exponents: Int[Array, " n"]
+    rows: Float[Array, "n N"]
+
+
+def log_singular_values(a: Graded) -> Float[Array, " N"]:
+    """The natural logarithms of the singular values of `diag(2^e) W`, descending, by one-sided Jacobi on its rows."""
+    size, dtype = a.rows.shape[0], a.rows.dtype
+    # Triangularised from both sides, a graded matrix is all but diagonal already (Drmac & Veselic 2008), and a
+    # dependent row has become a row of zeros.
+    a = _triangularise(_triangularise(_triangularise(a)))
+    if size % 2:
+        a = Graded(jnp.append(a.exponents, ZERO), jnp.concatenate([a.rows, jnp.zeros_like(a.rows[:1])]))
+    half = (size + 1) // 2
+    # Round robin, half against half: the first row stays, the others move round, until each has met each.
+    seats = np.arange(2 * half)
+    moved = np.concatenate([seats[:1], seats[half : half + 1], seats[1 : half - 1], seats[half + 1 :], [half - 1]])
+    moved = moved if half > 1 else seats
+
+    def meet(a, _):
+        x, y, cosines = _rotate(_take(a, seats[:half]), _take(a, seats[half:]))
+        a = jax.tree_util.tree_map(lambda *halves: jnp.concatenate(halves), x, y)
+        return _take(a, moved), cosines.max()
+
+    def sweep(carry):
+        count, _, a = carry
+        a, worst = lax.scan(meet, _sort(a), length=2 * half - 1)
+        return count + 1, worst.max(), a
+
+    tolerance = max(size, 16) * jnp.finfo(dtype).eps
+    start = (jnp.array(0), jnp.array(jnp.inf, dtype), a)
+    _, _, a = lax.while_loop(lambda carry: (carry[0] < SWEEPS) & (carry[1] > tolerance), sweep, start)
+    return jnp.sort(log_norms(a), descending=True)[:size]
+
+
+def factor(a: Float[Array, "N N"]) -> tuple[Float[Array, "N N"], Float[Array, "N N"]]:
+    """`A = Q R` with `R_ii >= 0`, good also where rows differ in size by many orders, as those of saturated units do.
+
+    Householder reflections that meet the largest rows first are stable row by row (Cox & Higham 1998). They leave in
+    R_ij an error of up to |q_i| . s (1 + |y_j|_1) units of rounding, where s are the sizes of the rows and y_j is
+    the j-th column in terms of the earlier ones. An R_ii that is nothing else is set to zero, with what else is
+    nothing else in its row.
+    """
+    sizes = jnp.max(jnp.abs(a), axis=1)
+    order = jnp.argsort(sizes, descending=True)
+    q, r = positive_qr(a[order])
+    q = q[jnp.argsort(order)]
+    diagonal = jnp.diagonal(r)
+    rounding = NOISE * jnp.finfo(r.dtype).eps * jnp.sum(jnp.abs(q) * sizes[:, None], axis=0)
+    # Nothing is a multiple of a lost column: in its place stands the largest size.
+    pivots = jnp.where(diagonal <= rounding, jnp.where(sizes.max() == 0, 1, sizes.max()), diagonal)
+    combination = solve_triangular(r + jnp.diag(pivots - diagonal), jnp.diag(pivots))
+    nothing = jnp.abs(r) <= rounding[:, None] * jnp.sum(jnp.abs(combination), axis=0)[None, :]
+    return q, jnp.where(nothing & jnp.diagonal(nothing)[:, None], 0, r)
+
+
+def multiply(r: Float[Array, "N N"], a: Graded) -> Graded:
+    # Row i of the product is sum_j r_ij 2^e_j w_j, summed in units of the largest 2^e_j among its terms.
+    live = (r != 0) & (a.exponents > ZERO)[None, :]
+    top = jnp.max(jnp.where(live, a.exponents[None, :], ZERO), axis=1)
+    scaled = jnp.where(live, jnp.ldexp(r, a.exponents[None, :] - top[:, None]), 0)
+    return normalise(top, jnp.matmul(scaled, a.rows, precision="highest"))
+
+
+def _triangularise(a: Graded) -> Graded:
+    # Rows in descending order, W^T = Q R: the transpose of diag(2^e) W is Q R diag(2^e), of which Q is dropped.
+    a = _sort(a)
+    _, r = factor(a.rows.T)
+    return multiply(r, Graded(a.exponents, jnp.eye(r.shape[0], dtype=r.dtype)))
+
+
+def _rotate(x: Graded, y: Graded) -> tuple[Graded, Graded, Float[Array, " n"]]:
+    """Rotate each row of `x` against that of `y` into a right angle; also |cos| of the angle they had.
+
+    With r = 2^(e_y - e_x) and x the longer, tan(theta) / r = 2 x.y / (|x|^2 - r^2 |y|^2 + sqrt(...)): no scale but
+    the ratio enters, and as it underflows the rotation becomes a Gram-Schmidt step.
+    """
+    swap = log_norms(x) < log_norms(y)
+    x, y = _swap(swap, x, y)
+    xx, yy, xy = dot(x.rows, x.rows), dot(y.rows, y.rows), dot(x.rows, y.rows)
+    r = jnp.ldexp(jnp.ones_like(xx), y.exponents - x.exponents)
+    gap = jnp.maximum(xx - r * r * yy, 0)
+    below = gap + jnp.sqrt(gap * gap + 4 * r * r * xy * xy)
+    tau = 2 * xy / jnp.where(below == 0, 1, below)
+    cos = lax.rsqrt(1 + (tau * r) ** 2)[:, None]
+    x_rows = cos * (x.rows + (tau * r * r)[:, None] * y.rows)
+    y_rows = cos * (y.rows - tau[:, None] * x.rows)
+    x, y = _swap(swap, normalise(x.exponents, x_rows), normalise(y.exponents, y_rows))
+    return x, y, jnp.abs(xy) / jnp.sqrt(jnp.where(yy == 0, 1, xx * yy))
+
+
+def normalise(exponents: Int[Array, " n"], rows: Float[Array, "n N"]) -> Graded:
+    largest = jnp.max(jnp.abs(rows), axis=1)
+    _, shift = jnp.frexp(largest)
+    return Graded(jnp.where(largest == 0, ZERO, exponents + shift), jnp.ldexp(rows, -shift[:, None]))
+
+
+def _swap(where: Bool[Array, " n"], x: Graded, y: Graded) -> tuple[Graded, Graded]:
+    exponents = jnp.where(where, y.exponents, x.exponents), jnp.where(where, x.exponents, y.exponents)
+    rows = jnp.where(where[:, None], y.rows, x.rows), jnp.where(where[:, None], x.rows, y.rows)
+    return Graded(exponents[0], rows[0]), Graded(exponents[1], rows[1])
+
+
+def _sort(a: Graded) -> Graded:
+    return _take(a, jnp.argsort(log_norms(a), descending=True))
+
+
+def _take(a: Graded, index) -> Graded:
+    return Graded(a.exponents[index], a.rows[index])
+
+
+def log_norms(a: Graded) -> Float[Array, " n"]:
+    squares = dot(a.rows, a.rows)
+    logs = a.exponents.astype(squares.dtype) * math.log(2) + jnp.log(jnp.where(squares == 0, 1, squares)) / 2
+    return jnp.where(squares == 0, -jnp.inf, logs)
+
+
+def dot(x: Float[Array, "n N"], y: Float[Array, "n N"]) -> Float[Array, " n"]:
+    return jnp.sum(x * y, axis=1)

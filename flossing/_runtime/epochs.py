@@ -1,0 +1,85 @@
+"""The one loop over epochs: compiled once a shape, run in chunks of any length, looked at in between."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import PyTree
+
+from flossing._runtime.threads import one_lapack_thread
+
+Update = Callable[[PyTree, Any], tuple[PyTree, PyTree]]
+"""One epoch, `update(carry, epoch) -> (carry, record)`; best an Equinox module, by which the compiled loop is found
+again however often it is built."""
+
+COMPILER_OPTIONS: dict[str, Any] = {
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
+    "xla_disable_hlo_passes": "tree_reduction_rewriter",
+}
+"""On the CPU, XLA's newer way of writing out fused operations takes twice as long to compile a loop of epochs, which
+then runs no faster. Its library of kernels (YNNPACK) is good at products, but not at the sums over the tangents of each
+step, which XLA's own loops do in half the time; and in less if they do not first sum up in groups of 32, which would be
+more precise, but not where so few numbers are added."""
+
+
+def run_chunk(update: Update, carry: PyTree, first: int, count: int, *, capacity: int) -> tuple[PyTree, PyTree]:
+    """Run epochs `first, first + 1, ...`, `count <= capacity` of them -> carry, records stacked on a leading axis.
+
+    The number of epochs is a traced value and the records go into buffers of `capacity`, so chunks of different
+    length share one compilation. Records come back as NumPy arrays of length `count`; the carry stays on the device.
+    """
+    if not 0 < count <= capacity:
+        raise ValueError(f"count must be an integer from 1 to capacity={capacity}, got count={count}")
+    carry = jax.tree_util.tree_map(_strongly_typed, carry)
+    with one_lapack_thread():
+        carry, buffers = _jitted_run()(update, carry, jnp.asarray(first), jnp.asarray(count), capacity)
+        return carry, jax.tree_util.tree_map(lambda b: np.asarray(b)[:count], buffers)
+
+
+def _strongly_typed(leaf: Any) -> Any:
+    # Python numbers leave weakly typed arrays behind; the loop returns strong ones, and would compile for both.
+    return jnp.asarray(leaf, leaf.dtype) if getattr(leaf, "weak_type", False) else leaf
+
+
+@functools.cache
+def compiler_options() -> dict[str, Any]:
+    """Those of `COMPILER_OPTIONS` that this JAX knows."""
+    return {name: value for name, value in COMPILER_OPTIONS.items() if _is_known({name: value})}
+
+
+def _is_known(options: dict[str, Any]) -> bool:
+    try:
+        jax.jit(jnp.negative, compiler_options=options).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
+@functools.cache
+def _jitted_run() -> Callable:
+    return eqx.filter_jit(_run, compiler_options=compiler_options())  # pyright: ignore[reportCallIssue] (handed on to jax.jit)
+
+
+def _run(update, carry, first, count, capacity):
+    arrays, static = eqx.partition(carry, eqx.is_array)
+
+    def epoch(arrays, number):
+        carry, record = update(eqx.combine(arrays, static), number)
+        return eqx.filter(carry, eqx.is_array), record
+
+    def body(i, loop):
+        arrays, buffers = loop
+        arrays, record = epoch(arrays, first + i)
+        buffers = jax.tree_util.tree_map(lambda b, r: b.at[i].set(r), buffers, record)
+        return arrays, buffers
+
+    _, record = jax.eval_shape(epoch, arrays, first)
+    buffers = jax.tree_util.tree_map(lambda r: jnp.zeros((capacity, *r.shape), r.dtype), record)
+    arrays, buffers = lax.fori_loop(0, count, body, (arrays, buffers))
+    return eqx.combine(arrays, static), buffers

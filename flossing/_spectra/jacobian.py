@@ -1,0 +1,235 @@
+"""The long-term Jacobian T_t = D_t ... D_1 and its singular values, however far apart they are.
+
+T maps a perturbation of the first state to that of the t-th; its transpose carries a gradient from the loss at t back
+to the start. Its condition number grows like exp((lambda_1 - lambda_N) t), soon beyond all floating point, so T is
+never multiplied out. With D_t Q_{t-1} = Q_t R_t from an orthogonal Q_0 on,
+
+    T_t = Q_t P_t Q_0^T,        P_t = R_t ... R_1 = diag(2^e) W,
+
+where each row of W has its own integer exponent e, so that scaling is exact and no row under- or overflows. Rounding
+perturbs W row by row. That moves the logarithm of each singular value by about the condition number of W times the
+unit of rounding, whatever e (Demmel & Veselic 1992), and so does each step below. One-sided Jacobi rotates pairs of
+rows until all are orthogonal: their norms are the singular values.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import Tracer
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from flossing._checks import check_integer, check_leaves, is_concrete
+from flossing._linalg.graded import Graded, dot, factor, log_norms, log_singular_values, multiply, normalise
+from flossing._linalg.precision import in_full_precision
+from flossing._runtime.compiled import compiled
+from flossing._tangent.coordinates import Coordinates
+from flossing._tangent.flow import push_tangents
+from flossing._tangent.problem import initial_basis, prepare
+from flossing._types import Input, RandomKey, State, Step
+
+
+class LongTermJacobian(eqx.Module):
+    """Singular values of T_t = D_t ... D_1, the product of the Jacobians of a step along an orbit.
+
+    - `horizons` (H,): the numbers of steps t.
+    - `log_singular_values` (H, N): natural logarithms, descending; -inf where T_t is singular.
+    """
+
+    horizons: Int[Array, " H"]
+    log_singular_values: Float[Array, "H N"]
+
+    @property
+    def log_condition(self) -> Float[Array, " H"]:
+        """log kappa(T_t) = log sigma_1 - log sigma_N, natural logarithm; inf where T_t is singular."""
+        return self.log_condition_of(self.log_singular_values.shape[1])
+
+    def log_condition_of(self, k: int) -> Float[Array, " H"]:
+        """log sigma_1 - log sigma_k of each T_t (H,), k from 1 to N: the condition number in the first k directions."""
+        size = self.log_singular_values.shape[1]
+        check_integer("k", k, least=1, most=size, note=f" (the state has {size} real coordinates)")
+        first, last = self.log_singular_values[:, 0], self.log_singular_values[:, k - 1]
+        return jnp.where(jnp.isneginf(last), jnp.inf, first - last)
+
+    def predicted_log_condition(self, exponents: ArrayLike, k: int) -> Float[Array, " H"]:
+        """(lambda_1 - lambda_k) t: the logarithm of the condition number that Lyapunov exponents predict.
+
+        `exponents` (K,), per step and descending as in a `Spectrum`, `k` from 1 to K. **Source:** Engelken (2023).
+        """
+        check_leaves("exponents", exponents)
+        if jnp.ndim(exponents) != 1:
+            raise ValueError(f"exponents must have shape (K,), got shape {jnp.shape(exponents)}")
+        exponents = jnp.asarray(exponents, self.log_singular_values.dtype)
+        check_integer("k", k, least=1, most=exponents.size, note=f" (there are {exponents.size} exponents)")
+        return (exponents[0] - exponents[k - 1]) * self.horizons.astype(exponents.dtype)
+
+
+def long_term_jacobian(
+    step: Step,
+    state: State,
+    inputs: Input,
+    *,
+    horizons: Sequence[int] | np.ndarray | Array | None = None,
+    key: RandomKey | None = None,
+    steps: int | None = None,
+) -> LongTermJacobian:
+    """Measure all singular values of T_t = D_t ... D_1 along `inputs`, from `state`, at each of `horizons`.
+
+    **Arguments:**
+
+    - `step`, `state`, `inputs`, `steps`: as in [`lyapunov_spectrum`][]. All N tangents are pushed through `step`.
+    - `horizons`: the t at which T_t is measured, increasing integers from 1 to T, known outside `jit`; by default all
+      of them. Each costs some N^2 row operations; steps after the last one are not run.
+    - `key`: draws the orthogonal Q_0; a fixed key by default. The result depends on it by rounding only.
+
+    **Returns:** a [`LongTermJacobian`][]: natural logarithms, dtype that of the state.
+
+    Any condition number of T will do, as long as those of the single steps, with rows scaled to one size, stay well
+    below 1e16 (1e7 in float32): a step with a larger one counts as singular, and one singular step makes T so, with
+    log sigma = -inf for as many directions as it loses. What remains is what T itself does with rounding in its
+    factors: log sigma_i moves by about that divided by the cosine between what reaches a step from the start and what
+    is seen of it from the end, for which one unlucky step is enough. Batches are the caller's `jax.vmap`. Reverse-mode
+    differentiation is not supported: the gradient of an exponent is that of `lyapunov_spectrum`.
+
+    **Raises:** `ValueError`, in one line, as `lyapunov_spectrum`, and for horizons that are none.
+
+    **Source:** Engelken (NeurIPS 2023) section 3; Oliveira & Stewart (2000); Demmel & Veselic (1992); Drmac & Veselic
+    (2008).
+    """
+    state, inputs, length, coordinates = prepare(step, state, inputs, steps)
+    stops = _check_horizons(horizons, length)
+    basis = initial_basis(coordinates, key=key)
+    flow = compiled(product_flow, step, state, inputs)
+    logs, last = flow(state, inputs, basis, jnp.asarray(stops))
+    if is_concrete(logs):
+        lost = jnp.isnan(logs).any(1) | jnp.isposinf(logs).any(1)
+        if lost.any():
+            raise ValueError(
+                f"step must keep the state and its tangents finite, got NaN or infinity at horizon "
+                f"{stops[int(lost.argmax())]}: check its parameters, or whether the orbit escapes"
+            )
+        check_leaves("state after the last step, state", last)
+    return LongTermJacobian(jnp.asarray(stops), logs)
+
+
+def apply_long_term(
+    step: Step,
+    state: State,
+    inputs: Input,
+    vectors: ArrayLike,
+    *,
+    adjoint: bool = False,
+    steps: int | None = None,
+) -> tuple[Float[Array, " m"], Float[Array, "N m"]]:
+    """Apply T = D_T ... D_1, or its transpose, to vectors: what becomes of perturbations, or of gradients.
+
+    **Arguments:**
+
+    - `step`, `state`, `inputs`, `steps`: as in [`lyapunov_spectrum`][].
+    - `vectors` (N, m): perturbations of the first state, as columns; with `adjoint`, gradients with respect to the
+      last.
+    - `adjoint`: apply T^T, by reverse-mode differentiation of each step along the stored orbit (T x N numbers).
+
+    **Returns:** log norms (m,), natural logarithm, and unit directions (N, m) of T v, or T^T u; -inf and 0 for a
+    vector that vanishes. Columns are rescaled after each step by powers of two: they neither underflow nor overflow.
+
+    **Raises:** `ValueError`, in one line, as `lyapunov_spectrum`.
+    """
+    state, inputs, length, coordinates = prepare(step, state, inputs, steps)
+    check_leaves("vectors", vectors)
+    shape, size = jnp.shape(vectors), coordinates.size
+    if len(shape) != 2 or shape[0] != size or shape[1] == 0:
+        raise ValueError(f"vectors must have shape ({size}, m) with m at least 1 for this state, got shape {shape}")
+    if not isinstance(adjoint, (bool, np.bool_)):
+        raise ValueError(f"adjoint must be True or False, got adjoint={adjoint!r}")
+    flow = compiled(vector_flow, step, state, inputs)
+    vectors = jnp.asarray(vectors, coordinates.dtype)
+    logs, directions, last = flow(state, inputs, vectors, length=length, adjoint=bool(adjoint))
+    if is_concrete(directions):
+        check_leaves("state after the last step, state", last)
+        if not jnp.isfinite(directions).all():
+            raise ValueError(
+                "step must keep the state and its tangents finite, got NaN or infinity: check its Jacobian"
+            )
+    return logs, directions
+
+
+def _check_horizons(horizons: Any, length: int) -> np.ndarray:
+    legal = f"horizons must be increasing integers from 1 to {length} (the run has {length} steps)"
+    if horizons is None:
+        return np.arange(1, length + 1, dtype=np.int32)
+    if isinstance(horizons, Tracer):
+        raise ValueError(f"{legal} known outside jit, got a traced array")
+    values = np.asarray(horizons)
+    if values.ndim != 1 or values.size == 0:
+        raise ValueError(f"{legal}, a sequence of at least one, got horizons={horizons!r}")
+    if values.dtype.kind not in "iu":
+        raise ValueError(f"{legal}, got dtype {values.dtype}")
+    wrong = (values < 1) | (values > length) | np.concatenate([[False], values[1:] <= values[:-1]])
+    if wrong.any():
+        index = int(wrong.argmax())
+        raise ValueError(f"{legal}, got horizons[{index}]={values[index]}")
+    return values.astype(np.int32)
+
+
+@in_full_precision
+def product_flow(
+    step: Step, state: State, inputs: Input, basis: Float[Array, "N N"], stops: Int[Array, " H"]
+) -> tuple[Float[Array, "H N"], State]:
+    """The engine of `long_term_jacobian`: log singular values at each stop, and the last state. Checks nothing."""
+    coordinates = Coordinates(state)
+
+    def advance(t, carry):
+        x, rest, q, product = carry
+        now = jax.tree_util.tree_map(lambda s: lax.dynamic_slice_in_dim(s, t, 1), inputs)
+        x, rest, a = push_tangents(step, coordinates, x, rest, q.T, now, 1)
+        q, r = factor(a.T)
+        return x, rest, q, multiply(r, product)
+
+    def measure(carry, bounds):
+        start, stop = bounds
+        carry = lax.fori_loop(start, stop, advance, carry)
+        return carry, log_singular_values(carry[-1])
+
+    starts = jnp.concatenate([jnp.zeros_like(stops[:1]), stops[:-1]])
+    identity = Graded(jnp.zeros(coordinates.size, jnp.int32), jnp.eye(coordinates.size, dtype=coordinates.dtype))
+    (x, rest, _, _), logs = lax.scan(measure, (*coordinates.split(state), basis, identity), (starts, stops))
+    return logs, coordinates.join(x, rest)
+
+
+@in_full_precision
+def vector_flow(
+    step: Step, state: State, inputs: Input, vectors: Float[Array, "N m"], *, length: int, adjoint: bool
+) -> tuple[Float[Array, " m"], Float[Array, "N m"], State]:
+    """The engine of `apply_long_term`: log norms, unit directions and the last state. Checks nothing."""
+    coordinates = Coordinates(state)
+
+    def orbit(carry, input):
+        x, rest = carry
+        return coordinates.split(step(coordinates.join(x, rest), input)), carry
+
+    def push(carry, input):
+        x, rest, v = carry
+        now = jax.tree_util.tree_map(lambda s: s[None], input)
+        x, rest, a = push_tangents(step, coordinates, x, rest, v.rows, now, 1)
+        return (x, rest, normalise(v.exponents, a)), None
+
+    def pull(v, at):
+        (x, rest), input = at
+        _, transpose = jax.vjp(lambda x: coordinates.split(step(coordinates.join(x, rest), input))[0], x)
+        return normalise(v.exponents, jax.vmap(lambda u: transpose(u)[0])(v.rows)), None
+
+    first = coordinates.split(state)
+    v = normalise(jnp.zeros(vectors.shape[1], jnp.int32), vectors.T)
+    if adjoint:
+        (x, rest), points = lax.scan(orbit, first, inputs, length=length)
+        v, _ = lax.scan(pull, v, (points, inputs), length=length, reverse=True)
+    else:
+        (x, rest, v), _ = lax.scan(push, (*first, v), inputs, length=length)
+    norms = jnp.sqrt(dot(v.rows, v.rows))[:, None]
+    return log_norms(v), (v.rows / jnp.where(norms == 0, 1, norms)).T, coordinates.join(x, rest)

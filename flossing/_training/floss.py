@@ -1,0 +1,141 @@
+"""Gradient flossing: pull Lyapunov exponents to a target by gradient descent on chosen leaves of a model."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import PyTree
+
+from flossing._checks import check_integer
+from flossing._training.flossing import (
+    CLIP,
+    Flossing,
+    FlossingEpoch,
+    FlossingRecord,
+    FlossingState,
+    call_cell,
+    check_record,
+    run_flossing,
+)
+from flossing._training.leaves import same_structure
+from flossing._types import RandomKey
+
+Model = TypeVar("Model", bound=PyTree)
+
+
+class FlossingHistory(NamedTuple):
+    """A flossing phase, epoch by epoch, each measured before that epoch's update; NumPy arrays.
+
+    - `loss` (epochs,); `exponents` (epochs, k), per step, natural logarithm; `gradient_norm` (epochs,), Euclidean,
+      over all flossed leaves; `interval` (epochs,), the steps between re-orthonormalisations.
+    - `state`: pass it to the next `floss` to keep the optimiser's moments and the interval.
+    """
+
+    loss: np.ndarray
+    exponents: np.ndarray
+    gradient_norm: np.ndarray
+    interval: np.ndarray
+    state: FlossingState
+
+
+def floss(
+    model: Model,
+    inputs: Any,
+    *,
+    state: Any,
+    key: RandomKey,
+    k: int | None = None,
+    epochs: int = 500,
+    window: int | None = None,
+    transient: int | None = None,
+    interval: int | Literal["auto"] = "auto",
+    tolerance: float | None = None,
+    rematerialise: bool | None = None,
+    target: ArrayLike = 0.0,
+    basis: ArrayLike | None = None,
+    step: Callable = call_cell,
+    where: Callable | None = None,
+    optimiser: optax.GradientTransformation | None = None,
+    clip: float | None = CLIP,
+    flossing_state: FlossingState | None = None,
+    chunk: int = 50,
+    callback: Callable[[int, Any, FlossingRecord], Any] | None = None,
+) -> tuple[Model, FlossingHistory]:
+    """Floss `model`: `epochs` steps of gradient descent on the flossing loss, between any two lines of your training.
+
+    **Arguments:**
+
+    - `model`: an Equinox-style cell, called as `model(input, state) -> state`, or any pytree with `step=`.
+    - `inputs`: a sequence (leading time axis) used in every epoch; or a function of a key that draws a fresh one,
+      called with the epoch folded into `key`; or `None` for an autonomous system.
+    - `state`: where each epoch starts: an array or pytree, or a function of the model.
+    - `key`: draws the initial basis (the same in every epoch) and, folded, the inputs.
+    - `k`: exponents to floss, 1 to N; all by default.
+    - `epochs`: flossing epochs, at least 1.
+    - `window`: steps of the sequence that are used, from its start; all by default, required if `inputs=None`.
+    - `transient`: steps of the window left out of the average; `10 + ceil(window / 10)` by default, at most half.
+    - `interval`: steps between re-orthonormalisations. `"auto"` follows the network: as many as keep the gradient
+      within `tolerance` of that with QR after every step; 1 at first, looked at after every ten epochs, and lengthened
+      where epochs become a tenth cheaper.
+    - `tolerance`: relative, in the 2-norm; 1e-3 in float32 and 1e-9 in float64 by default.
+    - `rematerialise`: compute parts of the forward pass again in the reverse pass, so that memory grows with the
+      square root of the window, not with the window. By default where the arrays would fill half of the memory. Then
+      `Flossing.loss`, too, has a gradient in reverse mode alone, once.
+    - `target`: the exponents wanted, per step: a number, or one for each (k,).
+    - `basis`: the initial basis (N, k) itself, instead of one drawn with `key`.
+    - `step`: `step(model, state, input) -> state`, if the model is not called as above.
+    - `where`: the leaves to floss, `where(model) -> leaf or tuple of leaves`; all floating arrays by default.
+    - `optimiser`: any optax `GradientTransformation`; Adam(1e-3) by default.
+    - `clip`: the largest 2-norm of the gradient, all leaves together, that the optimiser is given; `None` for any, as
+      in the paper. Without it one spike of the gradient, as random networks have them, slows Adam for long.
+    - `flossing_state`: the state of an earlier call, `history.state`; fresh if not given.
+    - `chunk`: epochs between two looks; `callback(epochs_done, model, record)` is then called, `record` holding
+      `loss`, `exponents`, `gradient_norm` of the chunk's epochs.
+
+    **Returns:** the flossed model and a [`FlossingHistory`][]. The compiled loop is reused by later calls with the
+    same `step`, `where`, `optimiser` and input functions: define them once, outside your loop.
+
+    **Raises:** `ValueError` as `lyapunov_spectrum` does; `FloatingPointError`, naming the epoch (from 1) and the
+    exponent, when an exponent is infinite or NaN. The model that was passed in is never changed.
+
+    **Source:** Engelken (NeurIPS 2023), section 3 and Algorithm 1.
+    """
+    basis_key, inputs_key = jax.random.split(key)
+    check_integer("epochs", epochs, least=1)
+    check_integer("chunk", chunk, least=1)
+    flossing = Flossing(
+        model,
+        inputs,
+        state=state,
+        key=basis_key,
+        basis=basis,
+        k=k,
+        window=window,
+        transient=transient,
+        interval=interval,
+        tolerance=tolerance,
+        rematerialise=rematerialise,
+        target=target,
+        step=step,
+        where=where,
+        optimiser=optimiser,
+        clip=clip,
+    )
+    fresh = flossing.init(model)
+    flossing_state = fresh if flossing_state is None else flossing_state
+    if not same_structure(flossing_state.optimiser, fresh.optimiser):
+        raise ValueError("flossing_state must come from a call with the same model, where and optimiser, got another")
+    update = FlossingEpoch(flossing, inputs_key)
+    records = []
+    for first in range(0, epochs, chunk):
+        count = min(chunk, epochs - first)
+        model, flossing_state, record = run_flossing(update, model, flossing_state, first, count, capacity=chunk)
+        check_record(record, first + 1)
+        records.append(record)
+        if callback is not None:
+            callback(first + count, model, record)
+    loss, exponents, gradient_norm, _, intervals = (np.concatenate(x) for x in zip(*records, strict=True))
+    return model, FlossingHistory(loss, exponents, gradient_norm, intervals, flossing_state)

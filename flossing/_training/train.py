@@ -1,0 +1,324 @@
+"""Training on a task, with blocks of flossing put in by a schedule.
+
+Two optimisers, each with its own moments, take turns on one model. The state of a run is one value, `TrainingState`:
+whoever stores it after a chunk and hands it back continues exactly where it stopped.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int, PyTree
+
+from flossing._checks import check_integer, check_leaves, check_positive
+from flossing._linalg.norm import clipped, norm_of
+from flossing._runtime.epochs import run_chunk
+from flossing._training.flossing import Flossing, FlossingEpoch, FlossingState, check_record, run_flossing
+from flossing._types import RandomKey
+from flossing.schedules import Schedule, floss_never
+
+Loss = Callable[[PyTree, PyTree], tuple[Float[Array, ""], Mapping[str, Float[Array, ""]]]]
+Probe = Callable[[PyTree, PyTree], Mapping[str, Array]]
+
+
+def clip_each_array(limit: float) -> optax.GradientTransformation:
+    """Scale the gradient of each array on its own to a Frobenius norm of at most `limit`.
+
+    This is the reference's clipping; `optax.clip_by_global_norm` would let one large array silence the others.
+    """
+    check_positive("limit", limit)
+
+    return optax.stateless(lambda gradients, _: jax.tree_util.tree_map(lambda g: clipped(g, limit), gradients))
+
+
+class FlossingTerm(NamedTuple):
+    """Flossing as a term of the task's loss: `weight` times the flossing loss is added in every `every`-th epoch.
+
+    One optimiser then serves both, and its clipping acts on the sum of the gradients. Blocks of flossing, put in by a
+    schedule, keep the two apart; both may be used together.
+    """
+
+    weight: float
+    every: int = 1
+
+
+class TrainingState(eqx.Module):
+    """All that a run is, between two chunks.
+
+    `epoch` and `flossing_epoch` count the epochs done. `asked` is the last epoch for which the schedule was asked,
+    and `due` how many of the flossing epochs it wanted are still to come. `measures` are the newest values, by name.
+    """
+
+    model: PyTree
+    opt_state: PyTree
+    flossing: FlossingState | None = None
+    epoch: int = 0
+    flossing_epoch: int = 0
+    asked: int = 0
+    due: int = 0
+    measures: dict[str, np.ndarray] = eqx.field(default_factory=dict)
+
+
+class Progress(NamedTuple):
+    """What `train` yields after each chunk.
+
+    - `kind`: which epochs the chunk held, `"training"` or `"flossing"`.
+    - `epochs`: their numbers, counted from 1 in each kind. A flossing chunk happened before the training epoch
+      `state.epoch + 1`.
+    - `metrics`: NumPy arrays by name, one row an epoch, measured before that epoch's update. Training: `loss`, what
+      the loss function returns besides, `gradient_norm/<array>` (raw: before clipping), and the probes (NaN in the
+      epochs between). Flossing: `flossing_loss`, `exponents`, `flossing_gradient_norm`,
+      `flossing_interval`.
+    - `state`: the state after the chunk; `state.measures` holds the newest metrics and the exponents.
+    """
+
+    kind: Literal["training", "flossing"]
+    epochs: range
+    metrics: dict[str, np.ndarray]
+    state: TrainingState
+
+
+def start_training(
+    model: PyTree, optimiser: optax.GradientTransformation, flossing: Flossing | None = None
+) -> TrainingState:
+    """The state of a run before its first epoch."""
+    check_leaves("model", eqx.filter(model, eqx.is_array))
+    trained = eqx.filter(model, eqx.is_inexact_array)
+    if not jax.tree_util.tree_leaves(trained):
+        raise ValueError("model must hold a floating JAX array to train, got none (a NumPy array is a constant)")
+    opt_state = optimiser.init(trained)
+    return TrainingState(model, opt_state, None if flossing is None else flossing.init(model))
+
+
+def train(
+    state: TrainingState,
+    *,
+    loss: Loss,
+    batch: Callable[[RandomKey], PyTree],
+    optimiser: optax.GradientTransformation,
+    key: RandomKey,
+    epochs: int,
+    flossing: Flossing | None = None,
+    schedule: Schedule | None = None,
+    term: FlossingTerm | None = None,
+    probe: Probe | None = None,
+    probe_every: int = 100,
+    renew: Callable[[PyTree], PyTree] | None = None,
+    renew_every: int = 1000,
+    chunk: int = 100,
+) -> Iterator[Progress]:
+    """Train `state.model` up to `epochs`, flossing when `schedule` says so; yields a [`Progress`][] a chunk.
+
+    **Arguments:**
+
+    - `state`: from `start_training`, or from the last `Progress` of an earlier run, which then goes on exactly.
+    - `loss`: `loss(model, batch) -> (scalar, {name: scalar})`; its gradient is taken in all floating arrays of the
+      model, and both values are recorded, before the update, the scalar as `loss`: no metric may have that name.
+    - `batch`: `batch(key)` draws the batch of one epoch. Epoch e gets a key folded with e, so the data do not depend
+      on the chunks.
+    - `optimiser`: for the task. Flossing has its own, in `flossing`; both keep their moments across blocks.
+    - `key`: the key of the data.
+    - `epochs`: the number of the last training epoch.
+    - `flossing`: how to floss and how to measure exponents; without it no exponents are measured.
+    - `schedule`: when to floss; never by default.
+    - `term`: adds the flossing loss to the task's, in epochs that are a multiple of `term.every`; the gradient of the
+      term enters the leaves that `flossing` flosses, and its QR decompositions are done after every step unless
+      `flossing` has an interval of its own. The metrics `loss` and `gradient_norm/<array>` stay the task's alone;
+      `flossing_term` is what was added, and `flossing_term_gradient_norm` the norm of its gradient.
+    - `probe`: `probe(model, gradients) -> {name: array}`, evaluated in epoch 1 and every `probe_every` epochs on the
+      raw gradients; 0 switches it off.
+    - `renew`: `renew(model) -> model` replaces the model after every `renew_every` training epochs, where a chunk then
+      ends; for what follows from the weights, such as a state that they relax to.
+    - `chunk`: at most so many epochs are run between two looks. The compiled loop does not depend on their number.
+
+    **Raises:** `ValueError` for arguments out of range; `FloatingPointError`, naming epoch and quantity, when a loss,
+    gradient or exponent ceases to be finite. The last good state is then the one last yielded.
+
+    **Source:** Engelken (NeurIPS 2023), sections 3 to 5.
+    """
+    check_integer("epochs", epochs, least=1)
+    check_integer("chunk", chunk, least=1)
+    check_integer("probe_every", probe_every, least=0)
+    check_integer("renew_every", renew_every, least=1)
+    schedule = floss_never() if schedule is None else schedule
+    training_key, flossing_key, measuring_key = jax.random.split(key, 3)
+    added = None if term is None else _AddedTerm(term, flossing, jax.random.fold_in(key, 3))
+    training = TrainingEpoch(training_key, loss, batch, optimiser, probe, probe_every, added)
+
+    def chunks(state: TrainingState) -> Iterator[Progress]:
+        if flossing is not None and not state.measures:
+            state = _measure(state, flossing, measuring_key)
+
+        while state.epoch < epochs:
+            if state.asked <= state.epoch:
+                due = schedule(state.epoch + 1, state.measures)
+                state = dataclasses.replace(state, asked=state.epoch + 1, due=due)
+                if due and flossing is None:
+                    raise ValueError(f"flossing must be given when the schedule asks for it, as in epoch {state.asked}")
+            if state.due:
+                assert flossing is not None
+                progress = _floss_chunk(state, FlossingEpoch(flossing, flossing_key), chunk)
+            else:
+                most = min(chunk, epochs - state.epoch)
+                if renew is not None:
+                    most = min(most, renew_every - state.epoch % renew_every)
+                count = _epochs_until_due(schedule, state, most)
+                progress = _train_chunk(state, training, count, chunk)
+                if renew is not None and progress.state.epoch % renew_every == 0:
+                    model = renew(progress.state.model)
+                    progress = progress._replace(state=dataclasses.replace(progress.state, model=model))
+            if flossing is not None:
+                progress = progress._replace(state=_measure(progress.state, flossing, measuring_key))
+            yield progress
+            state = progress.state
+
+    return chunks(state)  # a generator of its own, so that arguments are checked at once
+
+
+class TrainingEpoch(eqx.Module):
+    """One epoch of training as the loop wants it; epoch e draws its batch with `fold_in(key, e)`."""
+
+    key: RandomKey
+    loss: Loss = eqx.field(static=True)
+    batch: Callable[[RandomKey], PyTree] = eqx.field(static=True)
+    optimiser: optax.GradientTransformation = eqx.field(static=True)
+    probe: Probe | None = eqx.field(static=True)
+    probe_every: int = eqx.field(static=True)
+    added: "_AddedTerm | None"
+
+    def __call__(self, carry, epoch):
+        model, opt_state = carry
+        batch = self.batch(jax.random.fold_in(self.key, epoch))
+
+        (loss, metrics), gradients = eqx.filter_value_and_grad(self.loss, has_aux=True)(model, batch)
+        norms, probed = _gradient_norms(gradients), self._probed(model, gradients, epoch)
+        ours = {"loss", "flossing_term", "flossing_term_gradient_norm", *norms, *probed}
+        if taken := sorted(ours & metrics.keys()):
+            raise ValueError(f"loss must return metrics under names of their own, got {', '.join(taken)}")
+        record = {"loss": loss, **metrics, **norms, **probed}
+        if self.added is not None:
+            term, more = eqx.filter_value_and_grad(self.added)(model, epoch)
+            gradients = jax.tree_util.tree_map(jnp.add, gradients, more)
+            record |= {"flossing_term": term, "flossing_term_gradient_norm": norm_of(more)}
+        updates, opt_state = self.optimiser.update(gradients, opt_state, eqx.filter(model, eqx.is_inexact_array))
+        return (eqx.apply_updates(model, updates), opt_state), record
+
+    def _probed(self, model, gradients, epoch):
+        if self.probe is None or self.probe_every == 0:
+            return {}
+        probe = self.probe
+        shapes = eqx.filter_eval_shape(probe, model, gradients)
+        nothing = jax.tree_util.tree_map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), shapes)
+        due = (epoch % self.probe_every == 0) | (epoch == 1)
+        return lax.cond(due, lambda: probe(model, gradients), lambda: nothing)
+
+
+class _AddedTerm(eqx.Module):
+    """What the flossing term adds to the loss of an epoch; nothing is computed in the epochs between."""
+
+    weight: Float[Array, ""]
+    every: int = eqx.field(static=True)
+    flossing: Flossing
+    key: RandomKey
+
+    def __init__(self, term: FlossingTerm, flossing: Flossing | None, key: RandomKey):
+        check_positive("term.weight", term.weight)
+        check_integer("term.every", term.every, least=1)
+        if flossing is None:
+            raise ValueError(f"flossing must be given when it is a term of the loss, got flossing=None and {term!r}")
+        self.weight = jnp.asarray(term.weight, flossing.target.dtype)
+        self.every, self.flossing, self.key = term.every, flossing, key
+
+    def __call__(self, model: PyTree, epoch: Int[Array, ""]) -> Float[Array, ""]:
+        def term(model):
+            return self.weight * self.flossing.loss(model, jax.random.fold_in(self.key, epoch))
+
+        arrays, static = eqx.partition(model, eqx.is_array)
+        due = epoch % self.every == 0
+        return lax.cond(due, lambda a: term(eqx.combine(a, static)), lambda _: jnp.zeros_like(self.weight), arrays)
+
+
+def _epochs_until_due(schedule: Schedule, state: TrainingState, most: int) -> int:
+    # What will be measured by then is not known. With as little as at the start, a schedule that adapts says whether
+    # an epoch may become due; there it must be asked again.
+    known = {name: value for name, value in state.measures.items() if name == "exponents"}
+    following = range(state.epoch + 2, state.epoch + most + 1)
+    due = next((e for e in following if schedule(e, state.measures) or schedule(e, known)), state.epoch + most + 1)
+    return due - state.epoch - 1
+
+
+def _train_chunk(state: TrainingState, update: TrainingEpoch, count: int, capacity: int) -> Progress:
+    first = state.epoch + 1
+    carry = state.model, state.opt_state
+    (model, opt_state), record = run_chunk(update, carry, first, count, capacity=capacity)
+    _check_finite(record, first, state.measures)
+    measures = state.measures | {name: np.asarray(values[-1]) for name, values in record.items()}
+    state = dataclasses.replace(state, model=model, opt_state=opt_state, epoch=state.epoch + count, measures=measures)
+    return Progress("training", range(first, first + count), record, state)
+
+
+def _floss_chunk(state: TrainingState, update: FlossingEpoch, capacity: int) -> Progress:
+    assert state.flossing is not None
+    first, count = state.flossing_epoch + 1, min(state.due, capacity)
+    model, flossing_state, record = run_flossing(update, state.model, state.flossing, first, count, capacity=capacity)
+    check_record(record, first)
+    metrics = {
+        "flossing_loss": np.asarray(record.loss),
+        "exponents": np.asarray(record.exponents),
+        "flossing_gradient_norm": np.asarray(record.gradient_norm),
+        "flossing_interval": np.asarray(record.interval),
+    }
+    state = dataclasses.replace(
+        state,
+        model=model,
+        flossing=flossing_state,
+        flossing_epoch=state.flossing_epoch + count,
+        due=state.due - count,
+    )
+    return Progress("flossing", range(first, first + count), metrics, state)
+
+
+def _measure(state: TrainingState, flossing: Flossing, key: RandomKey) -> TrainingState:
+    exponents = measure_exponents(flossing, state.model, jax.random.fold_in(key, state.epoch))
+    return dataclasses.replace(state, measures=state.measures | {"exponents": np.asarray(exponents)})
+
+
+@eqx.filter_jit
+def measure_exponents(flossing: Flossing, model: PyTree, key: RandomKey) -> Float[Array, " k"]:
+    """The exponents of `model` over the flossing window; compiled once a shape."""
+    return flossing.exponents(model, key)
+
+
+def _gradient_norms(gradients: PyTree) -> dict[str, Float[Array, ""]]:
+    leaves = jax.tree_util.tree_leaves_with_path(gradients)
+    return {f"gradient_norm/{array_name(path)}": norm_of(leaf) for path, leaf in leaves}
+
+
+def array_name(path: tuple) -> str:
+    """The path of an array in a model as text, `network.J`."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _check_finite(record: Mapping[str, np.ndarray], first: int, measures: Mapping[str, np.ndarray]):
+    watched = ["loss", *(name for name in record if "gradient_norm" in name)]
+    bad = {name: int(np.isfinite(record[name]).argmin()) for name in watched if not np.isfinite(record[name]).all()}
+    if bad:
+        name = min(bad, key=lambda name: bad[name])
+        value = record[name][bad[name]]
+        message = f"training epoch {first + bad[name]}: {name} is {value}, no longer finite"
+        raise FloatingPointError(message + _usable_horizon(name, value.dtype, measures))
+
+
+def _usable_horizon(name: str, dtype: np.dtype, measures: Mapping[str, np.ndarray]) -> str:
+    # Feedback that grows like exp(lambda_1 t) is the likely reason, if the network is chaotic.
+    largest = float(measures["exponents"][0]) if "exponents" in measures else 0.0
+    if name == "loss" or not largest > 0:
+        return ""
+    steps = int(np.log(float(np.finfo(dtype).max)) / largest)
+    return f"; error feedback grows like exp({largest:.3g} t), sequences of at most {steps} steps stay finite"

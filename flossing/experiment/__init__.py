@@ -1,1 +1,0 @@
-"""The reference experiment of the paper: configuration, runs and their directories, pictures, the command line."""

@@ -1,3 +1,0 @@
-"""The report: runs in, one HTML file out that needs no network. Making it imports no JAX."""
-
-from flossing.experiment.report.page import write_report as write_report

@@ -1,0 +1,179 @@
+"""torch's recurrent modules on the JAX engine, on the CPU: compiled calls on the same memory, and their gradients.
+
+Compiled code depends on the kind of module and on shapes, not on weights, and is kept. JAX's configuration is left
+alone: float64 and the CPU are asked for call by call.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from flossing._runtime.epochs import compiler_options
+from flossing._runtime.threads import one_lapack_thread
+from flossing._tangent.flow import tangent_flow
+from flossing._tangent.window import measure_window
+from flossing.pytorch._modules import Kind, Recurrent, advance
+from flossing.pytorch._torch_engine import Flow
+
+FUNCTIONS = SimpleNamespace(tanh=jnp.tanh, relu=jax.nn.relu, sigmoid=jax.nn.sigmoid, chunk=jnp.split, stack=jnp.stack)
+
+
+class Plan(NamedTuple):
+    """What compiled code depends on, beside structures, shapes and dtypes."""
+
+    kind: Kind
+    batched: bool
+    transient: int
+    tolerance: float | None = None
+
+
+def flow(recurrent: Recurrent, state: Any, inputs: Tensor, basis: Tensor, *, transient: int, interval: int) -> Flow:
+    """The tangent flow of each sequence; differentiable in the weights, the state, the inputs and the basis."""
+    plan = Plan(recurrent.kind, inputs.ndim == 3, transient)
+    leaves, spec = _differentiable_leaves((recurrent.layers, state, inputs, basis))
+    structure = pytree.tree_structure(Flow(basis, basis, basis, basis, state))
+    return pytree.tree_unflatten(_Flow.apply(plan, interval, spec, *leaves), structure)  # pyright: ignore[reportArgumentType]
+
+
+def objective(
+    recurrent: Recurrent,
+    state: Any,
+    inputs: Tensor,
+    basis: Tensor,
+    target: Tensor,
+    *,
+    transient: int,
+    interval: int,
+    tolerance: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The flossing loss, differentiable; the exponents; how much blocks strain the precision, the worst sequence's."""
+    plan = Plan(recurrent.kind, inputs.ndim == 3, transient, tolerance)
+    leaves, spec = _differentiable_leaves((recurrent.layers, state, inputs, basis))
+    return _Objective.apply(plan, interval, spec, target, *leaves)  # pyright: ignore[reportReturnType]
+
+
+class _Flow(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, plan: Plan, interval: int, spec: Any, *leaves: Tensor | None):
+        wanted = ctx.needs_input_grad[3:]
+        with _settings(leaves):
+            run = _flow_and_pull(plan, interval, *_split(leaves, wanted, spec), linearise=any(wanted))
+            result, ctx.pull = jax.block_until_ready(run)
+        ctx.save_for_backward(*leaves)
+        ctx.wanted, ctx.structure = wanted, jax.tree.structure(result)
+        return tuple(map(_to_torch, jax.tree.leaves(result)))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        leaves = ctx.saved_tensors  # raises if one was changed in place, which the pullback would not notice
+        with _settings(leaves):
+            pulled = _pull(ctx.pull, jax.tree.unflatten(ctx.structure, map(_to_numpy, cotangents)))
+            gradients = jax.block_until_ready(pulled)
+        gradients = map(_to_torch, jax.tree.leaves(gradients))
+        return None, None, None, *(next(gradients) if wanted else None for wanted in ctx.wanted)
+
+
+class _Objective(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, plan: Plan, interval: int, spec: Any, target: Tensor, *leaves: Tensor | None):
+        wanted = ctx.needs_input_grad[4:]
+        of = np.asarray(interval), _to_numpy(target), *_split(leaves, wanted, spec)
+        with _settings(leaves):
+            (loss, seen), gradients = jax.block_until_ready(_jitted_loss_and_gradient()(plan, *of))
+        gradients = map(_to_torch, jax.tree.leaves(gradients))
+        ctx.gradients = [next(gradients) if want else None for want in wanted]
+        exponents, strains = map(_to_torch, seen)
+        ctx.mark_non_differentiable(exponents, strains)
+        return _to_torch(loss), exponents, strains
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return None, None, None, None, *(None if g is None else g * cotangents[0] for g in ctx.gradients)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="linearise")
+def _flow_and_pull(plan: Plan, interval: int, moving: Any, fixed: Any, *, linearise: bool):
+    def measure(*of, **options):
+        spectrum = tangent_flow(*of, interval=interval, **options)
+        return Flow(*(getattr(spectrum, name) for name in Flow._fields))
+
+    # The pullback is a pytree of what the forward pass keeps, and can leave compiled code.
+    run = functools.partial(_each_sequence, measure, plan, fixed=fixed)
+    return jax.vjp(run, moving) if linearise else (run(moving), None)
+
+
+@jax.jit
+def _pull(pull: Any, cotangents: Any):
+    return pull(cotangents)[0]
+
+
+@functools.cache
+def _jitted_loss_and_gradient() -> Callable:
+    return jax.jit(_loss_and_gradient, static_argnums=0, compiler_options=compiler_options())
+
+
+def _loss_and_gradient(plan: Plan, interval: jax.Array, target: Any, moving: Any, fixed: Any):
+    measure = functools.partial(measure_window, interval=interval, tolerance=plan.tolerance)
+
+    def loss(moving):
+        exponents, strains = _each_sequence(measure, plan, moving, fixed=fixed)
+        distance = exponents - jnp.broadcast_to(target, exponents.shape)
+        return jnp.mean(jnp.square(distance)), (exponents, strains.reshape(-1, strains.shape[-1]).max(0))
+
+    return jax.value_and_grad(loss, has_aux=True)(moving)
+
+
+def _each_sequence(measure: Callable, plan: Plan, moving: Any, *, fixed: Any) -> Any:
+    args = jax.tree.map(lambda m, f: f if m is None else m, moving, fixed, is_leaf=lambda x: x is None)
+    layers, state, inputs, basis = args
+    weight, _, bias, _ = layers[0]
+    drive = inputs @ weight.T if bias is None else inputs @ weight.T + jnp.expand_dims(bias, range(inputs.ndim - 1))
+
+    def one(state, drive):
+        step = functools.partial(advance, FUNCTIONS, plan.kind, layers)
+        return measure(step, state, drive, basis, length=len(drive), transient=plan.transient)
+
+    return jax.vmap(one)(state, drive) if plan.batched else one(state, drive)
+
+
+def _differentiable_leaves(tree: Any) -> tuple[list[Tensor | None], Any]:
+    leaves, spec = pytree.tree_flatten(tree)
+    if not torch.is_grad_enabled():  # autograd.Function would not see it from inside
+        leaves = [leaf if leaf is None else leaf.detach() for leaf in leaves]
+    return leaves, spec
+
+
+def _split(leaves: Sequence[Tensor | None], wanted: Sequence[bool], spec: Any) -> tuple[Any, Any]:
+    """The arrays whose gradient is wanted, and the others, each with None in place of the rest."""
+    arrays = [None if leaf is None else _to_numpy(leaf) for leaf in leaves]
+    moving = [a if want else None for a, want in zip(arrays, wanted, strict=True)]
+    fixed = [None if want else a for a, want in zip(arrays, wanted, strict=True)]
+    return pytree.tree_unflatten(moving, spec), pytree.tree_unflatten(fixed, spec)
+
+
+def _to_numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().numpy()
+
+
+def _to_torch(array: jax.Array) -> Tensor:
+    return torch.from_numpy(np.array(array))  # a copy: JAX takes its own arrays for constant
+
+
+@contextmanager
+def _settings(leaves: Sequence[Tensor | None]) -> Iterator[None]:
+    # JAX hands back results that are still being computed: whoever leaves before they are there has left LAPACK to as
+    # many threads as it likes, and small QR decompositions take twice as long.
+    double = any(leaf is not None and leaf.dtype == torch.float64 for leaf in leaves)
+    with jax.enable_x64(double), jax.default_device("cpu"), one_lapack_thread():
+        yield

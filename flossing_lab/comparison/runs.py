@@ -1,0 +1,182 @@
+"""One run: a task, a network, with or without flossing, a seed; and the process that makes the runs of some seeds.
+
+    python -m flossing_lab.comparison.runs TASK NETWORK without|with FOLDER --seeds 1,2 [--quick]
+
+Runs that differ in their seed alone compile once.
+"""
+
+import argparse
+import dataclasses
+import functools
+import time
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import optax
+
+import flossing as fl
+from flossing_lab.comparison.settings import FULL, NETWORKS, QUICK, TASKS, Settings
+from flossing_lab.runs.files import read_json, write_json
+
+FORMAT = 1
+CONDITIONS = ("without", "with")
+CHUNK = 50
+"""Epochs between two looks. A curve has a point for each."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """The mean score of a network over a batch, as `train` wants it."""
+
+    task: Any
+
+    def __call__(self, network, batch):
+        outputs = jax.vmap(network.outputs)(batch.inputs)
+        score = jax.vmap(self.task.score)(outputs, batch)
+        return score.loss.mean(), {"accuracy": score.accuracy.mean()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Draws `size` sequences."""
+
+    task: Any
+    size: int
+
+    def __call__(self, key):
+        return jax.vmap(self.task)(jax.random.split(key, self.size))
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Draws what drives a flossing epoch: one sequence of the task."""
+
+    task: Any
+
+    def __call__(self, key):
+        return self.task(key).inputs
+
+
+@functools.cache
+def optimiser(learning_rate: float, clip: float) -> optax.GradientTransformation:
+    """Adam after clipping each array's gradient, as the reference has it; one object for all runs of a process."""
+    return optax.chain(fl.clip_each_array(clip), optax.adam(learning_rate))
+
+
+def test_data(task: Any, settings: Settings) -> fl.tasks.Sequence:
+    """The test set, if the task has one, else sequences that no training draws; the same for all seeds."""
+    return task.test() if hasattr(task, "test") else Batch(task, settings.test)(jax.random.key(0))
+
+
+def run(task_name: str, network_name: str, condition: str, seed: int, settings: Settings) -> dict[str, Any]:
+    """Train one network and test it -> what is kept of it.
+
+    A seed gives the same network, the same batches and the same sequences for flossing in both conditions.
+    """
+    task = TASKS[task_name].make()
+    cell_key, readout_key, data_key, basis_key = jax.random.split(jax.random.key(seed), 4)
+    kind = NETWORKS[network_name]
+    cell, k = kind.make(settings.units, task.channels, key=cell_key), round(kind.share * settings.units)
+    network = fl.cells.Network(cell, task.outputs, key=readout_key)
+    flossing = fl.Flossing(network, Inputs(task), state=network.zeros(), key=basis_key, k=k, clip=None)
+    schedule = fl.join_schedules(
+        fl.floss_before(settings.before),
+        fl.floss_periodically(settings.block, every=settings.every, blocks=settings.blocks),
+    )
+    adam, loss = optimiser(settings.learning_rate, settings.clip), Loss(task)
+    state = fl.start_training(network, adam, flossing)
+    ends = {"start": _ends(flossing, network)}
+    curve, seconds, failure = [], {"training": 0.0, "flossing": 0.0}, None
+    since = time.process_time()
+    try:
+        for progress in fl.train(
+            state,
+            loss=loss,
+            batch=Batch(task, settings.batch),
+            optimiser=adam,
+            key=data_key,
+            epochs=settings.epochs,
+            flossing=flossing,
+            schedule=schedule if condition == "with" else None,
+            chunk=CHUNK,
+        ):
+            seconds[progress.kind] += time.process_time() - since
+            state = progress.state
+            if progress.kind == "training":
+                curve.append(_round(progress.metrics["loss"].mean()))
+            elif state.epoch == 0 and state.due == 0:
+                ends["flossed"] = _ends(flossing, state.model)
+            since = time.process_time()
+    except FloatingPointError as error:
+        failure = str(error)
+    ends["end"] = _ends(flossing, state.model)
+    tested, others = eqx.filter_jit(loss)(state.model, test_data(task, settings))
+    return {
+        "format": FORMAT,
+        "task": task_name,
+        "network": network_name,
+        "condition": condition,
+        "seed": seed,
+        "k": k,
+        "loss": float(tested),
+        "accuracy": float(others["accuracy"]),
+        "seconds": {kind: _round(value) for kind, value in seconds.items()},
+        "exponents": ends,
+        "curve": curve,
+        "failure": failure,
+        "settings": dataclasses.asdict(settings) | {"task": repr(task)},
+    }
+
+
+def _ends(flossing: fl.Flossing, network: Any) -> list[float]:
+    # The first and the last of the flossed exponents, along one sequence that is the same throughout.
+    exponents = _exponents(flossing, network)
+    return [_round(exponents[0]), _round(exponents[-1])]
+
+
+@eqx.filter_jit
+def _exponents(flossing, network):
+    return flossing.exponents(network, jax.random.key(0))
+
+
+def _round(value: Any) -> float:
+    return float(f"{float(value):.4g}")
+
+
+def run_file(folder: Path, task: str, network: str, condition: str, seed: int) -> Path:
+    """Where a run is kept."""
+    return folder / f"{task}-{network.replace(', ', '_')}-{condition}-{seed}.json"
+
+
+def is_done(file: Path, task: str, settings: Settings) -> bool:
+    """Whether this run is there, made with these settings."""
+    if not file.exists():
+        return False
+    try:
+        found = read_json(file, FORMAT)
+    except ValueError:
+        return False
+    return found["settings"] == dataclasses.asdict(settings) | {"task": repr(TASKS[task].make())}
+
+
+def main(arguments: list[str] | None = None):
+    """Make the runs of one cell of the table that are not there yet."""
+    parser = argparse.ArgumentParser(prog="python -m flossing_lab.comparison.runs", description=__doc__)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("network", choices=NETWORKS)
+    parser.add_argument("condition", choices=CONDITIONS)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seeds", default="1")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args(arguments)
+    settings = QUICK if options.quick else FULL
+    for seed in map(int, options.seeds.split(",")):
+        file = run_file(options.folder, options.task, options.network, options.condition, seed)
+        if not is_done(file, options.task, settings):
+            write_json(file, run(options.task, options.network, options.condition, seed, settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""How the figures of the paper are drawn: conditions in their colours, medians, quartiles, each network."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from flossing_lab.paper.analysis.measures import SOLVED, Group, numbers
+from flossing_lab.runs.plotting import COLOURS, INK, LABELS, PALE, clean
+
+GREY = "#888888"
+_LEFT: dict[str, Any] = {"loc": "left", "fontsize": 10, "color": INK}
+
+
+def new_figure(title: str, rows: int, columns: int, *, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+    """A figure with a title and a grid of axes (rows, columns)."""
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(title, fontsize=12, color=INK)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def panel(axes: Axes, title: str, **settings: Any):
+    """Title and labels of one panel."""
+    axes.set_title(title, **_LEFT)
+    axes.set(**settings)
+    clean(axes)
+    axes.tick_params(which="minor", labelsize=8)
+
+
+def band(axes: Axes, curve: Mapping[str, Any], *, colour: str, label: str | None = None):
+    """A median with the band between its quartiles, against the epoch."""
+    epoch = numbers(curve["epoch"])
+    axes.fill_between(epoch, numbers(curve["low"]), numbers(curve["high"]), color=colour, alpha=0.18, lw=0)
+    axes.plot(epoch, numbers(curve["middle"]), color=colour, lw=1.7, label=label)
+
+
+def medians(axes: Axes, rows: Sequence[Group], x: str, y: str, *, colour: str, label: str, shift: float = 0.0, **style):
+    """The median over networks against `x`, with each network as a dot beside it, `shift` points to the right."""
+    rows = sorted(rows, key=lambda row: row[x])
+    where = numbers([row[x] for row in rows])
+    middle = [np.median(numbers(row[y])) for row in rows]
+    # Those that are infinite have no place in the picture; the text of a panel says where they are.
+    axes.plot(where, np.where(np.isfinite(middle), middle, np.nan), color=colour, lw=1.7, label=label, **style)
+    each = [(at, value) for at, row in zip(where, rows, strict=True) for value in numbers(row[y])]
+    if each:
+        at, values = np.transpose(each)
+        beside = axes.transData + _points(axes, shift)
+        axes.scatter(at, values, s=16, color=colour, alpha=0.65, lw=0, transform=beside, zorder=3)
+        # A scatter whose points are moved on the paper says nothing of the limits of the data.
+        axes.update_datalim(np.column_stack([at, values])[np.isfinite(values)])
+        axes.autoscale_view()
+
+
+def accuracy_axes(axes: Axes, title: str, xlabel: str):
+    """A panel whose ordinate is accuracy: chance and what counts as solved are marked."""
+    panel(axes, title, xlabel=xlabel, ylabel="accuracy", ylim=(0.45, 1.02))
+    for height, word in ((0.5, "chance"), (SOLVED, "solved")):
+        axes.axhline(height, color=PALE, lw=0.8, ls="-" if height == 0.5 else ":", zorder=0)
+        # Outside, where no curve can be.
+        place: Any = (1.01, height), ("axes fraction", "data")
+        axes.annotate(word, place[0], xycoords=place[1], fontsize=7.5, color=GREY, va="center", annotation_clip=False)
+
+
+def draw_final(axes: Axes, rows: Sequence[Group], conditions: Sequence[str], title: str):
+    """Final accuracy against the longest lag, a line a condition."""
+    for index, condition in enumerate(conditions):
+        there = [row for row in rows if row["condition"] == condition]
+        shift = 4.0 * (index - (len(conditions) - 1) / 2)
+        medians(axes, there, "d", "final_accuracy", colour=COLOURS[condition], label=LABELS[condition], shift=shift)
+    accuracy_axes(axes, title, "longest lag d (steps)")
+    lags = sorted({row["d"] for row in rows})
+    if 0 < len(lags) <= 10:
+        axes.set_xticks(lags)
+
+
+def legend_below(figure: Figure, axes: Axes, columns: int | None = None):
+    """One key for the whole figure, below it, in a row or in so many columns."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(
+            handles, labels, frameon=False, loc="outside lower center", ncols=columns or len(handles), fontsize=10
+        )
+
+
+def count(rows: Sequence[Group]) -> str:
+    """How many networks each point stands for, in words."""
+    sizes = sorted({len(row["seed"]) for row in rows})
+    if not sizes:
+        return "no networks yet"
+    return f"n = {sizes[0]} networks" if len(sizes) == 1 else f"n = {sizes[0]} to {sizes[-1]} networks"
+
+
+def _points(axes: Axes, right: float):
+    from matplotlib.transforms import ScaledTranslation
+
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return ScaledTranslation(right / 72, 0, figure.dpi_scale_trans)

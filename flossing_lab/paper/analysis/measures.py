@@ -1,0 +1,136 @@
+"""What the figures take from runs: what each network reached, and curves over training, as quartiles over networks."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from flossing_lab.paper.analysis.merge import RUN
+from flossing_lab.paper.contract import Results, Scale
+from flossing_lab.paper.scales import SIZES
+from flossing_lab.reference.config import Config, TaskName
+from flossing_lab.runs.directory import RunDirectory
+from flossing_lab.runs.plotting import evenly, running_mean, running_median
+from flossing_lab.sweeps.spec import Spec
+
+SOLVED = 0.95
+"""A network has solved its task at this accuracy."""
+LAST = 100
+"""The final accuracy is the mean over so many epochs at the end, each on a fresh batch before the update."""
+SMOOTH = 25
+"""Epochs over which a running mean goes: accuracy against the epoch, and the epoch at which a task is solved."""
+POINTS = 120
+"""At most so many points of a curve are kept."""
+
+Group: TypeAlias = dict[str, Any]
+"""The networks of one condition: the values they share; and `seed`, `run` and what each reached, in the same order."""
+
+_EACH = ("seed", RUN, "final_accuracy", "epochs_to_solve", "flossed_steps", "seconds")
+_METRICS = ("epoch", "accuracy", "gradient_norm/x0")
+
+
+def groups(results: Results, *specs: Spec) -> list[Group]:
+    """What the finished runs of `specs` reached, in groups that differ by their seeds alone.
+
+    `d` is the longest lag in steps; `run` the digest of each configuration; `final_accuracy` the mean over the last
+    100 epochs; `epochs_to_solve` the first epoch at which the running mean over 25 epochs is at least 0.95, infinite
+    if there is none; `flossed_steps` its flossing epochs times their window; `seconds` all that a run took, flossing
+    and compiling included, on as many threads as its worker had.
+    """
+    found: dict[tuple, Group] = {}
+    for values, run in (pair for spec in specs for pair in results.runs(spec)):
+        training = run.metrics("training", _METRICS)
+        shared = {"d": longest_lag(run), **{name: value for name, value in values.items() if name != "seed"}}
+        group = found.setdefault(tuple(shared.items()), {**shared, **{name: [] for name in _EACH}})
+        group["seed"].append(values["seed"])
+        group[RUN].append(run.config.digest)
+        group["final_accuracy"].append(short(training["accuracy"][-LAST:].mean()))
+        group["epochs_to_solve"].append(epochs_to_solve(training["epoch"], training["accuracy"]))
+        flossing_epochs = len(run.metrics("flossing", ("epoch",)).get("epoch", ()))
+        group["flossed_steps"].append(flossing_epochs * _config(run).window)
+        group["seconds"].append(short(run.info["seconds"]))
+    return list(found.values())
+
+
+def by_task(results: Results, specs: Sequence[Spec], scale: Scale) -> dict[str, Any]:
+    """For each task, of one of the `specs`: `groups` of what each network reached; `curves` at the hard delay of this
+    scale, and `d`, the longest lag there."""
+    found = {}
+    for spec in specs:
+        task: TaskName = spec.base["task"]
+        hard = SIZES[scale].hard[task]
+        lag = hard * (2 if task == "temporal_xor" else 1)
+        found[task] = {"d": lag, "groups": groups(results, spec), "curves": curves(results, spec, delay=hard)}
+    return found
+
+
+def longest_lag(run: RunDirectory) -> int:
+    """The d of the paper's text, in steps."""
+    return _config(run).longest_lag
+
+
+def _config(run: RunDirectory) -> Config:
+    assert isinstance(run.config, Config)
+    return run.config
+
+
+def epochs_to_solve(epochs: np.ndarray, accuracy: np.ndarray) -> float:
+    """The first epoch at which the running mean of the accuracy is at least 0.95; infinite if there is none."""
+    at, smooth = running_mean(epochs, accuracy, SMOOTH)
+    reached = np.flatnonzero((smooth >= SOLVED) & (np.arange(len(at)) >= min(SMOOTH, len(at)) - 1))
+    return float(at[reached[0]]) if len(reached) else float("inf")
+
+
+def curves(results: Results, spec: Spec, **where: Any) -> list[dict[str, Any]]:
+    """Accuracy and |dL/dx0| against the epoch for each condition of the runs of `spec` whose values are `where`.
+
+    Each a dict with `condition`, `n`, `accuracy` and `gradient`, those being dicts of `epoch` and quartiles `low`,
+    `middle`, `high` over networks. The gradient norm is that of the raw gradient, before clipping.
+    """
+    chosen: dict[str, list[RunDirectory]] = {}
+    for values, run in results.runs(spec):
+        if all(values[name] == value for name, value in where.items()):
+            chosen.setdefault(values["condition"], []).append(run)
+    found = []
+    for condition, runs in chosen.items():
+        each = [run.metrics("training", _METRICS) for run in runs]
+        accuracy = [running_mean(one["epoch"], one["accuracy"], SMOOTH) for one in each]
+        gradient = [running_median(one["epoch"], one["gradient_norm/x0"], SMOOTH) for one in each]
+        curve = {"accuracy": quartiles(accuracy), "gradient": quartiles(gradient)}
+        found.append({"condition": condition, "n": len(runs), **curve})
+    return found
+
+
+def courses(results: Results, spec: Spec) -> list[dict[str, Any]]:
+    """The accuracy of each network of the runs of `spec` against the epoch, the mean over 100 epochs."""
+    found = []
+    for values, run in results.runs(spec):
+        training = run.metrics("training", ("epoch", "accuracy"))
+        epoch, accuracy = running_mean(training["epoch"], training["accuracy"], LAST)
+        kept = evenly(len(epoch), POINTS)
+        curve = {"epoch": shorten(epoch[kept]), "accuracy": shorten(accuracy[kept])}
+        found.append({"d": longest_lag(run), "seed": values["seed"], RUN: run.config.digest, **curve})
+    return found
+
+
+def quartiles(lines: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, list[float]]:
+    """Median and quartiles over curves with the same abscissae, thinned."""
+    values = np.stack([line for _, line in lines])
+    kept = evenly(values.shape[1], POINTS)
+    low, middle, high = np.quantile(values[:, kept], (0.25, 0.5, 0.75), axis=0)
+    return {"epoch": shorten(lines[0][0][kept]), "low": shorten(low), "middle": shorten(middle), "high": shorten(high)}
+
+
+def shorten(values: Any) -> list[float]:
+    """Numbers with as many digits as a picture shows."""
+    return [short(value) for value in values]
+
+
+def short(value: Any) -> float:
+    """A number with five digits."""
+    return float(f"{float(value):.5g}")
+
+
+def numbers(values: Sequence[Any]) -> np.ndarray:
+    """Numbers as JSON holds them: nothing for NaN, infinities as text."""
+    return np.asarray([np.nan if value is None else float(value) for value in values], dtype=float)

@@ -1,0 +1,143 @@
+"""How the claims about runs are judged: by criteria that are stated with what is found."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from flossing_lab.paper.analysis.measures import SOLVED, Group, numbers
+from flossing_lab.paper.contract import Claim
+from flossing_lab.runs.plotting import LABELS
+
+Rows = dict[Any, Group]
+
+NO_DIFFERENCE = "All networks solve all that was tried: it was too easy to tell."
+
+
+def reaches_further(
+    claim: str, rows: Sequence[Group], better: str, worse: str, *, key: str = "condition", names: Any = LABELS
+) -> Claim:
+    """Whether networks of one kind solve a task at longer lags than others.
+
+    It holds if the longest lag at which the median network solves it is longer; in part if not, but more networks
+    solve it over all lags. It is undecided where all networks of both kinds solve it at all lags.
+    """
+    ours, theirs = _by_lag(rows, key, better), _by_lag(rows, key, worse)
+    lags = sorted(ours.keys() & theirs.keys())
+    if not lags:
+        return not_run(claim)
+    reach = [
+        max((d for d in lags if _median(group[d], "final_accuracy") >= SOLVED), default=0) for group in (ours, theirs)
+    ]
+    solved = [sum(count_solved(group[d]) for d in lags) for group in (ours, theirs)]
+    runs = [sum(len(group[d]["seed"]) for d in lags) for group in (ours, theirs)]
+    told = [
+        f"{names[name]}: {f'up to d = {far}' if far else 'at no d'} ({done} of {count} networks over all d)"
+        for name, far, done, count in zip((better, worse), reach, solved, runs, strict=True)
+    ]
+    found = f"Solved by the median network (final accuracy ≥ {SOLVED}), {'; '.join(told)}; d = {_list(lags)}."
+    if solved == runs:
+        return Claim(claim, f"{found} {NO_DIFFERENCE}", networks(rows), "undecided")
+    more = solved[0] / runs[0] > solved[1] / runs[1]
+    verdict = "holds" if reach[0] > reach[1] else "holds in part" if reach[0] == reach[1] and more else "does not hold"
+    return Claim(claim, found, networks(rows), verdict)
+
+
+def learns_faster(claim: str, rows: Sequence[Group], better: str, worse: str) -> Claim:
+    """Whether one condition solves a task in fewer epochs than another, at each lag at which the median network of
+    either solves it: it holds if at all of them, in part if at some."""
+    ours, theirs = _by_lag(rows, "condition", better), _by_lag(rows, "condition", worse)
+    pairs = {d: [_median(g[d], "epochs_to_solve") for g in (ours, theirs)] for d in sorted(ours.keys() & theirs.keys())}
+    if not pairs:
+        return not_run(claim)
+    pairs = {d: pair for d, pair in pairs.items() if np.isfinite(pair).any()}
+    if not pairs:
+        found = "The median network solves it at no d, with neither."
+        return Claim(claim, found, networks(rows), "does not hold")
+    told = "; ".join(f"d = {d}: {_epochs(a)} against {_epochs(b)}" for d, (a, b) in pairs.items())
+    faster = [a < b for a, b in pairs.values()]
+    verdict = "holds" if all(faster) else "holds in part" if any(faster) else "does not hold"
+    found = f"Median epochs to accuracy {SOLVED}, {LABELS[better]} against {LABELS[worse]}: {told}."
+    return Claim(claim, found, networks(rows), verdict)
+
+
+def best_is_between(claim: str, rows: Sequence[Group], key: str) -> Claim:
+    """Whether the best value of `key` is neither the smallest nor the largest.
+
+    The best solves the task for most networks, and among such in fewest epochs (median). It holds if this value is
+    better than both ends, in part if it is better than one and as good as the other, where less than a tenth of the
+    epochs makes no difference.
+    """
+    ranked = {row[key]: (count_solved(row), -_median(row, "epochs_to_solve")) for row in rows}
+    if len(ranked) < 3:
+        return not_run(claim)
+    ends = [ranked[min(ranked)], ranked[max(ranked)]]
+    inner = {value: rank for value, rank in ranked.items() if value not in (min(ranked), max(ranked))}
+    best = max(inner, key=lambda value: inner[value])
+    told = "; ".join(
+        f"{key} = {row[key]}: {count_solved(row)} of {len(row['seed'])}, {_epochs(-ranked[row[key]][1])}"
+        for row in rows
+    )
+    better = [_is_better(inner[best], end) for end in ends]
+    worse = [_is_better(end, inner[best]) for end in ends]
+    verdict = "holds" if all(better) else "holds in part" if any(better) and not any(worse) else "does not hold"
+    found = (
+        f"Networks that solve the task (final accuracy ≥ {SOLVED}), and the median epochs they need: {told}. "
+        "Less than a tenth of the epochs counts for nothing."
+    )
+    return Claim(claim, found, networks(rows), verdict)
+
+
+def _is_better(one: tuple[int, float], other: tuple[int, float]) -> bool:
+    # Networks that solve the task, and minus the epochs that they need.
+    return one[0] > other[0] or (one[0] == other[0] and -one[1] < -0.9 * other[1])
+
+
+def not_run(claim: str) -> Claim:
+    """What is said where there is nothing to judge by."""
+    return Claim(claim, "Too few runs are there to judge by.", 0, "not run")
+
+
+def networks(rows: Sequence[Group]) -> int | str:
+    """How many networks each of these rows rests on: a number, or from the fewest to the most."""
+    counts = sorted({len(row["seed"]) for row in rows}) or [0]
+    return counts[0] if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def solved_share(rows: Sequence[Group], chosen: Callable[[Group], bool]) -> tuple[int, int]:
+    """How many networks of the chosen groups solve their task, and how many there are."""
+    there = [row for row in rows if chosen(row)]
+    return sum(count_solved(row) for row in there), sum(len(row["seed"]) for row in there)
+
+
+def _by_lag(rows: Sequence[Group], key: str, value: Any) -> Rows:
+    return {row["d"]: row for row in rows if row[key] == value}
+
+
+def count_solved(row: Group) -> int:
+    return int((numbers(row["final_accuracy"]) >= SOLVED).sum())
+
+
+def _median(row: Group, name: str) -> float:
+    # With an even number of networks the middle of two, infinite if one is.
+    return float(np.median(numbers(row[name])))
+
+
+def _epochs(value: float) -> str:
+    return f"{value:.0f} epochs" if np.isfinite(value) else "never"
+
+
+def _list(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))
+
+
+def nine_of_ten(claim: str, row: Group) -> Claim:
+    """It holds if at least nine in ten of a row's networks solve the task."""
+    accuracy = numbers(row["final_accuracy"])
+    solved = int((accuracy >= SOLVED).sum())
+    found = (
+        f"{solved} of {len(accuracy)} networks (final accuracy ≥ {SOLVED}; from {accuracy.min():.3f} to "
+        f"{accuracy.max():.3f}, median {np.median(accuracy):.3f})."
+    )
+    verdict = "holds" if solved >= 0.9 * len(accuracy) else "holds in part" if solved else "does not hold"
+    return Claim(claim, found, len(accuracy), verdict)

@@ -1,0 +1,39 @@
+"""The calculations behind figures that train on no task: functions that return arrays by name.
+
+A figure asks for one by its stable name, which is part of the digest under which its result is kept. A name must never
+change; where the function lives may.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+FUNCTIONS = {
+    "flossed_networks": "flossed",
+    "extended_precision": "flossed",
+    "train_lstm": "lstm",
+    "memory_of_flossed": "capacity",
+    "signal_after_preflossing": "gradient_snr",
+}
+"""The module of each calculation in this package."""
+
+FIRST_HOMES = {
+    "flossed_networks": "flossing.experiment.paper.flossed",
+    "extended_precision": "flossing.experiment.paper.flossed",
+    "train_lstm": "flossing.experiment.paper.gated",
+    "memory_of_flossed": "flossing.experiment.paper.capacity",
+    "signal_after_preflossing": "flossing.experiment.paper.signal",
+}
+"""Digests made before version 0.2 hold the module in which a function then was. Later calculations need no entry."""
+
+
+def find_calculation(name: str) -> Callable[..., dict[str, np.ndarray]]:
+    """The function of this stable name."""
+    return getattr(importlib.import_module(f"{__name__}.{FUNCTIONS[name]}"), name)
+
+
+def digest_name(name: str) -> Any:
+    """What stands for a function in the digest of a calculation."""
+    return f"{FIRST_HOMES[name]}:{name}" if name in FIRST_HOMES else name

@@ -1,0 +1,154 @@
+"""Networks flossed and measured: the calculations behind the figures that train on no task.
+
+Flossing is in float32, as in the runs; what is measured of the networks before and after it is in float64.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, Float
+
+from flossing._spectra.feedback import error_feedback
+from flossing._spectra.jacobian import LongTermJacobian, long_term_jacobian
+from flossing._spectra.lyapunov import lyapunov_spectrum
+from flossing._training.floss import floss
+from flossing.cells import BinaryRNN, VanillaRNN
+from flossing_lab.paper.calculations.ball_arithmetic import exact_log_singular_values
+from flossing_lab.reference.experiment import FlossingInputs
+
+Kind = Literal["vanilla", "binary"]
+Cell = VanillaRNN | BinaryRNN
+
+SETTLING = 100
+"""Steps that a network is driven before it is measured, and then again before exponents are averaged."""
+
+
+def flossed_networks(
+    kind: Kind,
+    networks: int,
+    units: int,
+    gains: Sequence[float] | None,
+    k: int,
+    target: float,
+    epochs: int,
+    window: int,
+    learning_rate: float,
+    steps: int,
+    horizons: Sequence[int],
+) -> dict[str, np.ndarray]:
+    """Draw networks of seeds 1, 2, ..., floss the first `k` exponents of each towards `target`, and measure them.
+
+    `k` = 0: they are measured as they are drawn. `gains`: one gain for each network, 1 if None. Each flossing epoch has
+    a fresh sequence of `window` random bits and Adam with `learning_rate`. What is measured is along other bits, the
+    same whatever `k`, after 100 steps that are left out:
+
+    - `along` (networks, epochs, k): exponents of each flossing epoch, before its update;
+    - `exponents` (networks, units): the whole spectrum over `steps` steps;
+    - `log_singular_values` (networks, horizons, units) of the long-term Jacobian, natural logarithm;
+    - `log_feedback` (networks, horizons): log of |dL/dh| so many steps before the step of which L is a fixed random
+      projection, |dL/dh| = 1 there.
+    """
+    found: dict[str, list[np.ndarray]] = {}
+    for index in range(networks):
+        gain = 1.0 if gains is None else gains[index]
+        cell, along = _flossed(kind, index + 1, units, gain, k, target, epochs, window, learning_rate)
+        with jax.enable_x64(True):
+            measured = _measure(_double(cell), _measuring_bits(index + 1, steps), tuple(horizons))
+        for name, array in {"along": along, **measured}.items():
+            found.setdefault(name, []).append(np.asarray(array))
+    return {name: np.stack(arrays) for name, arrays in found.items()}
+
+
+def extended_precision(
+    units: int, k: int, epochs: int, window: int, learning_rate: float, steps: int, horizons: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Log singular values of the long-term Jacobian of the first network, by two ways that share no code.
+
+    `ours` and `exact` (horizons, units), natural logarithm; `exact` by ball arithmetic, which needs python-flint. The
+    network and the bits are those of `flossed_networks` with the same arguments.
+    """
+    cell, _ = _flossed("vanilla", 1, units, 1.0, k, 0.0, epochs, window, learning_rate)
+    with jax.enable_x64(True):
+        cell, bits = _double(cell), _measuring_bits(1, steps)
+        ours, jacobians = _jacobians(cell, bits, tuple(horizons))
+        exact = [
+            exact_log_singular_values(np.asarray(jacobians[:t]), float(guess))
+            for t, guess in zip(horizons, ours.log_condition, strict=True)
+        ]
+        return {"ours": np.asarray(ours.log_singular_values), "exact": np.stack(exact)}
+
+
+def drawn_or_flossed(seed: int, units: int, k: int, epochs: int, window: int, learning_rate: float) -> VanillaRNN:
+    """The network of this seed, its first `k` exponents flossed to 0; as it is drawn with `k` = 0."""
+    cell, _ = _flossed("vanilla", seed, units, 1.0, k, 0.0, epochs, window, learning_rate)
+    assert isinstance(cell, VanillaRNN)
+    return cell
+
+
+def _flossed(
+    kind: Kind, seed: int, units: int, gain: float, k: int, target: float, epochs: int, window: int, rate: float
+) -> tuple[Cell, Float[np.ndarray, "epochs k"]]:
+    with jax.enable_x64(False):
+        network_key, flossing_key = jax.random.split(jax.random.key(seed))
+        make = VanillaRNN if kind == "vanilla" else BinaryRNN
+        cell = make(units, key=network_key, gain=gain)
+        if k == 0:
+            return cell, np.zeros((epochs, 0))
+        inputs, state = FlossingInputs(window, 1, 1.0), cell.zeros()
+        options: dict[str, Any] = {"k": k, "epochs": epochs, "target": target, "optimiser": _adam(rate), "clip": None}
+        cell, history = floss(cell, inputs, state=state, key=flossing_key, **options)
+        return cell, history.exponents
+
+
+@functools.cache
+def _adam(learning_rate: float) -> optax.GradientTransformation:
+    # One object, since compiled loops are found again by identity.
+    return optax.adam(learning_rate)
+
+
+def _measuring_bits(seed: int, steps: int) -> Float[Array, "T 1"]:
+    key = jax.random.fold_in(jax.random.key(seed), 1)
+    return jax.random.bernoulli(key, shape=(2 * SETTLING + steps, 1)).astype(float)
+
+
+def _double(cell: Cell) -> Cell:
+    return jax.tree_util.tree_map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), cell)
+
+
+def _settled(cell: Cell, bits: Float[Array, "T 1"]) -> Float[Array, " N"]:
+    return lax.scan(lambda h, s: (cell(s, h), None), cell.zeros(), bits[:SETTLING])[0]
+
+
+@eqx.filter_jit
+def _measure(cell: Cell, bits: Float[Array, "T 1"], horizons: tuple[int, ...]) -> dict[str, Array]:
+    state, bits = _settled(cell, bits), bits[SETTLING:]
+    spectrum = lyapunov_spectrum(lambda h, s: cell(s, h), state, bits, transient=SETTLING)
+    measured = {"exponents": spectrum.exponents}
+    if horizons:
+        step, bits = lambda h, s: cell(s, h), bits[: max(horizons)]
+        projection = jax.random.normal(jax.random.key(0), state.shape)
+        projection = projection / jnp.linalg.norm(projection)
+        feedback = error_feedback(step, state, bits, lambda h: h[-1] @ projection).log_norm[::-1]
+        measured["log_feedback"] = feedback[np.asarray(horizons)]
+        measured["log_singular_values"] = long_term_jacobian(step, state, bits, horizons=horizons).log_singular_values
+    return measured
+
+
+@eqx.filter_jit
+def _jacobians(
+    cell: Cell, bits: Float[Array, "L 1"], horizons: tuple[int, ...]
+) -> tuple[LongTermJacobian, Float[Array, "T N N"]]:
+    state, bits = _settled(cell, bits), bits[SETTLING : SETTLING + max(horizons)]
+
+    def step(h, s):
+        return cell(s, h)
+
+    each = lax.scan(lambda h, s: (step(h, s), jax.jacfwd(step)(h, s)), state, bits)[1]
+    return long_term_jacobian(step, state, bits, horizons=horizons), each

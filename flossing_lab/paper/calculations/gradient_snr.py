@@ -1,0 +1,69 @@
+"""What the gradient of a preflossed network knows of its task: inner products of gradients of groups of batches."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from flossing import tasks
+from flossing._training.train import start_training, train
+from flossing_lab.reference.config import Config
+from flossing_lab.reference.experiment import ReferenceModel, build
+
+GROUPS = 8
+"""Batches are divided into so many groups, which are independent."""
+
+
+def target_gradient(model: ReferenceModel, batch: tasks.Sequence) -> Float[Array, "N N"]:
+    """The derivative by J of the mean of (y - 1/2) z over batch and scored steps, y being the target, z the output.
+
+    The cross-entropy of a network whose output is 0 has the derivative 1/2 - y by z: this is what its gradient has of
+    the task.
+    """
+
+    def agreement(model: ReferenceModel) -> Float[Array, ""]:
+        scored = batch.mask.astype(batch.targets.dtype)
+        return ((batch.targets - 0.5) * model.logits(batch.inputs) * scored).sum() / scored.sum()
+
+    return eqx.filter_grad(agreement)(model).network.J
+
+
+def signal_after_preflossing(
+    units: int, delay: int, seed: int, batches: int, values: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """Draw a network, floss it as before training, and see `batches` gradients of its task.
+
+    `values` are further fields of the configuration, by name. `gram` (8, 8): the inner products of the mean gradients
+    of 8 groups of batches; `square` (): the mean squared norm of the gradient of one batch.
+    """
+    config = Config().with_values(units=units, delay=delay, condition="adaptive", seed=seed, **values)
+    experiment = build(config)
+    gradient = eqx.filter_jit(target_gradient)
+    model, key = _preflossed(experiment), jax.random.key(seed)
+    means, square = [], 0.0
+    for group in range(GROUPS):
+        total = np.zeros((units, units))
+        for index in range(group, batches, GROUPS):
+            each = np.asarray(gradient(model, experiment.batch(jax.random.fold_in(key, index))), float)
+            total, square = total + each, square + (each**2).sum()
+        means.append(total.ravel() / len(range(group, batches, GROUPS)))
+    return {"gram": np.stack(means) @ np.stack(means).T, "square": np.asarray(square / batches)}
+
+
+def _preflossed(experiment: Any) -> ReferenceModel:
+    model, start = experiment.model, start_training(experiment.model, experiment.optimiser, experiment.flossing)
+    for progress in train(
+        start,
+        loss=experiment.loss,
+        batch=experiment.batch,
+        optimiser=experiment.optimiser,
+        key=experiment.key,
+        epochs=1,
+        flossing=experiment.flossing,
+        schedule=experiment.schedule,
+    ):
+        if progress.kind == "flossing":
+            model = progress.state.model
+    return model

@@ -1,0 +1,102 @@
+"""Training of an LSTM on the temporal XOR, the calculation behind the supplement on gated networks."""
+
+import dataclasses
+import functools
+
+import equinox as eqx
+import jax
+import numpy as np
+import optax
+
+from flossing import tasks
+from flossing._training.flossing import Flossing
+from flossing._training.train import clip_each_array, start_training, train
+from flossing.cells import LSTM, Network
+from flossing.schedules import floss_before
+from flossing_lab.reference.experiment import Batch, FlossingInputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """Binary cross-entropy of a network over a batch, and its accuracy, as `train` wants it."""
+
+    task: tasks.TemporalXOR
+
+    def __call__(self, network: Network, batch: tasks.Sequence):
+        score = jax.vmap(self.task.score)(jax.vmap(network.outputs)(batch.inputs), batch)
+        return score.loss.mean(), {"accuracy": score.accuracy.mean()}
+
+
+def train_lstm(
+    seed: int,
+    d: int,
+    flossed: bool,
+    units: int,
+    k: int,
+    steps: int,
+    epochs: int,
+    batch: int,
+    learning_rate: float,
+    clip: float,
+    amplitude: float,
+    forget_bias: float,
+    before: int,
+    dtype: str,
+) -> dict[str, np.ndarray]:
+    """Train one LSTM on `y_t = s_{t-d/2} xor s_{t-d}`, sequences of `steps` bits times `amplitude`.
+
+    With `flossed`, `before` flossing epochs come before training, of the first `k` exponents over the whole sequence.
+    A seed gives the same network and the same batches either way. Returns `accuracy` and `loss` (epochs,) on fresh
+    batches, before each update, and `exponents` (3, k) over one sequence: at the start, before training and after it.
+    """
+    with jax.enable_x64(dtype == "float64"):
+        task = tasks.TemporalXOR(steps=steps, delay=d // 2, amplitude=amplitude)
+        cell_key, readout_key, data_key, basis_key = jax.random.split(jax.random.key(seed), 4)
+        network = Network(LSTM(units, key=cell_key, forget_bias=forget_bias), key=readout_key)
+        flossing = Flossing(
+            network,
+            FlossingInputs(steps, 1, amplitude),
+            state=network.zeros(),
+            key=basis_key,
+            k=k,
+            # The exponents of an LSTM lie close together: some steps between two QR decompositions harm nothing.
+            interval=5,
+            clip=None,
+        )
+        optimiser = _optimiser(learning_rate, clip)
+        state = start_training(network, optimiser, flossing)
+        start = flossed_start = _exponents(flossing, network)
+        metrics: dict[str, list[np.ndarray]] = {"accuracy": [], "loss": []}
+        for progress in train(
+            state,
+            loss=Loss(task),
+            batch=Batch(task, batch),
+            optimiser=optimiser,
+            key=data_key,
+            epochs=epochs,
+            flossing=flossing if flossed else None,
+            schedule=floss_before(before) if flossed else None,
+        ):
+            state = progress.state
+            if progress.kind == "training":
+                for name, values in metrics.items():
+                    values.append(progress.metrics[name])
+            elif state.epoch == 0 and state.due == 0:
+                flossed_start = _exponents(flossing, state.model)
+        exponents = np.stack([start, flossed_start, _exponents(flossing, state.model)])
+        return {name: np.concatenate(values) for name, values in metrics.items()} | {"exponents": exponents}
+
+
+@functools.cache
+def _optimiser(learning_rate: float, clip: float) -> optax.GradientTransformation:
+    # One object, since compiled loops are found again by identity.
+    return optax.chain(clip_each_array(clip), optax.adam(learning_rate))
+
+
+@eqx.filter_jit
+def _measured(flossing: Flossing, network: Network):
+    return flossing.exponents(network, jax.random.key(0))
+
+
+def _exponents(flossing: Flossing, network: Network) -> np.ndarray:
+    return np.asarray(_measured(flossing, network))

@@ -1,0 +1,167 @@
+"""Beyond the paper: delays as long as a network is large, and longer, with more training than the frontier has."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from flossing_lab.paper import schedules
+from flossing_lab.paper.analysis.drawing import GREY, accuracy_axes, new_figure, panel
+from flossing_lab.paper.analysis.measures import SOLVED, Group, courses, groups, numbers
+from flossing_lab.paper.analysis.verdicts import networks, not_run, reaches_further
+from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
+from flossing_lab.paper.scales import slug
+from flossing_lab.paper.schedules import Place
+from flossing_lab.sweeps.spec import Spec
+
+NAME = "above_n"
+IN_PAPER = False
+TITLE = "Delays of N steps and more"
+EPOCHS = 40_000
+CAPTION = (
+    f"Temporal XOR at lags d/2 and d, with d at least N; at most {EPOCHS:,} training epochs, four times those of the "
+    "frontier, or as many as there, with its adaptive flossing of all directions and its early stops. The step size "
+    "stays as it is, or falls to 0, linearly, in the second half of the epochs. Left: accuracy against the epoch, a "
+    "line a network, the mean over 100 epochs. Middle: accuracy at the end, against d / N. Right: the first epoch at "
+    "which the running mean of the accuracy over 25 epochs is 0.95; networks that do not get there are left out."
+)
+
+CONSTANT, FALLING, SOON = "40,000 epochs", "40,000 epochs, falling", "10,000 epochs, falling"
+TRAINED: dict[str, dict[str, Any]] = {
+    CONSTANT: {"epochs": EPOCHS},
+    FALLING: {"epochs": EPOCHS, "decay": EPOCHS // 2},
+    SOON: {"decay": 5_000},
+}
+"""How long, and with which step size, in words and as fields of the configuration."""
+TINY: dict[str, dict[str, Any]] = {CONSTANT: {}, FALLING: {"decay": 15}, SOON: {"decay": 5}}
+_LINES = {CONSTANT: ":", FALLING: "-", SOON: "--"}
+_MARKERS = {CONSTANT: "o", FALLING: "^", SOON: "s"}
+
+
+def places(scale: Scale) -> list[Place]:
+    """Sizes and basic lags, in the order in which they are run."""
+    if scale == "tiny":
+        return [Place(8, [4, 5], 1)]
+    seeds = 3 if scale == "laptop" else 20
+    return [Place(40, [20, 21, 22, 24, 26, 30], seeds), Place(80, [40, 42, 44, 48], seeds)]
+
+
+def specs(scale: Scale) -> list[Spec]:
+    """The frontier's schedule that flosses all directions, with more epochs, a step size that falls, or both."""
+    return [spec for *_, spec in _trained(scale)]
+
+
+def _trained(scale: Scale) -> list[tuple[str, Place, Spec]]:
+    found = []
+    for name, fields in (TINY if scale == "tiny" else TRAINED).items():
+        for place in places(scale):
+            # Within the frontier's epochs no more than the first step above N is tried.
+            chosen = place._replace(delays=place.delays[:2]) if name == SOON else place
+            spec = schedules.spec_of(scale, chosen, "whole")
+            change = {"name": f"{NAME}-{place.units}-{slug(name)}", "base": {**spec.base, **fields}}
+            found.append((name, place, spec.model_copy(update=change)))
+    return found
+
+
+def calculations(scale: Scale) -> list[Calculation]:
+    """None: all comes from runs."""
+    return []
+
+
+def collect(results: Results, scale: Scale) -> Data:
+    """`groups` of what each network reached, with how it was `trained`, `units` and `load`, which is d / N; and
+    `curves`, the accuracy of each network."""
+    rows, curves = [], []
+    for trained, place, spec in _trained(scale):
+        size = {"trained": trained, "units": place.units}
+        rows += [{**size, "load": row["d"] / place.units, **row} for row in groups(results, spec)]
+        curves += [{**size, **curve} for curve in courses(results, spec)]
+    return {"groups": rows, "curves": curves}
+
+
+def draw(data: Data) -> Figure:
+    """A row for each size of network: accuracy against the epoch, at the end, and epochs to accuracy 0.95."""
+    rows, curves = data["groups"], data["curves"]
+    sizes = sorted({row["units"] for row in rows})
+    figure, grid = new_figure(f"{TITLE}: temporal XOR", max(len(sizes), 1), 3, size=(13.0, 3.6 * max(len(sizes), 1)))
+    for (course, final, speed), units in zip(grid, sizes, strict=False):
+        there = [row for row in rows if row["units"] == units]
+        shades = _shades(sorted({row["d"] for row in there}))
+        for curve in (curve for curve in curves if curve["units"] == units):
+            line = _LINES[curve["trained"]]
+            course.plot(numbers(curve["epoch"]), numbers(curve["accuracy"]), line, color=shades[curve["d"]], lw=1.2)
+        for row in there:
+            for axes, name in ((final, "final_accuracy"), (speed, "epochs_to_solve")):
+                _each(axes, row, numbers(row[name]), shades[row["d"]])
+        accuracy_axes(course, f"N = {units}: accuracy", "training epoch")
+        accuracy_axes(final, "Accuracy at the end", "d / N")
+        panel(speed, "Epochs to accuracy 0.95", xlabel="d / N", ylabel="training epoch", xlim=final.get_xlim())
+        speed.set_ylim(0, None)
+        for axes in (course, final, speed):
+            axes.locator_params(axis="x", nbins=5)
+        for d, shade in shades.items():
+            course.plot([], [], color=shade, label=f"d = {d}")
+        for name in (name for name in TRAINED if any(row["trained"] == name for row in there)):
+            final.plot([], [], _LINES[name], marker=_MARKERS[name], ms=4, color=GREY, lw=1.2, label=name)
+        course.legend(frameon=False, fontsize=8, loc="lower right")
+        final.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(0.07, 0.42))
+        for axes in (final, speed):
+            axes.axvline(1, color=GREY, lw=0.9, ls="--", zorder=0)
+    return figure
+
+
+def _shades(delays: list[int]) -> dict[int, Any]:
+    from matplotlib import colormaps
+
+    return dict(zip(delays, colormaps["viridis"](np.linspace(0, 0.85, len(delays))), strict=True))
+
+
+def _each(axes: Axes, row: Group, values: np.ndarray, colour: Any):
+    marker = _MARKERS[row["trained"]]
+    axes.plot(np.full(len(values), row["load"]), values, marker, ms=5, color=colour, alpha=0.75, mew=0)
+
+
+def table(data: Data) -> list[list[str]]:
+    """What each network reached."""
+    rows = sorted(data["groups"], key=lambda row: (row["units"], row["d"]))
+    return [
+        ["trained", *schedules.HEAD],
+        *([row["trained"], *schedules.table_row({"schedule": "whole", **row})] for row in rows),
+    ]
+
+
+def claims(data: Data) -> list[Claim]:
+    """Whether more units than steps of delay are needed, and whether a step size that falls gets further."""
+    return [
+        _solves("(Our question.) Networks of N units solve d = N.", data, lambda load: load == 1),
+        _solves("(Our question.) Networks of N units solve delays above N.", data, lambda load: load > 1),
+        *(_falling_helps(data, place.units) for place in places("laptop")),
+    ]
+
+
+def _falling_helps(data: Data, units: int) -> Claim:
+    return reaches_further(
+        f"(Our question.) With a step size that falls in the end networks of {units} units solve longer delays.",
+        [row for row in data["groups"] if row["units"] == units],
+        FALLING,
+        CONSTANT,
+        key="trained",
+        names={FALLING: "falling", CONSTANT: "constant"},
+    )
+
+
+def _solves(claim: str, data: Data, chosen: Callable[[float], bool]) -> Claim:
+    there = [row for row in data["groups"] if chosen(row["load"])]
+    if not there:
+        return not_run(claim)
+    told, solved, tried = [], 0, 0
+    for row in sorted(there, key=lambda row: (row["units"], row["d"])):
+        accuracy = numbers(row["final_accuracy"])
+        held = int((accuracy >= SOLVED).sum())
+        place = f"N = {row['units']}, d = {row['d']}, {row['trained']}"
+        told.append(f"{place}: {held} of {len(accuracy)}, the best {accuracy.max():.3f}")
+        solved, tried = solved + held, tried + len(accuracy)
+    verdict = "holds" if solved == tried else "holds in part" if solved else "does not hold"
+    return Claim(claim, f"Final accuracy ≥ {SOLVED}: {'; '.join(told)}.", networks(there), verdict)

@@ -1,0 +1,149 @@
+"""Beyond the paper: how many steps back a linear readout of the state can see, before and after flossing and training.
+
+The memory function of Jaeger (2001): R^2 of the best linear readout of the input bit of so many steps ago. Its sum over
+lags is the linear memory capacity, at most N (Dambre et al. 2012, Information processing capacity of dynamical
+systems).
+"""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from flossing_lab.paper import schedules
+from flossing_lab.paper.analysis.curves import draw_summary, summary
+from flossing_lab.paper.analysis.drawing import GREY, legend_below, new_figure, panel
+from flossing_lab.paper.analysis.measures import numbers, shorten
+from flossing_lab.paper.analysis.verdicts import not_run
+from flossing_lab.paper.calculations.capacity import memory_function, parity_function, random_bits
+from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
+from flossing_lab.sweeps.spec import Spec
+
+NAME = "capacity"
+IN_PAPER = False
+TITLE = "How far back a linear readout sees"
+MISSING = "Networks whose directories are not here"
+CAPTION = (
+    "Networks of N = 80 tanh units driven by random bits: R² of the best linear readout of the bit of so many steps "
+    "ago, fitted on 10,000 steps and measured on 10,000 others (left), and its sum over lags, the linear memory "
+    "capacity, of which N is the most (right, dots). Middle: the same for the XOR of two bits that are d/2 = 38 steps "
+    "apart, in networks that were trained; rings: the sum of both, of which, too, N is the most. As they "
+    "are drawn; after 500 flossing epochs (k = 75) over windows of 55 and 152 steps; and after 10,000 epochs of "
+    "training on the temporal XOR at d = 76 under each schedule of the frontier (the last block of the periodic one "
+    "comes right before the end). Lines: median over networks, bands: quartiles; dots: each network."
+)
+STEPS = 10_000
+SHORT, LONG = "flossed, window 55", "flossed, window 152"
+_COLOURS = {"as drawn": "#222222", SHORT: "#74a9cf", LONG: "#0b6fa4"}
+_DASHED: dict[str, Any] = {"ls": "--"}
+
+
+def _size(scale: Scale) -> dict[str, Any]:
+    if scale == "tiny":
+        return {"networks": 2, "units": 8, "epochs": 5, "learning_rate": 0.001, "steps": 200, "lags": 12}
+    networks = 10 if scale == "laptop" else 20
+    return {"networks": networks, "units": 80, "epochs": 500, "learning_rate": 0.001, "steps": STEPS, "lags": 160}
+
+
+def specs(scale: Scale) -> list[Spec]:
+    """The runs of the frontier at its first place, d = 0.95 N."""
+    return [schedules.spec_of(scale, schedules.places(scale)[0], schedule) for schedule in schedules.SCHEDULES]
+
+
+def calculations(scale: Scale) -> list[Calculation]:
+    """Networks as they are drawn, and flossed over two windows."""
+    function, size = "memory_of_flossed", _size(scale)
+    k = 15 * size["units"] // 16
+    kinds = {"drawn": (0, 55), "short": (k, 55), "long": (k, 152)}
+    return [
+        Calculation(f"{NAME}-{scale}-{name}", function, {**size, "k": k, "window": window})
+        for name, (k, window) in kinds.items()
+    ]
+
+
+def collect(results: Results, scale: Scale) -> Data:
+    """A row for each kind of network that is there: its memory function against the lag, and each one's capacity."""
+    size, rows = _size(scale), []
+    lags = size["lags"]
+    for kind, calculation in zip(_COLOURS, calculations(scale), strict=True):
+        if (found := results.calculation(calculation)) is not None:
+            rows.append({"kind": kind, **_row(found["memory"])})
+    apart = schedules.places(scale)[0].delays[0]
+    for schedule, spec in zip(schedules.SCHEDULES, specs(scale), strict=True):
+        functions, parities = [], []
+        for values, run in results.runs(spec):
+            arrays = run.parameters
+            weights = arrays["network.J"], arrays["network.ws"], arrays["network.b"]
+            bits = random_bits(values["seed"], size["steps"], lags + apart)
+            functions.append(memory_function(weights, bits, lags))
+            parities.append(parity_function(weights, bits, lags, apart))
+        if functions:
+            rows.append({"kind": schedule, **_row(np.stack(functions)), **_row(np.stack(parities), "parity_")})
+    return {"units": size["units"], "apart": apart, "rows": rows}
+
+
+def _row(memory: Float[np.ndarray, "networks lags"], prefix: str = "") -> dict[str, Any]:
+    curve = summary(np.arange(memory.shape[1]), memory)
+    return {f"{prefix}memory": curve, f"{prefix}capacity": shorten(memory.sum(1))}
+
+
+def draw(data: Data) -> Figure:
+    """R² against the lag, of bits and of parities; capacity of each network."""
+    figure, ((function, parity, capacity),) = new_figure(f"{TITLE} (N = {data['units']})", 1, 3, size=(15.5, 4.8))
+    labels = []
+    for index, row in enumerate(data["rows"]):
+        kind = row["kind"]
+        colour = _COLOURS.get(kind) or schedules.COLOURS[kind]
+        labels.append(kind if kind in _COLOURS else f"trained, {schedules.LABELS[kind]}")
+        draw_summary(function, row["memory"], colour=colour, label=labels[-1], **({} if kind in _COLOURS else _DASHED))
+        each = numbers(row["capacity"])
+        if "parity_memory" in row:
+            draw_summary(parity, row["parity_memory"], colour=colour, label=None, **_DASHED)
+            both = each + numbers(row["parity_capacity"])
+            capacity.scatter(both, np.full(len(both), index), s=22, facecolors="none", edgecolors=colour, alpha=0.8)
+        capacity.scatter(each, np.full(len(each), index), s=18, color=colour, alpha=0.65, lw=0)
+        capacity.plot([np.median(each)], [index], marker="|", ms=14, mew=2, color=colour)
+    panel(function, "Memory function", xlabel="lag (steps)", ylabel="R²", ylim=(-0.02, 1.05))
+    apart = data.get("apart", 0)
+    panel(parity, f"Parities of two bits, {apart} steps apart", xlabel="lag of the later bit", ylim=(-0.02, 1.05))
+    panel(capacity, "Capacity: bits; rings: and parities", xlabel="sum of R² over lags", xlim=(0, 1.05 * data["units"]))
+    capacity.set_yticks(range(len(labels)), labels)
+    capacity.invert_yaxis()
+    capacity.axvline(data["units"], color=GREY, lw=0.9, ls="--", zorder=0)
+    if labels:
+        legend_below(figure, function, columns=3)
+    return figure
+
+
+def claims(data: Data) -> list[Claim]:
+    """Whether flossing makes a network remember, training, and what."""
+    median = {row["kind"]: float(np.median(numbers(row["capacity"]))) for row in data["rows"]}
+    count = {row["kind"]: len(row["capacity"]) for row in data["rows"]}
+    return [
+        _larger("(Our question.) Flossing raises the linear memory capacity.", median, count, LONG, "as drawn"),
+        _larger("(Our question.) Training with adaptive flossing raises it further.", median, count, "adaptive", LONG),
+        _holds_parities(data),
+    ]
+
+
+def _holds_parities(data: Data) -> Claim:
+    claim = "(Our question.) Networks that solve d = 0.95 N hold d functions of their input: d/2 bits and d/2 parities."
+    there = [row for row in data["rows"] if row["kind"] == "whole"]
+    if not there:
+        return not_run(claim)
+    bits, parities = (numbers(there[0][name]) for name in ("capacity", "parity_capacity"))
+    d = 2 * data["apart"]
+    found = (
+        f"Trained with adaptive flossing of all directions, median capacity: bits {np.median(bits):.1f}, parities "
+        f"{np.median(parities):.1f}, both {np.median(bits + parities):.1f}, where d = {d} (criterion: within 10 %)."
+    )
+    verdict = "holds" if abs(np.median(bits + parities) / d - 1) <= 0.1 else "does not hold"
+    return Claim(claim, found, len(bits), verdict)
+
+
+def _larger(claim: str, median: dict[str, float], count: dict[str, int], ours: str, theirs: str) -> Claim:
+    if not {ours, theirs} <= median.keys():
+        return not_run(claim)
+    found = f"Median capacity: {ours} {median[ours]:.1f}, {theirs} {median[theirs]:.1f}."
+    return Claim(claim, found, count[ours], "holds" if median[ours] > median[theirs] else "does not hold")

@@ -1,0 +1,70 @@
+"""Figure 3: flossing before training, on the delayed copy and the temporal XOR."""
+
+from matplotlib.figure import Figure
+
+from flossing_lab.paper.analysis.drawing import accuracy_axes, band, count, draw_final, legend_below, new_figure
+from flossing_lab.paper.analysis.measures import by_task
+from flossing_lab.paper.analysis.verdicts import learns_faster, reaches_further
+from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
+from flossing_lab.paper.scales import TASKS, delays_spec
+from flossing_lab.reference.config import Condition, TaskName
+from flossing_lab.runs.plotting import COLOURS, LABELS
+from flossing_lab.sweeps.spec import Spec
+
+NAME = "fig3"
+IN_PAPER = True
+TITLE = "Flossing before training"
+CAPTION = (
+    "Delayed copy (top) and temporal XOR (bottom), without flossing and with 500 flossing epochs (k = 75) before "
+    "training. Left: accuracy on fresh sequences against the training epoch at one hard lag, running mean over 25 "
+    "epochs; median and quartiles over networks. Right: accuracy at the end, the mean over the last 100 epochs, "
+    "against the longest lag d (for the temporal XOR the bits of d/2 and d steps ago); line: median, dots: each "
+    "network."
+)
+CONDITIONS: tuple[Condition, ...] = ("none", "before")
+_TASKS: tuple[TaskName, ...] = ("copy", "temporal_xor")
+
+
+def specs(scale: Scale) -> list[Spec]:
+    """Both tasks at all delays, without and with flossing before training."""
+    return [delays_spec(NAME, scale, task, CONDITIONS) for task in _TASKS]
+
+
+def calculations(scale: Scale) -> list[Calculation]:
+    """None: all comes from runs."""
+    return []
+
+
+def collect(results: Results, scale: Scale) -> Data:
+    """For each task: `groups` of what each network reached, `curves` at one delay, whose longest lag is `d`."""
+    return {"tasks": by_task(results, specs(scale), scale)}
+
+
+def draw(data: Data) -> Figure:
+    """Two tasks, accuracy against the epoch and against the longest lag."""
+    rows = [row for task in data["tasks"].values() for row in task["groups"]]
+    figure, grid = new_figure(f"{TITLE} (k = 75, {count(rows)})", 2, 2, size=(9.6, 6.8))
+    for (learning, final), (name, task) in zip(grid, data["tasks"].items(), strict=True):
+        for curve in task["curves"]:
+            condition = curve["condition"]
+            band(learning, curve["accuracy"], colour=COLOURS[condition], label=LABELS[condition])
+        accuracy_axes(learning, f"{TASKS[name]}, d = {task['d']}", "training epoch")
+        draw_final(final, task["groups"], CONDITIONS, f"{TASKS[name]}: accuracy at the end")
+    legend_below(figure, grid[0, 1])
+    return figure
+
+
+def claims(data: Data) -> list[Claim]:
+    """Reach and speed on both tasks."""
+    found = []
+    for name, task in data["tasks"].items():
+        what = TASKS[name].lower().replace("xor", "XOR")
+        found += [
+            reaches_further(
+                f"Flossing before training solves the {what} at longer lags.", task["groups"], "before", "none"
+            ),
+            learns_faster(
+                f"Flossing before training speeds up learning of the {what}.", task["groups"], "before", "none"
+            ),
+        ]
+    return found

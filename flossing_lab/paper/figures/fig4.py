@@ -1,0 +1,95 @@
+"""Figure 4: flossing before training against flossing before and during it, temporal and spatial XOR."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from flossing_lab.paper.analysis.drawing import accuracy_axes, band, count, draw_final, legend_below, new_figure, panel
+from flossing_lab.paper.analysis.measures import by_task, numbers
+from flossing_lab.paper.analysis.verdicts import networks, not_run, reaches_further
+from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
+from flossing_lab.paper.scales import TASKS, delays_spec
+from flossing_lab.reference.config import Condition, TaskName
+from flossing_lab.runs.plotting import COLOURS, LABELS
+from flossing_lab.sweeps.spec import Spec
+
+NAME = "fig4"
+IN_PAPER = True
+TITLE = "Flossing before and during training"
+CAPTION = (
+    "Temporal XOR (top) and spatial XOR of three input channels (bottom): no flossing, 500 flossing epochs (k = 75) "
+    "before training, and the same with two more blocks of 500 before the training epochs 100 and 200. Left: accuracy"
+    " on fresh sequences against the training epoch at one hard lag, running mean over 25 epochs. Middle: accuracy at"
+    " the end, the mean over the last 100 epochs, against the longest lag d; line: median, dots: each network. Right:"
+    " norm of the raw gradient at the initial states, |dL/dx₀|, medians over 25 epochs. Bands: quartiles over "
+    "networks."
+)
+CONDITIONS: tuple[Condition, ...] = ("none", "before", "before_and_during")
+RATIO = 10
+"""Flossing counts as having raised a gradient norm if it is so many times larger."""
+_TASKS: tuple[TaskName, ...] = ("temporal_xor", "spatial_xor")
+
+
+def specs(scale: Scale) -> list[Spec]:
+    """Both tasks at all delays, under three conditions; figure 3 shares some of these runs."""
+    return [delays_spec(NAME, scale, task, CONDITIONS) for task in _TASKS]
+
+
+def calculations(scale: Scale) -> list[Calculation]:
+    """None: all comes from runs."""
+    return []
+
+
+def collect(results: Results, scale: Scale) -> Data:
+    """For each task: `groups` of what each network reached, `curves` at one delay, whose longest lag is `d`."""
+    return {"tasks": by_task(results, specs(scale), scale)}
+
+
+def draw(data: Data) -> Figure:
+    """Two tasks: accuracy against the epoch and against the longest lag, gradient norm against the epoch."""
+    rows = [row for task in data["tasks"].values() for row in task["groups"]]
+    figure, grid = new_figure(f"{TITLE} (k = 75, {count(rows)})", 2, 3, size=(12.5, 6.8))
+    for (learning, final, gradient), (name, task) in zip(grid, data["tasks"].items(), strict=True):
+        for curve in task["curves"]:
+            style = {"colour": COLOURS[curve["condition"]], "label": LABELS[curve["condition"]]}
+            band(learning, curve["accuracy"], **style)
+            band(gradient, curve["gradient"], **style)
+        accuracy_axes(learning, f"{TASKS[name]}, d = {task['d']}", "training epoch")
+        draw_final(final, task["groups"], CONDITIONS, "Accuracy at the end")
+        panel(gradient, f"Gradient norm, d = {task['d']}", xlabel="training epoch", ylabel="|dL/dx₀|", yscale="log")
+    legend_below(figure, grid[0, 1])
+    return figure
+
+
+def claims(data: Data) -> list[Claim]:
+    """Reach on both tasks, and gradient norms."""
+    found = []
+    for name, task in data["tasks"].items():
+        what, rows = TASKS[name].lower().replace("xor", "XOR"), task["groups"]
+        found += [
+            reaches_further(f"Flossing before and during training solves the {what} at longer lags than none.",
+                            rows, "before_and_during", "none"),
+            reaches_further(f"Flossing also during training extends the lag further than before it alone: {what}.",
+                            rows, "before_and_during", "before"),
+            _raises_gradients(f"Flossing before training keeps error feedback from vanishing: {what}.", task),
+        ]  # fmt: skip
+    return found
+
+
+def _raises_gradients(claim: str, task: dict[str, Any]) -> Claim:
+    first = {curve["condition"]: _first(curve["gradient"]["middle"]) for curve in task["curves"]}
+    if not {"none", "before"} <= first.keys():
+        return not_run(claim)
+    ratio = first["before"] / first["none"] if first["none"] > 0 else np.inf
+    found = (
+        f"Median |dL/dx₀| in the first 25 epochs at d = {task['d']}: {first['before']:.1e} with flossing before, "
+        f"{first['none']:.1e} without, {ratio:.1e} times as large (criterion: {RATIO} times)."
+    )
+    verdict = "holds" if ratio >= RATIO else "holds in part" if ratio > 1 else "does not hold"
+    return Claim(claim, found, networks(task["groups"]), verdict)
+
+
+def _first(values: Sequence[Any]) -> float:
+    return float(numbers(values)[0])

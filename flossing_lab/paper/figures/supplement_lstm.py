@@ -1,0 +1,198 @@
+"""Supplement: flossing an LSTM."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from flossing_lab.paper.analysis.curves import draw_summary, median, summary
+from flossing_lab.paper.analysis.drawing import accuracy_axes, draw_final, legend_below, new_figure, panel
+from flossing_lab.paper.analysis.measures import LAST, SMOOTH, numbers, short, shorten
+from flossing_lab.paper.analysis.verdicts import not_run
+from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
+from flossing_lab.reference.config import Condition
+from flossing_lab.runs.plotting import COLOURS, LABELS, PALE, running_mean
+from flossing_lab.sweeps.spec import Spec
+
+NAME = "supplement_lstm"
+IN_PAPER = True
+TITLE = "Flossing an LSTM"
+CAPTION = (
+    "Temporal XOR of the bits of d/2 and d steps ago, by an LSTM of 48 units with uniform weights, without flossing "
+    "and with 100 flossing epochs (k = 8) before training. Sequences of 100 bits, times 10 since an LSTM's weights "
+    "are drawn that much smaller than those of the reference network; batches of 16, Adam with step size 0.003. "
+    "Accuracy on fresh sequences against the training epoch, running mean over 25 epochs: with no forget bias, and "
+    "with the usual one of 1, by which an LSTM starts with some memory. Accuracy at the end is the mean over the last "
+    "100 epochs. Exponents are those over one sequence. Lines: median over networks, bands: quartiles, dots: each "
+    "network. Step size, k, forget bias and the number of flossing epochs were chosen on another seed, 101."
+)
+CONDITIONS: tuple[Condition, ...] = ("none", "before")
+STAGES = ("at the start", "before training", "after training")
+BETTER = 0.05
+"""A difference of median accuracies that counts."""
+
+_SETTINGS: dict[str, Any] = {
+    **{"units": 48, "k": 8, "steps": 100, "epochs": 3000, "batch": 16, "learning_rate": 0.003, "clip": 0.03},
+    **{"amplitude": 10.0, "before": 100, "dtype": "float32"},
+}
+
+
+def _sizes(scale: Scale) -> dict[str, Any]:
+    if scale == "tiny":
+        small = {"units": 4, "k": 2, "steps": 12, "epochs": 12, "batch": 2, "before": 4, "dtype": "float64"}
+        return {"tasks": [(4, 0.0)], "seeds": [1, 2], "settings": {**_SETTINGS, **small}}
+    if scale == "laptop":
+        return {"tasks": [(20, 0.0), (40, 0.0), (60, 0.0), (20, 1.0)], "seeds": [1, 2, 3], "settings": _SETTINGS}
+    tasks = [(d, bias) for bias in (0.0, 1.0) for d in (10, 20, 30, 40, 60, 80)]
+    return {"tasks": tasks, "seeds": list(range(1, 21)), "settings": {**_SETTINGS, "epochs": 10_000}}
+
+
+def specs(scale: Scale) -> list[Spec]:
+    """None: the runs of the reference experiment are those of tanh units."""
+    return []
+
+
+def calculations(scale: Scale) -> list[Calculation]:
+    """One for each lag, bias, condition and seed; those that differ by their seeds alone compile once."""
+    sizes = _sizes(scale)
+    return [
+        _calculation(scale, d, bias, condition, seed)
+        for d, bias in sizes["tasks"]
+        for condition in CONDITIONS
+        for seed in sizes["seeds"]
+    ]
+
+
+def _calculation(scale: Scale, d: int, bias: float, condition: Condition, seed: int) -> Calculation:
+    changed = {"seed": seed, "d": d, "flossed": condition != "none", "forget_bias": bias}
+    function = "train_lstm"
+    name = f"{NAME}-{scale}-d{d}-bias{bias:g}-{condition}-seed{seed}"
+    return Calculation(name, function, {**changed, **_sizes(scale)["settings"]})
+
+
+def collect(results: Results, scale: Scale) -> Data:
+    """`rows`, one for each lag, bias and condition of which there is a network, as `groups` has them, with curves."""
+    sizes = _sizes(scale)
+    settings, tasks = sizes["settings"], sizes["tasks"]
+    data: Data = {"units": settings["units"], "k": settings["k"], "tasks": [list(task) for task in tasks], "rows": []}
+    for d, bias in tasks:
+        for condition in CONDITIONS:
+            found = {s: results.calculation(_calculation(scale, d, bias, condition, s)) for s in sizes["seeds"]}
+            there = {seed: arrays for seed, arrays in found.items() if arrays is not None}
+            if there:
+                data["rows"].append({"d": d, "forget_bias": bias, "condition": condition, **_row(there)})
+    return data
+
+
+def _row(found: dict[int, dict[str, np.ndarray]]) -> dict[str, Any]:
+    accuracy = np.stack([arrays["accuracy"] for arrays in found.values()])
+    epochs = np.arange(1, accuracy.shape[1] + 1)
+    smooth = np.stack([running_mean(epochs, line, SMOOTH)[1] for line in accuracy])
+    exponents = np.stack([arrays["exponents"] for arrays in found.values()])
+    return {
+        "seed": list(found),
+        "final_accuracy": shorten(accuracy[:, -LAST:].mean(1)),
+        "accuracy": summary(epochs, smooth),
+        # Of the first and the last of those flossed, at each stage.
+        "exponents": [[[short(one[0]), short(one[-1])] for one in network] for network in exponents],
+    }
+
+
+def draw(data: Data) -> Figure:
+    """Accuracy against the epoch, at most four panels; accuracy at the end and exponents."""
+    rows = data["rows"]
+    sizes = sorted({len(row["seed"]) for row in rows})
+    title = f"{TITLE}: temporal XOR, {data['units']} units, k = {data['k']}"
+    told = f" ({' to '.join(map(str, sizes))} networks)" if sizes else ""
+    figure, grid = new_figure(title + told, 2, 3, size=(11.5, 6.6))
+    *learning, final, exponents = grid.ravel()
+    for axes, (d, bias) in zip(learning, _shown(data["tasks"]), strict=False):
+        for row in rows:
+            if (row["d"], row["forget_bias"]) == (d, bias):
+                condition = row["condition"]
+                draw_summary(axes, row["accuracy"], colour=COLOURS[condition], label=LABELS[condition])
+        accuracy_axes(axes, f"d = {d}, forget bias {bias:g}", "training epoch")
+    for axes in learning[len(data["tasks"]) :]:
+        axes.set_visible(False)
+    plain = [row for row in rows if row["forget_bias"] == 0]
+    draw_final(final, plain, CONDITIONS, "Accuracy at the end, forget bias 0")
+    _draw_exponents(exponents, plain, data["k"])
+    legend_below(figure, final)
+    return figure
+
+
+def _shown(tasks: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
+    # Up to three without a bias, and one with it.
+    plain, biased = ([task for task in tasks if bool(task[1]) == which] for which in (False, True))
+    if len(plain) > 3:
+        plain = [task for task in plain if task[0] in (20, 40, 60)]
+    return [*plain, *[task for task in biased if task[0] == 20]]
+
+
+def _draw_exponents(axes: Axes, rows: Sequence[dict[str, Any]], k: int):
+    for condition in CONDITIONS:
+        each = [
+            numbers([ends[1] for ends in net])
+            for row in rows
+            if row["condition"] == condition
+            for net in row["exponents"]
+        ]
+        if each:
+            colour = COLOURS[condition]
+            axes.plot(np.median(each, axis=0), color=colour, lw=1.7)
+            for line in each:
+                axes.plot(line, color=colour, ls="none", marker="o", ms=4, mew=0, alpha=0.65)
+    axes.axhline(0, color=PALE, lw=0.8, zorder=0)
+    panel(axes, "Last flossed exponent, forget bias 0", ylabel=f"λ{k} (per step)")
+    axes.set_xticks(range(len(STAGES)), STAGES)
+
+
+def claims(data: Data) -> list[Claim]:
+    """Accuracy without and with a forget bias, and what flossing did to the exponents."""
+    found = [_accuracy_claim(data, 0.0, "Flossing before training helps an LSTM on long lags.")]
+    if any(bias for _, bias in data["tasks"]):
+        found.append(
+            _accuracy_claim(data, 1.0, "It helps one that starts with a forget bias of 1, too (our question).")
+        )
+    return [*found, _exponents_claim(data)]
+
+
+def _accuracy_claim(data: Data, bias: float, claim: str) -> Claim:
+    rows = [row for row in data["rows"] if row["forget_bias"] == bias]
+    finals = {(row["d"], row["condition"]): median(row["final_accuracy"]) for row in rows}
+    lags = [d for d, which in data["tasks"] if which == bias and all((d, name) in finals for name in CONDITIONS)]
+    if not lags:
+        return not_run(claim)
+    pairs = {d: [finals[d, name] for name in CONDITIONS] for d in lags}
+    told = "; ".join(f"d = {d}: {without:.3f} without, {flossed:.3f} with" for d, (without, flossed) in pairs.items())
+    better, worse = (
+        [d for d, (without, flossed) in pairs.items() if sign * (flossed - without) >= BETTER] for sign in (1, -1)
+    )
+    found = f"Median accuracy at the end, {told}. It holds where the gain is {BETTER} at all d, in part where at some."
+    verdict = "holds" if len(better) == len(pairs) else "holds in part" if better and not worse else "does not hold"
+    return Claim(claim, found, _networks(rows), verdict)
+
+
+def _exponents_claim(data: Data) -> Claim:
+    claim = "Flossing brings the exponents of an LSTM to 0."
+    rows = [row for row in data["rows"] if row["condition"] != "none" and row["forget_bias"] == 0]
+    if not rows:
+        return not_run(claim)
+    each = np.asarray([[numbers(ends) for ends in network] for row in rows for network in row["exponents"]])
+    told = ", ".join(
+        f"{first:.3f} and {last:.3f} {stage}"
+        for (first, last), stage in zip(np.median(each, axis=0), STAGES, strict=True)
+    )
+    found = (
+        f"λ₁ and λ{data['k']} over one sequence, median over lags and networks: {told}. It holds where both are "
+        f"within 0.05 of 0 before training."
+    )
+    good = np.abs(np.median(each, axis=0)[1]) < 0.05
+    verdict = "holds" if good.all() else "holds in part" if good.any() else "does not hold"
+    return Claim(claim, found, _networks(rows), verdict)
+
+
+def _networks(rows: Sequence[dict[str, Any]]) -> int:
+    return len({seed for row in rows for seed in row["seed"]})

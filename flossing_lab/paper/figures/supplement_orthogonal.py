@@ -1,0 +1,86 @@
+"""Supplement: recurrent weights that are orthogonal at the start."""
+
+from matplotlib.figure import Figure
+
+from flossing_lab.paper.analysis.drawing import accuracy_axes, count, legend_below, medians, new_figure
+from flossing_lab.paper.analysis.measures import groups
+from flossing_lab.paper.analysis.verdicts import reaches_further
+from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
+from flossing_lab.paper.scales import SIZES, spec
+from flossing_lab.reference.config import Condition
+from flossing_lab.runs.plotting import COLOURS, LABELS
+from flossing_lab.sweeps.spec import Spec
+
+NAME = "supplement_orthogonal"
+IN_PAPER = True
+TITLE = "Orthogonal recurrent weights at the start"
+CAPTION = (
+    "Temporal XOR: accuracy at the end, the mean over the last 100 epochs, against the longest lag d, for recurrent "
+    "weights that are drawn Gaussian (solid) or orthogonal (dashed), without flossing and with flossing before and "
+    "during training (k = 75). Lines: median, dots: each network."
+)
+CONDITIONS: tuple[Condition, ...] = ("none", "before_and_during")
+STARTS = {"gaussian": "-", "orthogonal": "--"}
+
+
+def specs(scale: Scale) -> list[Spec]:
+    """The temporal XOR from both starts; the Gaussian runs are those of figure 4."""
+    size = SIZES[scale]
+    return [
+        spec(
+            f"{NAME}-{start}",
+            size,
+            {"task": "temporal_xor"},
+            recurrent=[start],
+            delay=size.orthogonal,
+            condition=CONDITIONS,
+        )
+        for start in STARTS
+    ]
+
+
+def calculations(scale: Scale) -> list[Calculation]:
+    """None: all comes from runs."""
+    return []
+
+
+def collect(results: Results, scale: Scale) -> Data:
+    """`groups` of what each network reached, `kind` being start and condition."""
+    rows = groups(results, *specs(scale))
+    return {"groups": [{**row, "kind": f"{row['recurrent']} {row['condition']}"} for row in rows]}
+
+
+def draw(data: Data) -> Figure:
+    """Final accuracy against the longest lag for both starts."""
+    rows = data["groups"]
+    figure, grid = new_figure(f"{TITLE} ({count(rows)})", 1, 1, size=(7.2, 4.8))
+    (axes,) = grid[0]
+    for index, kind in enumerate(_names()):
+        start, condition = kind.split()
+        there = [row for row in rows if row["kind"] == kind]
+        style = {"colour": COLOURS[condition], "label": _names()[kind], "ls": STARTS[start]}
+        medians(axes, there, "d", "final_accuracy", shift=4.0 * (index - 1.5), **style)
+    accuracy_axes(axes, "Temporal XOR: accuracy at the end", "longest lag d (steps)")
+    axes.set_xticks(sorted({row["d"] for row in rows}))
+    legend_below(figure, axes, columns=2)
+    return figure
+
+
+def claims(data: Data) -> list[Claim]:
+    """What flossing adds to an orthogonal start, and what the start is worth alone."""
+    rows, names = data["groups"], _names()
+    pairs = {
+        "Flossing helps networks with an orthogonal start, too.": ("orthogonal before_and_during", "orthogonal none"),
+        "Flossing a Gaussian start reaches further than an orthogonal start alone.": (
+            "gaussian before_and_during",
+            "orthogonal none",
+        ),
+    }
+    return [
+        reaches_further(claim, rows, ours, theirs, key="kind", names=names) for claim, (ours, theirs) in pairs.items()
+    ]
+
+
+def _names() -> dict[str, str]:
+    kinds = [(start, condition) for condition in CONDITIONS for start in STARTS]
+    return {f"{start} {condition}": f"{start.capitalize()} start, {LABELS[condition]}" for start, condition in kinds}

@@ -1,0 +1,86 @@
+"""Supplement: run time."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from flossing_lab.paper.analysis.drawing import count, legend_below, medians, new_figure, panel
+from flossing_lab.paper.analysis.measures import numbers, short
+from flossing_lab.paper.analysis.verdicts import networks, not_run
+from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
+from flossing_lab.paper.figures.supplement_k import specs as k_specs
+from flossing_lab.paper.scales import SIZES
+from flossing_lab.runs.plotting import COLOURS, INK
+from flossing_lab.sweeps.spec import Spec
+
+NAME = "supplement_time"
+IN_PAPER = True
+TITLE = "Run time"
+CAPTION = (
+    "Milliseconds per epoch against the number k of flossed exponents (N = 80; a training epoch: 16 sequences of 300 "
+    "steps; a flossing epoch: one sequence of 55 steps), measured in the runs of the supplement on k: the median over"
+    " the chunks of a run, without what is written to disk. Lines: median, dots: each network. The runs shared a "
+    "machine, with one core each: compare these numbers with one another, not with those of an idle machine."
+)
+SHARE = 0.25
+"""Flossing counts as cheap if it takes no more than this share of a run's time."""
+
+
+def specs(scale: Scale) -> list[Spec]:
+    """The runs along k, which another figure needs as well."""
+    return k_specs(scale)
+
+
+def calculations(scale: Scale) -> list[Calculation]:
+    """None: all comes from runs."""
+    return []
+
+
+def collect(results: Results, scale: Scale) -> Data:
+    """`groups`, one for each k, with milliseconds per `training` and `flossing` epoch of each network; `k` is what the
+    reference takes; `epochs` counts both kinds in a run."""
+    found: dict[int, dict] = {}
+    epochs = {}
+    for (spec,) in [specs(scale)]:
+        for values, run in results.runs(spec):
+            info = run.info
+            pace = info.get("seconds_per_epoch", {})
+            if pace.keys() < {"training", "flossing"} or "resumed" in info:
+                continue  # made by a version that did not measure, or in two sittings
+            group = found.setdefault(values["k"], {"k": values["k"], "seed": [], "training": [], "flossing": []})
+            group["seed"].append(values["seed"])
+            for kind in ("training", "flossing"):
+                group[kind].append(short(1e3 * pace[kind]))
+                epochs[kind] = len(run.metrics(kind, ("epoch",))["epoch"])
+    reference = 75 if 75 in SIZES[scale].k else max(SIZES[scale].k)
+    return {"groups": list(found.values()), "epochs": epochs, "k": reference}
+
+
+def draw(data: Data) -> Figure:
+    """Time of an epoch of each kind against k."""
+    rows = data["groups"]
+    figure, grid = new_figure(f"{TITLE} ({count(rows)})", 1, 1, size=(6.4, 4.2))
+    (axes,) = grid[0]
+    medians(axes, rows, "k", "training", colour=INK, label="training epoch", shift=-2.0)
+    medians(axes, rows, "k", "flossing", colour=COLOURS["before_and_during"], label="flossing epoch", shift=2.0)
+    panel(axes, "Time of one epoch, on one core", xlabel="flossed exponents k", ylabel="time (ms)")
+    axes.set_ylim(bottom=0)
+    legend_below(figure, axes)
+    return figure
+
+
+def claims(data: Data) -> list[Claim]:
+    """What flossing adds to the time of a run."""
+    claim = "Flossing adds little to the time of a run."
+    row = next((row for row in data["groups"] if row["k"] == data["k"]), None)
+    if row is None:
+        return [not_run(claim)]
+    training, flossing = (float(np.median(numbers(row[kind]))) for kind in ("training", "flossing"))
+    share = flossing * data["epochs"]["flossing"]
+    share /= share + training * data["epochs"]["training"]
+    found = (
+        f"At k = {data['k']} a training epoch takes {training:.1f} ms and a flossing epoch {flossing:.1f} ms; "
+        f"{data['epochs']['flossing']} flossing and {data['epochs']['training']} training epochs make flossing "
+        f"{share:.0%} of the time, compilation apart (criterion: at most {SHARE:.0%})."
+    )
+    verdict = "holds" if share <= SHARE else "holds in part" if share <= 0.5 else "does not hold"
+    return [Claim(claim, found, networks([row]), verdict)]

@@ -1,0 +1,199 @@
+"""Making the paper: what is not there yet is run, then every figure is drawn from what is there.
+
+A figure that was left out keeps its data, unless more of its runs at the same scale are there by now; one that goes
+beyond the paper keeps them, too, and where they name their runs adds to what they know of runs whose directories are
+gone.
+"""
+
+import itertools
+import os
+import platform
+from collections.abc import Collection, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flossing_lab.paper.analysis.merge import known_runs, with_kept
+from flossing_lab.paper.contract import Calculation, Data, FigureModule, Scale
+from flossing_lab.paper.figures import find_figures
+from flossing_lab.paper.results import Folder, by_name
+from flossing_lab.paper.results_page import page
+from flossing_lab.paper.scales import SIZES
+from flossing_lab.runs.config import RunConfig
+from flossing_lab.runs.files import write_atomically
+from flossing_lab.runs.plotting import save_figure
+from flossing_lab.sweeps.spec import Point, Spec, describe
+from flossing_lab.sweeps.sweep import check_points, has_finished, held, run_job
+from flossing_lab.sweeps.workers import Job, carry_out, check_workers, say
+
+
+def make_paper(
+    scale: Scale,
+    out: Path | str,
+    *,
+    only: Sequence[str] | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    console: Console,
+) -> int:
+    """Make what is missing for the figures `only`, by default those of the paper; write pictures, data and RESULTS.md.
+
+    `workers` and `scheduler` are those of [`sweep`][flossing_lab.sweeps.sweep.sweep]. Returns how many runs and
+    calculations failed. Raises ValueError for a name or scale that there is none of, or a directory that is in use or
+    holds something else; KeyboardInterrupt after Ctrl-C, with all that was done kept.
+    """
+    figures = find_figures()
+    only = [name for name, figure in figures.items() if figure.IN_PAPER] if only is None else only
+    check_names(scale, only, figures)
+    check_workers("paper", workers, scheduler)
+    out = Path(out).absolute()
+    with held(out, "paper", "data", ["runs", "calculations"]):
+        folder = Folder(out)
+        failures = _make_missing(folder, [figures[name] for name in only], scale, workers, scheduler, console)
+        for name, figure in figures.items():
+            keep_data(folder, figure, scale, chosen=name in only)
+        write_page(folder, figures)
+    say(console, f"figures     {out}\nresults     {out / 'RESULTS.md'}")
+    return len(failures)
+
+
+def side_by_side(configs: Sequence[RunConfig], workers: int) -> list[RunConfig]:
+    """Configurations in an order in which workers are at different kinds of runs, each at its own: runs that differ by
+    their seeds alone are compiled once in a process, and two that compile the same at once do it twice."""
+    kinds: dict[str, list[RunConfig]] = {}
+    for config in configs:
+        kinds.setdefault(config.with_values(seed=0).digest, []).append(config)
+    columns = list(kinds.values())
+    blocks = [columns[first : first + workers] for first in range(0, len(columns), workers)]
+    rows = [row for block in blocks for row in itertools.zip_longest(*block)]
+    return [config for row in rows for config in row if config is not None]
+
+
+def check_names(scale: str, only: Sequence[str], figures: Collection[str]):
+    """Raise ValueError for a scale or a figure that there is none of."""
+    if scale not in SIZES:
+        raise ValueError(f"scale must be {', '.join(SIZES)}, got scale={scale!r}")
+    for name in only:
+        if name not in figures:
+            raise ValueError(f"only must name figures of {', '.join(figures)}, got {name!r}")
+
+
+def keep_data(folder: Folder, figure: FigureModule, scale: Scale, *, chosen: bool):
+    """Write data/<name>.json from what is there; a figure that was not chosen may keep what it has."""
+    specs, calculations = figure.specs(scale), figure.calculations(scale)
+    kept = _kept(folder, figure, scale)
+    missing_runs = {spec.name: _missing(folder, spec, known_runs(kept)) for spec in specs}
+    missing_calculations = [each.name for each in calculations if folder.calculation(each) is None]
+    wanted = sum(len(spec.points()) for spec in specs), len(calculations)
+    made = wanted[0] - sum(map(len, missing_runs.values())), wanted[1] - len(missing_calculations)
+    before = folder.read_data(figure.NAME)
+    if before is not None:
+        more = sum(made) - before["runs"]["made"] - before["calculations"]["made"]
+        if before["scale"] != scale:
+            keeps = not chosen
+        else:
+            keeps = more < 0 and not figure.IN_PAPER or more <= 0 and not chosen
+        if keeps:
+            return
+    content = {
+        "figure": figure.NAME,
+        "scale": scale,
+        "runs": {"made": made[0], "wanted": wanted[0]},
+        "calculations": {"made": made[1], "wanted": wanted[1]},
+        "missing": [*_tell(missing_runs, specs), *missing_calculations],
+        "circumstances": circumstances(),
+        "data": with_kept(kept, figure.collect(folder, scale), [p.config.digest for s in specs for p in s.points()]),
+    }
+    folder.write_data(figure.NAME, content)
+
+
+def write_page(folder: Folder, figures: Mapping[str, FigureModule]):
+    """Draw every figure and write RESULTS.md, from the data alone."""
+    contents = {name: folder.read_data(name) for name in figures}
+    there = {name: content for name, content in contents.items() if content is not None}
+    for name, content in there.items():
+        if content["runs"]["made"] + content["calculations"]["made"]:
+            save_figure(figures[name].draw(content["data"]), folder.path / f"{name}.png")
+    write_atomically(folder.path / "RESULTS.md", page(figures, there).encode())
+
+
+def circumstances() -> dict[str, Any]:
+    """By what, and on what, data were made."""
+    packages = ("flossing", "jax", "numpy")
+    return {**{name: version(name) for name in packages}, "machine": platform.machine(), "cores": os.cpu_count()}
+
+
+def _make_missing(
+    folder: Folder,
+    figures: Sequence[FigureModule],
+    scale: Scale,
+    workers: int | None,
+    scheduler: str | None,
+    console: Console,
+) -> dict[str, str]:
+    from flossing_lab.runs.process import cores
+
+    points: dict[str, Point] = {}
+    missing: set[str] = set()
+    for figure, spec in ((each, spec) for each in figures for spec in each.specs(scale)):
+        check_points(spec.name, spec.points(), here=scheduler is None)
+        points |= {point.config.digest: point for point in spec.points()}
+        known = known_runs(_kept(folder, figure, scale))
+        missing |= {point.config.digest for point in _missing(folder, spec, known)}
+    calculations = by_name(each for figure in figures for each in figure.calculations(scale))
+    # Calculations first: some are longer than any run, and one such at the end would keep the other workers idle.
+    jobs: dict[str, Job] = {
+        f"calculations/{name}": folder.job(calculation)
+        for name, calculation in calculations.items()
+        if folder.calculation(calculation) is None
+    }
+    waiting = [point.config for digest, point in points.items() if digest in missing]
+    for config in side_by_side(waiting, cores() if workers is None else workers):
+        jobs[f"runs/{config.digest}"] = run_job(folder.path, config)
+    done = len(points) + len(calculations) - len(jobs)
+    told = f"{len(points)} runs and {len(calculations)} calculations, {done} finished before"
+    say(console, f"paper at scale {scale}: {told}\ndirectory   {folder.path}")
+    if not jobs:
+        return {}
+    failures = carry_out(jobs, workers=workers, scheduler=scheduler, console=console)
+    if failures:
+        console.print(_table(failures, points, calculations))
+    return failures
+
+
+def _kept(folder: Folder, figure: FigureModule, scale: Scale) -> Data:
+    content = None if figure.IN_PAPER else folder.read_data(figure.NAME)
+    return content["data"] if content is not None and content["scale"] == scale else {}
+
+
+def _missing(folder: Folder, spec: Spec, known: Collection[str]) -> list[Point]:
+    return [p for p in spec.points() if p.config.digest not in known and not has_finished(folder.path, p.config)]
+
+
+def _tell(missing: Mapping[str, Sequence[Point]], specs: Sequence[Spec]) -> list[str]:
+    # One line for runs that differ by their seeds alone.
+    lines = []
+    for spec in specs:
+        if len(missing[spec.name]) == len(spec.points()):
+            lines.append(f"{spec.name}: all {len(spec.points())} runs")
+            continue
+        seeds: dict[str, list[Any]] = {}
+        for point in missing[spec.name]:
+            values = {field: value for field, value in point.values.items() if field != "seed"}
+            seeds.setdefault(describe(values), []).append(point.values["seed"])
+        lines += [f"{spec.name}: {told}, seed {', '.join(map(str, each))}" for told, each in seeds.items()]
+    return lines
+
+
+def _table(failures: Mapping[str, str], points: Mapping[str, Point], calculations: Mapping[str, Calculation]) -> Table:
+    table = Table(title=f"{len(failures)} failed", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for column in ("what", "why"):
+        table.add_column(column, overflow="fold")
+    table.add_column("place", no_wrap=True)
+    for place, error in failures.items():
+        kind, _, name = place.partition("/")
+        table.add_row(describe(points[name].values) if kind == "runs" else name, error, place)
+    return table

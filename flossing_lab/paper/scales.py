@@ -1,0 +1,103 @@
+"""The runs of the paper at each scale: the same network and epochs as the reference wherever that fits.
+
+Delays are the basic lag of the configuration, as in the released code. Pictures and claims give the longest lag d, the
+delay of the paper's text: twice the basic lag for the temporal XOR of two bits, the lag itself for the other tasks.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from flossing_lab.paper.contract import Scale
+from flossing_lab.reference.config import Condition, TaskName
+from flossing_lab.sweeps.spec import Spec
+
+TASKS: dict[TaskName, str] = {
+    "copy": "Delayed copy",
+    "temporal_xor": "Temporal XOR",
+    "spatial_xor": "Spatial XOR of three channels",
+}
+
+
+def slug(words: str) -> str:
+    """`words` as part of the name of a specification."""
+    return re.sub(r"[^a-z0-9.]+", "-", words.lower()).replace(".", "_").strip("-")
+
+
+class Size(NamedTuple):
+    """What is run at one scale: fields that all runs share, seeds, delays by task, and values along other axes.
+
+    `hard` is the delay of each task whose accuracy is shown against the epoch; `delay` and
+    `window_delay` those of the temporal XOR at which k and the window are varied; `orthogonal` those at which
+    orthogonal recurrent weights are run.
+    """
+
+    base: dict[str, Any]
+    seeds: list[int]
+    delays: dict[TaskName, list[int]]
+    hard: dict[TaskName, int]
+    delay: int
+    window_delay: int
+    k: list[int]
+    window: list[int]
+    orthogonal: list[int]
+
+
+_KEEP = {"snapshots_every": 0, "checkpoint_every": 500}  # what is kept on disk decides no result
+
+SIZES: dict[Scale, Size] = {
+    "laptop": Size(
+        base={"epochs": 3000, **_KEEP},
+        seeds=[1, 2, 3],
+        delays={"copy": [20, 40, 60, 80], "temporal_xor": [10, 15, 20, 30], "spatial_xor": [10, 20, 30, 60]},
+        hard={"copy": 40, "temporal_xor": 20, "spatial_xor": 20},
+        delay=20,
+        window_delay=30,
+        k=[1, 30, 50, 65, 75, 80],
+        window=[20, 55, 100, 150],
+        orthogonal=[15, 20, 30],
+    ),
+    "paper": Size(
+        base={"epochs": 10_000, **_KEEP},
+        seeds=list(range(1, 21)),
+        delays={
+            "copy": list(range(10, 101, 10)),
+            "temporal_xor": [5, 10, 15, 20, 25, 30, 35, 40, 50],
+            "spatial_xor": [5, 10, 15, 20, 25, 30, 40, 60],
+        },
+        hard={"copy": 40, "temporal_xor": 20, "spatial_xor": 20},
+        delay=20,
+        window_delay=30,
+        k=[1, 10, 20, 30, 40, 50, 60, 65, 70, 75, 80],
+        window=[20, 35, 55, 75, 100, 150],
+        orthogonal=[10, 15, 20, 25, 30, 35, 40],
+    ),
+    "tiny": Size(
+        base={
+            **{"units": 8, "batch": 2, "steps": 20, "flossing_steps": 30, "window": 12, "k": 4, "epochs": 30},
+            **{"epochs_before": 4, "epochs_during": 3, "every": 10, "blocks": 1, "chunk": 15, "interval": 1},
+            **{"singular_values_every": 0, **_KEEP},
+        },
+        seeds=[1, 2],
+        delays={"copy": [2], "temporal_xor": [2], "spatial_xor": [2]},
+        hard={"copy": 2, "temporal_xor": 2, "spatial_xor": 2},
+        delay=2,
+        window_delay=2,
+        k=[2, 4],
+        window=[12, 20],
+        orthogonal=[2],
+    ),
+}
+
+
+def spec(name: str, size: Size, base: dict[str, Any], **axes: Sequence[Any]) -> Spec:
+    """A specification with these axes, and the seeds last: runs that differ by their seeds alone stand together."""
+    shared = {field: value for field, value in {**size.base, **base}.items() if field not in axes}
+    fields = [{field: list(values)} for field, values in axes.items()]
+    return Spec(name=name, base=shared, axes=[*fields, {"seed": size.seeds}])
+
+
+def delays_spec(name: str, scale: Scale, task: TaskName, conditions: Sequence[Condition]) -> Spec:
+    """One task at all its delays, under several conditions."""
+    size = SIZES[scale]
+    return spec(f"{name}-{task}", size, {"task": task}, delay=size.delays[task], condition=conditions)

@@ -1,0 +1,119 @@
+"""What schedules of flossing the figures beyond the paper compare."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flossing_lab.paper.analysis.measures import SOLVED, Group, numbers
+from flossing_lab.paper.contract import Scale
+from flossing_lab.paper.scales import SIZES
+from flossing_lab.sweeps.spec import Spec
+
+Fields = dict[str, Any]
+_REFERENCE: Fields = {"condition": "before_and_during"}
+
+SCHEDULES: dict[str, Fields] = {
+    "adaptive": {"condition": "adaptive", "epochs_before": 500, "every": 100},
+    "whole": {"condition": "adaptive"},
+    "periodic": {**_REFERENCE, "epochs_during": 50, "every": 200, "blocks": 1000, "window": 100},
+    "reference": _REFERENCE,
+    "orthogonal_reference": {"recurrent": "orthogonal", **_REFERENCE},
+    "orthogonal": {"recurrent": "orthogonal", "condition": "none"},
+    "none": {"condition": "none"},
+}
+"""What is compared, by name: fields of the configuration. `whole` has the defaults of its condition: k = N, 1500
+flossing epochs before, and asked every 25."""
+
+LABELS = {
+    "none": "no flossing",
+    "orthogonal": "orthogonal start, no flossing",
+    "reference": "flossing as the reference",
+    "orthogonal_reference": "orthogonal start, reference",
+    "periodic": "periodic flossing",
+    "adaptive": "adaptive flossing",
+    "whole": "adaptive, all directions",
+}
+COLOURS = {
+    "none": "#6b6b6b",
+    "orthogonal": "#b08d57",
+    "reference": "#2563b0",
+    "orthogonal_reference": "#d9822b",
+    "periodic": "#2f9e6e",
+    "adaptive": "#8a3fa0",
+    "whole": "#d6336c",
+}
+
+OURS = {"adaptive": "Adaptive flossing", "whole": "Adaptive flossing of all directions"}
+"""The schedules that goals are for."""
+
+_STOPPING: Fields = {"stop_at": 0.98, "give_up_after": 5000}
+"""When runs end early but at the first place: long after a task is solved; or if they never left chance where most
+others have long left it."""
+
+
+class Place(NamedTuple):
+    """Where schedules are compared: a network's size, and basic lags d/2, with so many networks."""
+
+    units: int
+    delays: list[int]
+    seeds: int
+
+    @property
+    def name(self) -> str:
+        """A name for its runs."""
+        return f"frontier-{self.units}x{'_'.join(str(2 * delay) for delay in self.delays)}"
+
+
+def places(scale: Scale) -> list[Place]:
+    """In the order in which they are run: ten networks at d = 0.95 N, N = 80, first."""
+    if scale == "tiny":
+        return [Place(8, [3], 2), Place(8, [2, 4], 1)]
+    many, few = (10, 3) if scale == "laptop" else (20, 20)
+    return [
+        Place(80, [38], many),
+        Place(40, [19], many),
+        Place(80, [10, 20, 30, 35, 40, 50], few),
+        Place(40, [10, 15, 22], few),
+        Place(160, [40, 60, 76, 88], few),
+    ]
+
+
+def spec_of(scale: Scale, place: Place, schedule: str) -> Spec:
+    """The runs of one schedule at one place."""
+    longer = {} if scale == "tiny" else {"epochs": 10_000, "k": 15 * place.units // 16}
+    fields = {**SIZES[scale].base, "task": "temporal_xor", "units": place.units, **longer, **SCHEDULES[schedule]}
+    if scale == "tiny":
+        fields |= {
+            name: SIZES[scale].base[name]
+            for name in ("epochs_before", "epochs_during", "every", "blocks", "window")
+            if name in fields
+        }
+    if schedule == "whole":
+        fields.pop("k")
+    if place.name != places(scale)[0].name and scale != "tiny":
+        fields |= _STOPPING
+    axes = [{"delay": place.delays}, {"seed": list(range(1, place.seeds + 1))}]
+    return Spec(name=f"{place.name}-{schedule}", base=fields, axes=axes)
+
+
+HEAD = ["N", "d", "Schedule", "Solved", "Final accuracy", "Epochs to 0.95", "Flossed (1000 steps)", "Seconds"]
+"""The head of the table."""
+
+
+def table_row(row: Group) -> list[str]:
+    """A row of the table."""
+    accuracy, epochs = numbers(row["final_accuracy"]), epochs_of(row)
+    return [
+        str(row["units"]),
+        str(row["d"]),
+        LABELS[row["schedule"]],
+        f"{(accuracy >= SOLVED).sum()} of {len(accuracy)}",
+        f"{np.median(accuracy):.3f} ({accuracy.min():.3f} to {accuracy.max():.3f})",
+        f"{epochs:.0f}" if np.isfinite(epochs) else "–",
+        f"{np.median(numbers(row['flossed_steps'])) / 1000:.0f}",
+        f"{np.median(numbers(row['seconds'])):.0f}",
+    ]
+
+
+def epochs_of(row: Group) -> float:
+    return float(np.median(numbers(row["epochs_to_solve"])))

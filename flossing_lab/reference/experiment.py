@@ -1,0 +1,305 @@
+"""The reference experiment: a vanilla RNN and its trained initial states, learning a binary task."""
+
+import functools
+from collections.abc import Callable, Mapping
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+from matplotlib.figure import Figure
+
+from flossing import tasks
+from flossing._spectra.jacobian import long_term_jacobian
+from flossing._spectra.lyapunov import Spectrum, lyapunov_spectrum
+from flossing._spectra.statistics import effective_rank
+from flossing._training.flossing import Flossing
+from flossing._training.train import FlossingTerm, clip_each_array
+from flossing._types import RandomKey
+from flossing.cells import VanillaRNN
+from flossing.schedules import Schedule, floss_adaptively, floss_before, floss_periodically, join_schedules
+from flossing_lab.reference.config import Config, NetworkConfig, StoppingConfig, TrainingConfig
+from flossing_lab.reference.figures import draw_run
+from flossing_lab.runs.directory import RunDirectory
+from flossing_lab.runs.experiment import Experiment, Measurements
+from flossing_lab.runs.process import check_fits
+
+RELAXATION = 100
+"""Input-free steps by which the initial states are relaxed."""
+
+RECENT = 100
+"""The accuracy by which training ends early is a mean over so many epochs."""
+
+HORIZONS = 16
+"""Horizons at which the long-term Jacobian is measured, in equal ratios."""
+
+
+class ReferenceModel(eqx.Module):
+    """What training trains: the network, and an initial x for each sequence of the batch (B, N)."""
+
+    network: VanillaRNN
+    x0: Float[Array, "B N"]
+
+    def logits(self, inputs: Float[Array, "B T S"]) -> Float[Array, "B T"]:
+        """The readout along each sequence of the batch, each from its own initial state."""
+        return jax.vmap(self.network.outputs)(inputs, self.x0)[..., 0]
+
+
+def task_loss(model: ReferenceModel, batch: tasks.Sequence):
+    """Binary cross-entropy, mean over batch and scored steps; and the accuracy of `logits >= 0` on the same."""
+    logits = model.logits(batch.inputs)
+    scored = batch.mask.astype(logits.dtype)
+    loss = optax.sigmoid_binary_cross_entropy(logits, batch.targets)
+    correct = ((logits >= 0) == (batch.targets > 0.5)).astype(logits.dtype)
+    return (loss * scored).sum() / scored.sum(), {"accuracy": (correct * scored).sum() / scored.sum()}
+
+
+def step(model: ReferenceModel, state: Float[Array, " N"], input: Float[Array, " S"]) -> Float[Array, " N"]:
+    """One step of h = tanh(x), the state in which the reference measures exponents."""
+    return model.network(input, state)
+
+
+def first_state(model: ReferenceModel) -> Float[Array, " N"]:
+    """Where the flossing window starts: the first of the trained initial states."""
+    return jnp.tanh(model.x0[0])
+
+
+def flossed_leaves(model: ReferenceModel):
+    """What flossing trains: input weights, recurrent weights, bias."""
+    return model.network.ws, model.network.J, model.network.b
+
+
+def singular_values(model: ReferenceModel, gradient: ReferenceModel) -> dict[str, Array]:
+    """Of the raw gradients dL/dJ and dL/dx0, and the effective rank of dL/dJ."""
+    del model
+    values = jnp.linalg.svdvals(gradient.network.J)
+    return {
+        "singular_values/network.J": values,
+        "singular_values/x0": jnp.linalg.svdvals(gradient.x0),
+        "effective_rank/network.J": effective_rank(values),
+    }
+
+
+class Batch(eqx.Module):
+    """Draws a batch of sequences of one task, `batch(key)`."""
+
+    task: tasks.DelayedCopy | tasks.TemporalXOR | tasks.SpatialXOR = eqx.field(static=True)
+    size: int = eqx.field(static=True)
+
+    def __call__(self, key: RandomKey) -> tasks.Sequence:
+        return jax.vmap(self.task)(jax.random.split(key, self.size))
+
+
+class FlossingInputs(eqx.Module):
+    """Draws the inputs that drive one flossing epoch, `inputs(key)`."""
+
+    steps: int = eqx.field(static=True)
+    channels: int = eqx.field(static=True)
+    amplitude: float = eqx.field(static=True)
+
+    def __call__(self, key: RandomKey) -> Float[Array, "T S"]:
+        return self.amplitude * jax.random.bernoulli(key, shape=(self.steps, self.channels)).astype(float)
+
+
+def check(config: Config, *, here: bool = True):
+    """Raise ValueError for a delay that leaves no scored step, or more than the memory of this machine holds."""
+    make_task(config)
+    if here:
+        check_memory(config)
+
+
+def build(config: Config, step_scale: float = 1.0) -> Experiment:
+    """Draw the network and set up the experiment that `config` describes, its step sizes times `step_scale`.
+
+    Raises ValueError for what cannot be run: a delay that leaves no scored step, more than the memory holds.
+    """
+    check_memory(config)
+    _, _, input_key, basis_key = _streams(config)
+    task, model = make_task(config), draw_model(config)
+    training, settings, plan = config.training, config.flossing, config.plan
+    betas = (training.beta1, training.beta2)
+    flossing = Flossing(
+        model,
+        FlossingInputs(max(settings.flossing_steps, plan.window), task.channels, config.task.amplitude),
+        state=first_state,
+        key=basis_key,
+        k=plan.k,
+        window=plan.window,
+        transient=settings.transient,
+        interval=settings.interval,
+        tolerance=settings.tolerance,
+        target=settings.target,
+        step=step,
+        where=flossed_leaves,
+        optimiser=_adam(plan.flossing_rate * step_scale, *betas),
+        clip=settings.flossing_clip,
+    )
+    return Experiment(
+        model,
+        Batch(task, training.batch),
+        _clipped_adam(training.clip, training.learning_rate * step_scale, *betas, *_falling(training)),
+        flossing,
+        make_schedule(config),
+        input_key,
+        task_loss,
+        shown={"loss": ".3f", "accuracy": ".3f"},
+        term=FlossingTerm(config.term.term_weight, config.term.term_every) if config.term.term_weight else None,
+        probe=singular_values,
+        probe_every=training.singular_values_every,
+        stop=make_stop(config.stopping),
+    )
+
+
+def draw_model(config: Config) -> ReferenceModel:
+    """The network of `config` before training, and its relaxed initial states."""
+    network_key, initial_key, _, _ = _streams(config)
+    return _draw(config.network, make_task(config).channels, config.training.batch, network_key, initial_key)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _draw(config: NetworkConfig, channels: int, batch: int, network_key: RandomKey, initial_key: RandomKey):
+    # One compilation instead of some fifty small ones.
+    network = VanillaRNN(inputs=channels, key=network_key, **config.model_dump())
+    x0 = jax.random.normal(initial_key, (batch, config.units))
+    return ReferenceModel(network, jax.vmap(lambda x: network.relax(x, RELAXATION))(x0))
+
+
+# One object for equal arguments, since compiled loops are found again by identity: runs of a process that differ by
+# their seeds alone compile once.
+@functools.cache
+def _adam(learning_rate: float, beta1: float, beta2: float) -> optax.GradientTransformation:
+    return optax.adam(learning_rate, beta1, beta2)
+
+
+@functools.cache
+def _clipped_adam(limit: float, learning_rate: float, beta1: float, beta2: float, begin: int = 0, decay: int = 0):
+    # A schedule counts updates, in the optimiser's state; without one that state is as it was before there were any.
+    if not decay:
+        return optax.chain(clip_each_array(limit), _adam(learning_rate, beta1, beta2))
+    falling = optax.linear_schedule(learning_rate, 0.0, decay, transition_begin=begin)
+    return optax.chain(clip_each_array(limit), optax.adam(falling, beta1, beta2))
+
+
+def _falling(training: TrainingConfig) -> tuple[int, ...]:
+    # After how many updates the step size begins to fall, and for how many: nothing where it does not.
+    return (training.epochs - training.decay, training.decay) if training.decay else ()
+
+
+def check_memory(config: Config):
+    """Raise ValueError, naming what is too large, if the arrays of a run would not fit into this machine."""
+    units, batch, k = config.network.units, config.training.batch, config.k
+    steps, window, chunk = config.task.steps, config.window, config.training.chunk
+    # Weights, gradient and four moments; states and their cotangents; tangents likewise; the records of a chunk.
+    needs = {
+        f"units={units}": 8 * units**2,
+        f"batch={batch}, steps={steps}, units={units}": 4 * batch * steps * units,
+        f"window={window}, units={units}, k={k}": 4 * window * units * k,
+        f"chunk={chunk}, units={units}": 2 * chunk * (units + k),
+        f"flossing_steps={config.flossing.flossing_steps}": 4 * config.flossing.flossing_steps,
+    }
+    check_fits(needs, config.dtype)
+
+
+def make_task(config: Config) -> tasks.DelayedCopy | tasks.TemporalXOR | tasks.SpatialXOR:
+    """The task that `config` names."""
+    task = config.task
+    common = {
+        "steps": task.steps,
+        "delay": task.delay,
+        "amplitude": task.amplitude,
+        "first_scored": task.first_scored,
+    }
+    if task.task == "temporal_xor":
+        return tasks.TemporalXOR(order=task.order, **common)
+    return {"copy": tasks.DelayedCopy, "spatial_xor": tasks.SpatialXOR}[task.task](**common)
+
+
+def make_schedule(config: Config) -> Schedule:
+    """When this configuration flosses."""
+    settings, plan = config.flossing, config.plan
+    if settings.condition == "adaptive":
+        return floss_adaptively(
+            far="gradient_norm/x0",
+            near="gradient_norm/network.J",
+            share=plan.share,
+            before=plan.epochs_before,
+            epochs=plan.epochs_during,
+            every=plan.every,
+        )
+    before = plan.epochs_before if "before" in settings.condition else 0
+    during = plan.epochs_during if "during" in settings.condition else 0
+    return join_schedules(floss_before(before), floss_periodically(during, every=plan.every, blocks=settings.blocks))
+
+
+def make_stop(stopping: StoppingConfig) -> Callable[[Mapping[str, np.ndarray]], str | None] | None:
+    """Why training ends before its last epoch, by the metrics of all epochs so far; None if it never does."""
+    stop_at, after, below = stopping.stop_at, stopping.give_up_after, stopping.give_up_below
+    if stop_at is None and after is None:
+        return None
+
+    def stop(metrics: Mapping[str, np.ndarray]) -> str | None:
+        epoch = int(metrics["epoch"][-1])
+        if epoch < RECENT:
+            return None
+        means = np.convolve(metrics["accuracy"], np.full(RECENT, 1 / RECENT), mode="valid")
+        if stop_at is not None and means[-1] >= stop_at:
+            return f"accuracy {means[-1]:.4f} has reached stop_at={stop_at}"
+        # A block of flossing can set back a network that had learnt: the best it ever did counts.
+        if after is not None and epoch >= after and means.max() < below:
+            return f"accuracy has been {means.max():.4f} at most, below give_up_below={below}"
+        return None
+
+    return stop
+
+
+def measure_spectrum(model: ReferenceModel, config: Config, k: int | None = None) -> Spectrum:
+    """The first `k` exponents over a whole sequence of the task, a tenth plus 10 steps of it left out."""
+    _, _, input_key, basis_key = _streams(config)
+    inputs = FlossingInputs(config.task.steps, make_task(config).channels, config.task.amplitude)(input_key)
+    return _measure(model, inputs, basis_key, k or config.k)
+
+
+def measure_horizons(model: ReferenceModel, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Horizons up to a whole sequence (H,), and log singular values of the long-term Jacobian at each (H, N)."""
+    _, _, input_key, basis_key = _streams(config)
+    inputs = FlossingInputs(config.task.steps, make_task(config).channels, config.task.amplitude)(input_key)
+    horizons = np.unique(np.geomspace(1, config.task.steps, HORIZONS).round().astype(int))
+    jacobian = long_term_jacobian(_Step(model), first_state(model), inputs, horizons=horizons, key=basis_key)
+    return horizons, np.asarray(jacobian.log_singular_values)
+
+
+def measure(model: ReferenceModel, config: Config) -> Measurements:
+    """The spectrum over a whole sequence, and how far error feedback reaches."""
+    exponents = np.asarray(measure_spectrum(model, config).exponents)
+    return Measurements({"spectra": exponents}, measure_horizons(model, config))
+
+
+def draw(run: RunDirectory) -> Figure:
+    """The picture of a run."""
+    return draw_run(run)
+
+
+class _Step(eqx.Module):
+    model: ReferenceModel
+
+    def __call__(self, state: Float[Array, " N"], input: Float[Array, " S"]) -> Float[Array, " N"]:
+        return step(self.model, state, input)
+
+
+@eqx.filter_jit
+def _measure(model: ReferenceModel, inputs: Array, key: RandomKey, k: int) -> Spectrum:
+    steps = inputs.shape[0]
+    transient = min(10 + -(-steps // 10), steps // 2)
+    return lyapunov_spectrum(
+        lambda h, s: step(model, h, s), first_state(model), inputs, k=k, key=key, transient=transient
+    )
+
+
+def _streams(config: Config) -> list[RandomKey]:
+    # The stream's own number is folded in: the reference gives all four the seed 1, and a network must not be drawn
+    # from the same numbers as its initial states.
+    seeds = config.seeds
+    order = (seeds.seed_network, seeds.seed_initial, seeds.seed_input, seeds.seed_basis)
+    return [jax.random.fold_in(jax.random.key(seed), number) for number, seed in enumerate(order)]

@@ -1,0 +1,173 @@
+"""One run in detail: exponents, gradient norms, condition numbers, eigenvalues and weights.
+
+Each panel is its data, or a sentence that says why there is none.
+"""
+
+import base64
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from flossing_lab.reference.config import Config
+from flossing_lab.report.runs import UNREADABLE, Group, Run, explain, numbers
+from flossing_lab.runs.config import RunConfig
+from flossing_lab.runs.files import read_arrays
+from flossing_lab.runs.plotting import COLOURS, evenly, running_median
+
+MOST_RUNS = 12
+MOST_SNAPSHOTS = 60
+MOST_WEIGHTS = 3_000_000
+"""So many weights are on the page, and go through an eigenvalue decomposition: more would make it heavy and slow."""
+MOST_UNITS = 128
+"""So many rows and columns of a weight matrix are shown: more a screen cannot tell apart."""
+_RECURRENT = "network.J"
+_COLUMNS = 160
+_INDICES = 100
+_POINTS = 400
+
+Metrics = dict[str, np.ndarray]
+Panel = dict[str, Any] | str
+
+
+def choose_runs(groups: Sequence[Group]) -> list[Run]:
+    """The runs to show in detail: all, if they are few, else one of each group, evenly chosen groups if need be."""
+    runs = [run for group in groups for run in group.runs]
+    if len(runs) <= MOST_RUNS:
+        return runs
+    return [groups[index].representative for index in evenly(len(groups), MOST_RUNS)]
+
+
+def show_in_detail(run: Run, among: int) -> dict[str, Panel]:
+    """All panels of one run, which shares the page's room for weights with others."""
+    training, flossing = run.directory.metrics("training"), run.directory.metrics("flossing")
+    panels: dict[str, Callable[[], Panel]] = {
+        "exponents": lambda: _exponents(training, flossing),
+        "squares": lambda: _squares(flossing, run.config),
+        "spectra": lambda: _spectra(run),
+        "gradients": lambda: _gradients(training, run.config.clip),
+        "horizons": lambda: _horizons(run),
+        "network": lambda: _network(run, MOST_WEIGHTS // among),
+    }
+    return {"colour": COLOURS[run.config.condition], **{name: _try(read) for name, read in panels.items()}}
+
+
+def _try(read: Callable[[], Panel]) -> Panel:
+    try:
+        return read()
+    except UNREADABLE as error:
+        return f"This cannot be shown: {explain(error)}"
+
+
+def _exponents(training: Metrics, flossing: Metrics) -> Panel:
+    # Time is counted in epochs of both kinds: a flossing epoch comes after the training epochs done before it, and a
+    # row of `measured_exponents` after the flossing epochs done by then.
+    rows = []
+    if "measured_epoch" in training:
+        done = training["measured_epoch"]
+        flossed = (flossing["training_epoch"][:, None] < done).sum(axis=0) if flossing else np.zeros_like(done)
+        rows.append((done, flossed, training["measured_exponents"], np.zeros(len(done), bool)))
+    if flossing:
+        some = evenly(len(flossing["epoch"]), _COLUMNS)
+        done, flossed = flossing["training_epoch"][some], flossing["epoch"][some]
+        rows.append((done, flossed, flossing["exponents"][some], np.ones(len(done), bool)))
+    if not rows:
+        return "No exponents have been measured yet."
+    done, flossed, exponents, by_flossing = (np.concatenate(column) for column in zip(*rows, strict=True))
+    order = np.argsort(done + flossed, kind="stable")
+    lines = _quartile_indices(exponents.shape[1])
+    indices = np.union1d(evenly(exponents.shape[1], _INDICES), lines)
+    return {
+        "training": done[order].tolist(),
+        "flossing": flossed[order].tolist(),
+        "flossed": by_flossing[order].tolist(),
+        "index": (indices + 1).tolist(),
+        "exponents": [numbers(exponents[order, index]) for index in indices],
+        "lines": np.searchsorted(indices, lines).tolist(),
+    }
+
+
+def _squares(flossing: Metrics, config: RunConfig) -> Panel:
+    if not flossing or not isinstance(config, Config):
+        never = config.condition == "none"
+        return "This network is not flossed." if never else "No flossing epoch has been completed yet."
+    points = evenly(len(flossing["epoch"]), _POINTS)
+    squares = (flossing["exponents"][points] - config.flossing.target) ** 2
+    starts = np.flatnonzero(np.diff(flossing["training_epoch"])) + 1
+    return {
+        "x": flossing["epoch"][points].tolist(),
+        "mean": numbers(squares.mean(axis=1)),
+        "lines": {int(index + 1): numbers(squares[:, index]) for index in _quartile_indices(squares.shape[1])},
+        "starts": flossing["epoch"][starts].tolist(),
+    }
+
+
+def _spectra(run: Run) -> Panel:
+    spectra = {stage: numbers(exponents) for stage, exponents in run.spectra.items()}
+    return spectra or "No spectrum has been measured yet."
+
+
+def _gradients(training: Metrics, clip: float | None) -> Panel:
+    prefix = "gradient_norm/"
+    lines = {}
+    for name in training:
+        if name.startswith(prefix):
+            epochs, norm = running_median(training["epoch"], training[name])
+            points = evenly(len(epochs), _POINTS)
+            label = name.removeprefix(prefix).removeprefix("network.")
+            lines[label] = {"x": epochs[points].tolist(), "y": numbers(norm[points])}
+    return {"lines": lines, "clip": clip} if lines else "No gradient has been computed yet."
+
+
+def _horizons(run: Run) -> Panel:
+    stored = run.directory.horizons
+    if not stored:
+        return "This run holds no condition numbers of the long-term Jacobian."
+    k, horizon = run.config.k, stored.pop("horizon")
+    lines = {}
+    # A singular Jacobian has an infinite condition number, and -inf for exponents: gaps in the lines.
+    with np.errstate(invalid="ignore"):
+        for stage, logs in stored.items():
+            exponents = run.spectra.get(stage, np.full(1, np.nan))
+            lines[stage] = {
+                "y": numbers((logs[:, 0] - logs[:, k - 1]) / np.log(10)),
+                "theory": numbers((exponents[0] - exponents[-1]) * horizon / np.log(10)),
+            }
+    return {
+        "k": k,
+        "x": horizon.tolist(),
+        "lines": lines,
+        "singular": any(None in line["y"] for line in lines.values()),
+    }
+
+
+def _network(run: Run, room: int) -> Panel:
+    snapshots = list(run.directory.snapshots.items())
+    if not snapshots:
+        return "This run holds no snapshots of its weights."
+    units = run.config.network.units
+    chosen = evenly(len(snapshots), max(2, min(MOST_SNAPSHOTS, room // units**2)))
+    epochs = [snapshots[index][0] for index in chosen]
+    weights = np.array([read_arrays(snapshots[index][1])[_RECURRENT] for index in chosen], np.float64)
+    eigenvalues = np.linalg.eigvals(weights)
+    # Where neurons were found to form clusters, those of one stand together.
+    clusters = run.directory.metrics("test", ("clusters",)).get("clusters", np.zeros((1, units)))[-1]
+    shown = np.argsort(clusters, kind="stable")[evenly(units, MOST_UNITS)]
+    seen = weights[:, shown][:, :, shown]
+    # One byte a weight, on a scale common to all snapshots.
+    scale = float(np.abs(seen).max()) / 127 or 1.0
+    return {
+        "epochs": epochs,
+        "of": len(snapshots),
+        "units": units,
+        "size": seen.shape[1],
+        "scale": scale,
+        "limit": float(np.quantile(np.abs(seen), 0.99)) or 1.0,
+        "weights": [base64.b64encode(np.rint(each / scale).astype(np.int8).tobytes()).decode() for each in seen],
+        "real": [numbers(each.real, 5) for each in eigenvalues],
+        "imaginary": [numbers(each.imag, 5) for each in eigenvalues],
+    }
+
+
+def _quartile_indices(k: int) -> list[int]:
+    return sorted({0, k // 4, k // 2, 3 * k // 4, k - 1})

@@ -1,0 +1,77 @@
+"""The page itself: words, tables and data into one HTML file."""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flossing_lab.report import summary
+from flossing_lab.report.curves import final_accuracy, learning_curves
+from flossing_lab.report.details import choose_runs, show_in_detail
+from flossing_lab.report.runs import LAST, Run, group_runs, name_runs, read_runs
+from flossing_lab.runs.files import write_atomically
+
+_HERE = Path(__file__).parent
+
+
+def write_report(paths: Sequence[Path | str], out: Path) -> Path:
+    """Write the report of all runs in `paths` to the HTML file `out`, which needs nothing else to be read.
+
+    A path is a run directory, the directory of a sweep, or a folder with runs somewhere below. Runs that cannot be
+    read are named in the report. Raises ValueError if there are no others, or if the extra `[runs]` is missing.
+    """
+    environment, plotly = _tools()
+    content = collect(*read_runs(paths))
+    scripts = [plotly, (_HERE / "page.js").read_text("utf-8")]
+    page = environment.get_template("page.html").render(
+        content, css=(_HERE / "page.css").read_text("utf-8"), scripts=scripts, hashes=[_hash(text) for text in scripts]
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, page.encode())
+    return out
+
+
+def collect(runs: Sequence[Run], damaged: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """All that the page says, as plain values; `data` is what its figures show."""
+    axes, groups = group_runs(runs)
+    detailed = choose_runs(groups)
+    header, rows = summary.tabulate(list(axes), groups)
+    troubles, more_troubles = summary.list_troubles(runs, damaged)
+    return {
+        **summary.describe(runs),
+        "troubles": troubles,
+        "more_troubles": more_troubles,
+        "header": header,
+        "rows": rows,
+        "last": LAST,
+        "configuration": summary.tabulate_configuration(runs),
+        "versions": summary.tabulate_versions(runs),
+        "runs": len(runs),
+        "detailed": name_runs(detailed),
+        "data": {
+            "final": final_accuracy(axes, groups),
+            "curves": learning_curves(axes, groups),
+            "details": [show_in_detail(run, len(detailed)) for run in detailed],
+        },
+    }
+
+
+def _tools() -> tuple[Any, str]:
+    # Whoever only trains needs neither of them.
+    try:
+        import jinja2
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        raise ValueError("flossing report needs the extra [runs]: pip install 'flossing[runs]'") from None
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    # NaN is not JSON: should one get here, it must not become a page that shows nothing.
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    return environment, get_plotlyjs()
+
+
+def _hash(script: str) -> str:
+    # The page's policy names its scripts by content, so that no other can run, whatever gets into the page.
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,0 +1,195 @@
+"""Runs as the report sees them: read once, and put into groups that differ by their seeds alone."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flossing_lab.runs.config import RunConfig
+from flossing_lab.runs.directory import RunDirectory
+from flossing_lab.runs.plotting import LABELS, as_exponents, running_mean
+from flossing_lab.sweeps.collection import ABSENT, axes_of, find_runs, labels_of
+
+LAST = 100
+"""Final numbers are means over so many epochs at the end."""
+SOLVED = 0.95
+"""The accuracy, as a running mean, from which on a task counts as solved."""
+UNREADABLE = (ValueError, KeyError, OSError)
+"""What reading a damaged directory may raise."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What the report keeps of a run in memory; the rest of its directory is read when it is shown in detail."""
+
+    directory: RunDirectory
+    info: dict[str, Any]
+    config: RunConfig
+    epoch: np.ndarray
+    accuracy: np.ndarray
+    loss: np.ndarray
+    blocks: np.ndarray
+    """Training epochs after which the network was flossed."""
+    spectra: dict[str, np.ndarray]
+    """Exponents by stage, `start`, `after_preflossing` and `end`, as far as the run came."""
+
+    @property
+    def status(self) -> str:
+        return str(self.info.get("status"))
+
+    @property
+    def final_accuracy(self) -> float:
+        return _final(self.accuracy)
+
+    @property
+    def final_loss(self) -> float:
+        return _final(self.loss)
+
+    @property
+    def solved(self) -> float:
+        """The training epoch from which on the running mean of the accuracy was high enough once; NaN if never."""
+        epochs, smooth = running_mean(self.epoch, self.accuracy)
+        reached = np.flatnonzero(smooth >= SOLVED)
+        return float(epochs[reached[0]]) if len(reached) else np.nan
+
+    @property
+    def seconds(self) -> float:
+        return float(self.info.get("seconds") or np.nan)
+
+    def exponent(self, index: int) -> float:
+        """One exponent after training; NaN if the run is not finished."""
+        end = self.spectra.get("end", np.empty(0))
+        return float(end[index]) if len(end) else np.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Runs that differ by their seeds alone, and the values of the axes that they share."""
+
+    values: dict[str, Any]
+    runs: list[Run]
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration of its first run."""
+        return self.runs[0].config
+
+    @property
+    def representative(self) -> Run:
+        """The run whose final accuracy is nearest to the median."""
+        final = np.array([run.final_accuracy for run in self.runs])
+        distance = np.abs(final - quartiles(final)[1])
+        return self.runs[int(np.nanargmin(distance))] if np.isfinite(distance).any() else self.runs[0]
+
+
+def read_runs(paths: Sequence[Path | str]) -> tuple[list[Run], list[tuple[str, str]]]:
+    """The runs in `paths`, and those that cannot be read: where they are, and why. ValueError if none can be read."""
+    runs, damaged = [], []
+    for directory in find_runs(paths):
+        try:
+            runs.append(_read(directory))
+        except UNREADABLE as error:
+            damaged.append((str(directory.path), explain(error)))
+    if not runs:
+        place, why = damaged[0]
+        raise ValueError(f"report must be of runs that can be read, got {place!r}: {why}")
+    return runs, damaged
+
+
+def group_runs(runs: Sequence[Run]) -> tuple[dict[str, list[Any]], list[Group]]:
+    """The axes, seeds left out, each with its values in order; and the groups, in the order of the axes."""
+    axes = {name: _in_order(values) for name, values in axes_of([run.config for run in runs]).items()}
+    axes = {name: values for name, values in axes.items() if not name.startswith("seed")}
+    found: dict[tuple, Group] = {}
+    for run in runs:
+        labels = labels_of(run.config)
+        values = {name: labels.get(name, ABSENT) for name in axes}
+        place = tuple(axes[name].index(value) for name, value in values.items())
+        found.setdefault(place, Group(values, [])).runs.append(run)
+    return axes, [found[place] for place in sorted(found)]
+
+
+def name_runs(runs: Sequence[Run]) -> list[str]:
+    """Each run in words: in what it differs from the others, and the name of its directory."""
+    axes = axes_of([run.config for run in runs]) or {"condition": []}
+    names = []
+    for run in runs:
+        labels = labels_of(run.config)
+        words = label_of({name: labels[name] for name in axes if name in labels})
+        names.append(f"{words} ({run.directory.path.resolve().name})")
+    return names
+
+
+def label_of(values: dict[str, Any]) -> str:
+    """Values of axes in words; empty if there are none."""
+    there = {name: value for name, value in values.items() if value != ABSENT}
+    return ", ".join(
+        LABELS[value] if name == "condition" else f"{name} {shown(value)}" for name, value in there.items()
+    )
+
+
+def shown(value: Any) -> str:
+    """A value of the configuration as text."""
+    return "default" if value is None else str(value)
+
+
+def is_numeric(values: Sequence[Any]) -> bool:
+    """Whether all values of an axis are numbers."""
+    return all(isinstance(value, int | float) for value in values)
+
+
+def explain(error: Exception) -> str:
+    """What went wrong, in one line."""
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
+
+
+def quartiles(values: np.ndarray) -> np.ndarray:
+    """Lower quartile, median and upper quartile along the first axis, of what is not NaN; NaN where nothing is."""
+    ordered = np.sort(values, axis=0)  # NaN comes last
+    last = np.maximum((~np.isnan(values)).sum(axis=0) - 1, 0)
+    rows = []
+    for share in (0.25, 0.5, 0.75):
+        place = share * last
+        below, above = (
+            np.take_along_axis(ordered, np.asarray(index)[None].astype(int), axis=0)[0]
+            for index in (np.floor(place), np.ceil(place))
+        )
+        part = place % 1
+        # Exponents can be -inf, and infinities have no difference.
+        with np.errstate(invalid="ignore"):
+            rows.append(np.where(below == above, below, (1 - part) * below + part * above))
+    return np.array(rows)
+
+
+def numbers(values: Iterable, digits: int = 4) -> list[float | None]:
+    """Numbers for the page, of so many significant digits; None, a gap, for what is not finite."""
+    return [float(f"{value:.{digits}g}") if np.isfinite(value) else None for value in values]
+
+
+def _read(directory: RunDirectory) -> Run:
+    training, info = directory.metrics("training", ("epoch", "accuracy", "loss")), directory.info
+    if training:
+        training.setdefault("accuracy", np.full(len(training["epoch"]), np.nan))  # a regression has none
+    flossing = directory.metrics("flossing", ("training_epoch",))
+    empty = np.empty(0)
+    return Run(
+        directory,
+        info,
+        directory.config,
+        *(training[name] if training else empty for name in ("epoch", "accuracy", "loss")),
+        blocks=np.unique(flossing["training_epoch"]) if flossing else empty,
+        spectra={stage: as_exponents(values) for stage, values in (info.get("spectra") or {}).items()},
+    )
+
+
+def _final(values: np.ndarray) -> float:
+    return float(values[-LAST:].mean()) if len(values) else np.nan
+
+
+def _in_order(values: list[Any]) -> list[Any]:
+    # Numbers by size, conditions from none to all, others as they came.
+    if is_numeric(values):
+        return sorted(values)
+    return sorted(values, key=lambda value: list(LABELS).index(value) if value in LABELS else 0)

@@ -1,0 +1,127 @@
+"""Checkpoints: all that a run needs to go on, as if it had never stopped.
+
+A file is a line with the digest of what follows, a line of JSON (counts, and what measures there are), and then the
+arrays of the training state as Equinox writes them: model, both optimisers, measures. The random keys of an epoch
+follow from the seeds and its number, so the counts are all there is to know of them; with the measures, they are the
+schedule's state as well.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+
+from flossing._training.train import TrainingState
+from flossing_lab.runs.files import write_atomically
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flossing._training.train import array_name
+
+
+FORMAT = 1
+KEPT = 2
+"""So many checkpoints are kept: should the newest be damaged, there is one before it."""
+
+_log = logging.getLogger("flossing")
+_COUNTS = ("epoch", "flossing_epoch", "asked", "due")
+
+
+class Checkpoint(eqx.Module):
+    """A state to go on from, how often the step size was halved on the way to it, and the seconds spent so far."""
+
+    state: TrainingState
+    halvings: int = 0
+    seconds: float = 0.0
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint):
+    """Write a checkpoint into `folder` and remove all but the newest ones."""
+    state = checkpoint.state
+    header = {
+        "format": FORMAT,
+        **{name: int(getattr(state, name)) for name in _COUNTS},
+        "interval": None if state.flossing is None else state.flossing.interval,
+        "halvings": checkpoint.halvings,
+        "seconds": checkpoint.seconds,
+        "measures": {name: [np.asarray(x).dtype.str, np.shape(x)] for name, x in state.measures.items()},
+    }
+    arrays = io.BytesIO()
+    eqx.tree_serialise_leaves(arrays, (_trees(state), state.measures))
+    content = json.dumps(header).encode() + b"\n" + arrays.getvalue()
+    name = f"{state.epoch:08d}-{state.flossing_epoch:08d}.eqx"
+    write_atomically(folder / name, _digest(content) + b"\n" + content)
+    for path in sorted(folder.glob("*.eqx"))[:-KEPT]:
+        path.unlink(missing_ok=True)
+
+
+def newest_checkpoint(folder: Path, like: TrainingState) -> Checkpoint | None:
+    """The newest checkpoint in `folder` that can be read, None if there is none; a damaged one is named in the log.
+
+    `like` is the state of a new run of the same configuration.
+    """
+    for path in sorted(folder.glob("*.eqx"), reverse=True):
+        try:
+            return _read(path, like)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            _log.warning("checkpoint %s is damaged and passed over (%s)", path, str(error).splitlines()[0])
+    return None
+
+
+def _read(path: Path, like: TrainingState) -> Checkpoint:
+    digest, _, content = path.read_bytes().partition(b"\n")
+    if digest != _digest(content):
+        raise ValueError("its content does not match its digest")
+    line, _, arrays = content.partition(b"\n")
+    header: dict[str, Any] = json.loads(line)
+    if header["format"] != FORMAT:
+        raise ValueError(f"its format is {header['format']}, this version reads {FORMAT}")
+    measures = {name: np.zeros(shape, np.dtype(kind)) for name, (kind, shape) in header["measures"].items()}
+    trees, measures = eqx.tree_deserialise_leaves(io.BytesIO(arrays), (_trees(like), measures))
+    model, opt_state, flossing = trees
+    if flossing is not None:
+        flossing = dataclasses.replace(flossing, interval=int(header["interval"]))
+    counts = {name: int(header[name]) for name in _COUNTS}
+    state = TrainingState(model, opt_state, flossing, measures=measures, **counts)
+    return Checkpoint(state, int(header["halvings"]), float(header["seconds"]))
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
+
+
+def _trees(state: TrainingState) -> tuple:
+    return state.model, state.opt_state, state.flossing
+
+
+Model = TypeVar("Model")
+
+
+def parameters_of(model: Any) -> dict[str, np.ndarray]:
+    """The arrays of a model by name."""
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(model, eqx.is_array))
+    return {array_name(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def with_parameters(model: Model, parameters: Mapping[str, np.ndarray]) -> Model:
+    """`model` with the arrays of `parameters`; ValueError if one is missing or of another shape."""
+
+    def stored(path, leaf):
+        array = parameters.get(array_name(path))
+        if array is None or array.shape != leaf.shape:
+            found = "nothing" if array is None else f"shape {array.shape}"
+            raise ValueError(f"parameters.npz must hold {array_name(path)} of shape {leaf.shape}, got {found}")
+        return jnp.asarray(array, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(stored, model)

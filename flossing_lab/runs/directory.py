@@ -1,0 +1,197 @@
+"""A run directory: what is in it, and how it gets there so that a killed run leaves nothing half-written.
+
+    run.json           configuration, versions, device, status, spectra
+    metrics/*.npz      one file a chunk of epochs, `training-00000001.npz` from epoch 1 on; one a test
+    snapshots/*.npz    parameters along the way, `00000100-00000500.npz` after 100 training and 500 flossing epochs
+    checkpoints/*.eqx  the newest states that the run can go on from
+    parameters.npz     the parameters after the last chunk, by name
+    horizons.npz       singular values of the long-term Jacobian against the horizon
+    run.png            the picture
+    film.gif           the film, of an experiment that has one
+
+Arrays are plain NPZ, read with pickle forbidden. No name in here comes from a file's content.
+"""
+
+import os
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from flossing_lab.runs.config import RunConfig
+from flossing_lab.runs.registry import read_config
+from flossing_lab.runs.files import read_arrays, read_json, remove_parts, write_arrays, write_json
+
+FORMAT = 1
+"""Version of the layout."""
+
+_FOLDERS = {"metrics": "*.npz", "snapshots": "*.npz", "checkpoints": "*.eqx"}
+_FILES = ("parameters.npz", "horizons.npz", "run.png", "film.gif")
+_LOCK = ".lock"
+
+
+class RunDirectory:
+    """One run on disk. Opening reads nothing: everything is read when asked for."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The content of run.json."""
+        path = self.path / "run.json"
+        if not path.is_file():
+            raise ValueError(f"run directory must hold run.json, got {str(self.path)!r}")
+        return read_json(path, FORMAT)
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration of the run."""
+        info = self.info
+        try:
+            return read_config(info.get("config"))
+        except ValueError as error:
+            raise ValueError(f"{self.path / 'run.json'}: {error}") from None
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a run here."""
+        return (self.path / "run.json").is_file()
+
+    def has_finished(self, config: RunConfig) -> bool:
+        """Whether this holds a finished run of `config`."""
+        return self.exists and self.info["status"] == "finished" and self.config.digest == config.digest
+
+    def metrics(self, kind: str, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+        """The metrics of one kind, `"training"`, `"flossing"` or `"test"`: all, or those `names` that there are.
+
+        One row an epoch or a test. Empty if there were none.
+        """
+        chunks = [_read_if_there(path, names) for path in sorted((self.path / "metrics").glob(f"{kind}-*.npz"))]
+        chunks = [chunk for chunk in chunks if chunk]
+        found = chunks[0] if chunks else {}
+        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in found}
+
+    @property
+    def parameters(self) -> dict[str, np.ndarray]:
+        """The parameters after the last chunk, by name (`network.J`, `x0`, ...)."""
+        path = self.path / "parameters.npz"
+        if not path.is_file():
+            raise ValueError(f"run directory must hold parameters.npz, got {str(self.path)!r}, which has none yet")
+        return read_arrays(path)
+
+    @property
+    def horizons(self) -> dict[str, np.ndarray]:
+        """`horizon` (H,), and log singular values of the long-term Jacobian (H, N) by name, as the spectra in
+        run.json: `start`, `after_preflossing`, `end`. Empty if there are none yet."""
+        return _read_if_there(self.path / "horizons.npz")
+
+    @property
+    def snapshots(self) -> dict[tuple[int, int], Path]:
+        """The files of the snapshots, by the training and flossing epochs done, in order of time."""
+        found = {}
+        for path in sorted((self.path / "snapshots").glob("*.npz")):
+            training, _, flossing = path.stem.partition("-")
+            if training.isdecimal() and flossing.isdecimal():
+                found[int(training), int(flossing)] = path
+        return found
+
+    @contextmanager
+    def opened(self, *, overwrite: bool = False, wait: float = 10.0) -> Iterator[None]:
+        """Hold this directory for one process: make it if needed, empty it of an earlier run if `overwrite`.
+
+        The lock ends with the process, however that ends. Raises ValueError if the directory cannot be made, holds
+        what is not of a run, or is still held by another process after `wait` seconds.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"out must be a directory, got {str(self.path)!r}, which is a file")
+        if not self.exists and self.path.is_dir() and (others := self._not_ours()):
+            raise ValueError(
+                f"out must be a new or an empty directory, got {str(self.path)!r}, which holds {others[0]!r}"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / _LOCK, timeout=wait)
+            lock.acquire()
+        except Timeout:
+            raise ValueError(
+                f"out must not be in use, got {str(self.path)!r}, where another process is at work"
+            ) from None
+        except OSError as error:
+            raise ValueError(
+                f"out must be a directory that can be written, got {str(self.path)!r}: {_reason(error)}"
+            ) from None
+        try:
+            if overwrite:
+                self._remove_run()
+            for folder in _FOLDERS:
+                if (self.path / folder).is_symlink():
+                    raise ValueError(f"{self.path / folder} must be a folder of its own, got a link")
+                (self.path / folder).mkdir(exist_ok=True)
+                remove_parts(self.path / folder)
+            remove_parts(self.path)
+            yield
+        finally:
+            lock.release()
+
+    def write_info(self, info: Mapping[str, Any]):
+        """Write run.json."""
+        write_json(self.path / "run.json", {"format": FORMAT, **info})
+
+    def write_metrics(self, kind: str, first: int, arrays: Mapping[str, Any]):
+        """Write one chunk of metrics that begins with epoch `first`."""
+        write_arrays(self.path / "metrics" / f"{kind}-{first:08d}.npz", arrays)
+
+    def write_parameters(self, arrays: Mapping[str, Any]):
+        """Write the parameters."""
+        write_arrays(self.path / "parameters.npz", arrays)
+
+    def write_horizons(self, arrays: Mapping[str, Any]):
+        """Write the singular values of the long-term Jacobian."""
+        write_arrays(self.path / "horizons.npz", arrays)
+
+    def write_snapshot(self, epoch: int, flossing_epoch: int, arrays: Mapping[str, Any]):
+        """Write a snapshot of the parameters."""
+        write_arrays(self.path / "snapshots" / f"{epoch:08d}-{flossing_epoch:08d}.npz", arrays)
+
+    def forget_after(self, epoch: int, flossing_epoch: int):
+        """Remove what lies beyond these epochs: a run that goes on from there writes it again."""
+        done = {"training": epoch, "flossing": flossing_epoch, "test": epoch}
+        for kind, last in done.items():
+            for path in (self.path / "metrics").glob(f"{kind}-*.npz"):
+                if int(path.stem.removeprefix(f"{kind}-")) > last:
+                    path.unlink()
+        for (training, flossing), path in self.snapshots.items():
+            if training > epoch or flossing > flossing_epoch:
+                path.unlink()
+
+    def _not_ours(self) -> list[str]:
+        # A start that was killed before run.json existed leaves these, and must not stand in the way of the next.
+        ours = {*_FOLDERS, _LOCK}
+        return sorted(p.name for p in self.path.iterdir() if p.name not in ours and not p.name.endswith(".part"))
+
+    def _remove_run(self):
+        # Only what a run writes, and run.json first, without which nothing here is a run: a directory is never
+        # emptied of what is not ours.
+        (self.path / "run.json").unlink(missing_ok=True)
+        for folder, pattern in _FOLDERS.items():
+            if not (self.path / folder).is_symlink():
+                for path in (self.path / folder).glob(pattern):
+                    path.unlink(missing_ok=True)
+        for name in _FILES:
+            (self.path / name).unlink(missing_ok=True)
+
+
+def _read_if_there(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    # A run that goes on from an earlier checkpoint may remove a chunk between our look and our reading.
+    try:
+        return read_arrays(path, names)
+    except FileNotFoundError:
+        return {}
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)

@@ -1,0 +1,76 @@
+"""The pictures of single runs and of the demo. Drawing reads run directories; nothing here trains."""
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from flossing_lab.runs.directory import RunDirectory
+from flossing_lab.runs.files import write_atomically
+
+
+LABELS = {
+    "none": "no flossing",
+    "before": "flossing before",
+    "during": "flossing during",
+    "before_and_during": "flossing before and during",
+    "adaptive": "adaptive flossing",
+}
+COLOURS = {
+    "none": "#6b6b6b",
+    "before": "#d9822b",
+    "during": "#2f9e6e",
+    "before_and_during": "#2563b0",
+    "adaptive": "#8a3fa0",
+}
+INK, PALE = "#222222", "#c9c9c9"
+
+
+def save_figure(figure: Figure, path: Path):
+    """Write a figure as PNG, beside its place first."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    write_atomically(path, picture.getvalue())
+
+
+def draw_spectrum(axes: Axes, exponents: np.ndarray, **style):
+    """Exponents against their index, with zero marked."""
+    axes.axhline(0, color=PALE, lw=0.8, zorder=0)
+    axes.plot(np.arange(1, len(exponents) + 1), exponents, lw=1.8, marker="." if len(exponents) < 40 else None, **style)
+    axes.set(xlabel="index i", ylabel="Lyapunov exponent λᵢ (per step)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def as_exponents(values: list) -> np.ndarray:
+    """Exponents as run.json holds them, `-inf` written as text."""
+    return np.asarray([np.nan if value is None else float(value) for value in values])
+
+
+def running_mean(epochs: np.ndarray, values: np.ndarray, width: int = 25) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over the last `width` epochs, fewer at the start."""
+    total = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    stop = np.arange(1, len(values) + 1)
+    start = np.maximum(stop - width, 0)
+    return epochs, (total[stop] - total[start]) / (stop - start)
+
+
+def running_median(epochs: np.ndarray, values: np.ndarray, width: int = 25) -> tuple[np.ndarray, np.ndarray]:
+    """Median over stretches of `width` epochs."""
+    count = len(values) // width
+    if count == 0:
+        return epochs, values
+    cut = slice(0, count * width)
+    return epochs[cut].reshape(count, width).mean(1), np.median(values[cut].reshape(count, width), axis=1)
+
+
+def evenly(count: int, most: int) -> np.ndarray:
+    """At most `most` of the indices below `count`, evenly spaced, with the first and the last."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
+
+
+def clean(axes: Axes):
+    """Leave out what frames the axes without need."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)

@@ -1,0 +1,34 @@
+"""The experiments by name. To add one, write its folder and add a line here.
+
+An experiment is a package with two modules: `config` defines `CONFIG`, its [`RunConfig`][], and imports no JAX;
+`experiment` is an [`ExperimentModule`][flossing_lab.runs.experiment.ExperimentModule].
+"""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from flossing_lab.runs.config import FIRST, RunConfig, explain_invalid
+
+EXPERIMENTS = {"reference": "flossing_lab.reference", "balance": "flossing_lab.balance"}
+"""The package of each experiment."""
+
+
+def config_class(experiment: Any) -> type[RunConfig]:
+    """The configuration class of an experiment; ValueError for an unknown name."""
+    if not isinstance(experiment, str) or experiment not in EXPERIMENTS:
+        legal = " or ".join(map(repr, EXPERIMENTS))
+        raise ValueError(f"experiment must be {legal}, got experiment={experiment!r}")
+    return importlib.import_module(f"{EXPERIMENTS[experiment]}.config").CONFIG
+
+
+def read_config(stored: Any) -> RunConfig:
+    """The configuration that a run directory holds; ValueError, in one line, if it is not a legal one."""
+    if not isinstance(stored, Mapping):
+        raise ValueError(f"config must be a table of sections, got {type(stored).__name__}")
+    try:
+        return config_class(stored.get("experiment", FIRST)).model_validate(stored)
+    except ValidationError as error:
+        raise ValueError(explain_invalid(error)) from None

@@ -1,0 +1,63 @@
+"""The spectrum of a saved or a freshly drawn network, printed and drawn."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from flossing._arguments import check_integer
+from flossing_lab.runs.config import RunConfig
+from flossing_lab.runs.directory import RunDirectory
+from flossing_lab.runs.plotting import draw_spectrum, save_figure
+from flossing_lab.runs.experiment import experiment_module
+from flossing_lab.runs.run import configure_dtype, load_model
+
+LEAST = 160
+"""Steps below which a standard error by batch means is not to be had."""
+
+
+def show_spectrum(
+    config: RunConfig, source: Path | None, first: int | None, picture: Path, console: Console
+) -> np.ndarray:
+    """Measure, print and draw the `first` exponents of the run in `source`, or of a network drawn from `config`."""
+    config = config if source is None else RunDirectory(source).config
+    units = config.network.units
+    first = units if first is None else first
+    check_integer("first", first, least=1, most=units, note=f" (the network has {units} units)")
+    configure_dtype(config.dtype)
+    room = experiment_module(config)
+    model = room.build(config).model if source is None else load_model(RunDirectory(source))
+    spectrum = room.measure_spectrum(model, config, first)
+    exponents = np.asarray(spectrum.exponents)
+    title = "freshly drawn network" if source is None else str(source)
+    kept, steps = len(spectrum.growth), len(spectrum.growth) + len(spectrum.transient_growth)
+    errors = np.asarray(spectrum.uncertainty().standard_error) if kept >= LEAST else None
+    console.print(_table(exponents, errors, f"Lyapunov exponents, {title}"))
+    console.print(
+        f"{len(exponents)} of {config.network.units}, per step, natural logarithm"
+        f"{'' if errors is None else ', ± standard error by batch means'}; driven by {config.driven_by}, {kept} of "
+        f"{steps} steps averaged, {config.dtype}",
+        highlight=False,
+    )
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    draw_spectrum(axes, exponents, color="#2563b0")
+    axes.set_title(f"Lyapunov spectrum, {title}", loc="left", fontsize=10, parse_math=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(figure, picture)
+    console.print(f"picture   {picture}", highlight=False)
+    return exponents
+
+
+def _table(exponents: np.ndarray, errors: np.ndarray | None, title: str) -> Table:
+    columns = 5 if errors is None else 3
+    rows = -(-len(exponents) // columns)
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    for row in range(rows):
+        indices = range(row, len(exponents), rows)
+        error = ["" if errors is None else f" ± {errors[index]:.4f}" for index in range(len(exponents))]
+        table.add_row(*(f"{index + 1:>4}  {exponents[index]:+.4f}{error[index]}" for index in indices))
+    return table

@@ -1,0 +1,87 @@
+"""Many runs: where they are, and in what they differ."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flossing_lab.runs.config import RunConfig
+from flossing_lab.runs.directory import RunDirectory
+from flossing_lab.runs.files import read_json, write_json
+
+SWEEP_FORMAT = 1
+"""Version of the layout of sweep.json."""
+
+ABSENT = "–"
+"""The value of a field that an experiment does not have."""
+
+_DIGEST = re.compile(r"[0-9a-f]{12}")
+
+
+def find_runs(paths: Iterable[Path | str]) -> list[RunDirectory]:
+    """The runs in `paths`, each a run directory, the directory of a sweep, or a folder with runs somewhere below.
+
+    Of a sweep, those that its newest specification names and that have begun. Raises ValueError, naming the path, if
+    there is none in one of them.
+    """
+    found: dict[Path, RunDirectory] = {}
+    for path in map(Path, paths):
+        if (path / "run.json").is_file():
+            here = [path]
+        elif (path / "sweep.json").is_file():
+            here = [path / "runs" / run["digest"] for run in read_sweep(path)["runs"]]
+        else:
+            here = [file.parent for file in sorted(path.rglob("run.json"))]
+        here = [place for place in here if (place / "run.json").is_file()]
+        if not here:
+            raise ValueError(f"directory must hold a run, got {str(path)!r}, which holds none")
+        found |= {place.resolve(): RunDirectory(place) for place in here}
+    return list(found.values())
+
+
+def read_sweep(path: Path) -> dict[str, Any]:
+    """The content of sweep.json: `name`, `axes`, and `runs`, each with its `digest` and the `values` of its axes."""
+    file = path / "sweep.json"
+    if not file.is_file():
+        raise ValueError(f"sweep directory must hold sweep.json, got {str(path)!r}")
+    content = read_json(file, SWEEP_FORMAT)
+    runs = content.get("runs")
+    # A digest becomes a folder's name: nothing else may stand there.
+    if not isinstance(runs, list) or not all(
+        isinstance(run, dict) and isinstance(run.get("values"), dict) and _DIGEST.fullmatch(str(run.get("digest")))
+        for run in runs
+    ):
+        raise ValueError(f"{file} must list runs, each with a digest of 12 hexadecimal digits and its values")
+    return content
+
+
+def write_sweep(path: Path, content: Mapping[str, Any]):
+    """Write sweep.json."""
+    write_json(path / "sweep.json", {"format": SWEEP_FORMAT, **content})
+
+
+def axes_of(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
+    """The fields in which configurations differ, each with its values in order of appearance.
+
+    All seeds count as one field, `seed`, where they agree in each configuration. Of several experiments, the fields in
+    which configurations of one differ, and `experiment`; ABSENT is the value where an experiment has no such field.
+    """
+    flat = [labels_of(config) for config in configs]
+    experiments = {values["experiment"] for values in flat}
+    axes = {"experiment": [values["experiment"] for values in flat]} if len(experiments) > 1 else {}
+    for name in dict.fromkeys(name for values in flat for name in values):
+        for experiment in experiments:
+            if len({values.get(name, ABSENT) for values in flat if values["experiment"] == experiment}) > 1:
+                axes[name] = [values.get(name, ABSENT) for values in flat]
+    return {name: list(dict.fromkeys(values)) for name, values in axes.items()}
+
+
+def labels_of(config: RunConfig) -> dict[str, Any]:
+    """The experiment and all fields that decide the result, with one `seed` instead of several if they are equal."""
+    values = {"experiment": config.experiment, **config.values()}
+    seeds = [name for name in values if name.startswith("seed_")]
+    if len({values[name] for name in seeds}) == 1:
+        values["seed"] = values[seeds[0]]
+        for name in seeds:
+            del values[name]
+    return values

@@ -1,0 +1,164 @@
+"""A sweep's specification: a TOML file in, the configurations it stands for out, all of them legal before one starts.
+
+    [base]                         # fields of the configuration, as on the command line; `seed` is all four seeds
+    epochs = 1000
+
+    [[axes]]                       # a table is an axis: its fields vary together, from value to value
+    delay = [10, 20, 40]
+    window = [30, 55, 110]
+
+    [[axes]]                       # several axes multiply
+    condition = ["none", "before_and_during"]
+
+`experiment = "balance"`, in [base] alone, is for the second experiment, whose fields are others. An optional `name` at
+the top, by default the file's, names the sweep. This room imports no JAX.
+"""
+
+import itertools
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+
+from flossing_lab.runs.config import FIRST, explain_invalid
+from flossing_lab.runs.config import RunConfig
+from flossing_lab.runs.registry import config_class
+
+MOST_POINTS = 100_000
+"""More points than this are taken for a mistake."""
+
+_MOST_LETTERS = 600
+
+
+class Point(NamedTuple):
+    """One run of a sweep: the values of the axes' fields, and the whole configuration."""
+
+    values: dict[str, Any]
+    config: RunConfig
+
+
+class Spec(BaseModel):
+    """A sweep: what all runs share, and the axes along which they differ."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str
+    base: dict[str, Any] = {}
+    axes: list[dict[str, list[Any]]]
+
+    def points(self) -> list[Point]:
+        """All runs, the last axis varying fastest."""
+        steps = [[dict(zip(axis, row, strict=True)) for row in zip(*axis.values(), strict=True)] for axis in self.axes]
+        return [_point(self.base, combination) for combination in itertools.product(*steps)]
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not re.fullmatch("[A-Za-z0-9_-]{1,100}", name):
+            raise ValueError(f"name (by default the file's) must be 1 to 100 letters, digits, - and _, got {name!r}")
+        return name
+
+    @field_validator("axes", mode="before")
+    @classmethod
+    def _check_axes(cls, axes: Any) -> Any:
+        if not isinstance(axes, list) or not axes or not all(isinstance(axis, dict) and axis for axis in axes):
+            raise ValueError(f"axes must be tables of fields, each headed [[axes]], got axes={axes!r}")
+        for axis in axes:
+            for field, values in axis.items():
+                if not isinstance(values, list) or not values:
+                    raise ValueError(f"{field} must be a list of at least one value, got {field}={values!r}")
+            if len({len(values) for values in axis.values()}) > 1:
+                told = ", ".join(f"{len(values)} of {field}" for field, values in axis.items())
+                raise ValueError(f"the fields of one axis vary together and must have equally many values, got {told}")
+        return axes
+
+    @model_validator(mode="after")
+    def _check(self) -> "Spec":
+        if any("experiment" in axis for axis in self.axes):
+            raise ValueError("experiment must be one name, in base: the runs of a sweep are of one experiment")
+        fields = [*self.base, *(field for axis in self.axes for field in axis)]
+        known = _legal_fields(self.base)
+        for field in fields:
+            if field not in known:
+                legal = ", ".join(sorted(known))
+                raise ValueError(f"{field} is not a field of the configuration; legal are {legal}")
+            if fields.count(field) > 1:
+                raise ValueError(f"{field} must be given once, in base or in one axis, got {fields.count(field)} times")
+        count = math.prod(len(values) for axis in self.axes for values in list(axis.values())[:1])
+        if count > MOST_POINTS:
+            raise ValueError(f"axes must make at most {MOST_POINTS} points, got {count}")
+        seen: dict[str, Point] = {}
+        for point in self.points():
+            same = seen.setdefault(point.config.digest, point)
+            if same is not point:
+                raise ValueError(
+                    f"points must be runs that differ, got {describe(same.values)} and {describe(point.values)}"
+                )
+        return self
+
+
+def read_spec(path: Path | str) -> Spec:
+    """Read a specification from a TOML file; whatever is wrong with it is a ValueError in one line."""
+    try:
+        content = _read_toml(Path(path))
+        unknown = [key for key in content if key not in Spec.model_fields]
+        if unknown:
+            raise ValueError(f"{unknown[0]} is not a key of a specification; legal are {', '.join(Spec.model_fields)}")
+        return Spec.model_validate({"name": Path(path).stem, "axes": None} | content)
+    except ValidationError as error:
+        raise ValueError(one_line(f"{path}: {explain_invalid(error)}")) from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(one_line(f"{path}: {error}")) from None
+
+
+def describe(values: Mapping[str, Any]) -> str:
+    """The values of a point in one line."""
+    return ", ".join(f"{field}={value}" for field, value in values.items())
+
+
+def _point(base: Mapping[str, Any], combination: tuple[dict[str, Any], ...]) -> Point:
+    values = {field: value for step in combination for field, value in step.items()}
+    given = {**base, **values}
+    # `seed` first: beside it, one of the four may have a value of its own.
+    given = {"seed": given.pop("seed"), **given} if "seed" in given else given
+    try:
+        return Point(values, _plain_config(given).with_values(**given))
+    except ValidationError as error:
+        raise ValueError(f"at {describe(values)}: {explain_invalid(error)}") from None
+
+
+def _plain_config(given: Mapping[str, Any]) -> RunConfig:
+    return config_class(given.get("experiment", FIRST))()
+
+
+def _legal_fields(base: Mapping[str, Any]) -> set[str]:
+    sections = [section for section in _plain_config(base).model_dump().values() if isinstance(section, dict)]
+    return {"seed", "dtype", "experiment", *(field for section in sections for field in section)}
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        if not path.is_file():
+            found = "a directory" if path.is_dir() else "something else" if path.exists() else "nothing"
+            raise ValueError(f"specification must be a TOML file, got {found}")
+        # Editors of another system begin a file with a byte order mark, which TOML does not know.
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"specification must be UTF-8, got byte {error.object[error.start]:#04x} (line {line})"
+        ) from None
+    except RecursionError:
+        raise ValueError("specification must be tables of values, got some nested beyond measure") from None
+    except OSError as error:
+        raise ValueError(f"specification must be a TOML file that can be read: {error.strerror}") from None
+
+
+def one_line(text: str) -> str:
+    """A message without line breaks, cut where nobody reads on."""
+    text = " ".join(text.split())
+    return text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]} ..."
