@@ -8,14 +8,11 @@ Exit code 1 if a goal was missed or a section failed.
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from rich.table import Table
 
 from benchmarks import epochs, memory, modules, runs, spectra, table
 from benchmarks.turns import shared_cores
+from flossing_lab.runs.provenance import measured_on
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results.json", HERE / "table.md"
@@ -71,7 +69,7 @@ def _section(name: str, console: Console, quick: bool) -> bool:
     # Measures, prints, writes; whether a goal was missed or all failed.
     title, measure = SECTIONS[name]
     console.rule(title)
-    measured = circumstances()
+    measured = provenance()
     rows = _attempt(title, measure, console, quick)
     console.print(_rendered(rows))
     if not quick:
@@ -109,28 +107,9 @@ def _rendered(rows: list[table.Row]) -> Group:
     return Group(*(rendered for rendered in (comparisons, precisions) if rendered.row_count))
 
 
-def circumstances() -> dict[str, Any]:
+def provenance() -> dict[str, Any]:
     """When, on what and with what a section was measured."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
-    return {
-        "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
-        "processor": _processor(),
-        "cores": len(shared_cores()),
-        "load": round(os.getloadavg()[0], 2),
-        "versions": {"python": platform.python_version(), **versions},
-    }
-
-
-def _processor() -> str:
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"
+    return measured_on(PACKAGES, len(shared_cores()))
 
 
 def read_results() -> dict[str, Any]:

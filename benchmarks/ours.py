@@ -189,7 +189,7 @@ def spectrum(*, units: int, k: int, steps: int, transient: int):
 
     def measure(J, b, h, basis, interval):
         options = {"steps": steps, "basis": basis, "transient": transient, "interval": interval}
-        return fl.lyapunov_spectrum(Step(J, b), h, None, **options)
+        return fl.lyapunov_spectrum(Step(J, b), None, state=h, **options)
 
     arguments = [numbers[name] for name in ("J", "b", "h", "basis")]
     interval = measure(*arguments, "auto").interval

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.__main__ import circumstances
+from benchmarks.__main__ import provenance
 from benchmarks.turns import Turn, in_process
 
 HERE = Path(__file__).parent
@@ -137,7 +137,7 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes; writes nothing")
     options = parser.parse_args()
-    measured = circumstances()
+    measured = provenance()
     lines = collect(QUICK, 2) if options.quick else collect(SERIES, 5)
     for variable, line in lines.items():
         for quantity, name in (("seconds", "time"), ("bytes", "memory")):

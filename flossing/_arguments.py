@@ -1,5 +1,6 @@
 """Checks of numbers that need no JAX; errors as in `_checks`, which hands them on."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -18,3 +19,8 @@ def check_positive(name: str, value: Any):
     number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not number or not 0 < value < float("inf"):
         raise ValueError(f"{name} must be a positive number, got {name}={value!r}")
+
+
+def default_transient(steps: int) -> int:
+    """Steps left out of an average over `steps`: `10 + ceil(steps / 10)` as in the reference, at most half."""
+    return min(10 + math.ceil(steps / 10), steps // 2)

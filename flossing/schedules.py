@@ -1,89 +1,194 @@
-"""When to floss: a schedule is a pure function of the epoch and of what was last measured.
+"""When to floss: a schedule says at which training epochs it wants to be queried, and how much flossing is due there.
 
-    schedule(epoch, measures) -> flossing epochs due before this epoch's training step
+    schedule.next_query(epoch)       the first epoch after `epoch` at which it wants to be queried, None for never
+    schedule(epoch, measures)        the flossing epochs due before the training step of `epoch`
 
-Epochs count from 1. `measures` maps names to the newest values (`exponents`, `loss`, ...), for schedules that
-adapt.
+Epochs count from 1. `measures` maps names to the newest values, those of the training epoch before: `loss`, what the
+loss function returns besides (such as `accuracy`), `gradient_norm/<array>`, `exponents`. Before the first training
+epoch there are only `exponents`. [`train`][] ends a chunk where a schedule wants to be queried, so that measures are
+fresh.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, runtime_checkable
 
 from flossing._checks import check_integer, check_positive
 
-Schedule: TypeAlias = Callable[[int, Mapping[str, Any]], int]
+Measures = Mapping[str, Any]
 
 
-def floss_never() -> Schedule:
-    """No flossing: 0 epochs due, always."""
-    return lambda epoch, measures: 0
+@runtime_checkable
+class Schedule(Protocol):
+    """What every schedule is; yours may be any object with these two methods."""
+
+    def next_query(self, epoch: int, /) -> int | None:
+        """The first training epoch after `epoch` at which it wants to be queried; None for never again."""
+        ...
+
+    def __call__(self, epoch: int, measures: Measures, /) -> int:
+        """The flossing epochs due before the training step of `epoch`."""
+        ...
 
 
-def floss_before(epochs: int = 500) -> Schedule:
-    """Preflossing: `epochs` flossing epochs before the first training epoch."""
+@dataclasses.dataclass(frozen=True)
+class _Fixed:
+    """Flossing at epochs that are known beforehand: `epochs` whenever the epoch is `first`, `first + every`, ..."""
+
+    epochs: int
+    first: int
+    every: int
+    blocks: int | None
+
+    def next_query(self, epoch: int, /) -> int | None:
+        number = max(0, -((self.first - epoch - 1) // self.every))  # of the first block after `epoch`
+        if not self.epochs or (self.blocks is not None and number >= self.blocks):
+            return None
+        return self.first + number * self.every
+
+    def __call__(self, epoch: int, measures: Measures, /) -> int:
+        return self.epochs if self.next_query(epoch - 1) == epoch else 0
+
+    def certain(self, after: int, until: int) -> int:
+        """Flossing epochs that are sure to come at training epochs `after + 1` to `until`."""
+        total, epoch = 0, self.next_query(after)
+        while epoch is not None and epoch <= until:
+            total, epoch = total + self.epochs, self.next_query(epoch)
+        return total
+
+
+def never() -> Schedule:
+    """No flossing."""
+    return _Fixed(0, 1, 1, 0)
+
+
+def preflossing(epochs: int = 500) -> Schedule:
+    """`epochs` flossing epochs before the first training epoch. Raises ValueError if `epochs` is below 0.
+
+    schedule = fl.schedules.preflossing(300)
+    """
     check_integer("epochs", epochs, least=0)
-    return lambda epoch, measures: epochs if epoch == 1 else 0
+    return _Fixed(epochs, 1, 1, 1)
 
 
-def floss_periodically(epochs: int = 500, *, every: int = 100, blocks: int | None = 2) -> Schedule:
-    """Interflossing: `epochs` flossing epochs whenever the epoch is a multiple of `every`, at most `blocks` times."""
+def interflossing(epochs: int = 500, *, every: int = 100, blocks: int | None = 2) -> Schedule:
+    """`epochs` flossing epochs whenever the training epoch is a multiple of `every`, at most `blocks` times.
+
+    Raises ValueError for numbers out of range.
+
+        schedule = fl.schedules.sum_schedules(fl.schedules.preflossing(), fl.schedules.interflossing(50, every=200))
+    """
     check_integer("epochs", epochs, least=0)
     check_integer("every", every, least=1)
     if blocks is not None:
         check_integer("blocks", blocks, least=0)
-
-    def schedule(epoch, measures):
-        number, rest = divmod(epoch, every)
-        due = number >= 1 and rest == 0 and (blocks is None or number <= blocks)
-        return epochs if due else 0
-
-    return schedule
+    return _Fixed(epochs, every, every, blocks)
 
 
-def floss_adaptively(
-    *, far: str, near: str, share: float = 1e-3, before: int = 500, epochs: int = 50, every: int = 100
-) -> Schedule:
-    """Preflossing, and again whenever error feedback no longer reaches back: while
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+    """A function of the epoch and the measures, queried every so many epochs; `before` epochs of preflossing."""
 
-        |dL/d far| <= share |dL/d near|.
+    function: Callable[[int, Measures], int]
+    every: int
+    before: int
 
-    `far` and `near` name two gradient norms that [`train`][] records. `far` is that of what acts through the whole
-    horizon alone, such as trained initial states ("gradient_norm/x0"); `near` that of what acts at each step, such as
-    the recurrent weights ("gradient_norm/network.J"). The norms come with training at no cost, and both scale alike
-    with the loss. With batches of 16 a network that cannot learn sends back a share of 1e-5 or less, one that learns
-    some 1e-2 to 1e-3, so that `share` needs no tuning by task; and one that has learnt is left in peace, where a
-    schedule that follows the epoch alone may floss away what was learnt.
+    def next_query(self, epoch: int, /) -> int | None:
+        if epoch < 1 and self.before:
+            return 1
+        return 1 + max(1, (epoch - 1) // self.every + 1) * self.every
 
-    Larger batches want a smaller share, 4e-3 / sqrt(B): what B sequences send back to their initial states adds up like
-    a random walk, but once the network learns their gradients of the weights agree, so that the share of a network
-    falls with the root of B.
-
-    `before`: flossing epochs before epoch 1. `epochs`: so many each time, after which training goes on and the rule is
-    asked again `every` epochs later, for as long as it takes. The flossing window should span the longest lag
-    that the task needs; twice that is a good value.
-    """
-    check_positive("share", share)
-    check_integer("before", before, least=0)
-    check_integer("epochs", epochs, least=0)
-    check_integer("every", every, least=1)
-
-    def schedule(epoch, measures):
+    def __call__(self, epoch: int, measures: Measures, /) -> int:
         if epoch == 1:
-            return before
-        if (epoch - 1) % every:
-            return 0
-        recorded = sorted(name for name in measures if name.startswith("gradient_norm/"))
-        if not recorded:
-            return epochs  # nothing was measured yet, thus it may become due
-        for name in (far, near):
+            return self.before
+        return self.function(epoch, measures) if (epoch - 1) % self.every == 0 else 0
+
+    def certain(self, after: int, until: int) -> int:
+        """Flossing epochs that are sure to come at training epochs `after + 1` to `until`."""
+        return self.before if after < 1 <= until else 0
+
+
+def rule(function: Callable[[int, Measures], int], *, every: int = 100, before: int = 0) -> Schedule:
+    """Your own rule: `function(epoch, measures) -> flossing epochs due`, queried after every `every` training epochs.
+
+    `before`: flossing epochs before the first training epoch. Raises ValueError for numbers out of range.
+
+        schedule = fl.schedules.rule(lambda epoch, measures: 50 if measures["accuracy"] < 0.6 else 0, every=200)
+    """
+    check_integer("every", every, least=1)
+    check_integer("before", before, least=0)
+    return _Rule(function, every, before)
+
+
+def adaptive(
+    *, distant: str, local: str, threshold: float = 1e-3, before: int = 500, epochs: int = 50, every: int = 100
+) -> Schedule:
+    """Preflossing, and again whenever the gradient no longer reaches back: while
+
+        |dL/d distant| <= threshold |dL/d local|.
+
+    `distant` and `local` name two gradient norms that [`train`][] records. `distant` is that of parameters that act
+    through the whole horizon only, such as trained initial states ("gradient_norm/x0"); `local` that of parameters that
+    act at each step, such as the recurrent weights ("gradient_norm/network.J"). The norms come with training at no
+    cost, and both scale alike with the loss. With batches of 16 the ratio is 1e-5 or less for a network that cannot
+    learn, and some 1e-2 to 1e-3 for one that learns, so that `threshold` needs no tuning by task. A network that has
+    learnt is not flossed, where a schedule that follows the epoch alone may undo what was learnt.
+
+    Larger batches want a smaller threshold, 4e-3 / sqrt(B): the gradients of B sequences with respect to their initial
+    states add up like a random walk, but once the network learns their gradients of the weights agree, so that the
+    ratio falls with the root of B.
+
+    `before`: flossing epochs before epoch 1. `epochs`: flossing epochs each time, after which training goes on and the
+    rule is queried again `every` epochs later. The flossing window should span the longest lag that the task needs;
+    twice that is a good value. Raises ValueError for numbers out of range.
+
+        schedule = fl.schedules.adaptive(distant="gradient_norm/x0", local="gradient_norm/network.J")
+    """
+    check_positive("threshold", threshold)
+    check_integer("epochs", epochs, least=0)
+
+    def is_lost(epoch: int, measures: Measures) -> int:
+        for name in (distant, local):
             if name not in measures:
-                legal = ", ".join(recorded)
-                raise ValueError(f"far and near must name gradient norms that were recorded ({legal}), got {name!r}")
-        return epochs if float(measures[far]) <= share * float(measures[near]) else 0
+                legal = ", ".join(sorted(name for name in measures if name.startswith("gradient_norm/")))
+                raise ValueError(f"distant and local must name recorded gradient norms ({legal}), got {name!r}")
+        return epochs if float(measures[distant]) <= threshold * float(measures[local]) else 0
 
-    return schedule
+    return rule(is_lost, every=every, before=before)
 
 
-def join_schedules(*schedules: Schedule) -> Schedule:
+@dataclasses.dataclass(frozen=True)
+class _Sum:
+    schedules: tuple[Schedule, ...]
+
+    def next_query(self, epoch: int, /) -> int | None:
+        return min((q for each in self.schedules if (q := each.next_query(epoch)) is not None), default=None)
+
+    def __call__(self, epoch: int, measures: Measures, /) -> int:
+        return sum(each(epoch, measures) for each in self.schedules if each.next_query(epoch - 1) == epoch)
+
+    def certain(self, after: int, until: int) -> int:
+        """Flossing epochs that are sure to come at training epochs `after + 1` to `until`."""
+        return sum(certain_epochs(each, after, until) for each in self.schedules)
+
+
+def sum_schedules(*schedules: Schedule) -> Schedule:
     """All of them: the flossing epochs due are the sum."""
-    return lambda epoch, measures: sum(schedule(epoch, measures) for schedule in schedules)
+    return _Sum(schedules)
+
+
+def certain_epochs(schedule: Schedule, after: int, until: int) -> int:
+    """Flossing epochs that are sure to come at training epochs `after + 1` to `until`, as far as a schedule knows."""
+    certain = getattr(schedule, "certain", None)
+    return certain(after, until) if certain is not None else 0
+
+
+def as_schedule(schedule: Any, every: int) -> Schedule:
+    """A schedule as it is; a plain function of the epoch and the measures as a rule queried every `every` epochs."""
+    if schedule is None:
+        return never()
+    if isinstance(schedule, Schedule):
+        return schedule
+    if callable(schedule):
+        return rule(schedule, every=every)  # pyright: ignore[reportArgumentType]
+    raise ValueError(f"schedule must be one of flossing.schedules, or a function (epoch, measures), got {schedule!r}")

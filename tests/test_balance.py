@@ -38,7 +38,7 @@ def test_signals_are_those_of_the_process_in_continuous_time():
     In continuous time, started at the mean: cov(s_t, s_{t+u}) = I1^2 / (2 tau) (1 - exp(-2 t / tau)) exp(-u / tau).
     """
     task = OrnsteinUhlenbeck(steps=6, dt=0.07, tau=0.1, amplitude=0.3, mean=2.0)
-    responses = jax.vmap(lambda kicks: task.sequence(kicks).inputs[:, 0] - 2)(jnp.eye(5)[:, :, None])
+    responses = jax.vmap(lambda kicks: task.trial(kicks).inputs[:, 0] - 2)(jnp.eye(5)[:, :, None])
     t = 0.07 * np.arange(6)
     early, late = np.minimum(*np.meshgrid(t, t)), np.maximum(*np.meshgrid(t, t))
     expected = 0.3**2 / 0.2 * -np.expm1(-2 * early / 0.1) * np.exp(-(late - early) / 0.1)
@@ -76,9 +76,9 @@ def test_tasks_that_are_not_legal(values, message):
 @pytest.mark.parametrize("shape", [(50, 2), (48, 2), (49, 1)])
 def test_kicks_are_one_for_each_step_but_the_first(shape):
     task = OrnsteinUhlenbeck(signals=2)
-    assert task.sequence(jnp.zeros((49, 2))).inputs.shape == (50, 2)
+    assert task.trial(jnp.zeros((49, 2))).inputs.shape == (50, 2)
     with pytest.raises(ValueError, match=r"xi must be of shape \(steps - 1, signals\) = \(49, 2\), got \("):
-        task.sequence(jnp.zeros(shape))
+        task.trial(jnp.zeros(shape))
 
 
 def network_and_drive(units=5, signals=2, steps=7):
@@ -126,7 +126,7 @@ def test_exponents_of_a_network_whose_units_are_all_active():
     network = BalancedRNN(units, key=jax.random.key(0), gain=0.0, mean_coupling=-c, sigma=0.01)
     inputs = jnp.full((20, 1), 50.0), jax.random.normal(jax.random.key(1), (20, units))
     x = network.relax(network.zeros(), jnp.array([50.0]), 100)
-    exponents = fl.lyapunov_spectrum(lambda x, drive: network(drive, x), x, inputs, transient=10).exponents
+    exponents = fl.lyapunov_spectrum(lambda x, drive: network(drive, x), inputs, state=x, transient=10).exponents
     expected = [math.log(1 - dt + dt * c / units)] * (units - 1) + [
         math.log(abs(1 - dt - dt * c * (units - 1) / units))
     ]
@@ -212,7 +212,7 @@ def test_renewal_falls_on_its_epochs_whatever_the_chunks():
         return model | {"n": model["n"] * 10 + model["w"]}
 
     optimiser, key = optax.sgd(0.1), jax.random.key(0)
-    start = fl.start_training({"w": jnp.array(1.0), "n": jnp.array(0.0)}, optimiser)
+    start = fl.init_training({"w": jnp.array(1.0), "n": jnp.array(0.0)}, optimiser)
 
     def trained(state, chunk):
         settings = {"loss": loss, "batch": jax.random.normal, "optimiser": optimiser, "key": key, "epochs": 10}

@@ -107,7 +107,7 @@ def test_peers_floss_modules_the_same(name):
     """Loss and gradient, for all parameters."""
     torch, flt = pytest.importorskip("torch"), importlib.import_module("flossing.pytorch")
     network, state, bits, basis, parameters, loss = modules_and_peers()[name]
-    spectrum = flt.lyapunov_spectrum(network, state, bits, basis=basis, transient=TRANSIENT)
+    spectrum = flt.lyapunov_spectrum(network, bits, state=state, basis=basis, transient=TRANSIENT)
     ours, theirs = flt.flossing_loss(spectrum.exponents), loss()
     np.testing.assert_allclose(theirs.item(), ours.item(), **CLOSE)
     both = (torch.autograd.grad(value, parameters) for value in (theirs, ours))
@@ -132,7 +132,7 @@ def test_peers_train_the_same(peer, optax_promotion):
     numbers = starts.training_start(UNITS, 3, dtype="float64")
     inputs, targets, mask = starts.xor_batch(3, STEPS, 2)
     model = reference.ReferenceModel(ours.cell_of(numbers), jnp.asarray(numbers["x0"]))
-    batch = fl.tasks.Sequence(jnp.asarray(inputs), jnp.asarray(targets), jnp.broadcast_to(mask, targets.shape))
+    batch = fl.tasks.Trial(jnp.asarray(inputs), jnp.asarray(targets), jnp.broadcast_to(mask, targets.shape))
     both = eqx.filter_jit(eqx.filter_value_and_grad(reference.task_loss, has_aux=True))
     (value, metrics), expected = both(model, batch)
 
@@ -155,7 +155,7 @@ def test_peers_train_the_same(peer, optax_promotion):
 def test_the_xor_of_the_benchmarks_is_ours():
     inputs, targets, mask = starts.xor_batch(1, STEPS, 3, seed=5)
     bits = np.random.default_rng(5).integers(0, 2, size=(1, STEPS + 6)).astype(float)
-    theirs = fl.tasks.TemporalXOR(steps=STEPS, delay=3).sequence(jnp.asarray(bits[0, :, None]))
+    theirs = fl.tasks.TemporalXOR(steps=STEPS, delay=3).trial(jnp.asarray(bits[0, :, None]))
     np.testing.assert_array_equal(inputs[0], theirs.inputs)
     np.testing.assert_array_equal(targets[0], theirs.targets)
     np.testing.assert_array_equal(mask, theirs.mask)
@@ -163,7 +163,7 @@ def test_the_xor_of_the_benchmarks_is_ours():
 
 def test_peers_clip_the_same(optax_promotion):
     gradients = {"J": np.full((2, 2), 3.0), "b": np.full(2, 1e-3), "x0": np.zeros(2)}
-    expected, _ = fl.clip_each_array(0.03).update(jax.tree.map(jnp.asarray, gradients), None)
+    expected, _ = fl.clip_by_array_norm(0.03).update(jax.tree.map(jnp.asarray, gradients), None)
     clipped, norms = peers_jax.clip_each(jax.tree.map(jnp.asarray, gradients))
     for name in gradients:
         np.testing.assert_allclose(clipped[name], expected[name], **CLOSE)

@@ -30,7 +30,7 @@ CELLS = {
 
 def spectrum(cell, inputs, *, state=None, **options):
     return fl.lyapunov_spectrum(
-        lambda state, s: cell(s, state), cell.zeros() if state is None else state, inputs, **options
+        lambda state, s: cell(s, state), inputs, state=cell.zeros() if state is None else state, **options
     )
 
 
@@ -222,7 +222,7 @@ def test_forget_bias():
         (functools.partial(LeakyRNN, 4, dt=1.5), r"dt must be at most 1, got dt=1.5"),
         (functools.partial(LeakyRNN, 4, dt=0.0), r"dt must be a positive number, got dt=0.0"),
         (functools.partial(LIF, 4, tau_mem=-10.0), r"tau_mem must be a positive number, got tau_mem=-10.0"),
-        (functools.partial(BinaryRNN, 4, tangent_beta=0.0), "tangent_beta must be a positive number"),
+        (functools.partial(BinaryRNN, 4, flossing_beta=0.0), "flossing_beta must be a positive number"),
         (functools.partial(LRU, 4, r_min=0.9, r_max=0.5), r"r_min and r_max must .*got r_min=0.9, r_max=0.5"),
         (functools.partial(LRU, 4, r_max=1.0), r"r_min and r_max must .*r_max=1.0"),
         (lambda key: Stacked([]), r"cells must hold at least one cell, got cells=\[\]"),

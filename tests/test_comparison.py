@@ -51,7 +51,7 @@ def test_the_loss_is_the_mean_over_sequences():
     network = fl.cells.Network(NETWORKS["GRU"].make(5, 10, key=jax.random.key(0)), 9, key=jax.random.key(1))
     batch = runs.Batch(task, 3)(jax.random.key(2))
     loss, others = eqx.filter_jit(runs.Loss(task))(network, batch)
-    each = [fl.tasks.Sequence(*(array[i] for array in batch)) for i in range(3)]
+    each = [fl.tasks.Trial(*(array[i] for array in batch)) for i in range(3)]
     score = eqx.filter_jit(lambda network, sequence: task.score(network.outputs(sequence.inputs), sequence))
     scores = [score(network, sequence) for sequence in each]
     assert np.allclose((loss, others["accuracy"]), np.mean(scores, axis=0), rtol=1e-12)

@@ -47,7 +47,7 @@ SYSTEMS = {
 @functools.cache
 def run(name, **options):
     step, state, inputs, steps = SYSTEMS[name]
-    return covariant_vectors(step, state, inputs, steps=steps, key=KEY, **options)
+    return covariant_vectors(step, inputs, state=state, steps=steps, key=KEY, **options)
 
 
 @functools.cache
@@ -102,7 +102,7 @@ def test_growth_is_that_of_gram_schmidt_up_to_the_boundary(name):
 
 
 def test_exponents_are_those_of_lyapunov_spectrum_up_to_the_boundary():
-    spectrum = fl.lyapunov_spectrum(network, jnp.zeros(6), SIGNAL[:200], key=KEY)
+    spectrum = fl.lyapunov_spectrum(network, SIGNAL[:200], state=jnp.zeros(6), key=KEY, transient=0)
     result = run("network", settling=100)
     assert len(result.growth) == spectrum.steps == 200
     np.testing.assert_allclose(result.exponents, spectrum.exponents, rtol=0, atol=5 / 200)
@@ -114,7 +114,7 @@ def test_constant_matrix_gives_its_eigenvectors(block):
     eigenvectors = np.random.default_rng(0).normal(size=(5, 5))
     matrix = jnp.asarray(eigenvectors @ np.diag(moduli) @ np.linalg.inv(eigenvectors))
     options = {"steps": 200, "transient": 93, "settling": 90}
-    result = covariant_vectors(linear(matrix), jnp.zeros(5), None, block=block, **options)
+    result = covariant_vectors(linear(matrix), None, state=jnp.zeros(5), block=block, **options)
     assert result.vectors.shape == (17, 5, 5)
     cosines = np.einsum("ik,tik->tk", eigenvectors / np.linalg.norm(eigenvectors, axis=0), result.vectors)
     np.testing.assert_allclose(np.abs(cosines), 1, **EXACT)
@@ -127,7 +127,7 @@ def test_fixed_point_of_henon():
     """At x = 1 - 1.4 x^2 + 0.3 x the vectors are the eigenvectors of the Jacobian."""
     x = (-0.7 + np.sqrt(0.49 + 5.6)) / 2.8
     # The fixed point is unstable: a short run, before rounding has led away from it.
-    result = covariant_vectors(henon, jnp.array([x, 0.3 * x]), None, steps=30, transient=13, settling=13)
+    result = covariant_vectors(henon, None, state=jnp.array([x, 0.3 * x]), steps=30, transient=13, settling=13)
     values, eigenvectors = np.linalg.eig(np.array([[-2.8 * x, 1], [0.3, 0]]))
     order = np.argsort(-np.abs(values))
     cosines = np.einsum("ik,tik->tk", eigenvectors[:, order], result.vectors)
@@ -138,7 +138,9 @@ def test_fixed_point_of_henon():
 def test_transient_and_settling_make_the_vectors_those_of_the_orbit():
     """Another first basis and another end: the same vectors in between, up to their sign."""
     here = run("network", settling=100)
-    other = covariant_vectors(network, jnp.zeros(6), SIGNAL[:280], key=jax.random.key(9), transient=100, settling=130)
+    other = covariant_vectors(
+        network, SIGNAL[:280], state=jnp.zeros(6), key=jax.random.key(9), transient=100, settling=130
+    )
     cosines = np.einsum("tik,tik->tk", here.vectors[100:150], other.vectors)
     np.testing.assert_allclose(np.abs(cosines), 1, **EXACT)
     np.testing.assert_allclose(here.growth[100:150], other.growth, **EXACT)
@@ -154,7 +156,7 @@ def test_block_does_not_change_the_result(block):
 
 def test_first_k_of_the_full_set(k=3):
     full = run("network", settling=100)
-    part = covariant_vectors(network, jnp.zeros(6), SIGNAL, basis=basis_of("network")[:, :k], settling=100)
+    part = covariant_vectors(network, SIGNAL, state=jnp.zeros(6), basis=basis_of("network")[:, :k], settling=100)
     np.testing.assert_allclose(part.vectors, full.vectors[:, :, :k], **EXACT)
     np.testing.assert_allclose(part.growth, full.growth[:, :k], **EXACT)
 
@@ -200,7 +202,7 @@ def test_pytree_state_with_a_key():
         return {"key": key, "h": network(state["h"], jax.random.normal(now, (6,)))}
 
     state = {"key": KEY, "h": jnp.zeros(6)}
-    result = covariant_vectors(noisy, state, None, steps=60, k=2, block=7)
+    result = covariant_vectors(noisy, None, state=state, steps=60, k=2, block=7, transient=0, settling=0)
     again = jax.vmap(noisy, in_axes=(0, None))(result.states, None)
     np.testing.assert_allclose(again["h"][:-1], result.states["h"][1:], **EXACT)
     assert (jax.random.key_data(again["key"])[:-1] == jax.random.key_data(result.states["key"])[1:]).all()
@@ -209,10 +211,12 @@ def test_pytree_state_with_a_key():
 
 def test_float32_in_float32_out():
     state = jnp.array([0.1, 0.1], "f4")
-    result = covariant_vectors(henon, state, None, steps=50, measure=angles_between)
+    result = covariant_vectors(henon, None, state=state, steps=50, measure=angles_between, transient=0, settling=0)
     assert {leaf.dtype for leaf in jax.tree_util.tree_leaves(result)} == {jnp.dtype("f4")}
     # A step that shrinks so much that squares underflow: log R_ii is seen, nothing overflows.
-    tiny = covariant_vectors(lambda h, _: jnp.array([1e-25, 1e-26], "f4") * h, state, None, steps=9, basis=np.eye(2))
+    tiny = covariant_vectors(
+        lambda h, _: jnp.array([1e-25, 1e-26], "f4") * h, None, state=state, steps=9, basis=np.eye(2), settling=0
+    )
     np.testing.assert_allclose(tiny.exponents, np.log([1e-25, 1e-26]), rtol=1e-6)
 
 
@@ -224,9 +228,11 @@ def test_jit_vmap_and_a_cached_module():
             return self.cell(s, h)
 
     signals = SIGNAL.reshape(3, 100, 6)
-    many = jax.jit(jax.vmap(lambda s: covariant_vectors(network, jnp.zeros(6), s, k=3)))(signals)
+    many = jax.jit(jax.vmap(lambda s: covariant_vectors(network, s, state=jnp.zeros(6), k=3, transient=0, settling=0)))(
+        signals
+    )
     for index, signal in enumerate(signals):
-        one = covariant_vectors(Driven(NETWORK), jnp.zeros(6), signal, k=3)
+        one = covariant_vectors(Driven(NETWORK), signal, state=jnp.zeros(6), k=3, transient=0, settling=0)
         np.testing.assert_allclose(many.vectors[index], one.vectors, **EXACT)
         np.testing.assert_allclose(many.growth[index], one.growth, **EXACT)
 
@@ -244,17 +250,17 @@ def test_a_lost_vector_is_an_error():
     pulse = jnp.zeros(30).at[17].set(1.0)
     message = r"Jacobians of rank k or more, got one of rank 2 .* at step 17, in which vector 2 and the later ones"
     with pytest.raises(ValueError, match=message) as caught:
-        covariant_vectors(projected, jnp.zeros(3), pulse, transient=5)
+        covariant_vectors(projected, pulse, state=jnp.zeros(3), transient=5, settling=0)
     assert "\n" not in str(caught.value)
     # But not in the transient.
-    assert np.isfinite(covariant_vectors(projected, jnp.zeros(3), pulse, transient=18).vectors).all()
+    assert np.isfinite(covariant_vectors(projected, pulse, state=jnp.zeros(3), transient=18, settling=0).vectors).all()
 
 
 def test_a_lost_vector_inside_jit_is_marked_and_leaves_the_others_alone():
     pulse = jnp.zeros(30).at[17].set(1.0)
     options = {"key": KEY, "settling": 5}
-    full = jax.jit(lambda s: covariant_vectors(projected, jnp.zeros(3), s, basis=jnp.eye(3), **options))(pulse)
-    part = covariant_vectors(projected, jnp.zeros(3), pulse, basis=np.eye(3)[:, :2], **options)
+    full = jax.jit(lambda s: covariant_vectors(projected, s, state=jnp.zeros(3), basis=jnp.eye(3), **options))(pulse)
+    part = covariant_vectors(projected, pulse, state=jnp.zeros(3), basis=np.eye(3)[:, :2], **options)
     np.testing.assert_allclose(full.vectors[:, :, :2], part.vectors, **EXACT)
     np.testing.assert_allclose(full.growth[:, :2], part.growth, **EXACT)
     assert np.isneginf(full.exponents[2]) and np.isneginf(full.growth[:, 2]).all()
@@ -270,7 +276,7 @@ def test_a_block_that_comes_out_differently_the_second_time_is_an_error():
         return henon(h + noise, None)
 
     with pytest.raises(ValueError, match="block must be so short .* got block=200 and bases .* apart"):
-        covariant_vectors(unsteady, jnp.array([0.1, 0.1]), None, steps=400, block=200)
+        covariant_vectors(unsteady, None, state=jnp.array([0.1, 0.1]), steps=400, block=200, transient=0, settling=0)
 
 
 def test_blocks_come_out_the_same_the_second_time():

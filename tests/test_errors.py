@@ -68,7 +68,9 @@ def test_the_good_case_is_good():
 
 def test_bad_shapes_are_seen_inside_jit_too():
     with pytest.raises(ValueError, match="k must be an integer from 1 to 3"):
-        jax.jit(lambda h: fl.lyapunov_spectrum(step, h, jnp.ones((10, 3)), k=5).exponents)(jnp.zeros(3))
+        jax.jit(lambda h: fl.lyapunov_spectrum(step, jnp.ones((10, 3)), state=h, k=5, transient=0).exponents)(
+            jnp.zeros(3)
+        )
 
 
 @pytest.mark.parametrize("change", [{"units": 0}, {"inputs": 0}, {"outputs": 0}])

@@ -29,15 +29,15 @@ def test_equals_the_gradient_at_each_time(gain):
         return (weights * states**2).sum()
 
     exact = jax.jit(jax.grad(lambda noise: loss(orbit(make(J), jnp.zeros(5), inputs, noise))))(jnp.zeros((13, 5)))
-    feedback = fl.error_feedback(make(J), jnp.zeros(5), inputs, loss)
+    feedback = fl.backpropagated_norms(make(J), inputs, loss, state=jnp.zeros(5))
     np.testing.assert_allclose(feedback.log_norm, np.log(np.linalg.norm(exact, axis=1)), rtol=0, atol=1e-10)
     np.testing.assert_allclose(feedback.norm(), np.linalg.norm(exact, axis=1), rtol=1e-9)
-    assert not feedback.overflows and feedback.usable_horizon == 12
+    assert not feedback.overflows and feedback.memory_depth == 12
 
 
 def test_a_loss_on_the_last_step_decays_at_the_exponent():
     """h' = 0.8 h: the feedback falls by log 0.8 a step, and below 1 % after 20 steps back (0.8^21 < 0.01 < 0.8^20)."""
-    feedback = fl.error_feedback(lambda h, s: 0.8 * h, jnp.ones(3), None, lambda h: h[-1].sum(), steps=60)
+    feedback = fl.backpropagated_norms(lambda h, s: 0.8 * h, None, lambda h: h[-1].sum(), state=jnp.ones(3), steps=60)
     np.testing.assert_allclose(np.diff(feedback.log_norm), -np.log(0.8), rtol=0, atol=1e-12)
     assert feedback.horizon(0.01) == 20
     assert feedback.horizon(1e-30) == 60
@@ -45,8 +45,8 @@ def test_a_loss_on_the_last_step_decays_at_the_exponent():
 
 def test_overflow_is_named_with_the_horizon_that_works():
     """h' = 4 h: |dL/dh_t| = 4^(T - t) passes the largest double, 2^1024, at 512 steps back."""
-    feedback = fl.error_feedback(lambda h, s: 4 * h, jnp.zeros(1), None, lambda h: h[-1].sum(), steps=600)
-    assert feedback.overflows and feedback.usable_horizon == 511
+    feedback = fl.backpropagated_norms(lambda h, s: 4 * h, None, lambda h: h[-1].sum(), state=jnp.zeros(1), steps=600)
+    assert feedback.overflows and feedback.memory_depth == 511
     np.testing.assert_allclose(feedback.log_norm[0], 600 * np.log(4), rtol=1e-12)
     with pytest.raises(FloatingPointError, match="over 600 steps overflows.*at most 511 steps stay finite"):
         feedback.norm()
@@ -59,7 +59,7 @@ def test_overflow_is_named_with_the_horizon_that_works():
 
 
 def test_feedback_far_below_the_smallest_number():
-    feedback = fl.error_feedback(lambda h, s: 1e-3 * h, jnp.ones(2), None, lambda h: h[-1].sum(), steps=300)
+    feedback = fl.backpropagated_norms(lambda h, s: 1e-3 * h, None, lambda h: h[-1].sum(), state=jnp.ones(2), steps=300)
     np.testing.assert_allclose(np.diff(feedback.log_norm), 3 * np.log(10), rtol=0, atol=1e-9)
 
 
@@ -68,15 +68,15 @@ def test_chaotic_network_in_float32():
     step = make(J.astype(jnp.float32))
     inputs = jnp.zeros((600, 60), jnp.float32)
     state = jax.random.normal(KEY, (60,), jnp.float32)
-    feedback = fl.error_feedback(step, state, inputs, lambda h: h[-1].sum())
+    feedback = fl.backpropagated_norms(step, inputs, lambda h: h[-1].sum(), state=state)
     assert feedback.log_norm.dtype == np.float32
     assert np.isfinite(feedback.log_norm).all() and feedback.overflows
-    exponent = fl.lyapunov_spectrum(step, state, inputs, k=1, transient=50).exponents[0]
+    exponent = fl.lyapunov_spectrum(step, inputs, state=state, k=1, transient=50).exponents[0]
     assert float(feedback.log_norm[0]) / 600 == pytest.approx(float(exponent), rel=0.2)
 
 
 def test_no_feedback_at_all():
-    feedback = fl.error_feedback(lambda h, s: h, jnp.ones(2), None, lambda h: (h[0] ** 2).sum(), steps=4)
+    feedback = fl.backpropagated_norms(lambda h, s: h, None, lambda h: (h[0] ** 2).sum(), state=jnp.ones(2), steps=4)
     assert np.isneginf(feedback.log_norm[1:]).all()
     assert float(feedback.log_norm[0]) == pytest.approx(np.log(2 * np.sqrt(2)))
 
@@ -86,20 +86,22 @@ def test_pytree_states_with_counters():
         h, n = state
         return 0.5 * h + s, n + 1
 
-    feedback = fl.error_feedback(step, (jnp.zeros(2), jnp.array(0)), jnp.ones((7, 2)), lambda h: h[0][-1].sum())
+    feedback = fl.backpropagated_norms(
+        step, jnp.ones((7, 2)), lambda h: h[0][-1].sum(), state=(jnp.zeros(2), jnp.array(0))
+    )
     np.testing.assert_allclose(np.diff(feedback.log_norm), np.log(2), rtol=0, atol=1e-12)
 
 
 def test_bad_arguments():
     with pytest.raises(ValueError, match=r"loss must return a scalar, got shape \(2,\)"):
-        fl.error_feedback(lambda h, s: h, jnp.ones(2), None, lambda h: h[-1], steps=4)
-    feedback = fl.error_feedback(lambda h, s: h, jnp.ones(2), None, lambda h: h[-1].sum(), steps=4)
+        fl.backpropagated_norms(lambda h, s: h, None, lambda h: h[-1], state=jnp.ones(2), steps=4)
+    feedback = fl.backpropagated_norms(lambda h, s: h, None, lambda h: h[-1].sum(), state=jnp.ones(2), steps=4)
     with pytest.raises(ValueError, match="threshold must be a positive number, got threshold=0.0"):
         feedback.horizon(0.0)
 
 
 def along(step, loss, steps=3, **options):
-    return fl.error_feedback(step, jnp.full(4, 2.0, "f4"), None, loss, steps=steps, **options)
+    return fl.backpropagated_norms(step, None, loss, state=jnp.full(4, 2.0, "f4"), steps=steps, **options)
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-25, 1e-20, 1e25, 1e37])

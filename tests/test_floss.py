@@ -39,7 +39,9 @@ def test_exponents_reach_their_target(target):
     assert history.loss[-1] < history.loss[0] / 4
     assert history.loss.shape == history.gradient_norm.shape == (200,)
     # The model that comes back is the flossed one.
-    after = fl.lyapunov_spectrum(lambda h, s: model(s, h), jnp.zeros(12), bits(jax.random.key(9)), k=6, transient=14)
+    after = fl.lyapunov_spectrum(
+        lambda h, s: model(s, h), bits(jax.random.key(9)), state=jnp.zeros(12), k=6, transient=14
+    )
     np.testing.assert_allclose(after.exponents, wanted, atol=0.25)
 
 
@@ -48,7 +50,7 @@ def test_history_is_measured_before_each_update():
     _, history = floss(model, inputs=bits(KEY), epochs=3, window=30, transient=5)
     basis_key, _ = jax.random.split(KEY)
     spectrum = fl.lyapunov_spectrum(
-        lambda h, s: model(s, h), jnp.zeros(12), bits(KEY)[:30], k=6, key=basis_key, transient=5
+        lambda h, s: model(s, h), bits(KEY)[:30], state=jnp.zeros(12), k=6, key=basis_key, transient=5
     )
     np.testing.assert_allclose(history.exponents[0], spectrum.exponents, rtol=0, atol=1e-12)
     np.testing.assert_allclose(history.loss[0], fl.flossing_loss(spectrum.exponents), rtol=0, atol=1e-12)

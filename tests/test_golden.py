@@ -49,8 +49,8 @@ def test_growth_and_exponents(case, model):
     steps, discard = int(case["steps"]), int(case["discard"])
     spectrum = fl.lyapunov_spectrum(
         lambda h, s: model.network(s, h),
-        reference.first_state(model),
         case["inputs"][:steps, 0],
+        state=reference.first_state(model),
         basis=case["q0"],
         transient=discard,
     )
@@ -97,8 +97,8 @@ def test_task_loss_and_gradient(case, model):
 @pytest.mark.usefixtures("optax_promotion")
 def test_three_training_steps(case, model):
     batch = golden_batch(case)
-    optimiser = optax.chain(fl.clip_each_array(0.03), optax.adam(1e-3))
-    state = fl.start_training(model, optimiser)
+    optimiser = optax.chain(fl.clip_by_array_norm(0.03), optax.adam(1e-3))
+    state = fl.init_training(model, optimiser)
     chunks = fl.train(
         state, loss=reference.task_loss, batch=lambda key: batch, optimiser=optimiser, key=KEY, epochs=3, chunk=2
     )

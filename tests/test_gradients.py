@@ -23,7 +23,7 @@ def test_linear_step_has_the_gradient_of_its_eigenvalue():
 
     def first(W):
         options = {"steps": 400, "transient": 200, "k": 1, "key": KEY}
-        return fl.lyapunov_spectrum(lambda h, s: W @ h, jnp.zeros(5), None, **options).exponents[0]
+        return fl.lyapunov_spectrum(lambda h, s: W @ h, None, state=jnp.zeros(5), **options).exponents[0]
 
     np.testing.assert_allclose(jax.jit(jax.grad(first))(jnp.asarray(W)), exact, rtol=0, atol=1e-9 * np.abs(exact).max())
 
@@ -38,7 +38,7 @@ def test_forward_reverse_and_central_differences_agree(k, interval, transient, s
 
     def weighted(J):
         options = {"k": k, "key": KEY, "interval": interval, "transient": transient}
-        return weights @ fl.lyapunov_spectrum(make(J), 0.1 * jnp.ones(6), inputs, **options).exponents
+        return weights @ fl.lyapunov_spectrum(make(J), inputs, state=0.1 * jnp.ones(6), **options).exponents
 
     f = jax.jit(weighted)
     forward = jax.jit(lambda J, v: jax.jvp(f, (J,), (v,))[1])(J, direction)
@@ -56,7 +56,7 @@ def test_gradients_in_state_and_inputs():
     inputs = 0.3 * jax.random.normal(KEY, (15, 4))
 
     def total(state, inputs):
-        return fl.lyapunov_spectrum(make(J), state, inputs, k=3).exponents.sum()
+        return fl.lyapunov_spectrum(make(J), inputs, state=state, k=3, transient=0).exponents.sum()
 
     jax.test_util.check_grads(total, (0.1 * jnp.ones(4), inputs), order=1, eps=1e-6, atol=1e-5, rtol=1e-5)
 
@@ -65,7 +65,9 @@ def test_second_derivatives():
     def total(gain):
         make, J = tanh_network(4, 1.2, KEY)
         step = make(gain * J)
-        return (fl.lyapunov_spectrum(step, 0.1 * jnp.ones(4), jnp.ones((4, 4)), k=2).exponents ** 2).sum()
+        return (
+            fl.lyapunov_spectrum(step, jnp.ones((4, 4)), state=0.1 * jnp.ones(4), k=2, transient=0).exponents ** 2
+        ).sum()
 
     jax.test_util.check_grads(total, (jnp.array(0.9),), order=2, modes=["rev"], eps=1e-6, atol=1e-4, rtol=1e-4)
 
@@ -79,7 +81,7 @@ def test_singular_jacobian_loses_its_direction_and_no_other(rank):
 
     def exponents(W, k):
         return fl.lyapunov_spectrum(
-            lambda h, s: W @ h, jnp.zeros(6), None, steps=20, basis=basis[:, :k], transient=2
+            lambda h, s: W @ h, None, state=jnp.zeros(6), steps=20, basis=basis[:, :k], transient=2
         ).exponents
 
     full, part = exponents(W, 6), exponents(W, rank)
@@ -96,7 +98,7 @@ def test_a_single_singular_step_loses_the_direction_for_good():
     scale = jnp.ones((10, 3)).at[4, 1:].set(0.0)
 
     def exponents(scale):
-        return fl.lyapunov_spectrum(lambda h, s: s * h, jnp.ones(3), scale, key=KEY).exponents
+        return fl.lyapunov_spectrum(lambda h, s: s * h, scale, state=jnp.ones(3), key=KEY, transient=0).exponents
 
     np.testing.assert_array_equal(np.isneginf(exponents(scale)), [False, True, True])
     gradient = jax.jacrev(exponents)(scale)
@@ -107,7 +109,7 @@ def test_a_single_singular_step_loses_the_direction_for_good():
 
 def test_zero_jacobian():
     with pytest.warns(UserWarning, match="all exponents are -inf"):
-        spectrum = fl.lyapunov_spectrum(lambda h, s: s, jnp.ones(3), jnp.ones((5, 3)))
+        spectrum = fl.lyapunov_spectrum(lambda h, s: s, jnp.ones((5, 3)), state=jnp.ones(3), transient=0)
     assert np.isneginf(spectrum.exponents).all()
 
 

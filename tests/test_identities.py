@@ -25,7 +25,7 @@ def exponents(matrices, basis, **options):
     def step(h, matrix):
         return matrix @ h
 
-    spectrum = fl.lyapunov_spectrum(step, np.zeros(len(basis), basis.dtype), matrices, basis=basis, **options)
+    spectrum = fl.lyapunov_spectrum(step, matrices, state=np.zeros(len(basis), basis.dtype), basis=basis, **options)
     assert spectrum.exponents.dtype == basis.dtype
     return np.asarray(spectrum.exponents)
 

@@ -22,7 +22,7 @@ from flossing._tangent.interval import (
     strains_of,
 )
 from flossing._training.flossing import default_optimiser
-from flossing._training.train import start_training, train
+from flossing._training.train import init_training, train
 from flossing.cells import VanillaRNN
 
 KEY = jax.random.key(0)
@@ -259,10 +259,10 @@ def test_training_carries_the_interval():
         "key": KEY,
         "epochs": 1,
         "flossing": flossing,
-        "schedule": fl.floss_before(30),
+        "schedule": fl.schedules.preflossing(30),
         "chunk": 10,
     }
-    start = start_training(network, default_optimiser(), flossing)
+    start = init_training(network, default_optimiser(), flossing)
     states = [progress.state for progress in train(start, **options)]
     reached = [state.flossing.interval for state in states]
     assert reached[0] > 1
@@ -328,20 +328,24 @@ def test_a_spectrum_at_the_interval_it_bears():
     network = VanillaRNN(20, key=KEY, recurrent="orthogonal", input_scale=0.3)
     inputs = jax.random.normal(KEY, (300, 1))
     options = {"k": 10, "key": KEY, "transient": 30}
-    every = fl.lyapunov_spectrum(lambda h, s: network(s, h), jnp.zeros(20), inputs, **options)
-    seldom = fl.lyapunov_spectrum(lambda h, s: network(s, h), jnp.zeros(20), inputs, interval="auto", **options)
+    every = fl.lyapunov_spectrum(lambda h, s: network(s, h), inputs, state=jnp.zeros(20), **options)
+    seldom = fl.lyapunov_spectrum(lambda h, s: network(s, h), inputs, state=jnp.zeros(20), interval="auto", **options)
     assert seldom.interval >= 4 and len(seldom.growth) == -(-270 // seldom.interval)
     np.testing.assert_allclose(seldom.exponents, every.exponents, rtol=0, atol=1e-9)
 
     # Two directions that grow alike for 100 steps, then 10 nats apart in each step.
     rates = jnp.where(jnp.arange(200)[:, None] < 100, jnp.asarray([[0.0, 0.0]]), jnp.asarray([[0.0, -10.0]]))
-    spread = fl.lyapunov_spectrum(lambda h, s: jnp.exp(s) * h, jnp.ones(2), rates, basis=jnp.eye(2), interval="auto")
+    spread = fl.lyapunov_spectrum(
+        lambda h, s: jnp.exp(s) * h, rates, state=jnp.ones(2), basis=jnp.eye(2), interval="auto"
+    )
     assert spread.interval == 1
     np.testing.assert_allclose(spread.exponents, [0, -5], rtol=0, atol=1e-9)
 
 
 def test_auto_cannot_look_into_jit():
     with pytest.raises(ValueError, match="interval must be an integer where values are traced"):
-        jax.jit(lambda h: fl.lyapunov_spectrum(lambda h, s: h / 2, h, None, steps=9, interval="auto").exponents)(
-            jnp.ones(1)
-        )
+        jax.jit(
+            lambda h: (
+                fl.lyapunov_spectrum(lambda h, s: h / 2, None, state=h, steps=9, interval="auto", transient=0).exponents
+            )
+        )(jnp.ones(1))

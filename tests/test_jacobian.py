@@ -13,7 +13,7 @@ import pytest
 
 import flossing as fl
 from flossing._linalg.graded import Graded, log_singular_values
-from flossing._spectra.jacobian import apply_long_term, long_term_jacobian
+from flossing._spectra.jacobian import long_term_jacobian
 from flossing.cells import VanillaRNN
 from flossing_lab.paper.calculations.ball_arithmetic import exact_log_singular_values
 from tests.helpers import dense_jacobians, tanh_network
@@ -78,8 +78,8 @@ def test_singular_values_are_proven_right(units, horizons, flossed):
     step, state, inputs = reference_case(units, max(horizons), flossed)
     jacobians = dense_jacobians(step, state, inputs)
     # The network itself, and the linear system whose Jacobians are those of the reference to the last bit.
-    ours = long_term_jacobian(step, state, inputs, horizons=horizons)
-    same = long_term_jacobian(linear, state, jacobians, horizons=horizons)
+    ours = long_term_jacobian(step, inputs, state=state, horizons=horizons)
+    same = long_term_jacobian(linear, jacobians, state=state, horizons=horizons)
     for index, horizon in enumerate(horizons):
         exact = exact_log_singular_values(np.asarray(jacobians[:horizon]), float(ours.log_condition[index]))
         worst = [float(np.abs(x.log_singular_values[index] - exact).max()) for x in (same, ours)]
@@ -92,7 +92,7 @@ def test_singular_values_are_proven_right(units, horizons, flossed):
 def test_constant_diagonal_far_below_underflow():
     diagonal = np.array([2.0, 0.9, 0.5, 0.1])
     horizons = [1, 10, 4000]
-    ours = long_term_jacobian(linear, jnp.zeros(4), constant(np.diag(diagonal), 4000), horizons=horizons)
+    ours = long_term_jacobian(linear, constant(np.diag(diagonal), 4000), state=jnp.zeros(4), horizons=horizons)
     exact = np.array(horizons)[:, None] * np.log(diagonal)
     np.testing.assert_allclose(ours.log_singular_values, exact, **EXACT)
     np.testing.assert_allclose(ours.log_condition, exact[:, 0] - exact[:, 3], **EXACT)
@@ -103,7 +103,7 @@ def test_constant_diagonal_far_below_underflow():
 @pytest.mark.parametrize("scale", [1.0, 1e-200, 1e200])
 def test_multiples_of_orthogonal_matrices(scale):
     q = np.linalg.qr(np.random.default_rng(0).normal(size=(5, 5)))[0]
-    ours = long_term_jacobian(linear, jnp.zeros(5), constant(scale * q, 200), horizons=[1, 200])
+    ours = long_term_jacobian(linear, constant(scale * q, 200), state=jnp.zeros(5), horizons=[1, 200])
     exact = np.array([1, 200])[:, None] * np.log(scale)
     np.testing.assert_allclose(ours.log_singular_values, np.broadcast_to(exact, (2, 5)), **EXACT)
 
@@ -111,7 +111,7 @@ def test_multiples_of_orthogonal_matrices(scale):
 @pytest.mark.parametrize("units", [1, 2, 3, 8])
 def test_short_horizons_multiplied_out(units):
     step, state, inputs = small(units, 4)
-    ours = long_term_jacobian(step, state, inputs)
+    ours = long_term_jacobian(step, inputs, state=state)
     np.testing.assert_array_equal(ours.horizons, [1, 2, 3, 4])
     product = np.eye(units)
     for jacobian, logs in zip(np.asarray(dense_jacobians(step, state, inputs)), ours.log_singular_values, strict=True):
@@ -121,25 +121,25 @@ def test_short_horizons_multiplied_out(units):
 
 def test_sum_is_that_of_the_log_determinants_and_the_key_does_not_matter():
     step, state, inputs = small(7, 300)
-    ours = long_term_jacobian(step, state, inputs, key=KEY).log_singular_values
+    ours = long_term_jacobian(step, inputs, state=state, key=KEY).log_singular_values
     determinants = np.linalg.slogdet(dense_jacobians(step, state, inputs))[1]
     np.testing.assert_allclose(ours.sum(1), np.cumsum(determinants), **EXACT)
-    np.testing.assert_allclose(ours, long_term_jacobian(step, state, inputs).log_singular_values, **EXACT)
+    np.testing.assert_allclose(ours, long_term_jacobian(step, inputs, state=state).log_singular_values, **EXACT)
     assert (np.diff(ours, axis=1) <= 0).all()
 
 
 def test_a_horizon_is_a_run_of_that_length():
     step, state, inputs = small()
-    some = long_term_jacobian(step, state, inputs, horizons=np.array([3, 17]))
+    some = long_term_jacobian(step, inputs, state=state, horizons=np.array([3, 17]))
     for t, logs in zip((3, 17), some.log_singular_values, strict=True):
-        alone = long_term_jacobian(step, state, inputs[:t], horizons=[t])
+        alone = long_term_jacobian(step, inputs[:t], state=state, horizons=[t])
         np.testing.assert_allclose(alone.log_singular_values[0], logs, **EXACT)
 
 
 def test_growth_per_step_tends_to_the_exponents():
     step, state, inputs = small(5, 4000)
-    exponents = fl.lyapunov_spectrum(step, state, inputs).exponents
-    ours = long_term_jacobian(step, state, inputs, horizons=[4000])
+    exponents = fl.lyapunov_spectrum(step, inputs, state=state, transient=0).exponents
+    ours = long_term_jacobian(step, inputs, state=state, horizons=[4000])
     np.testing.assert_allclose(ours.log_singular_values[0] / 4000, exponents, rtol=0, atol=2e-3)
     np.testing.assert_allclose(ours.predicted_log_condition(exponents, 5), ours.log_condition, rtol=3e-3)
 
@@ -150,7 +150,7 @@ def test_pytrees_autonomous_systems_jit_and_vmap():
 
     def measure(scale):
         state = {"a": jnp.ones(2) * scale, "b": jnp.zeros(1), "count": jnp.array(0)}
-        return long_term_jacobian(step, state, None, steps=9, horizons=range(1, 10, 4)).log_singular_values
+        return long_term_jacobian(step, None, state=state, steps=9, horizons=range(1, 10, 4)).log_singular_values
 
     exact = np.array([1, 5, 9])[:, None] * np.log([3, 0.5, 0.5])
     np.testing.assert_allclose(measure(1.0), exact, **EXACT)
@@ -163,7 +163,7 @@ def test_a_singular_step_loses_its_directions_and_no_others(rank):
     u, v = (np.linalg.qr(rng.normal(size=(5, 5)))[0] for _ in range(2))
     steps = rng.normal(size=(3, 5, 5))
     steps[1] = u[:, :rank] @ v[:rank]
-    ours = long_term_jacobian(linear, jnp.zeros(5), jnp.asarray(steps)).log_singular_values
+    ours = long_term_jacobian(linear, jnp.asarray(steps), state=jnp.zeros(5)).log_singular_values
     assert np.isfinite(ours[0]).all()
     for logs, product in zip(ours[1:], (steps[1] @ steps[0], steps[2] @ steps[1] @ steps[0]), strict=True):
         exact = np.log(np.linalg.svd(product, compute_uv=False)[:rank])
@@ -174,7 +174,7 @@ def test_a_singular_step_loses_its_directions_and_no_others(rank):
 def test_a_direction_lost_in_the_middle():
     """Q has all but settled on the axes when the second is lost."""
     steps = [np.diag([1.0, 0.5, 0.2])] * 8 + [np.diag([1.0, 0.0, 1.0])]
-    ours = long_term_jacobian(linear, jnp.zeros(3), jnp.asarray(np.stack(steps)), horizons=[8, 9])
+    ours = long_term_jacobian(linear, jnp.asarray(np.stack(steps)), state=jnp.zeros(3), horizons=[8, 9])
     np.testing.assert_allclose(ours.log_singular_values[1, :2], [0, 8 * np.log(0.2)], **EXACT)
     assert np.isneginf(ours.log_singular_values[1, 2])
     assert np.isposinf(ours.log_condition[1])
@@ -186,7 +186,9 @@ def test_rows_of_very_different_size():
     rng = np.random.default_rng(4)
     scales = np.logspace(0, -30, 8)
     mixing = rng.normal(size=(8, 8))
-    ours = long_term_jacobian(linear, jnp.zeros(8), jnp.asarray(scales[:, None] * mixing)[None]).log_singular_values
+    ours = long_term_jacobian(
+        linear, jnp.asarray(scales[:, None] * mixing)[None], state=jnp.zeros(8)
+    ).log_singular_values
     exact = np.log(scales).sum() + np.linalg.slogdet(mixing)[1]
     np.testing.assert_allclose(ours.sum(), exact, rtol=0, atol=1e-9)
 
@@ -205,9 +207,9 @@ def test_jacobi_with_equal_and_absent_rows(n):
 def test_float32():
     make, J = tanh_network(6, 1.5, KEY)
     inputs = jax.random.normal(jax.random.key(2), (300, 6))
-    exact = long_term_jacobian(linear, jnp.zeros(6), dense_jacobians(make(J), jnp.zeros(6), inputs))
+    exact = long_term_jacobian(linear, dense_jacobians(make(J), jnp.zeros(6), inputs), state=jnp.zeros(6))
     jacobians = dense_jacobians(make(J), jnp.zeros(6), inputs).astype(jnp.float32)
-    single = long_term_jacobian(linear, jnp.zeros(6, jnp.float32), jacobians)
+    single = long_term_jacobian(linear, jacobians, state=jnp.zeros(6, jnp.float32))
     assert single.log_singular_values.dtype == single.log_condition.dtype == jnp.float32
     np.testing.assert_allclose(single.log_singular_values, exact.log_singular_values, rtol=1e-6, atol=1e-2)
 
@@ -217,14 +219,14 @@ def test_vectors_forth_and_back():
     step, state, inputs = small(6, 2000)
     step = (lambda inner: lambda h, s: 0.2 * inner(h, s))(step)
     v, u = jax.random.normal(KEY, (2, 6, 3))
-    forth, Tv = apply_long_term(step, state, inputs, v)
-    back, Tu = apply_long_term(step, state, inputs, u, adjoint=True)
+    forth, Tv = long_term_jvp(step, inputs, v, state=state)
+    back, Tu = long_term_vjp(step, inputs, u, state=state)
     assert forth.max() < -800 and back.shape == forth.shape == (3,)
     left = u.T @ (Tv * jnp.exp(forth - forth.max())[None, :])
     right = Tu.T @ v * jnp.exp(back - forth.max())[:, None]
     np.testing.assert_allclose(left, right, rtol=1e-9)
     np.testing.assert_allclose(jnp.linalg.norm(Tv, axis=0), 1, **EXACT)
-    sigma = long_term_jacobian(step, state, inputs, horizons=[2000]).log_singular_values[0, 0]
+    sigma = long_term_jacobian(step, inputs, state=state, horizons=[2000]).log_singular_values[0, 0]
     assert (forth <= sigma + np.log(np.linalg.norm(v, axis=0)) + 1e-9).all()
 
 
@@ -232,7 +234,7 @@ def test_vectors_forth_and_back():
 def test_vectors_multiplied_out(adjoint):
     step, state, inputs = small(4, 5)
     vectors = np.concatenate([np.random.default_rng(0).normal(size=(4, 2)), np.zeros((4, 1))], axis=1)
-    log_norms, directions = apply_long_term(step, state, inputs, vectors, adjoint=adjoint)
+    log_norms, directions = (long_term_vjp if adjoint else long_term_jvp)(step, inputs, vectors, state=state)
     product = np.linalg.multi_dot(np.asarray(dense_jacobians(step, state, inputs))[::-1])
     exact = (product.T if adjoint else product) @ vectors
     np.testing.assert_allclose(np.exp(log_norms) * np.asarray(directions), exact, **EXACT)
@@ -261,14 +263,14 @@ def test_bad_horizons(horizons, message):
 def test_other_bad_arguments():
     step, state, inputs = small()
     with pytest.raises(ValueError, match="known outside jit"):
-        jax.jit(lambda t: long_term_jacobian(step, state, inputs, horizons=t))(jnp.array([1]))
+        jax.jit(lambda t: long_term_jacobian(step, inputs, state=state, horizons=t))(jnp.array([1]))
     with pytest.raises(ValueError, match="NaN or infinity at horizon 12"):
-        long_term_jacobian(lambda h, s: 1e30 * (h + 1) ** 2, state, inputs, horizons=[1, 12])
+        long_term_jacobian(lambda h, s: 1e30 * (h + 1) ** 2, inputs, state=state, horizons=[1, 12])
     with pytest.raises(ValueError, match=r"vectors must have shape \(6, m\).*got shape \(6,\)"):
-        apply_long_term(step, state, inputs, jnp.ones(6))
+        long_term_jvp(step, inputs, jnp.ones(6), state=state)
     with pytest.raises(ValueError, match="vectors must be finite"):
-        apply_long_term(step, state, inputs, jnp.full((6, 1), jnp.nan))
-    ours = long_term_jacobian(step, state, inputs, horizons=[2])
+        long_term_jvp(step, inputs, jnp.full((6, 1), jnp.nan), state=state)
+    ours = long_term_jacobian(step, inputs, state=state, horizons=[2])
     with pytest.raises(ValueError, match=r"k must be an integer from 1 to 6 .*got k=0"):
         ours.log_condition_of(0)
     with pytest.raises(ValueError, match=r"k must be an integer from 1 to 2 \(there are 2 exponents\), got k=3"):

@@ -22,7 +22,7 @@ def linear(matrix):
 
 
 def run(step, units=None, steps=200, **options):
-    return fl.lyapunov_spectrum(step, jnp.zeros(units), None, steps=steps, **options)
+    return fl.lyapunov_spectrum(step, None, state=jnp.zeros(units), steps=steps, **options)
 
 
 def test_constant_diagonal():
@@ -58,7 +58,7 @@ def test_sum_rule(interval):
     inputs = jax.random.normal(jax.random.key(2), (50, 7))
     state = jnp.zeros(7)
     jacobians = dense_jacobians(make(J), state, inputs)
-    spectrum = fl.lyapunov_spectrum(make(J), state, inputs, interval=interval)
+    spectrum = fl.lyapunov_spectrum(make(J), inputs, state=state, interval=interval, transient=0)
     np.testing.assert_allclose(50 * spectrum.exponents.sum(), np.linalg.slogdet(jacobians)[1].sum(), **EXACT)
 
 
@@ -67,8 +67,8 @@ def test_first_k_of_the_full_spectrum(k):
     make, J = tanh_network(8, 1.5, KEY)
     inputs = jax.random.normal(jax.random.key(2), (60, 8))
     basis = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
-    full = fl.lyapunov_spectrum(make(J), jnp.zeros(8), inputs, basis=basis, transient=7)
-    part = fl.lyapunov_spectrum(make(J), jnp.zeros(8), inputs, basis=basis[:, :k], transient=7)
+    full = fl.lyapunov_spectrum(make(J), inputs, state=jnp.zeros(8), basis=basis, transient=7)
+    part = fl.lyapunov_spectrum(make(J), inputs, state=jnp.zeros(8), basis=basis[:, :k], transient=7)
     np.testing.assert_allclose(part.growth, full.growth[:, :k], **EXACT)
     np.testing.assert_allclose(part.basis, full.basis[:, :k], **EXACT)
 
@@ -87,8 +87,8 @@ def test_interval_only_sums(steps, transient, interval, gain, seed):
     make, J = tanh_network(4, gain, jax.random.key(seed))
     inputs = jax.random.normal(jax.random.key(seed + 1), (steps, 4)) * 0.1
     options = {"k": 2, "key": KEY, "transient": transient}
-    every = fl.lyapunov_spectrum(make(J), jnp.zeros(4), inputs, **options)
-    block = fl.lyapunov_spectrum(make(J), jnp.zeros(4), inputs, interval=interval, **options)
+    every = fl.lyapunov_spectrum(make(J), inputs, state=jnp.zeros(4), **options)
+    block = fl.lyapunov_spectrum(make(J), inputs, state=jnp.zeros(4), interval=interval, **options)
     starts = range(0, steps - transient, interval)
     summed = np.stack([every.growth[start : start + interval].sum(0) for start in starts])
     # Between two QRs the columns lean towards the first direction: what is lost is the ratio of their growth, over the
@@ -105,9 +105,9 @@ def test_interval_only_sums(steps, transient, interval, gain, seed):
 def test_a_run_can_be_continued():
     make, J = tanh_network(5, 1.2, KEY)
     inputs = jax.random.normal(jax.random.key(2), (40, 5))
-    whole = fl.lyapunov_spectrum(make(J), jnp.zeros(5), inputs, key=KEY)
-    first = fl.lyapunov_spectrum(make(J), jnp.zeros(5), inputs[:15], key=KEY)
-    second = fl.lyapunov_spectrum(make(J), first.state, inputs[15:], basis=first.basis)
+    whole = fl.lyapunov_spectrum(make(J), inputs, state=jnp.zeros(5), key=KEY, transient=0)
+    first = fl.lyapunov_spectrum(make(J), inputs[:15], state=jnp.zeros(5), key=KEY, transient=0)
+    second = fl.lyapunov_spectrum(make(J), inputs[15:], state=first.state, basis=first.basis)
     np.testing.assert_allclose(np.concatenate([first.growth, second.growth]), whole.growth, **EXACT)
 
 
@@ -117,7 +117,7 @@ def test_henon():
     def henon(h, _):
         return jnp.stack([1 - 1.4 * h[0] ** 2 + h[1], 0.3 * h[0]])
 
-    spectrum = fl.lyapunov_spectrum(henon, jnp.array([0.1, 0.1]), None, steps=200_000, transient=1000, key=KEY)
+    spectrum = fl.lyapunov_spectrum(henon, None, state=jnp.array([0.1, 0.1]), steps=200_000, transient=1000, key=KEY)
     np.testing.assert_allclose(spectrum.exponents.sum(), np.log(0.3), **EXACT)
     np.testing.assert_allclose(spectrum.exponents[0], 0.419217, atol=5e-3)
 
@@ -131,7 +131,7 @@ def test_tangents_by_jvp_equal_dense_jacobians_in_plain_numpy():
     for jacobian in np.asarray(jacobians):
         q, r = np.linalg.qr(jacobian @ q)
         total = total + np.log(np.abs(np.diag(r)))
-    ours = fl.lyapunov_spectrum(make(J), jnp.zeros(16), inputs, basis=basis)
+    ours = fl.lyapunov_spectrum(make(J), inputs, state=jnp.zeros(16), basis=basis)
     np.testing.assert_allclose(ours.exponents, total / 200, **EXACT)
 
 
@@ -147,12 +147,12 @@ def test_a_module_as_step_is_compiled_once_and_sees_new_parameters():
 
     inputs = jnp.ones((20, 1))
     networks = [VanillaRNN(5, key=jax.random.key(seed)) for seed in range(3)]
-    cached = [fl.lyapunov_spectrum(Step(n), jnp.zeros(5), inputs).exponents for n in networks[:1]]
+    cached = [fl.lyapunov_spectrum(Step(n), inputs, state=jnp.zeros(5), transient=0).exponents for n in networks[:1]]
     before = len(traces)
-    cached += [fl.lyapunov_spectrum(Step(n), jnp.zeros(5), inputs).exponents for n in networks[1:]]
+    cached += [fl.lyapunov_spectrum(Step(n), inputs, state=jnp.zeros(5), transient=0).exponents for n in networks[1:]]
     assert len(traces) - before <= 2  # one abstract evaluation a call, to check what the step returns
     for network, exponents in zip(networks, cached, strict=True):
-        plain = fl.lyapunov_spectrum(lambda h, s, n=network: n(s, h), jnp.zeros(5), inputs)
+        plain = fl.lyapunov_spectrum(lambda h, s, n=network: n(s, h), inputs, state=jnp.zeros(5), transient=0)
         np.testing.assert_allclose(exponents, plain.exponents, **EXACT)
 
 
@@ -166,7 +166,7 @@ def test_a_measurement_of_a_plain_function_is_one_program():
     W, start, inputs = 0.5 * jnp.eye(7), jnp.zeros(7), jnp.ones((9, 7))
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        fl.lyapunov_spectrum(lambda h, s: jnp.tanh(W @ h + s), start, inputs, k=3, key=KEY)
+        fl.lyapunov_spectrum(lambda h, s: jnp.tanh(W @ h + s), inputs, state=start, k=3, key=KEY, transient=0)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert 1 <= len(programs) <= 2
@@ -186,9 +186,9 @@ def test_a_function_whose_array_was_rebound_is_not_stale():
 def test_vmap_over_sequences():
     make, J = tanh_network(4, 1.0, KEY)
     inputs = jax.random.normal(KEY, (3, 30, 4))
-    many = jax.vmap(lambda s: fl.lyapunov_spectrum(make(J), jnp.zeros(4), s).exponents)(inputs)
+    many = jax.vmap(lambda s: fl.lyapunov_spectrum(make(J), s, state=jnp.zeros(4), transient=0).exponents)(inputs)
     for sequence, exponents in zip(inputs, many, strict=True):
-        one = fl.lyapunov_spectrum(make(J), jnp.zeros(4), sequence).exponents
+        one = fl.lyapunov_spectrum(make(J), sequence, state=jnp.zeros(4), transient=0).exponents
         np.testing.assert_allclose(exponents, one, **EXACT)
 
 
@@ -204,7 +204,7 @@ def test_a_module_may_hide_a_function_that_closes_over_arrays():
     step = Hidden(lambda h: arrays["w"] * h)
     for w in (0.5, 0.25):
         arrays["w"] = jnp.array(w)
-        exponent = fl.lyapunov_spectrum(step, jnp.ones(1), None, steps=4).exponents[0]
+        exponent = fl.lyapunov_spectrum(step, None, state=jnp.ones(1), steps=4, transient=0).exponents[0]
         assert float(exponent) == pytest.approx(np.log(w))
 
 
@@ -220,5 +220,7 @@ def test_a_module_may_hide_a_flow_whose_field_closes_over_arrays():
     flow = HiddenFlow(fl.flows.rk4(lambda h, s: arrays["w"] * h, 0.01))
     for w in (0.5, 0.25):
         arrays["w"] = jnp.array(w)
-        exponent = fl.lyapunov_spectrum(flow, jnp.ones(1), None, steps=4, time_step=0.01).exponents[0]
+        exponent = fl.lyapunov_spectrum(flow, None, state=jnp.ones(1), steps=4, time_step=0.01, transient=0).exponents[
+            0
+        ]
         assert float(exponent) == pytest.approx(w)

@@ -38,7 +38,7 @@ def test_several_arrays_narrow_ones_and_complex_ones():
 
 
 def test_a_huge_gradient_is_clipped_not_thrown_away():
-    clip = fl.clip_each_array(0.03)
+    clip = fl.clip_by_array_norm(0.03)
     gradients = {"large": jnp.full(3, 1e25, "f4"), "small": jnp.array([0.01], "f4")}
     updates, _ = clip.update(gradients, clip.init(gradients))
     np.testing.assert_allclose(updates["large"], 0.03 / np.sqrt(3), rtol=1e-6)

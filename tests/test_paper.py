@@ -189,7 +189,7 @@ def double(values: list) -> dict[str, np.ndarray]:
 
 def test_a_calculation_is_made_anew_when_its_arguments_change(tmp_path, monkeypatch):
     monkeypatch.setattr("flossing_lab.runs.process.configure_dtype", lambda dtype: None)
-    monkeypatch.setattr(results, "note_kind", lambda kind: None)
+    monkeypatch.setattr(results, "evict_compilations", lambda kind: None)
     folder, one = Folder(tmp_path), Calculation("one", "tests.test_paper:double", {"values": [1, 2]})
     assert folder.calculation(one) is None
     job = folder.job(one)

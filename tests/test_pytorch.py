@@ -32,7 +32,7 @@ LAYERED = [name for name in MODULES if "Cell" not in name]
 
 def loss_of(module, inputs, **options):
     """Exponents, loss and gradients by name, of a module whose parameters hold no gradient yet."""
-    exponents = flt.lyapunov_spectrum(module, None, inputs, **options).exponents
+    exponents = flt.lyapunov_spectrum(module, inputs, **options).exponents
     loss = flt.flossing_loss(exponents, 0.1)
     module.zero_grad()
     loss.backward()
@@ -76,7 +76,7 @@ def in_jax(module, inputs, **options):
             return tuple(map(jnp.stack, zip(*new, strict=True))) if lstm else jnp.stack(new)
 
         start = (zero, zero) if lstm else zero
-        exponents = fl.lyapunov_spectrum(step, start, inputs.numpy(), **options).exponents
+        exponents = fl.lyapunov_spectrum(step, inputs.numpy(), state=start, **options).exponents
         return fl.flossing_loss(exponents, 0.1), exponents
 
     arrays = [jnp.asarray(p.detach().numpy()) for p in module.parameters()]
@@ -101,9 +101,9 @@ def test_the_state_is_the_modules_own_and_continues_the_run(name):
     """Its forward pass ends in the same state; 24 steps are 14 and 10 more from the state and basis in between."""
     module, inputs = MODULES[name](), torch.randn(STEPS, CHANNELS, **DOUBLE)
     with torch.no_grad():
-        whole = flt.lyapunov_spectrum(module, None, inputs, k=K, engine="torch")
-        first = flt.lyapunov_spectrum(module, None, inputs[:14], k=K, engine="torch")
-        then = flt.lyapunov_spectrum(module, first.state, inputs[14:], basis=first.basis, engine="torch")
+        whole = flt.lyapunov_spectrum(module, inputs, k=K, engine="torch", transient=0)
+        first = flt.lyapunov_spectrum(module, inputs[:14], k=K, engine="torch", transient=0)
+        then = flt.lyapunov_spectrum(module, inputs[14:], state=first.state, basis=first.basis, engine="torch")
         if name in LAYERED:
             expected = module(inputs)[1]
         else:
@@ -123,8 +123,8 @@ def test_many_sequences_are_each_on_its_own(name, engine):
     batch = sequences if getattr(module, "batch_first", False) else sequences.transpose(0, 1)
     options = {"k": 3, "engine": engine, "transient": 2}
     with torch.no_grad():
-        spectrum = flt.lyapunov_spectrum(module, None, batch, **options)
-        each = [flt.lyapunov_spectrum(module, None, s, **options) for s in sequences]
+        spectrum = flt.lyapunov_spectrum(module, batch, **options)
+        each = [flt.lyapunov_spectrum(module, s, **options) for s in sequences]
         if name in LAYERED:
             torch.testing.assert_close(spectrum.state, module(batch)[1], rtol=0, atol=1e-12)
     alone = torch.stack([one.exponents for one in each])
@@ -140,7 +140,7 @@ def test_singular_directions_are_lost_without_gradient(engine):
     module = nn.RNN(CHANNELS, 4, **DOUBLE)
     with torch.no_grad():
         module.weight_hh_l0.zero_()[0, 0] = 0.5
-    spectrum = flt.lyapunov_spectrum(module, None, torch.randn(9, CHANNELS, **DOUBLE), k=2, engine=engine)
+    spectrum = flt.lyapunov_spectrum(module, torch.randn(9, CHANNELS, **DOUBLE), k=2, engine=engine, transient=0)
     assert spectrum.exponents[0].isfinite() and spectrum.exponents[1].isneginf()
     (lost,) = torch.autograd.grad(spectrum.exponents[1], module.weight_hh_l0, retain_graph=True)
     (kept,) = torch.autograd.grad(spectrum.exponents[0], module.weight_hh_l0)
@@ -153,7 +153,7 @@ def test_a_step_that_forgets_its_state_is_said(engine):
     with torch.no_grad():
         module.weight_hh_l0.zero_()
     with pytest.warns(UserWarning, match="all exponents are -inf: step forgets its state"):
-        flt.lyapunov_spectrum(module, None, torch.ones(5, CHANNELS), k=2, engine=engine)
+        flt.lyapunov_spectrum(module, torch.ones(5, CHANNELS), k=2, engine=engine, transient=0)
 
 
 def test_gradients_reach_state_and_inputs():
@@ -163,7 +163,7 @@ def test_gradients_reach_state_and_inputs():
     start = torch.randn(9, 2, **DOUBLE), torch.randn(1, 4, **DOUBLE)
 
     def value(inputs, state, engine="torch"):
-        return flt.lyapunov_spectrum(module, state, inputs, k=2, engine=engine).exponents.sum()
+        return flt.lyapunov_spectrum(module, inputs, state=state, k=2, engine=engine, transient=0).exponents.sum()
 
     with torch.no_grad():
         ahead, behind = (value(*(x + e * d for x, d in zip(start, direction, strict=True))) for e in (1e-5, -1e-5))
@@ -185,7 +185,7 @@ def test_weights_may_be_parametrised_and_hooks_are_called():
     original = module.parametrizations.weight_hh_l0.original
     original.register_hook(gradients.append)
     for engine in ("torch", "jax"):
-        spectrum = flt.lyapunov_spectrum(module, None, torch.zeros(6, CHANNELS, **DOUBLE), engine=engine)
+        spectrum = flt.lyapunov_spectrum(module, torch.zeros(6, CHANNELS, **DOUBLE), engine=engine, transient=0)
         spectrum.exponents[0].backward()
     assert len(calls) == len(gradients) == 2 and gradients[0].abs().max() > 1e-3
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-12)
@@ -194,7 +194,7 @@ def test_weights_may_be_parametrised_and_hooks_are_called():
 def test_weights_changed_before_the_backward_pass_are_an_error():
     """torch's own rule for what was saved; the compiled engine must not return a stale gradient."""
     module = nn.RNN(CHANNELS, 4)
-    exponents = flt.lyapunov_spectrum(module, None, torch.ones(5, CHANNELS), k=1, engine="jax").exponents
+    exponents = flt.lyapunov_spectrum(module, torch.ones(5, CHANNELS), k=1, engine="jax", transient=0).exponents
     with torch.no_grad():
         module.weight_hh_l0.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -205,7 +205,7 @@ def test_float32_stays_and_the_configuration_of_jax_is_left_alone():
     module = nn.GRU(CHANNELS, 4)
     for x64 in (True, False):
         with jax.enable_x64(x64):
-            spectrum = flt.lyapunov_spectrum(module, None, torch.ones(5, CHANNELS), k=2, engine="jax")
+            spectrum = flt.lyapunov_spectrum(module, torch.ones(5, CHANNELS), k=2, engine="jax", transient=0)
             assert jax.config.jax_enable_x64 == x64
         assert spectrum.exponents.dtype == spectrum.basis.dtype == spectrum.state.dtype == torch.float32
 

@@ -92,7 +92,7 @@ def test_many_sequences_are_flossed_at_once():
     histories = [flt.floss(small_rnn(), inputs, engine=engine, **options) for engine in ("torch", "jax")]
     with torch.no_grad():
         basis = options["basis"]
-        each = [flt.lyapunov_spectrum(small_rnn(), None, inputs[:, i], basis=basis, transient=1) for i in range(3)]
+        each = [flt.lyapunov_spectrum(small_rnn(), inputs[:, i], basis=basis, transient=1) for i in range(3)]
     losses = torch.stack([flt.flossing_loss(spectrum.exponents) for spectrum in each])
     torch.testing.assert_close(histories[0].loss[0], losses.mean(), rtol=0, atol=1e-12)
     assert histories[0].exponents.shape == (2, 3, 2)
@@ -192,7 +192,7 @@ NAN = torch.tensor([[0.0, torch.nan]])
 
 
 def measure(module, state=None, inputs=INPUTS, **options):
-    return flt.lyapunov_spectrum(module, state, inputs, **options)
+    return flt.lyapunov_spectrum(module, inputs, state=state, **options)
 
 
 def identity(h, s):

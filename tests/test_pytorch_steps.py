@@ -50,10 +50,10 @@ def test_all_ways_to_push_tangents_agree(monkeypatch, interval):
         monkeypatch.setattr(_tangent, "SMALL", small)
         options = {"k": 3, "transient": 4, "interval": interval}
         h = torch.zeros(5, **DOUBLE)
-        spectrum = flt.lyapunov_spectrum(lambda h, s, f=function: f(W @ h + s), h, inputs, **options)
+        spectrum = flt.lyapunov_spectrum(lambda h, s, f=function: f(W @ h + s), inputs, state=h, **options)
         (gradient,) = torch.autograd.grad(flt.flossing_loss(spectrum.exponents), W)
         with torch.no_grad():
-            again = flt.lyapunov_spectrum(lambda h, s, f=function: f(W @ h + s), h, inputs, **options)
+            again = flt.lyapunov_spectrum(lambda h, s, f=function: f(W @ h + s), inputs, state=h, **options)
         torch.testing.assert_close(again.growth, spectrum.growth.detach(), rtol=0, atol=1e-11)
         results.append((spectrum.growth.detach(), spectrum.state.detach(), gradient))
     assert [way.__name__ for way in taken[::2]] == ["_together", "_forward", "_backward"]
@@ -71,7 +71,7 @@ def test_a_triangular_step(old):
     W = (torch.triu(torch.randn(3, 3, **DOUBLE), 1) + torch.diag(diagonal)).requires_grad_()
     identity = _Identity.apply if old else (lambda h: h)
     h, options = torch.ones(3, **DOUBLE), {"steps": 8, "basis": torch.eye(3), "transient": 2, "interval": 2}
-    spectrum = flt.lyapunov_spectrum(lambda h, _: identity(W @ h), h, None, **options)
+    spectrum = flt.lyapunov_spectrum(lambda h, _: identity(W @ h), None, state=h, **options)
     logs = diagonal.abs().log()
     torch.testing.assert_close(spectrum.exponents.detach(), logs, rtol=0, atol=1e-12)
     torch.testing.assert_close(spectrum.growth.detach(), (2 * logs).expand(3, 3), rtol=0, atol=1e-12)
@@ -110,21 +110,21 @@ class Spike(torch.autograd.Function):
 def test_surrogate_spikes_are_those_of_the_jax_cell():
     """The same binary network as a step of torch, through an autograd.Function, and as `fl.cells.BinaryRNN` with
     sharpness 1 in the tangent: exponents, and the gradient, which holds the surrogate's derivative."""
-    cell = fl.cells.BinaryRNN(8, 2, key=jax.random.key(1), gain=3.0, tangent_beta=1.0)
+    cell = fl.cells.BinaryRNN(8, 2, key=jax.random.key(1), gain=3.0, flossing_beta=1.0)
     bits = jax.random.bernoulli(jax.random.key(2), shape=(20, 2)).astype(float)
     basis = jnp.linalg.qr(jax.random.normal(jax.random.key(3), (8, 3)))[0]
 
     def loss(J):
         step = eqx.tree_at(lambda c: c.J, cell, J)
         return jnp.square(
-            fl.lyapunov_spectrum(lambda h, s: step(s, h), cell.zeros(), bits, basis=basis).exponents
+            fl.lyapunov_spectrum(lambda h, s: step(s, h), bits, state=cell.zeros(), basis=basis).exponents
         ).sum()
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(cell.J)
     J, ws, b, s, q = (torch.from_numpy(np.array(x)) for x in (cell.J, cell.ws, cell.b, bits, basis))
     J.requires_grad_()
     step = lambda h, s: Spike.apply(J @ h + b + ws @ s)  # noqa: E731
-    ours = flt.lyapunov_spectrum(step, torch.zeros(8, **DOUBLE), s, basis=q).exponents.square().sum()
+    ours = flt.lyapunov_spectrum(step, s, state=torch.zeros(8, **DOUBLE), basis=q).exponents.square().sum()
     ours.backward()
     np.testing.assert_allclose(ours.item(), value, rtol=1e-10)
     np.testing.assert_allclose(J.grad, gradient, rtol=0, atol=1e-10)
@@ -150,7 +150,7 @@ def test_neurons_of_snntorch():
 
     found = []
     for step in (theirs, written_out):
-        exponents = flt.lyapunov_spectrum(step, (zero, zero), inputs, k=3).exponents
+        exponents = flt.lyapunov_spectrum(step, inputs, state=(zero, zero), k=3, transient=0).exponents
         found.append((exponents.detach(), *torch.autograd.grad(exponents.square().sum(), W)))
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
 
@@ -164,7 +164,7 @@ def test_a_state_is_any_tree_of_tensors():
         return {"z": turn * state["z"], "x": (2 * state["x"][0],), "n": state["n"] + 1}
 
     start = {"z": torch.ones(1, dtype=torch.complex128), "x": (torch.ones(1, **DOUBLE),), "n": torch.tensor(0)}
-    spectrum = flt.lyapunov_spectrum(step, start, None, steps=40, transient=20)
+    spectrum = flt.lyapunov_spectrum(step, None, state=start, steps=40, transient=20)
     expected = torch.tensor([np.log(2), np.log(0.5), np.log(0.5)], **DOUBLE)
     torch.testing.assert_close(spectrum.exponents, expected, rtol=0, atol=1e-10)
     assert spectrum.state["n"] == 40
@@ -227,7 +227,7 @@ def test_gradients_of_an_orbit_are_those_of_autograd():
         return torch.tanh(0.5 * W @ state[0] + s / (1 + state[1])), state[1] + 1
 
     zero = torch.tensor(0)
-    spectrum = flt.lyapunov_spectrum(step, (start, zero), inputs, k=2)
+    spectrum = flt.lyapunov_spectrum(step, inputs, state=(start, zero), k=2, transient=0)
     state = start, zero
     for s in inputs:
         state = step(state, s)
@@ -239,4 +239,4 @@ def test_gradients_of_an_orbit_are_those_of_autograd():
 
 def test_a_step_written_in_torch_that_forgets_its_state_is_said():
     with pytest.warns(UserWarning, match="all exponents are -inf: step forgets its state"):
-        flt.lyapunov_spectrum(lambda h, s: Spike.apply(s), torch.zeros(3), torch.ones(5, 3))
+        flt.lyapunov_spectrum(lambda h, s: Spike.apply(s), torch.ones(5, 3), state=torch.zeros(3), transient=0)

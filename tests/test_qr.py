@@ -197,12 +197,18 @@ def test_products_are_full(gradient):
 
 WEIGHTS, STATE, BITS = np.ones((4, 4), "float32") / 3, np.ones(4, "float32") / 7, np.ones((6, 4), "float32")
 MEASURED = {
-    "lyapunov_spectrum": lambda step: fl.lyapunov_spectrum(step, STATE, BITS, k=2).exponents,
-    "lyapunov_spectra": lambda step: fl.lyapunov_spectra(step, STATE, np.stack([BITS, BITS]), k=2).exponents,
-    "long_term_jacobian": lambda step: fl.long_term_jacobian(step, STATE, BITS, horizons=[3]).log_singular_values,
-    "apply_long_term": lambda step: fl.apply_long_term(step, STATE, BITS, vectors=np.eye(4, 2, dtype="float32"))[0],
-    "covariant_vectors": lambda step: fl.covariant_vectors(step, STATE, BITS, k=2, transient=1).exponents,
-    "error_feedback": lambda step: fl.error_feedback(step, STATE, BITS, lambda h: h[-1].sum()).log_norm,
+    "lyapunov_spectrum": lambda step: fl.lyapunov_spectrum(step, BITS, state=STATE, k=2, transient=0).exponents,
+    "lyapunov_spectrum": lambda step: (
+        fl.lyapunov_spectrum(step, np.stack([BITS, BITS]), state=STATE, k=2, transient=0).exponents
+    ),
+    "long_term_jacobian": lambda step: fl.long_term_jacobian(step, BITS, state=STATE, horizons=[3]).log_singular_values,
+    "apply_long_term": lambda step: fl.long_term_jvp(step, BITS, state=STATE, vectors=np.eye(4, 2, dtype="float32"))[0],
+    "covariant_vectors": lambda step: (
+        fl.covariant_vectors(step, BITS, state=STATE, k=2, transient=1, settling=0).exponents
+    ),
+    "backpropagated_norms": lambda step: (
+        fl.backpropagated_norms(step, BITS, lambda h: h[-1].sum(), state=STATE).log_norm
+    ),
 }
 
 
@@ -220,7 +226,7 @@ def test_what_a_step_asks_for_itself_is_kept():
 
     def exponents(x):
         step = lambda x, s: jnp.tanh(jnp.matmul(weights, x, precision=lax.Precision.DEFAULT))  # noqa: E731
-        return fl.lyapunov_spectrum(step, x, None, steps=3).exponents
+        return fl.lyapunov_spectrum(step, None, state=x, steps=3, transient=0).exponents
 
     text = lowered("cuda", exponents, jnp.ones(4, "float32"))
     assert "DEFAULT" in text

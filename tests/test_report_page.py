@@ -22,7 +22,7 @@ def hostile(tmp_path):
     """A run whose directory, error text, version and arrays are named by an enemy."""
     run = write_run(tmp_path / IMAGE, status="failed", error=SCRIPT, device=IMAGE)
     chunk = {"epoch": [1], "accuracy": [0.5], "loss": [1.0], "measured_epoch": [1], "measured_exponents": [[0.0] * 4]}
-    run.forget_after(0, 100)
+    run.truncate_after(0, 100)
     run.write_metrics("training", 1, chunk | {"gradient_norm/<b>bold</b><a href='x'>": [1.0]})
     return write_report([tmp_path], tmp_path / "report.html")
 

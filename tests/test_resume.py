@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from flossing._training.train import start_training
+from flossing._training.train import init_training
 from flossing_lab.reference import experiment as reference
 from flossing_lab.runs.checkpoint import newest_checkpoint
 from flossing_lab.runs.directory import RunDirectory
@@ -85,7 +85,7 @@ def test_without_a_good_checkpoint_a_run_begins_again(stopped, undisturbed, capl
 
 def test_a_checkpoint_of_another_network_is_not_taken(undisturbed, caplog):
     larger = reference.build(SMALL.with_values(units=11))
-    like = start_training(larger.model, larger.optimiser, larger.flossing)
+    like = init_training(larger.model, larger.optimiser, larger.flossing)
     assert newest_checkpoint(undisturbed.path / "checkpoints", like) is None
     assert "passed over" in caplog.text
 
@@ -193,7 +193,7 @@ def test_a_full_disk_ends_in_one_line_with_the_last_checkpoint_intact(tmp_path, 
     kept = RunDirectory(tmp_path / "kept")
     assert 0 < kept.metrics("training")["epoch"][-1] < 4000 and not list(kept.path.rglob("*.part"))
     experiment = reference.build(kept.config)
-    like = start_training(experiment.model, experiment.optimiser, experiment.flossing)
+    like = init_training(experiment.model, experiment.optimiser, experiment.flossing)
     checkpoint = newest_checkpoint(kept.path / "checkpoints", like)
     assert checkpoint is not None and checkpoint.state.epoch > 0
 

@@ -20,7 +20,9 @@ def due(schedule, epochs):
 
 def test_the_reference():
     """500 before epoch 1, then 500 at epochs 100 and 200, never again."""
-    schedule = fl.join_schedules(fl.floss_before(500), fl.floss_periodically(500, every=100, blocks=2))
+    schedule = fl.schedules.sum_schedules(
+        fl.schedules.preflossing(500), fl.schedules.interflossing(500, every=100, blocks=2)
+    )
     assert due(schedule, 3001) == {1: 500, 100: 500, 200: 500}
 
 
@@ -41,7 +43,7 @@ def test_the_conditions_of_the_configuration(condition, expected):
     epochs=st.integers(0, 9), every=st.integers(1, 50), blocks=st.integers(0, 9) | st.none(), last=st.integers(1, 500)
 )
 def test_periodic_counts(epochs, every, blocks, last):
-    happened = due(fl.floss_periodically(epochs, every=every, blocks=blocks), last)
+    happened = due(fl.schedules.interflossing(epochs, every=every, blocks=blocks), last)
     possible = last // every
     assert len(happened) == (0 if epochs == 0 else possible if blocks is None else min(blocks, possible))
     assert set(happened.values()) <= {epochs}
@@ -50,11 +52,11 @@ def test_periodic_counts(epochs, every, blocks, last):
 
 @given(before=st.integers(0, 9), last=st.integers(1, 50))
 def test_before_and_never(before, last):
-    assert due(fl.floss_before(before), last) == ({1: before} if before else {})
-    assert due(fl.floss_never(), last) == {}
+    assert due(fl.schedules.preflossing(before), last) == ({1: before} if before else {})
+    assert due(fl.schedules.never(), last) == {}
 
 
-@pytest.mark.parametrize("make", [lambda: fl.floss_before(-1), lambda: fl.floss_periodically(5, every=0)])
+@pytest.mark.parametrize("make", [lambda: fl.schedules.preflossing(-1), lambda: fl.schedules.interflossing(5, every=0)])
 def test_bad_schedules(make):
     with pytest.raises(ValueError, match=r"must be an integer of at least \d, got \w+=-?\d"):
         make()
@@ -65,14 +67,14 @@ FEEDBACK = {"far": "gradient_norm/x0", "near": "gradient_norm/J"}
 
 @pytest.mark.parametrize("far, expected", [(2e-3, 0), (1e-3, 7), (0.0, 7)])
 def test_adaptive_flosses_while_feedback_is_lost(far, expected):
-    schedule = fl.floss_adaptively(**FEEDBACK, share=5e-4, before=9, epochs=7, every=10)
+    schedule = fl.schedules.adaptive(**FEEDBACK, share=5e-4, before=9, epochs=7, every=10)
     measures = {"gradient_norm/x0": np.asarray(far), "gradient_norm/J": np.asarray(2.0)}
     happened = {epoch: schedule(epoch, measures) for epoch in range(1, 32)}
     assert happened == {epoch: 0 for epoch in range(1, 32)} | dict.fromkeys((11, 21, 31), expected) | {1: 9}
 
 
 def test_adaptive_names_what_was_recorded():
-    schedule = fl.floss_adaptively(far="gradient_norm/x", near="gradient_norm/J")
+    schedule = fl.schedules.adaptive(far="gradient_norm/x", near="gradient_norm/J")
     message = r"must name gradient norms that were recorded \(gradient_norm/J\), got 'gradient_norm/x'"
     with pytest.raises(ValueError, match=message):
         schedule(101, {"gradient_norm/J": np.asarray(1.0), "loss": np.asarray(1.0)})
@@ -84,10 +86,10 @@ def test_adaptive_in_training():
     config = Config().with_values(units=8, k=3, batch=2, steps=20, delay=2, window=12, flossing_steps=20, epochs=9)
     e = build(config)
     for share, expected in ((1e9, 5 + 2 * 3), (1e-99, 5)):
-        schedule = fl.floss_adaptively(
+        schedule = fl.schedules.adaptive(
             far="gradient_norm/x0", near="gradient_norm/network.J", share=share, before=5, epochs=3, every=4
         )
-        start = fl.start_training(e.model, e.optimiser, e.flossing)
+        start = fl.init_training(e.model, e.optimiser, e.flossing)
         options = {"loss": task_loss, "batch": e.batch, "optimiser": e.optimiser, "key": e.key, "epochs": 9}
         chunks = list(fl.train(start, flossing=e.flossing, schedule=schedule, chunk=6, **options))
         assert chunks[-1].state.flossing_epoch == expected

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import flossing as fl
-from flossing.cells import LIF, BinaryRNN, Network, Stacked, for_task, spike
+from flossing.cells import LIF, BinaryRNN, Network, Stacked, spike, with_task_surrogate
 from tests.test_cells import EXACT, INPUTS, KEY, replaced, spectrum
 
 V = np.array([-3.0, -0.4, -1e-9, 0.0, 1e-9, 0.7, 5.0])
@@ -43,7 +43,7 @@ def binary_orbit(cell, inputs):
 
 def test_tangents_of_a_binary_network():
     """D = diag(surrogate(v - threshold)) J along the orbit of exact spikes, in plain NumPy."""
-    cell = BinaryRNN(6, 3, key=KEY, threshold=0.2, tangent_beta=0.7)
+    cell = BinaryRNN(6, 3, key=KEY, threshold=0.2, flossing_beta=0.7)
     vs, zs = binary_orbit(cell, INPUTS)
     q, total = np.eye(6), 0.0
     for v in vs:
@@ -63,7 +63,7 @@ def test_neurons_without_recurrent_weights(bias, reset_in_tangent):
     It does not matter then whether neurons spike, if the reset is left out; with it, kappa - surrogate(v_t - 1) takes
     the place of kappa. log kappa = -dt / tau_mem, log alpha = -dt / tau_syn.
     """
-    cell = LIF(2, key=KEY, gain=0.0, dt=0.5, reset_in_tangent=reset_in_tangent, tangent_beta=2.0)
+    cell = LIF(2, key=KEY, gain=0.0, dt=0.5, reset_in_tangent=reset_in_tangent, flossing_beta=2.0)
     cell = replaced(cell, b=np.full(2, bias))
     kappa, v, vs = np.exp(-0.05), 0.0, []
     for _ in range(100):
@@ -87,8 +87,8 @@ def test_a_spike_reaches_the_others_by_their_current():
 
 def test_a_task_sees_another_sharpness_and_the_same_spikes():
     """One step of a readout W of z' = H(v): its derivative in z is W diag(surrogate(v, beta)) J, that of the step
-    diag(surrogate(v, tangent_beta)) J."""
-    cell = BinaryRNN(5, 3, key=KEY, beta=4.0, tangent_beta=0.5)
+    diag(surrogate(v, flossing_beta)) J."""
+    cell = BinaryRNN(5, 3, key=KEY, beta=4.0, flossing_beta=0.5)
     network = Network(cell, 2, key=KEY)
     z, s = jnp.array([1.0, 0, 0, 1, 1]), jnp.asarray(INPUTS[:1])
     v = np.asarray(cell.J @ z + cell.b + cell.ws @ s[0])
@@ -100,9 +100,9 @@ def test_a_task_sees_another_sharpness_and_the_same_spikes():
 
 def test_the_sharpness_changes_in_every_layer():
     layers = Stacked([LIF(4, 3, key=KEY, bias_mean=1.5), BinaryRNN(3, 4, key=KEY)])
-    twin = for_task(layers)
-    assert [cell.tangent_beta for cell in twin.cells] == [cell.beta for cell in layers.cells] == [10.0, 10.0]
-    assert [cell.tangent_beta for cell in layers.cells] == [1.0, 0.3]
+    twin = with_task_surrogate(layers)
+    assert [cell.flossing_beta for cell in twin.cells] == [cell.beta for cell in layers.cells] == [10.0, 10.0]
+    assert [cell.flossing_beta for cell in layers.cells] == [1.0, 0.3]
 
     def total(cells, inputs):
         def body(state, s):

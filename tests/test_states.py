@@ -32,15 +32,15 @@ def test_pytree_state_equals_its_flat_twin():
     inputs = 0.1 * jax.random.normal(KEY, (30, 6))
     basis = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 4)))[0]
     options = {"basis": basis, "transient": 3, "interval": 2}
-    ours = fl.lyapunov_spectrum(pytree, (jnp.zeros(3), jnp.zeros(3)), inputs, **options)
-    twin = fl.lyapunov_spectrum(flat, jnp.zeros(6), inputs, **options)
+    ours = fl.lyapunov_spectrum(pytree, inputs, state=(jnp.zeros(3), jnp.zeros(3)), **options)
+    twin = fl.lyapunov_spectrum(flat, inputs, state=jnp.zeros(6), **options)
     np.testing.assert_allclose(ours.growth, twin.growth, rtol=0, atol=1e-12)
     np.testing.assert_allclose(ours.basis, twin.basis, rtol=0, atol=1e-12)
     assert isinstance(ours.state, tuple)
     np.testing.assert_allclose(jnp.concatenate(ours.state), twin.state, rtol=0, atol=1e-12)
 
     def loss(W, which, state):
-        return fl.lyapunov_spectrum(two_part_step(W)[which], state, inputs, **options).exponents.sum()
+        return fl.lyapunov_spectrum(two_part_step(W)[which], inputs, state=state, **options).exponents.sum()
 
     np.testing.assert_allclose(
         jax.grad(loss)(W, 1, (jnp.zeros(3), jnp.zeros(3))), jax.grad(loss)(W, 0, jnp.zeros(6)), rtol=0, atol=1e-12
@@ -50,12 +50,12 @@ def test_pytree_state_equals_its_flat_twin():
 def test_matrix_states_and_inputs_as_pytrees():
     make, J = tanh_network(6, 1.0, KEY)
     inputs = jax.random.normal(KEY, (20, 6))
-    flat = fl.lyapunov_spectrum(make(J), jnp.zeros(6), inputs)
+    flat = fl.lyapunov_spectrum(make(J), inputs, state=jnp.zeros(6), transient=0)
 
     def step(h, s):
         return make(J)(h.ravel(), s["left"] + s["right"]).reshape(2, 3)
 
-    shaped = fl.lyapunov_spectrum(step, jnp.zeros((2, 3)), {"left": inputs / 2, "right": inputs / 2})
+    shaped = fl.lyapunov_spectrum(step, {"left": inputs / 2, "right": inputs / 2}, state=jnp.zeros((2, 3)), transient=0)
     np.testing.assert_allclose(shaped.exponents, flat.exponents, rtol=0, atol=1e-12)
     assert shaped.state.shape == (2, 3)
 
@@ -69,7 +69,7 @@ def test_keys_and_counters_are_carried_without_a_tangent():
         return {"h": h, "key": key, "count": state["count"] + 1}
 
     start = {"h": jnp.zeros(4), "key": jax.random.key(7), "count": jnp.array(0)}
-    spectrum = fl.lyapunov_spectrum(step, start, jnp.ones((25, 4)))
+    spectrum = fl.lyapunov_spectrum(step, jnp.ones((25, 4)), state=start, transient=0)
     assert spectrum.exponents.shape == (4,)
     assert int(spectrum.state["count"]) == 25
 
@@ -77,14 +77,14 @@ def test_keys_and_counters_are_carried_without_a_tangent():
     for _ in range(25):
         key, draw = jax.random.split(key)
         noise.append(jax.random.normal(draw, (4,)))
-    plain = fl.lyapunov_spectrum(make(J), jnp.zeros(4), 1 + 0.1 * jnp.stack(noise))
+    plain = fl.lyapunov_spectrum(make(J), 1 + 0.1 * jnp.stack(noise), state=jnp.zeros(4), transient=0)
     np.testing.assert_allclose(spectrum.exponents, plain.exponents, rtol=0, atol=1e-12)
 
 
 def test_a_complex_state_counts_twice():
     """z' = a z has the two real exponents log|a|, log|a|."""
     factor = jnp.array([0.5 + 0.5j, 2.0j])
-    spectrum = fl.lyapunov_spectrum(lambda z, s: factor * z, jnp.ones(2, complex), None, steps=50)
+    spectrum = fl.lyapunov_spectrum(lambda z, s: factor * z, None, state=jnp.ones(2, complex), steps=50, transient=0)
     expected = np.log([2.0, 2.0, np.sqrt(0.5), np.sqrt(0.5)])
     np.testing.assert_allclose(spectrum.exponents, expected, atol=0.1)
     np.testing.assert_allclose(spectrum.exponents.sum(), expected.sum(), rtol=0, atol=1e-9)
@@ -94,11 +94,14 @@ def test_a_complex_state_counts_twice():
 def test_float32_in_float32_out():
     make, J = tanh_network(6, 1.0, KEY)
     inputs = jax.random.normal(KEY, (40, 6))
-    double = fl.lyapunov_spectrum(make(J), jnp.zeros(6), inputs, key=KEY, k=3)
+    double = fl.lyapunov_spectrum(make(J), inputs, state=jnp.zeros(6), key=KEY, k=3, transient=0)
     basis = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 3)))[0]
-    double = fl.lyapunov_spectrum(make(J), jnp.zeros(6), inputs, basis=basis)
+    double = fl.lyapunov_spectrum(make(J), inputs, state=jnp.zeros(6), basis=basis)
     single = fl.lyapunov_spectrum(
-        make(J.astype(jnp.float32)), jnp.zeros(6, jnp.float32), inputs.astype(jnp.float32), basis=basis.astype("f4")
+        make(J.astype(jnp.float32)),
+        inputs.astype(jnp.float32),
+        state=jnp.zeros(6, jnp.float32),
+        basis=basis.astype("f4"),
     )
     assert {x.dtype for x in (single.exponents, single.growth, single.state, single.basis)} == {np.dtype("float32")}
     np.testing.assert_allclose(single.exponents, double.exponents, rtol=0, atol=1e-4)
@@ -108,16 +111,16 @@ def test_float32_in_float32_out():
 def test_float32_whose_squares_would_overflow(factor):
     basis = np.eye(2, dtype="f4")
     spectrum = fl.lyapunov_spectrum(
-        lambda h, s: jnp.float32(factor) * h, jnp.zeros(2, "f4"), None, steps=5, basis=basis
+        lambda h, s: jnp.float32(factor) * h, None, state=jnp.zeros(2, "f4"), steps=5, basis=basis
     )
     np.testing.assert_allclose(spectrum.exponents, np.log(factor), rtol=1e-6)
 
 
 def test_float64_arrays_need_x64():
     with jax.enable_x64(False):
-        spectrum = fl.lyapunov_spectrum(lambda h, s: 0.5 * h, jnp.zeros(2), None, steps=4)
+        spectrum = fl.lyapunov_spectrum(lambda h, s: 0.5 * h, None, state=jnp.zeros(2), steps=4, transient=0)
         assert spectrum.exponents.dtype == np.float32
         with pytest.raises(ValueError, match="state is float64 but JAX runs with x64 off"):
-            fl.lyapunov_spectrum(lambda h, s: 0.5 * h, np.zeros(2), None, steps=4)
+            fl.lyapunov_spectrum(lambda h, s: 0.5 * h, None, state=np.zeros(2), steps=4, transient=0)
         with pytest.raises(ValueError, match="inputs is float64 but JAX runs with x64 off"):
-            fl.lyapunov_spectrum(lambda h, s: 0.5 * h, jnp.zeros(2), np.zeros((4, 2)))
+            fl.lyapunov_spectrum(lambda h, s: 0.5 * h, np.zeros((4, 2)), state=jnp.zeros(2), transient=0)

@@ -19,7 +19,7 @@ seeds = st.integers(0, 2**31)
 def draw(task, seed):
     """A random stream of bits of the task's length, and the sequence it makes."""
     bits = np.random.default_rng(seed).integers(0, 2, (task.longest_lag + task.steps, task.channels))
-    return bits, jax.tree_util.tree_map(np.asarray, task.sequence(jnp.asarray(bits, float)))
+    return bits, jax.tree_util.tree_map(np.asarray, task.trial(jnp.asarray(bits, float)))
 
 
 @few
@@ -122,8 +122,8 @@ def test_copy_memory_without_memory():
     outputs = jnp.zeros((50, 9)).at[:40, 8].set(1e3).at[40:, 8].set(-1e3)
     sequence = task(jax.random.key(0))
     score = task.score(outputs, sequence)
-    assert float(score.loss) == pytest.approx(task.trivial_loss, rel=1e-12)
-    assert task.trivial_loss == pytest.approx(10 * np.log(8) / 50, rel=1e-12)
+    assert float(score.loss) == pytest.approx(task.baseline_loss, rel=1e-12)
+    assert task.baseline_loss == pytest.approx(10 * np.log(8) / 50, rel=1e-12)
     assert float(score.accuracy) == (sequence.targets[40:] == 0).mean()  # of equal logits, argmax takes the first
 
 
@@ -137,7 +137,7 @@ def test_adding():
     assert np.allclose(sequences.targets[:, -1], (numbers * marks).sum(1))
     assert (np.asarray(sequences.mask) == (np.arange(9) == 8)).all()
     score = jax.vmap(task.score)(jnp.ones((20_000, 9, 1)), sequences)
-    assert float(score.loss.mean()) == pytest.approx(task.trivial_loss, abs=4 * np.sqrt(7 / 180 / 20_000))
+    assert float(score.loss.mean()) == pytest.approx(task.baseline_loss, abs=4 * np.sqrt(7 / 180 / 20_000))
     # The density of the sum is 1 at its mean, so that 0.08 of all sums, but for 0.04^2, lie within 0.04 of it.
     assert float(score.accuracy.mean()) == pytest.approx(0.08 - 0.04**2, abs=4 * np.sqrt(0.08 / 20_000))
 
@@ -202,4 +202,4 @@ def test_scores(task):
     assert np.allclose(task.score(scored, sequence), (0, 1), atol=1e-12)
     if not isinstance(task, (Adding, CopyMemory)):  # these have a test of their own
         nothing = task.score(jnp.zeros((len(sequence.mask), task.outputs)), sequence)
-        assert float(nothing.loss) == pytest.approx(task.trivial_loss, rel=1e-12)
+        assert float(nothing.loss) == pytest.approx(task.baseline_loss, rel=1e-12)

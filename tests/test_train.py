@@ -22,7 +22,7 @@ SMALL = Config().with_values(
 
 def progresses(config=SMALL, state=None, experiment=None, **options):
     e = experiment or reference.build(config)
-    state = state or fl.start_training(e.model, e.optimiser, e.flossing)
+    state = state or fl.init_training(e.model, e.optimiser, e.flossing)
     defaults = {
         "loss": reference.task_loss,
         "batch": e.batch,
@@ -158,7 +158,7 @@ def test_regression_with_another_network_and_no_flossing():
         return jnp.mean((jax.vmap(model)(x)[:, 0] - y) ** 2), {}
 
     optimiser = optax.adam(0.05)
-    state = fl.start_training(model, optimiser)
+    state = fl.init_training(model, optimiser)
     chunks = fl.train(state, loss=loss, batch=batch, optimiser=optimiser, key=jax.random.key(1), epochs=300)
     *_, last = chunks
     assert last.metrics["loss"][-1] < 1e-4
@@ -166,7 +166,7 @@ def test_regression_with_another_network_and_no_flossing():
 
 
 def test_clip_each_array():
-    clip = fl.clip_each_array(0.5)
+    clip = fl.clip_by_array_norm(0.5)
     gradients = {"large": jnp.full((3, 3), 10.0), "small": jnp.full(2, 0.1), "zero": jnp.zeros(2)}
     clipped, _ = clip.update(gradients, clip.init(gradients))
     assert float(jnp.linalg.norm(clipped["large"])) == pytest.approx(0.5)
@@ -174,7 +174,7 @@ def test_clip_each_array():
     np.testing.assert_array_equal(clipped["small"], gradients["small"])
     np.testing.assert_array_equal(clipped["zero"], 0)
     with pytest.raises(ValueError, match="limit must be a positive number, got limit=0.0"):
-        fl.clip_each_array(0.0)
+        fl.clip_by_array_norm(0.0)
 
 
 def test_divergence_names_epoch_and_quantity():
@@ -225,7 +225,7 @@ def test_flossing_as_a_term_of_the_loss():
     options = {"optimiser": descent, "schedule": None, "probe": None, "epochs": 1}
 
     def step(**more):
-        (chunk,) = progresses(state=fl.start_training(model, descent, flossing), **options, **more)
+        (chunk,) = progresses(state=fl.init_training(model, descent, flossing), **options, **more)
         return chunk
 
     plain, both = step(), step(term=fl.FlossingTerm(weight))
@@ -270,7 +270,7 @@ def line(model, batch):
 
 def plain(loss, epochs=2, **options):
     optimiser = optax.sgd(1e-30)
-    state = fl.start_training({"w": jnp.ones(3, "f4")}, optimiser)
+    state = fl.init_training({"w": jnp.ones(3, "f4")}, optimiser)
     options = {"batch": lambda key: jnp.float32(1e25), "optimiser": optimiser, "key": jax.random.key(0)} | options
     return fl.train(state, loss=loss, epochs=epochs, **options)
 

@@ -28,5 +28,5 @@ def test_rows_can_fail():
     assert (row.reference, row.ours, row.holds) == (2.0, 2.5, False)
     values = np.random.default_rng(0).normal(size=100)
     assert ensemble("", "", 0.0, "", values).holds and not ensemble("", "", 1.0, "", values).holds
-    spectrum = fl.lyapunov_spectrum(maps.henon, np.full(2, 0.1), None, steps=20_000, transient=100)
+    spectrum = fl.lyapunov_spectrum(maps.henon, None, state=np.full(2, 0.1), steps=20_000, transient=100)
     assert average("", "", 0.419217, "", spectrum).holds and not average("", "", 0.5, "", spectrum).holds

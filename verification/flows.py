@@ -24,7 +24,7 @@ def _run(field, start, *, time, dt, make=rk4, transient=100.0, **options) -> fl.
     settle = round(transient / dt)
     options = {"interval": 10, "time_step": dt, "transient": settle} | options
     return fl.lyapunov_spectrum(
-        make(field, dt), jnp.asarray(start, float), None, steps=settle + round(time / dt), **options
+        make(field, dt), None, state=jnp.asarray(start, float), steps=settle + round(time / dt), **options
     )
 
 
@@ -45,7 +45,9 @@ def sums() -> list[Row]:
 
     dt, steps = 0.01, 40_000
     drive = 0.3 * jnp.cos(jnp.arange(steps) * dt)
-    driven = fl.lyapunov_spectrum(rk4(duffing, dt), jnp.zeros(2), drive, transient=2000, interval=10, time_step=dt)
+    driven = fl.lyapunov_spectrum(
+        rk4(duffing, dt), drive, state=jnp.zeros(2), transient=2000, interval=10, time_step=dt
+    )
     return [
         exact("Lorenz-63, RK4, dt = 0.01", "Σλ = -(σ+1+β)", total, "divergence", runge.exponents.sum(), allowed=2e-4,
               because="RK4: ~1e-4"),

@@ -13,14 +13,14 @@ KEY = jax.random.key(21)
 
 def _run(step, start, steps=STEPS, **options) -> fl.Spectrum:
     options = {"transient": 1000} | options
-    return fl.lyapunov_spectrum(step, jnp.asarray(start, float), None, steps=steps, **options)
+    return fl.lyapunov_spectrum(step, None, state=jnp.asarray(start, float), steps=steps, **options)
 
 
 def _noisy(step, start, steps=STEPS, size=1e-14, **options) -> fl.Spectrum:
     """With noise in the last bits: without it, expanding maps of binary slope fall on 0 after some 50 steps."""
     noise = size * jax.random.uniform(KEY, (steps, *np.shape(start)))
     options = {"transient": 1000} | options
-    return fl.lyapunov_spectrum(lambda h, e: step(h, None) + e, jnp.asarray(start, float), noise, **options)
+    return fl.lyapunov_spectrum(lambda h, e: step(h, None) + e, noise, state=jnp.asarray(start, float), **options)
 
 
 def logistic(h, _):

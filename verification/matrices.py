@@ -14,7 +14,7 @@ IDENTITY = "linear algebra"
 
 def _constant(matrix, steps=200, **options) -> fl.Spectrum:
     matrix = jnp.asarray(matrix)
-    return fl.lyapunov_spectrum(lambda h, s: matrix @ h, jnp.zeros(len(matrix)), None, steps=steps, **options)
+    return fl.lyapunov_spectrum(lambda h, s: matrix @ h, None, state=jnp.zeros(len(matrix)), steps=steps, **options)
 
 
 def constant_steps() -> list[Row]:
@@ -44,7 +44,7 @@ def linear_step() -> list[Row]:
 
     def first(V):
         options = {"steps": 400, "transient": 200, "k": 1, "key": KEY}
-        return fl.lyapunov_spectrum(lambda h, s: V @ h, jnp.zeros(6), None, **options).exponents[0]
+        return fl.lyapunov_spectrum(lambda h, s: V @ h, None, state=jnp.zeros(6), **options).exponents[0]
 
     formula = np.outer(left, vectors[:, 0]) / (left @ vectors[:, 0] * mu)
     return [
@@ -64,7 +64,7 @@ def _gaussian_product(units, steps, complex_=False, k=None) -> fl.Spectrum:
 
     state = jnp.zeros(units, complex if complex_ else float)
     keys = jax.random.split(jax.random.fold_in(KEY, units + 1000 * complex_), steps)
-    return fl.lyapunov_spectrum(step, state, keys, k=k, transient=100)
+    return fl.lyapunov_spectrum(step, keys, state=state, k=k, transient=100)
 
 
 def _newman(units) -> list[Row]:
@@ -113,7 +113,7 @@ def random_fibonacci() -> list[Row]:
         return jnp.stack([h[1], sign * h[0] + h[1]])
 
     signs = jnp.where(jax.random.bernoulli(KEY, shape=(400_000,)), 1.0, -1.0)
-    spectrum = fl.lyapunov_spectrum(step, jnp.zeros(2), signs, transient=1000)
+    spectrum = fl.lyapunov_spectrum(step, signs, state=jnp.zeros(2), transient=1000)
     log_constant = np.log(1.13198824)
     return [
         average("random Fibonacci sequence", "λ₁ = log 1.13198824", log_constant, "Viswanath (2000)", spectrum),
@@ -127,7 +127,10 @@ def lloyd_model() -> list[Row]:
     for energy, width in ((0.0, 1.0), (1.0, 0.5)):
         potential = width * jax.random.cauchy(jax.random.fold_in(KEY, int(energy)), (400_000,))
         spectrum = fl.lyapunov_spectrum(
-            lambda h, v, e=energy: jnp.stack([(e - v) * h[0] - h[1], h[0]]), jnp.zeros(2), potential, transient=100
+            lambda h, v, e=energy: jnp.stack([(e - v) * h[0] - h[1], h[0]]),
+            potential,
+            state=jnp.zeros(2),
+            transient=100,
         )
         exact_value = np.arccosh((np.hypot(2 + energy, width) + np.hypot(2 - energy, width)) / 4)
         rows.append(average(f"Lloyd model, E = {energy:g}, W = {width:g}", "λ₁", exact_value,

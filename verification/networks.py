@@ -23,7 +23,7 @@ def _tanh_exponents(units, gain, key, *, k=1, steps=2000, transient=500):
     J = _coupling(units, gain, key)
     start = jax.random.normal(jax.random.fold_in(key, 1), (units,))
     options = {"k": k, "steps": steps, "transient": transient}
-    return fl.lyapunov_spectrum(lambda h, s: J @ jnp.tanh(h), start, None, **options).exponents
+    return fl.lyapunov_spectrum(lambda h, s: J @ jnp.tanh(h), None, state=start, **options).exponents
 
 
 def identities() -> list[Row]:
@@ -37,9 +37,9 @@ def identities() -> list[Row]:
     orbit = jax.lax.scan(lambda h, _: (step(h, None), h), start, length=steps)[1]
     log_det = np.linalg.slogdet(jax.vmap(jax.jacfwd(lambda h: step(h, None)))(orbit))[1].mean()
     basis = np.linalg.qr(np.random.default_rng(0).normal(size=(units, units)))[0]
-    full = fl.lyapunov_spectrum(step, start, None, steps=steps, basis=basis)
-    part = fl.lyapunov_spectrum(step, start, None, steps=steps, basis=basis[:, :11])
-    three = fl.lyapunov_spectrum(step, start, None, steps=steps, basis=basis[:, :11], interval=3)
+    full = fl.lyapunov_spectrum(step, None, state=start, steps=steps, basis=basis)
+    part = fl.lyapunov_spectrum(step, None, state=start, steps=steps, basis=basis[:, :11])
+    three = fl.lyapunov_spectrum(step, None, state=start, steps=steps, basis=basis[:, :11], interval=3)
     summed = np.add.reduceat(np.asarray(part.growth), np.arange(0, steps, 3), axis=0)
     name = "h' = J tanh(h), N = 40, 100 steps"
     return [
@@ -112,7 +112,7 @@ def leaky_network() -> list[Row]:
         def step(h, s, J=J):
             return (1 - dt) * h + dt * J @ jnp.tanh(h)
 
-        values.append(fl.lyapunov_spectrum(step, start, None, **options).exponents.mean())
+        values.append(fl.lyapunov_spectrum(step, None, state=start, **options).exponents.mean())
     name = "leaky h' = (1-dt) h + dt J tanh(h), dt = 0.1, N = 80, g = 2, 6 nets"
     return [ensemble(name, "mean λ = log(0.9)/0.1", np.log(0.9) / 0.1, "zero diagonal: det D ≈ (1-dt)^N", values,
                      systematic=1e-3, because="second order in dt")]  # fmt: skip
@@ -151,7 +151,7 @@ def float32_against_float64() -> list[Row]:
             return n.network(s, h)
 
         state = reference.first_state(network)
-        pair.append(fl.lyapunov_spectrum(step, state, inputs.astype(dtype), **options).exponents)
+        pair.append(fl.lyapunov_spectrum(step, inputs.astype(dtype), state=state, **options).exponents)
     return [worst("reference network, float32 against float64", "λ₁..λ₇₅", pair[0], "float64 run", pair[1],
                   allowed=1e-4, because="rounding of float32")]  # fmt: skip
 
@@ -161,7 +161,7 @@ def gated_cells() -> list[Row]:
     inputs = jax.random.normal(KEY, (3000, 3))
     gru = eqx.nn.GRUCell(3, 6, key=KEY)
     gru = eqx.tree_at(lambda c: c.weight_hh, gru, jnp.zeros_like(gru.weight_hh))
-    ours = fl.lyapunov_spectrum(lambda h, s: gru(s, h), jnp.zeros(6), inputs, basis=np.eye(6)).exponents
+    ours = fl.lyapunov_spectrum(lambda h, s: gru(s, h), inputs, state=jnp.zeros(6), basis=np.eye(6)).exponents
     update = jax.nn.sigmoid(inputs @ gru.weight_ih.T + gru.bias)[:, 6:12]
     rows = [worst("GRU, zero recurrent weights", "λᵢ = <log zᵢ>", np.log(update).mean(0), "D = diag(z)", ours)]
 
@@ -169,7 +169,7 @@ def gated_cells() -> list[Row]:
     lstm = eqx.nn.LSTMCell(3, 4, key=KEY)
     lstm = eqx.tree_at(lambda c: c.weight_hh, lstm, jnp.zeros_like(lstm.weight_hh))
     start = (jnp.zeros(4), jnp.zeros(4))
-    exponents = fl.lyapunov_spectrum(lambda hc, s: lstm(s, hc), start, inputs, transient=100).exponents
+    exponents = fl.lyapunov_spectrum(lambda hc, s: lstm(s, hc), inputs, state=start, transient=100).exponents
     forget = jax.nn.sigmoid(inputs @ lstm.weight_ih.T + lstm.bias)[100:, 4:8]
     rates = np.sort(np.log(forget).mean(0))[::-1]
     name = "LSTM, zero recurrent weights"
@@ -179,7 +179,7 @@ def gated_cells() -> list[Row]:
     poles = jnp.array([0.9 + 0.3j, 0.5 - 0.5j, 0.1j])
     pairs = np.eye(6)[:, [0, 3, 1, 4, 2, 5]]
     driven = inputs.astype(complex)
-    unit = fl.lyapunov_spectrum(lambda z, s: poles * z + s, jnp.zeros(3, complex), driven, basis=pairs)
+    unit = fl.lyapunov_spectrum(lambda z, s: poles * z + s, driven, state=jnp.zeros(3, complex), basis=pairs)
     moduli = np.repeat(np.log(np.abs(poles)), 2)
     rows.append(worst("diagonal linear recurrent unit", "pairs of log|aᵢ|", moduli, "exact", unit.exponents))
     return rows

@@ -51,7 +51,7 @@ def average(system, quantity, reference, source, spectrum, index=0, *, systemati
     """A time average with its error bar by batch means, plus a systematic error that is known and stated."""
     result = spectrum.uncertainty()
     error = float(result.standard_error[index])
-    kind = "at most 4 s.e. (a bound: converges like 1/T)" if result.upper_bound[index] else "4 s.e."
+    kind = "at most 4 s.e. (a bound: converges like 1/T)" if result.is_upper_bound[index] else "4 s.e."
     reason = f"{kind} + {because}" if because else kind
     ours = float(spectrum.exponents[index])
     return Row(system, quantity, float(reference), source, ours, error, LIMIT * error + systematic, reason)

@@ -1,8 +1,12 @@
-"""QR with a positive diagonal as an operation of JAX: of one matrix, or under `vmap` of many, and its derivative.
+"""QR with a positive diagonal, and the two things the tangent flow needs of it: Q and log diag R.
 
-An operation of our own, because each platform has its way (`_decompositions`), which may depend on what all matrices
-of a batch are like; `vmap` of a condition knows each alone.
+`positive_qr` is a primitive of our own, because each platform has its own schemes (`qr_schemes.py`), and some must see
+all matrices of a batch at once; under `vmap` a condition would see each alone. `orthonormalise` has its own derivative,
+for two reasons: R itself carries none, and a column that depends on the ones before it (a singular Jacobian) gets
+log R_ii = -inf and no derivative, where the general rule divides by zero.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +16,47 @@ from jax.lax.linalg import triangular_solve
 from jaxtyping import Array, Bool, Float
 
 from flossing._linalg.precision import in_full_precision
-from flossing._linalg.qr_schemes import qr_on_cpu, qr_on_gpu
+from flossing._linalg.qr_schemes import decompose
 
 ROUNDING = 10
 """|R_ii| up to this many units of rounding of the largest column of A counts as zero.
 
-A null direction of D comes out of the product D Q not as 0 but as the rounding of its terms. On random singular
+A null direction of D comes out of the product D Q not as 0 but as the rounding errors of its terms. On random singular
 matrices of 2 to 400 rows the first such |R_ii| had a median below 3 units, with a tail up to 1e3 where D is far larger
 than D Q; a constant singular step is caught within a few steps, a single one now and then is not.
 """
+
+
+@jax.custom_jvp
+def orthonormalise(a: Float[Array, "N k"]) -> tuple[Float[Array, "N k"], Float[Array, " k"]]:
+    """`A = Q R` with `R_ii > 0` -> `Q` (N, k), `log diag R` (k,); needs `k <= N`.
+
+    From the first linearly dependent column on, `log R_ii` is -inf with zero gradient; `Q` stays orthonormal. Raises
+    `ValueError` for a matrix that is not of float32 or float64, or wider than high.
+
+        q, log_r = fl.orthonormalise(jax.random.normal(jax.random.key(0), (5, 2)))
+    """
+    q, r = positive_qr(jnp.asarray(a))
+    return q, log_diagonal(r)
+
+
+@orthonormalise.defjvp
+def _orthonormalise_jvp(primals, tangents):
+    q, r = positive_qr(*primals)
+    return (q, log_diagonal(r)), qr_tangent(q, r, *tangents)
+
+
+def qr_tangent(
+    q: Float[Array, "N k"], r: Float[Array, "k k"], da: Float[Array, "N k"]
+) -> tuple[Float[Array, "N k"], Float[Array, " k"]]:
+    """The derivative of `Q` and `log diag R` along `dA`: linear in `dA`."""
+    dq, u = qr_differential(q, r, da)
+    return dq, jnp.diagonal(u)
+
+
+def log_diagonal(r: Float[Array, "k k"]) -> Float[Array, " k"]:
+    """log R_ii; -inf from the first column of A on that depends on the ones before it."""
+    return jnp.where(independent_columns(r), jnp.log(jnp.diagonal(r)), -jnp.inf)
 
 
 def positive_qr(a: Float[Array, "*B N k"]) -> tuple[Float[Array, "*B N k"], Float[Array, "*B k k"]]:
@@ -33,17 +69,17 @@ def positive_qr(a: Float[Array, "*B N k"]) -> tuple[Float[Array, "*B N k"], Floa
 
 
 @in_full_precision
-def turn_and_stretch(
+def qr_differential(
     q: Float[Array, "N k"], r: Float[Array, "k k"], da: Float[Array, "N k"]
 ) -> tuple[Float[Array, "N k"], Float[Array, "k k"]]:
-    """How a perturbation dA turns Q and stretches R: dQ, and U = dR R^-1, both linear in dA.
+    """How a perturbation dA rotates Q and stretches R: dQ, and U = dR R^-1, both linear in dA.
 
     With X = dA R^-1 and C = Q^T X, Q^T dQ = tril(C, -1) - tril(C, -1)^T is antisymmetric, U = C - Q^T dQ is upper
     triangular, and (Walter, Lehmann & Lamour 2012)
 
         d log R_ii = U_ii = C_ii,        dQ = X - Q U.
     """
-    # Dependent columns are taken out of the solve: no derivative enters or leaves by them.
+    # Dependent columns are taken out of the solve: no derivative enters or leaves through them.
     independent = independent_columns(r)
     columns = independent[None, :]
     identity = jnp.eye(r.shape[0], dtype=r.dtype)
@@ -55,7 +91,7 @@ def turn_and_stretch(
 
 
 def independent_columns(r: Float[Array, "k k"]) -> Bool[Array, " k"]:
-    """Which columns of A come before the first that depends on the ones before it."""
+    """Which columns of A come before the first that depends on earlier ones."""
     entry = jnp.max(jnp.abs(r))
     scaled = r / jnp.where(entry > 0, entry, 1)  # or the squares might overflow
     largest = entry * jnp.sqrt(jnp.max(jnp.sum(jnp.square(scaled), axis=0)))
@@ -65,12 +101,12 @@ def independent_columns(r: Float[Array, "k k"]) -> Bool[Array, " k"]:
 
 
 def _derivative(primals, tangents):
-    # However Q and R were found, what they are is differentiated.
+    # Whatever scheme found Q and R, the derivative is that of the decomposition itself.
     q, r = positive_qr(*primals)
-    along = turn_and_stretch
+    differential = qr_differential
     for _ in range(q.ndim - 2):
-        along = jax.vmap(along)
-    dq, u = along(q, r, *map(ad.instantiate_zeros, tangents))
+        differential = jax.vmap(differential)
+    dq, u = differential(q, r, *map(ad.instantiate_zeros, tangents))
     return (q, r), (dq, u @ r)
 
 
@@ -87,35 +123,5 @@ batching.primitive_batchers[_positive_qr] = lambda operands, axes: (
     _positive_qr.bind(jnp.moveaxis(operands[0], axes[0], 0)),
     (0, 0),
 )
-mlir.register_lowering(_positive_qr, mlir.lower_fun(qr_on_gpu))
-mlir.register_lowering(_positive_qr, mlir.lower_fun(qr_on_cpu), platform="cpu")
-
-
-@jax.custom_jvp
-def orthonormalise(a: Float[Array, "N k"]) -> tuple[Float[Array, "N k"], Float[Array, " k"]]:
-    """`A = Q R` with `R_ii > 0` -> `Q` (N, k), `log diag R` (k,); needs `k <= N`.
-
-    From the first linearly dependent column on, `log R_ii` is -inf with zero gradient; `Q` stays orthonormal. Raises
-    `ValueError` for a matrix that is not of float32 or float64, or wider than high.
-    """
-    q, r = positive_qr(jnp.asarray(a))
-    return q, log_diagonal(r)
-
-
-@orthonormalise.defjvp
-def _orthonormalise_jvp(primals, tangents):
-    q, r = positive_qr(*primals)
-    return (q, log_diagonal(r)), qr_tangent(q, r, *tangents)
-
-
-def qr_tangent(
-    q: Float[Array, "N k"], r: Float[Array, "k k"], da: Float[Array, "N k"]
-) -> tuple[Float[Array, "N k"], Float[Array, " k"]]:
-    """The derivative of `Q` and `log diag R` along `dA`: linear in `dA`."""
-    dq, u = turn_and_stretch(q, r, da)
-    return dq, jnp.diagonal(u)
-
-
-def log_diagonal(r: Float[Array, "k k"]) -> Float[Array, " k"]:
-    """log R_ii, -inf from the first column of A on that depends on the ones before it."""
-    return jnp.where(independent_columns(r), jnp.log(jnp.diagonal(r)), -jnp.inf)
+mlir.register_lowering(_positive_qr, mlir.lower_fun(functools.partial(decompose, platform="gpu")))
+mlir.register_lowering(_positive_qr, mlir.lower_fun(functools.partial(decompose, platform="cpu")), platform="cpu")

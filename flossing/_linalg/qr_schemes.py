@@ -1,82 +1,129 @@
-"""Ways to decompose A = Q R with a positive diagonal: by Householder's reflections, or by the Gram matrix.
+"""Ways to decompose A = Q R with a positive diagonal: a class each, with what it costs and where it is used.
 
-LAPACK does it by reflections, one matrix after another; GPUs do so column by column, for many matrices hardly better
-than for one. With G = A^T A = R^T R the columns of A R^-1 are orthonormal, but for an error that grows with the
-square of the condition number; done again, only rounding is left. That is matrix products and triangles of k rows.
+Householder reflections work on one matrix after another; GPUs do them column by column, for many matrices hardly faster
+than for one. The others use the Gram matrix: with G = A^T A = R^T R the columns of A R^-1 are orthonormal, up to an
+error that grows with the square of the condition number. A second round leaves only rounding errors. All of it is
+matrix products and triangles of k rows. Where the condition number is too large, they fall back to reflections.
 
-On a GPU many matrices are done so, in three rounds of which the first has a shift, G + s I, that keeps G positive in
-spite of rounding (Fukaya, Kannan, Nakatsukasa, Yamamoto & Yanagisawa 2020). On an NVIDIA H100, float32:
-
-    256 matrices of        64 x 16       80 x 75       256 x 64
-    Householder             0.3 ms        3.0 ms        18.3 ms
-    three rounds            0.3 ms        0.7 ms         0.8 ms
-
-On a CPU large and tall ones are, in two rounds. On two cores, one LAPACK thread, float32 and, in brackets, float64:
-
-    one matrix of         256 x 64       512 x 128        1000 x 100
-    Householder         130 (230) us    960 (1800) us   1090 (2110) us
-    two rounds           80 (180) us    640 (1110) us    510  (950) us
-
-LAPACK's second thread, which a user's own `jit` wakes, costs more than it does: it stands in the way of XLA's.
-
-Two rounds do up to a condition of some 1 / sqrt(rounding), 1e3 in float32. Beyond it Householder's follow, for all of a
-batch, since it is asked of all at once; that takes both times.
+To add a way, write its class and put it into `SCHEMES`.
 """
 
 import functools
 from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.lax.linalg import cholesky, triangular_solve
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from flossing._linalg.precision import in_full_precision
+
+Decomposition = tuple[Float[Array, "*B N k"], Float[Array, "*B k k"]]
+
+
+class Scheme(Protocol):
+    """A way to decompose each matrix of a batch, whatever the matrices."""
+
+    def is_fastest(self, platform: str, batch: int, n: int, k: int) -> bool:
+        """Whether to use it on "cpu" or "gpu" for a batch of n x k matrices; the first of `SCHEMES` that says so."""
+        ...
+
+    def __call__(self, a: Float[Array, "*B N k"]) -> Decomposition:
+        """`A = Q R` with `R_ii >= 0`."""
+        ...
+
+
+class CholeskyQR2:
+    """Two rounds, for one large and tall matrix on a CPU.
+
+    On two cores, one LAPACK thread, float32 and, in brackets, float64:
+
+        one matrix of         256 x 64       512 x 128        1000 x 100
+        Householder         130 (230) us    960 (1800) us   1090 (2110) us
+        CholeskyQR2          80 (180) us    640 (1110) us    510  (950) us
+
+    It works up to a condition number of about 1 / sqrt(eps), 1e3 in float32; beyond it the whole batch is decomposed
+    by reflections as well, which takes both times. A second LAPACK thread, which a user's own `jit` starts, costs more
+    than it gains: it competes with the threads of XLA.
+    """
+
+    TALL, LARGE = 4, 8192
+    """Rows for each column, and entries, above which it is faster."""
+
+    def is_fastest(self, platform: str, batch: int, n: int, k: int) -> bool:
+        return platform == "cpu" and n >= self.TALL * k and n * k >= self.LARGE
+
+    def __call__(self, a: Float[Array, "*B N k"]) -> Decomposition:
+        return _or_householder(a, cholesky_qr2)
+
+
+class ShiftedCholeskyQR3:
+    """Three rounds, for many matrices on a GPU; the first has a shift, G + s I, that keeps G positive in spite of
+    rounding (Fukaya, Kannan, Nakatsukasa, Yamamoto & Yanagisawa 2020).
+
+    On an NVIDIA H100, float32:
+
+        256 matrices of         64 x 16       80 x 75       256 x 64
+        Householder              0.3 ms        3.0 ms        18.3 ms
+        ShiftedCholeskyQR3       0.3 ms        0.7 ms         0.8 ms
+    """
+
+    def is_fastest(self, platform: str, batch: int, n: int, k: int) -> bool:
+        return platform != "cpu" and batch > 1
+
+    def __call__(self, a: Float[Array, "*B N k"]) -> Decomposition:
+        return _or_householder(a, shifted_cholesky_qr3)
+
+
+class Householder:
+    """Reflections, by LAPACK or cuSOLVER: for any matrix."""
+
+    def is_fastest(self, platform: str, batch: int, n: int, k: int) -> bool:
+        return True
+
+    def __call__(self, a: Float[Array, "*B N k"]) -> Decomposition:
+        q, r = jnp.linalg.qr(a)
+        sign = jnp.where(jnp.diagonal(r, axis1=-2, axis2=-1) < 0, -1, 1).astype(r.dtype)
+        return q * sign[..., None, :], r * sign[..., :, None]
+
+
+SCHEMES: tuple[Scheme, ...] = (CholeskyQR2(), ShiftedCholeskyQR3(), Householder())
+
+
+def decompose(a: Float[Array, "*B N k"], platform: str) -> Decomposition:
+    """`A = Q R` with `R_ii >= 0`, for each of a batch, by the scheme that is fastest on "cpu" or "gpu"."""
+    n, k = a.shape[-2:]
+    batch = a.size // (n * k)
+    scheme = next(scheme for scheme in SCHEMES if scheme.is_fastest(platform, batch, n, k))
+    return scheme(a)
+
+
+def _or_householder(a: Float[Array, "*B N k"], rounds: Callable) -> Decomposition:
+    batch = a.reshape(-1, *a.shape[-2:])
+    q, r, succeeded = jax.vmap(rounds)(batch)
+    q, r = lax.cond(jnp.all(succeeded), lambda: (q, r), lambda: Householder()(batch))
+    return q.reshape(a.shape), r.reshape(*a.shape[:-2], *r.shape[1:])
+
 
 SHIFT = 10
 """s in units of rounding of tr G: well above the rounding errors of G, and so small that two more rounds are enough."""
 
-TALL, LARGE = 4, 8192
-"""On a CPU: rows for each column, and entries, from which on two rounds are faster than Householder's reflections."""
-
-
-def householder_qr(a: Float[Array, "*B N k"]) -> tuple[Float[Array, "*B N k"], Float[Array, "*B k k"]]:
-    """`A = Q R` with `R_ii >= 0`, for each of a batch, by reflections, whatever the matrices."""
-    q, r = jnp.linalg.qr(a)
-    sign = jnp.where(jnp.diagonal(r, axis1=-2, axis2=-1) < 0, -1, 1).astype(r.dtype)
-    return q * sign[..., None, :], r * sign[..., :, None]
-
-
-def qr_on_cpu(a: Float[Array, "*B N k"]) -> tuple[Float[Array, "*B N k"], Float[Array, "*B k k"]]:
-    """The same; by their Gram matrices where they are large and tall, unless that fails for one of them."""
-    n, k = a.shape[-2:]
-    return _by_gram(a, two_rounds) if n >= TALL * k and n * k >= LARGE else householder_qr(a)
-
-
-def qr_on_gpu(a: Float[Array, "*B N k"]) -> tuple[Float[Array, "*B N k"], Float[Array, "*B k k"]]:
-    """The same; by their Gram matrices where they are many, unless that fails for one of them."""
-    return _by_gram(a, three_rounds) if a.size > a.shape[-2] * a.shape[-1] else householder_qr(a)
-
-
-def _by_gram(a: Float[Array, "*B N k"], rounds: Callable):
-    many = a.reshape(-1, *a.shape[-2:])
-    q, r, good = jax.vmap(rounds)(many)
-    q, r = lax.cond(jnp.all(good), lambda: (q, r), lambda: householder_qr(many))
-    return q.reshape(a.shape), r.reshape(*a.shape[:-2], *r.shape[1:])
-
 
 @in_full_precision
-def _rounds(a: Float[Array, "N k"], *, count: int, shift: int, divide: Callable):
-    """Q, R, and whether it went well: whether Q was so near to orthonormal that a last round makes it so."""
+def _rounds(
+    a: Float[Array, "N k"], *, count: int, shift: int, divide: Callable
+) -> tuple[Float[Array, "N k"], Float[Array, "k k"], Bool[Array, ""]]:
+    """Q, R, and whether Q before the last round was so nearly orthonormal that the last round makes it so."""
     identity = jnp.eye(a.shape[1], dtype=a.dtype)
     q, gram, r = a, a.T @ a, identity
     gram = gram + shift * jnp.finfo(a.dtype).eps * jnp.trace(gram) * identity
     for _ in range(count - 1):
         q, r = _round(q, gram, r, divide)
         gram = q.T @ q
-    good = jnp.linalg.norm(gram - identity) < 0.5  # NaN, of a decomposition that failed, is not
-    return *_round(q, gram, r, divide), good
+    succeeded = jnp.linalg.norm(gram - identity) < 0.5  # false for NaN, the result of a decomposition that failed
+    return *_round(q, gram, r, divide), succeeded
 
 
 def _round(q: Float[Array, "N k"], gram: Float[Array, "k k"], r: Float[Array, "k k"], divide: Callable):
@@ -95,5 +142,5 @@ def _by_inverse(q: Float[Array, "N k"], lower: Float[Array, "k k"]) -> Float[Arr
     return q @ inverse.T
 
 
-two_rounds = functools.partial(_rounds, count=2, shift=0, divide=_by_inverse)
-three_rounds = functools.partial(_rounds, count=3, shift=SHIFT, divide=_by_solving)
+cholesky_qr2 = functools.partial(_rounds, count=2, shift=0, divide=_by_inverse)
+shifted_cholesky_qr3 = functools.partial(_rounds, count=3, shift=SHIFT, divide=_by_solving)

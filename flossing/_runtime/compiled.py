@@ -1,72 +1,50 @@
-"""A measurement as one compiled program, whatever kind of function its step is.
+"""Measurements as whole compiled programs, which later calls find again.
 
 Outside `jit`, JAX compiles operation by operation: a spectrum would cost some twenty-five compilations around that of
 its scan, and with a gradient forty.
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 
-from flossing._linalg.precision import in_full_precision
-from flossing._tangent.coordinates import shape_of_one
-from flossing._types import Input, State, Step
+from flossing._tangent.problem import Problem
+from flossing._tangent.traced import TracedStep
+
+PROGRAMS = 64
+"""Measurements whose programs are held in memory, each for all shapes it was called with; some MB each."""
 
 
-@in_full_precision  # for the step, which is traced here
-def compiled(flow: Callable, step: Step, state: State, inputs: Input, *functions: Callable) -> Callable:
-    """`flow` with `step` as its first argument, compiled whole; `functions` are others that it will be called with.
+def compiled(flow: Callable, problem: Problem) -> Callable:
+    """`flow(problem, ...)` as one program: arrays are its arguments, everything else is compiled in.
 
-    `inputs` have a leading time axis. The program of an Equinox module is found again by later calls. A plain function
-    may close over arrays that the user rebinds between calls, of which a cache would not know: it is traced every time,
-    and its arrays become arguments of the program, so that a cache on disk finds it with other weights.
+    A later call finds the program if its step computes the same, whatever arrays its model holds. `problem` must come
+    from `set_up`, which traced its step.
     """
-    if _may_cache(step, *functions):
-        return functools.partial(eqx.filter_jit(flow), step)
-    step = functools.partial(step)  # or Equinox would leave the arrays of a function of globals where they are
-    step = eqx.filter_closure_convert(step, state, shape_of_one(inputs))
-    return functools.partial(_compiled_once(flow), step)
+    assert isinstance(problem.step, TracedStep)
+    run = _program(flow, problem.step)
+
+    def call(*args: Any, **options: Any) -> Any:
+        leaves, structure = jax.tree_util.tree_flatten((args, options))
+        is_array = tuple(map(eqx.is_array, leaves))
+        arrays = [leaf for leaf, dynamic in zip(leaves, is_array, strict=True) if dynamic]
+        static = tuple(None if dynamic else leaf for leaf, dynamic in zip(leaves, is_array, strict=True))
+        return run(arrays, is_array, static, structure)
+
+    return functools.partial(call, problem)
 
 
-def _may_cache(*functions: Any) -> bool:
-    # An Equinox module carries its arrays as leaves and may be found by its structure, if no function hides in it that
-    # could close over others.
-    return all(isinstance(f, eqx.Module) and all(map(_is_constant, _parts(f))) for f in functions)
+@functools.lru_cache(maxsize=PROGRAMS)
+def _program(flow: Callable, step: TracedStep) -> Callable:
+    # A function of its own for each entry: when the cache drops it, JAX drops what it compiled for it.
+    @functools.partial(jax.jit, static_argnums=(1, 2, 3))
+    def run(arrays, is_array, static, structure):
+        dynamic = iter(arrays)
+        leaves = [next(dynamic) if each else leaf for each, leaf in zip(is_array, static, strict=True)]
+        args, options = jax.tree_util.tree_unflatten(structure, leaves)
+        return flow(*args, **options)
 
-
-def _parts(tree: Any) -> Iterator[Any]:
-    """All leaves, and the static fields of all modules."""
-    for part in jax.tree_util.tree_leaves(tree, is_leaf=lambda x: isinstance(x, eqx.Module) and x is not tree):
-        if not isinstance(part, eqx.Module):
-            yield part
-        elif part is not tree:
-            yield from _parts(part)
-    if isinstance(tree, eqx.Module):
-        yield from (getattr(tree, f.name) for f in dataclasses.fields(tree) if f.metadata.get("static"))
-
-
-def _is_constant(part: Any) -> bool:
-    if not callable(part) or isinstance(part, type):
-        return True
-    # A function of JAX's or of ours, such as an activation, reads no arrays of the user's; but ours may close over
-    # functions that do, as the step of `flows.rk4` does.
-    home = (getattr(part, "__module__", None) or "").split(".")[0]
-    return home in ("jax", "equinox", "flossing") and getattr(part, "__closure__", None) is None
-
-
-def _compiled_once(flow: Callable) -> Callable:
-    def call(*args, **options):
-        arrays, static = eqx.partition((args, options), eqx.is_array)
-
-        @jax.jit  # of a function that no one else will hold: what was compiled is given up with it
-        def run(arrays):
-            args, options = eqx.combine(arrays, static)
-            return flow(*args, **options)
-
-        return run(arrays)
-
-    return call
+    return run

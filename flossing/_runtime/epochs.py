@@ -1,4 +1,4 @@
-"""The one loop over epochs: compiled once a shape, run in chunks of any length, looked at in between."""
+"""The one loop over epochs: compiled once for each shape, run in chunks of any length."""
 
 import functools
 from collections.abc import Callable
@@ -14,25 +14,24 @@ from jaxtyping import PyTree
 from flossing._runtime.threads import one_lapack_thread
 
 Update = Callable[[PyTree, Any], tuple[PyTree, PyTree]]
-"""One epoch, `update(carry, epoch) -> (carry, record)`; best an Equinox module, by which the compiled loop is found
-again however often it is built."""
+"""One epoch, `update(carry, epoch) -> (carry, record)`. As an Equinox module whose static functions are `interned`, its
+compiled loop is found again however often it is made."""
 
 COMPILER_OPTIONS: dict[str, Any] = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
     "xla_disable_hlo_passes": "tree_reduction_rewriter",
 }
-"""On the CPU, XLA's newer way of writing out fused operations takes twice as long to compile a loop of epochs, which
-then runs no faster. Its library of kernels (YNNPACK) is good at products, but not at the sums over the tangents of each
-step, which XLA's own loops do in half the time; and in less if they do not first sum up in groups of 32, which would be
-more precise, but not where so few numbers are added."""
+"""On the CPU, XLA's newer fusion emitters take twice as long to compile a loop of epochs, which then runs no faster.
+Its library of kernels (YNNPACK) is good at products, but XLA's own loops sum over the tangents of each step in half the
+time, and in less without first summing groups of 32, which gains no precision where so few numbers are added."""
 
 
 def run_chunk(update: Update, carry: PyTree, first: int, count: int, *, capacity: int) -> tuple[PyTree, PyTree]:
     """Run epochs `first, first + 1, ...`, `count <= capacity` of them -> carry, records stacked on a leading axis.
 
-    The number of epochs is a traced value and the records go into buffers of `capacity`, so chunks of different
-    length share one compilation. Records come back as NumPy arrays of length `count`; the carry stays on the device.
+    The number of epochs is a traced value and the records go into buffers of `capacity`, so chunks of different lengths
+    share one compilation. Records are NumPy arrays of length `count`; the carry stays on the device.
     """
     if not 0 < count <= capacity:
         raise ValueError(f"count must be an integer from 1 to capacity={capacity}, got count={count}")
@@ -43,7 +42,7 @@ def run_chunk(update: Update, carry: PyTree, first: int, count: int, *, capacity
 
 
 def _strongly_typed(leaf: Any) -> Any:
-    # Python numbers leave weakly typed arrays behind; the loop returns strong ones, and would compile for both.
+    # Python numbers become weakly typed arrays; the loop returns strong ones, and would be compiled for both.
     return jnp.asarray(leaf, leaf.dtype) if getattr(leaf, "weak_type", False) else leaf
 
 
@@ -63,7 +62,7 @@ def _is_known(options: dict[str, Any]) -> bool:
 
 @functools.cache
 def _jitted_run() -> Callable:
-    return eqx.filter_jit(_run, compiler_options=compiler_options())  # pyright: ignore[reportCallIssue] (handed on to jax.jit)
+    return eqx.filter_jit(_run, compiler_options=compiler_options())  # pyright: ignore[reportCallIssue] (passed on to jax.jit)
 
 
 def _run(update, carry, first, count, capacity):

@@ -1,4 +1,4 @@
-"""Whether what a reverse pass keeps would fit into the memory there is."""
+"""Whether the residuals of a reverse pass fit into memory."""
 
 import math
 import os
@@ -7,11 +7,11 @@ from typing import Any
 import jax
 
 PER_STEP = 6
-"""Arrays of the size of the tangents that a step leaves behind, about."""
+"""Residuals of a step, in arrays of the size of its tangents; an estimate."""
 
 
 def too_large(length: int, tangents: jax.ShapeDtypeStruct | jax.Array) -> bool:
-    """Whether the reverse pass over so many steps would take more than half of the memory there is."""
+    """Whether the reverse pass over `length` steps would take more than half of the memory."""
     return PER_STEP * length * tangents.size * tangents.dtype.itemsize > _memory() / 2
 
 
@@ -21,5 +21,5 @@ def _memory() -> float:
         return float(stats["bytes_limit"])
     try:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):  # not to be had on this system
+    except (AttributeError, ValueError, OSError):  # not known on this system
         return math.inf

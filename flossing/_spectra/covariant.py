@@ -4,9 +4,9 @@ Forward along the orbit an orthonormal basis is pushed, as for the exponents; ba
 
     D_t Q_{t-1} = Q_t R_t,        C_{t-1} = R_t^-1 C_t / |columns|,        V_t = Q_t C_t,
 
-so that D_t V_{t-1} = V_t diag(exp growth). Going back, any C turns into the right one, as any Q does going forth
-(Ginelli et al. 2007). The forward pass stores the basis only where a block of steps starts; the backward pass computes
-each block a second time and takes C back through it.
+so that D_t V_{t-1} = V_t diag(exp growth). Backwards any C converges to the right one, as any Q does forwards (Ginelli
+et al. 2007). The forward pass stores the basis only where a block of steps starts; the backward pass computes each
+block a second time and takes C back through it.
 """
 
 import math
@@ -22,14 +22,15 @@ from jax.lax.linalg import triangular_solve
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PyTree
 
+from flossing._arguments import default_transient
 from flossing._checks import check_integer, check_leaves, is_concrete
 from flossing._linalg.precision import in_full_precision
 from flossing._linalg.qr import independent_columns, positive_qr
+from flossing._messages import explain_escape
 from flossing._runtime.compiled import compiled
-from flossing._tangent.coordinates import Coordinates
-from flossing._tangent.flow import push_tangents
-from flossing._tangent.problem import initial_basis, prepare
-from flossing._types import Input, RandomKey, State, Step
+from flossing._tangent.problem import Point, Problem, initial_basis, set_up
+from flossing._tangent.traced import TracedStep, trace_step
+from flossing._types import Input, RandomKey, State
 
 
 class CovariantVectors(eqx.Module):
@@ -41,9 +42,9 @@ class CovariantVectors(eqx.Module):
     - `exponents` (k,): the mean of `growth`, per step, natural logarithm. Those of [`lyapunov_spectrum`][] along the
       same steps differ by a boundary term O(1/n).
     - `growth` (n, k): the logarithm by which each vector grows in the step that follows.
-    - `vectors` (n, N, k): unit columns in the coordinates of the state; None if there was a `measure`.
-    - `states`: the n states, structured as the one given, with a leading axis of n; None if there was a `measure`.
-    - `measured`: what `measure` returned, with a leading axis of n on every leaf; None if there was no `measure`.
+    - `vectors` (n, N, k): unit columns in the coordinates of the state; None if a `measure` was given.
+    - `states`: the n states, structured as the one given, with a leading axis of n; None if a `measure` was given.
+    - `measured`: what `measure` returned, with a leading axis of n on every leaf; None without a `measure`.
     """
 
     exponents: Float[Array, " k"]
@@ -54,51 +55,57 @@ class CovariantVectors(eqx.Module):
 
 
 def covariant_vectors(
-    step: Step,
-    state: State,
+    model: Any,
     inputs: Input,
     *,
+    state: State = None,
     k: int | None = None,
     key: RandomKey | None = None,
     basis: ArrayLike | None = None,
-    transient: int = 0,
-    settling: int = 0,
+    step: Callable | None = None,
+    transient: int | None = None,
+    settling: int | None = None,
     steps: int | None = None,
     block: int | None = None,
     measure: Callable[[Any], PyTree] | None = None,
 ) -> CovariantVectors:
-    """Compute the first `k` covariant Lyapunov vectors of `step` along `inputs`, starting from `state`.
+    """Compute the first `k` covariant Lyapunov vectors of `model` along `inputs`.
 
     **Arguments:**
 
-    - `step`, `state`, `inputs`, `k`, `key`, `basis`, `steps`: as in [`lyapunov_spectrum`][].
-    - `transient`: steps at the start that are not returned, 0 to T - 1; in them the basis turns into place.
-    - `settling`: steps at the end that are not returned, 0 to T - 1 - `transient`; in them C does, going back. At
-      either end, m steps leave an error of the order exp(-m gap), with the gap between neighbouring exponents.
-    - `block`: steps between two stored bases, at least 1; about sqrt(T) by default, the fewest to keep in memory:
+    - `model`, `inputs`, `state`, `k`, `key`, `basis`, `step`, `steps`, `transient`: as in [`lyapunov_spectrum`][].
+    - `settling`: steps at the end that are not returned, 0 to T - 1 - `transient`; in them C converges, backwards. By
+      default by the same rule as `transient`, of the steps that are left. At either end, m steps leave an error of the
+      order exp(-m gap), with the gap between neighbouring exponents.
+    - `block`: steps between two stored bases, at least 1; about sqrt(T) by default, which stores the fewest:
       T / `block` + `block` bases. The result does not depend on it.
     - `measure`: `measure(vectors (N, k)) -> pytree`, such as [`angles_between`][], applied at each state; only its
       result is stored, in place of vectors and states.
 
     **Returns:** [`CovariantVectors`][]: unit vectors in the coordinates of the state; growth in nats per step.
 
-    A vector is defined up to its sign, which the basis sets and the flow carries on; vectors of equal exponents (as
-    of a complex pair) are covariant but not defined one by one. dtype: that of the state. Each call outside `jit`
-    compiles anew, unless `step` and `measure`, if any, are Equinox modules: wrap repeated calls in `jax.jit`.
+    A vector is defined up to its sign, which the basis sets and the flow carries on; vectors of equal exponents (as of
+    a complex pair) are covariant but not defined one by one. dtype: that of the state.
 
-    Where a Jacobian is singular (|R_ii| at rounding level) after the transient, vector i and the later ones are lost,
-    the earlier ones are not affected. That is an error outside `jit`; inside, where nothing can be raised, their
-    growth and exponents are -inf and their vectors NaN.
+    Where a Jacobian is singular (|R_ii| at rounding level) after the transient, vector i and the later ones are lost;
+    the earlier ones are not affected. That is an error outside `jit`; inside, where nothing can be raised, their growth
+    and exponents are -inf and their vectors NaN.
 
-    **Raises:** `ValueError`, in one line, as [`lyapunov_spectrum`][] does; for a lost vector; and if a block
-    computed a second time comes out differently (rounding that differs, amplified by a chaotic orbit). The last two
-    are seen only outside `jit`.
+    **Raises:** `ValueError`, in one line, as [`lyapunov_spectrum`][] does; for a lost vector; and if a block computed a
+    second time comes out differently (rounding that differs, amplified by a chaotic orbit). The last two are seen only
+    outside `jit`.
 
     **Source:** Ginelli, Poggi, Turchi, Chaté, Livi & Politi, Phys. Rev. Lett. 99, 130601 (2007).
+
+        vectors = fl.covariant_vectors(cell, inputs, k=4, measure=fl.angles_between)
+        print(vectors.measured.min(0))
     """
-    # Error checking
-    state, inputs, length, coordinates = prepare(step, state, inputs, steps)
+    problem = set_up(model, inputs, state=state, step=step, steps=steps)
+    length = problem.length
+    if transient is None:
+        transient = default_transient(length) if basis is None else 0
     check_integer("transient", transient, least=0, most=length - 1, note=f" (the run has {length} steps)")
+    settling = default_transient(length - transient) if settling is None else settling
     note = f" (the run has {length} steps, transient={transient})"
     check_integer("settling", settling, least=0, most=length - 1 - transient, note=note)
     block = math.isqrt(length - transient) if block is None else block
@@ -106,106 +113,140 @@ def covariant_vectors(
     block = min(block, length - transient)
     if measure is not None and not callable(measure):
         raise ValueError(f"measure must be a function of the vectors (N, k), or None, got measure={measure!r}")
-    basis = initial_basis(coordinates, k=k, key=key, basis=basis)
+    basis = initial_basis(problem.coordinates, k=k, key=key, basis=basis)
 
-    flow = compiled(covariant_flow, step, state, inputs, *(() if measure is None else (measure,)))
-    result, trace = flow(state, inputs, basis, measure, (transient, length - settling, length), block)
+    traced, arrays = None, None
+    if measure is not None:
+        traced, arrays, _ = trace_step(lambda measure, vectors, _: measure(vectors), measure, basis, None)
+    flow = compiled(covariant_flow, problem)
+    result, trace = flow(basis, traced, arrays, stops=(transient, length - settling, length), block=block)
     _check_trace(trace, transient, block)
     return result
 
 
 class Trace(NamedTuple):
-    """What tells afterwards how a run went: diag R (0 where lost), the last x, the largest gap between two blocks."""
+    """What shows afterwards how a run went: diag R (0 where lost), the last x, the largest gap between two blocks."""
 
     diagonal: Float[Array, "steps k"]
     x: Float[Array, " N"]
     gap: Float[Array, ""]
 
 
+class Frame(NamedTuple):
+    """A point of the orbit and the basis there."""
+
+    point: Point
+    q: Float[Array, "N k"]
+
+
+class Pushed(NamedTuple):
+    """One step of the forward pass: where it started, R, and which columns are independent."""
+
+    start: Frame
+    r: Float[Array, "k k"]
+    independent: Bool[Array, " k"]
+
+
+class Steps(NamedTuple):
+    """Inputs of steps, and which of the steps are real: the last block is filled up with steps that do nothing."""
+
+    inputs: Input
+    real: Bool[Array, "..."]
+
+
 @in_full_precision
 def covariant_flow(
-    step: Step,
-    state: State,
-    inputs: Input,
+    problem: Problem,
     basis: Float[Array, "N k"],
-    measure: Callable[[Any], PyTree] | None,
+    measure: TracedStep | None,
+    arrays: Any,
+    *,
     stops: tuple[int, int, int],
     block: int,
 ) -> tuple[CovariantVectors, Trace]:
     """The engine: forward over all steps, back to the end of the transient. Checks nothing.
 
-    `stops`: where the transient, the kept and the settling steps end. Blocks are counted from the end of the
-    transient; the last one is filled up with steps that do nothing.
+    `stops`: where the transient, the returned and the settling steps end. Blocks are counted from the end of the
+    transient.
     """
-    coordinates = Coordinates(state)
-    transient, kept, length = stops[0], stops[1] - stops[0], stops[2] - stops[0]
+    transient, returned, length = stops[0], stops[1] - stops[0], stops[2] - stops[0]
     count = -(-length // block)
-    identity = jnp.eye(basis.shape[1], dtype=basis.dtype)
-
-    def forward(carry, now):
-        (x, rest, q), (input, real) = carry, now
-        one = jax.tree_util.tree_map(lambda s: s[None], input)
-        x, rest, a = push_tangents(step, coordinates, x, rest, q.T, one, 1)
-        q, r = positive_qr(a.T)
-        independent = independent_columns(r)
-        end, r = _where(real, ((x, rest, q), r), (carry, identity))
-        return end, (carry, r, independent | ~real)
-
-    def forward_only(carry, now):
-        end, (_, r, independent) = forward(carry, now)
-        return end, jnp.where(independent, jnp.diagonal(r), 0)
-
-    def forward_block(carry, block):
-        end, diagonal = lax.scan(forward_only, carry, block)
-        return end, (carry, diagonal)
-
-    def backward(c, before, look):
-        (x, rest, q), r, independent = before
-        # A lost column is taken out of the solve: it must not divide the zeros of the earlier ones by zero.
-        c = triangular_solve(jnp.where(independent[None, :], r, identity), c, left_side=True)
-        largest = jnp.max(jnp.abs(c), axis=0)
-        c = c / largest[None, :]  # or its squares might overflow
-        norms = jnp.linalg.norm(c, axis=0)
-        c = c / norms[None, :]
-        return c, look(x, rest, q @ c, -jnp.log(largest) - jnp.log(norms))
-
-    def backward_block(carry, start_and_block, look):
-        (c, q_after, gap), (start, block) = carry, start_and_block
-        end, before = lax.scan(forward, start, block)
-        gap = jnp.maximum(gap, jnp.max(jnp.abs(end[2] - q_after)))
-        c, looks = lax.scan(partial(backward, look=look), c, before, reverse=True)
-        return (c, start[2], gap), looks
-
-    def show(x, rest, v, growth):
-        v, growth = jnp.where(found[None, :], v, jnp.nan), jnp.where(found, growth, -jnp.inf)
-        return (growth, v, coordinates.join(x, rest), None) if measure is None else (growth, None, None, measure(v))
-
-    def cut(start, *shape):
-        at = start + jnp.arange(math.prod(shape)).reshape(shape)
-        real = at < stops[2]
-        return jax.tree_util.tree_map(lambda s: s[jnp.where(real, at, stops[2] - 1)], inputs), real
-
-    carry = (*coordinates.split(state), basis)
+    start = Frame(problem.start, basis)
     if transient:
-        carry, _ = lax.scan(forward_only, carry, cut(0, transient))
-    blocks = cut(transient, count, block)
-    (x, _, q), (starts, diagonal) = lax.scan(forward_block, carry, blocks)
+        start, _ = lax.scan(partial(_diagonal, problem), start, _cut(problem, stops, 0, transient))
+    blocks = _cut(problem, stops, transient, count, block)
+
+    def forward_block(start, steps):
+        end, diagonal = lax.scan(partial(_diagonal, problem), start, steps)
+        return end, (start, diagonal)
+
+    end, (starts, diagonal) = lax.scan(forward_block, start, blocks)
     diagonal = diagonal.reshape(-1, diagonal.shape[2])
     found = (diagonal != 0).all(0)
 
-    # The block in which the kept steps end is shown as a whole, and cut afterwards.
-    back, shown = (identity, q, jnp.zeros_like(q[0, 0])), -(-kept // block)
-    early = jax.tree_util.tree_map(lambda s: s[:shown], (starts, blocks))
-    late = jax.tree_util.tree_map(lambda s: s[shown:], (starts, blocks))
+    def show(frame, c, growth):
+        vectors, growth = jnp.where(found[None, :], frame.q @ c, jnp.nan), jnp.where(found, growth, -jnp.inf)
+        if measure is None:
+            return growth, vectors, problem.state(frame.point), None
+        return growth, None, None, measure(arrays, vectors, None)
+
+    # The block in which the returned steps end is computed whole, and cut afterwards.
+    shown = -(-returned // block)
+    early, late = (jax.tree_util.tree_map(lambda s, cut=cut: s[cut], (starts, blocks)) for cut in _halves(shown))
+    back = jnp.eye(basis.shape[1], dtype=basis.dtype), end.q, jnp.zeros_like(end.q[0, 0])
     if shown < count:
-        back, _ = lax.scan(partial(backward_block, look=lambda *_: None), back, late, reverse=True)
-    back, looks = lax.scan(partial(backward_block, look=show), back, early, reverse=True)
-    growth, *others = jax.tree_util.tree_map(lambda s: s.reshape(-1, *s.shape[2:])[:kept], looks)
-    return CovariantVectors(growth.mean(0), growth, *others), Trace(diagonal, x, back[2])
+        back, _ = lax.scan(partial(_backward_block, problem, lambda *_: None), back, late, reverse=True)
+    back, results = lax.scan(partial(_backward_block, problem, show), back, early, reverse=True)
+    growth, *others = jax.tree_util.tree_map(lambda s: s.reshape(-1, *s.shape[2:])[:returned], results)
+    return CovariantVectors(growth.mean(0), growth, *others), Trace(diagonal, end.point.x, back[2])
 
 
-def _where(condition: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
-    return jax.tree_util.tree_map(partial(jnp.where, condition), new, old)
+def _forward(problem: Problem, start: Frame, step: Steps) -> tuple[Frame, Pushed]:
+    """D_t Q_{t-1} = Q_t R_t; a step that is not real leaves everything as it is."""
+    point, a = problem.push(start.point, start.q.T, step.inputs)
+    q, r = positive_qr(a.T)
+    independent = independent_columns(r)
+    identity = jnp.eye(len(r), dtype=r.dtype)
+    end, r = jax.tree_util.tree_map(partial(jnp.where, step.real), (Frame(point, q), r), (start, identity))
+    return end, Pushed(start, r, independent | ~step.real)
+
+
+def _diagonal(problem: Problem, start: Frame, step: Steps) -> tuple[Frame, Float[Array, " k"]]:
+    end, pushed = _forward(problem, start, step)
+    return end, jnp.where(pushed.independent, jnp.diagonal(pushed.r), 0)
+
+
+def _backward(show: Callable, c: Float[Array, "k k"], pushed: Pushed) -> tuple[Float[Array, "k k"], Any]:
+    """C_{t-1} = R_t^-1 C_t / |columns|, and what `show` returns there."""
+    # A lost column is taken out of the solve: it must not divide the zeros of the earlier ones by zero.
+    identity = jnp.eye(len(c), dtype=c.dtype)
+    c = triangular_solve(jnp.where(pushed.independent[None, :], pushed.r, identity), c, left_side=True)
+    largest = jnp.max(jnp.abs(c), axis=0)
+    c = c / largest[None, :]  # or its squares might overflow
+    norms = jnp.linalg.norm(c, axis=0)
+    c = c / norms[None, :]
+    return c, show(pushed.start, c, -jnp.log(largest) - jnp.log(norms))
+
+
+def _backward_block(problem: Problem, show: Callable, carry: Any, block: tuple[Frame, Steps]) -> tuple[Any, Any]:
+    """Push a block again from its start, take C back through it, and note how far its end is from the first time."""
+    (c, q_after, gap), (start, steps) = carry, block
+    end, pushed = lax.scan(partial(_forward, problem), start, steps)
+    gap = jnp.maximum(gap, jnp.max(jnp.abs(end.q - q_after)))
+    c, results = lax.scan(partial(_backward, show), c, pushed, reverse=True)
+    return (c, start.q, gap), results
+
+
+def _cut(problem: Problem, stops: tuple[int, int, int], start: int, *shape: int) -> Steps:
+    """The steps from `start` on, in an array of this shape; beyond the last one they are not real."""
+    at = start + jnp.arange(math.prod(shape)).reshape(shape)
+    real = at < stops[2]
+    inputs = jax.tree_util.tree_map(lambda s: s[jnp.where(real, at, stops[2] - 1)], problem.inputs)
+    return Steps(inputs, real)
+
+
+def _halves(at: int) -> tuple[slice, slice]:
+    return slice(None, at), slice(at, None)
 
 
 def _check_trace(trace: Trace, transient: int, block: int):
@@ -213,10 +254,7 @@ def _check_trace(trace: Trace, transient: int, block: int):
         return
     escaped, lost = ~jnp.isfinite(trace.diagonal), trace.diagonal == 0
     if escaped.any():
-        raise ValueError(
-            f"step must keep the state and its tangents finite, got NaN or infinity at step "
-            f"{transient + int(escaped.any(1).argmax())}: check its parameters, or whether the orbit escapes"
-        )
+        raise ValueError(explain_escape(f"at step {transient + int(escaped.any(1).argmax())}"))
     check_leaves("state after the last step, x", trace.x)
     if lost.any():
         vector = int(lost.any(0).argmax())

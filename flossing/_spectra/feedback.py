@@ -1,12 +1,12 @@
-"""Error feedback: the gradient of a loss with respect to the state at each time, at any horizon.
+"""Norms of the backpropagated gradient: dL/dh_t at each time, at any horizon.
 
 With e_t = dL/dh_t as if h_t were free, the chain rule runs backwards in time,
 
     a_T = e_T,        a_t = e_t + D_{t+1}^T a_{t+1},
 
-and a_t is what trains every parameter that acts at time t. Along a chaotic orbit a_t grows like exp(lambda_1 (T - t))
-and overflows in any floating format; that is mathematics. Here each a_t is kept as a direction and the logarithm of
-its length, so that nothing overflows, and what a plain reverse pass would have done can be said.
+and a_t trains every parameter that acts at time t. Along a chaotic orbit a_t grows like exp(lambda_1 (T - t)) and
+overflows in any floating format; that is mathematics. Here each a_t is stored as a direction and the logarithm of its
+length, so that nothing overflows, and the horizon at which a plain reverse pass would overflow is known.
 """
 
 from collections.abc import Callable
@@ -22,15 +22,14 @@ from jaxtyping import Array, Float
 from flossing._checks import check_positive, is_concrete
 from flossing._linalg.norm import norm_of
 from flossing._linalg.precision import in_full_precision
-from flossing._tangent.coordinates import Coordinates
-from flossing._tangent.problem import prepare
-from flossing._types import Input, State, Step
+from flossing._tangent.problem import Point, set_up
+from flossing._types import Input, State
 
 
-class Feedback(eqx.Module):
+class GradientNorms(eqx.Module):
     """The norm of dL/dh_t for every t, as logarithms.
 
-    - `log_norm` (T + 1,): natural logarithm of |dL/dh_t|, t = 0 ... T; -inf where nothing is fed back.
+    - `log_norm` (T + 1,): natural logarithm of |dL/dh_t|, t = 0 ... T; -inf where no gradient arrives.
     - `log_largest`: the logarithm of the largest number of the state's dtype.
     """
 
@@ -43,25 +42,25 @@ class Feedback(eqx.Module):
         return bool((self.log_norm >= self.log_largest).any())
 
     @property
-    def usable_horizon(self) -> int:
-        """Over how many steps back from the end a plain reverse pass stays finite; T if it does everywhere."""
+    def memory_depth(self) -> int:
+        """The number of steps back from the end over which a plain reverse pass stays finite; at most T."""
         over = np.flatnonzero(np.asarray(self.log_norm >= self.log_largest))
         return len(self.log_norm) - 1 - (int(over.max()) + 1 if over.size else 0)
 
     def norm(self) -> Float[Array, " times"]:
-        """|dL/dh_t| itself. Raises FloatingPointError, naming the horizon that would still work, if it overflows."""
+        """|dL/dh_t| itself. Raises FloatingPointError, naming the longest sequence that would do, if it overflows."""
         if self.overflows:
             steps = len(self.log_norm) - 1
             raise FloatingPointError(
-                f"the reverse pass over {steps} steps overflows: error feedback passes exp({self.log_largest:.0f}); "
-                f"sequences of at most {self.usable_horizon} steps stay finite"
+                f"the reverse pass over {steps} steps overflows: gradients exceed exp({self.log_largest:.0f}); "
+                f"sequences of at most {self.memory_depth} steps stay finite"
             )
         return jnp.exp(self.log_norm)
 
     def horizon(self, threshold: float) -> int:
-        """How many steps back from the end the feedback stays above `threshold` times its value at the end.
+        """How many steps back from the end the gradient stays above `threshold` times its norm at the end.
 
-        T if it never falls below. Meant for a loss on the last step alone, whose feedback has one source.
+        T if it never falls below. Meant for a loss on the last step alone, whose gradient has one source.
         """
         check_positive("threshold", threshold)
         backwards = np.asarray(self.log_norm)[::-1]
@@ -70,41 +69,44 @@ class Feedback(eqx.Module):
 
 
 @in_full_precision
-def error_feedback(
-    step: Step, state: State, inputs: Input, loss: Callable[[State], Float[Array, ""]], *, steps: int | None = None
-) -> Feedback:
-    """How strongly a loss at later times acts on the state at earlier ones.
+def backpropagated_norms(
+    model: Any,
+    inputs: Input,
+    loss: Callable[[State], Float[Array, ""]],
+    *,
+    state: State = None,
+    step: Callable | None = None,
+    steps: int | None = None,
+) -> GradientNorms:
+    """How strongly a loss at later times depends on the state at earlier ones.
 
     **Arguments:**
 
-    - `step`, `state`, `inputs`, `steps`: as for `lyapunov_spectrum`.
+    - `model`, `inputs`, `state`, `step`, `steps`: as for [`lyapunov_spectrum`][].
     - `loss`: `loss(states) -> scalar`, where `states` is the orbit h_0 ... h_T stacked on a leading axis of T + 1, each
       leaf structured as `state`. For the last step alone: `lambda h: (h[-1] ** 2).sum()`.
 
-    **Returns:** a [`Feedback`][]; its norms are Euclidean over all real coordinates of the state, total derivatives
-    (through all later states). Any dtype; nothing overflows.
+    **Returns:** [`GradientNorms`][]: Euclidean over all real coordinates of the state, total derivatives (through all
+    later states). Any dtype; nothing overflows.
 
     **Raises:** `ValueError` as `lyapunov_spectrum` does, and for a loss that is not a scalar; outside `jit`, for
     derivatives of the loss or of the step that are not finite.
 
     **Source:** Engelken (NeurIPS 2023), section 2; Pascanu, Mikolov & Bengio (2013).
+
+        norms = fl.backpropagated_norms(cell, inputs, lambda h: (h[-1] ** 2).sum())
+        print(norms.horizon(1e-3))
     """
-    state, inputs, length, coordinates = prepare(step, state, inputs, steps)
-    x, rest = coordinates.split(state)
-
-    def forward(carry, input):
-        x, rest = coordinates.split(step(coordinates.join(*carry), input))
-        return (x, rest), (x, rest)
-
-    _, (xs, rests) = lax.scan(forward, (x, rest), inputs, length=length)
-    xs = jnp.concatenate([x[None], xs])
-    rests = [jnp.concatenate([first[None], later]) for first, later in zip(rest, rests, strict=True)]
-    local = jax.grad(lambda xs: _scalar(loss(jax.vmap(coordinates.join)(xs, rests))))(xs)
+    problem = set_up(model, inputs, state=state, step=step, steps=steps)
+    before, end = problem.orbit()
+    points = jax.tree_util.tree_map(lambda s, last: jnp.concatenate([s, last[None]]), before, end)
+    states = jax.vmap(problem.coordinates.join)
+    local = jax.grad(lambda x: _scalar(loss(states(x, points.nondiff))))(points.x)
 
     def backward(carry, at):
         direction, log_norm = carry
-        x, rest, input, e = at
-        pulled = _pull_back(step, coordinates, x, rest, input)(direction)
+        point, input, e = at
+        pulled = problem.pull(point, input)(direction)
         # e + exp(log_norm) * pulled, relative to the larger of the two.
         e, log_e = _polar(e, jnp.zeros_like(log_norm))
         scale = jnp.maximum(log_e, log_norm)
@@ -113,33 +115,27 @@ def error_feedback(
         carry = _polar(total, scale)
         return carry, carry[1]
 
-    past = [rest[:-1] for rest in rests]
-    last = _polar(local[-1], jnp.zeros((), xs.dtype))
-    _, log_norm = lax.scan(backward, last, (xs[:-1], past, inputs, local[:-1]), length=length, reverse=True)
-    log_largest = float(np.log(float(jnp.finfo(xs.dtype).max)))
+    last = _polar(local[-1], jnp.zeros((), points.x.dtype))
+    along = (Point(*before), problem.inputs, local[:-1])
+    _, log_norm = lax.scan(backward, last, along, length=problem.length, reverse=True)
     log_norm = jnp.concatenate([log_norm, last[1][None]])
-    _check_finite(xs, local, log_norm)
-    return Feedback(log_norm, log_largest)
+    _check_finite(points.x, local, log_norm)
+    return GradientNorms(log_norm, float(np.log(float(jnp.finfo(points.x.dtype).max))))
 
 
 def _check_finite(xs: Float[Array, "times N"], local: Float[Array, "times N"], log_norm: Float[Array, " times"]):
     if not is_concrete((xs, log_norm)):
         return
-    fed_back = np.asarray(log_norm < np.inf)
-    for what, good, first in (
+    arrives = np.asarray(log_norm < np.inf)
+    for requirement, good, first in (
         ("step must keep the state finite", np.isfinite(xs).all(1), True),
         ("loss must have finite gradients", np.isfinite(local).all(1), False),
-        ("step must have finite derivatives", fed_back, False),
+        ("step must have finite derivatives", arrives, False),
     ):
         if not good.all():
             bad = np.flatnonzero(~good)
-            time = int(bad[0] if first else bad[-1])  # the orbit runs forwards, error feedback backwards
-            raise ValueError(f"{what}, got NaN or infinity at time {time} of {len(xs) - 1}")
-
-
-def _pull_back(step: Step, coordinates: Coordinates, x: Array, rest: list[Any], input: Input):
-    _, pull, _ = jax.vjp(lambda x: coordinates.split(step(coordinates.join(x, rest), input)), x, has_aux=True)
-    return lambda v: pull(v)[0]
+            time = int(bad[0] if first else bad[-1])  # the orbit runs forwards, gradients run backwards
+            raise ValueError(f"{requirement}, got NaN or infinity at time {time} of {len(xs) - 1}")
 
 
 def _polar(vector: Float[Array, " N"], log_scale: Float[Array, ""]) -> tuple[Float[Array, " N"], Float[Array, ""]]:

@@ -12,7 +12,7 @@ unit of rounding, whatever e (Demmel & Veselic 1992), and so does each step belo
 rows until all are orthogonal: their norms are the singular values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -27,11 +27,10 @@ from jaxtyping import Array, Float, Int
 from flossing._checks import check_integer, check_leaves, is_concrete
 from flossing._linalg.graded import Graded, dot, factor, log_norms, log_singular_values, multiply, normalise
 from flossing._linalg.precision import in_full_precision
+from flossing._messages import explain_escape
 from flossing._runtime.compiled import compiled
-from flossing._tangent.coordinates import Coordinates
-from flossing._tangent.flow import push_tangents
-from flossing._tangent.problem import initial_basis, prepare
-from flossing._types import Input, RandomKey, State, Step
+from flossing._tangent.problem import Problem, initial_basis, set_up
+from flossing._types import Input, RandomKey, State
 
 
 class LongTermJacobian(eqx.Module):
@@ -44,14 +43,13 @@ class LongTermJacobian(eqx.Module):
     horizons: Int[Array, " H"]
     log_singular_values: Float[Array, "H N"]
 
-    @property
-    def log_condition(self) -> Float[Array, " H"]:
-        """log kappa(T_t) = log sigma_1 - log sigma_N, natural logarithm; inf where T_t is singular."""
-        return self.log_condition_of(self.log_singular_values.shape[1])
+    def log_condition(self, k: int | None = None) -> Float[Array, " H"]:
+        """log sigma_1 - log sigma_k of each T_t (H,), k from 1 to N: the condition number in the first k directions.
 
-    def log_condition_of(self, k: int) -> Float[Array, " H"]:
-        """log sigma_1 - log sigma_k of each T_t (H,), k from 1 to N: the condition number in the first k directions."""
+        All N directions by default. Natural logarithm; inf where T_t is singular in these directions.
+        """
         size = self.log_singular_values.shape[1]
+        k = size if k is None else k
         check_integer("k", k, least=1, most=size, note=f" (the state has {size} real coordinates)")
         first, last = self.log_singular_values[:, 0], self.log_singular_values[:, k - 1]
         return jnp.where(jnp.isneginf(last), jnp.inf, first - last)
@@ -70,92 +68,110 @@ class LongTermJacobian(eqx.Module):
 
 
 def long_term_jacobian(
-    step: Step,
-    state: State,
+    model: Any,
     inputs: Input,
     *,
+    state: State = None,
     horizons: Sequence[int] | np.ndarray | Array | None = None,
     key: RandomKey | None = None,
+    step: Callable | None = None,
     steps: int | None = None,
 ) -> LongTermJacobian:
     """Measure all singular values of T_t = D_t ... D_1 along `inputs`, from `state`, at each of `horizons`.
 
     **Arguments:**
 
-    - `step`, `state`, `inputs`, `steps`: as in [`lyapunov_spectrum`][]. All N tangents are pushed through `step`.
+    - `model`, `inputs`, `state`, `step`, `steps`: as in [`lyapunov_spectrum`][]. All N tangents are pushed.
     - `horizons`: the t at which T_t is measured, increasing integers from 1 to T, known outside `jit`; by default all
       of them. Each costs some N^2 row operations; steps after the last one are not run.
-    - `key`: draws the orthogonal Q_0; a fixed key by default. The result depends on it by rounding only.
+    - `key`: draws the orthogonal Q_0; `jax.random.key(0)` by default. The result depends on it by rounding only.
 
     **Returns:** a [`LongTermJacobian`][]: natural logarithms, dtype that of the state.
 
-    Any condition number of T will do, as long as those of the single steps, with rows scaled to one size, stay well
-    below 1e16 (1e7 in float32): a step with a larger one counts as singular, and one singular step makes T so, with
+    T may have any condition number, as long as those of the single steps, with rows scaled to one size, stay well below
+    1e16 (1e7 in float32): a step with a larger one counts as singular, and one singular step makes T so, with
     log sigma = -inf for as many directions as it loses. What remains is what T itself does with rounding in its
     factors: log sigma_i moves by about that divided by the cosine between what reaches a step from the start and what
-    is seen of it from the end, for which one unlucky step is enough. Batches are the caller's `jax.vmap`. Reverse-mode
+    is seen of it from the end, for which one unlucky step is enough. For a batch use `jax.vmap`. Reverse-mode
     differentiation is not supported: the gradient of an exponent is that of `lyapunov_spectrum`.
 
-    **Raises:** `ValueError`, in one line, as `lyapunov_spectrum`, and for horizons that are none.
+    **Raises:** `ValueError`, in one line, as `lyapunov_spectrum`, and for horizons that are not legal.
 
     **Source:** Engelken (NeurIPS 2023) section 3; Oliveira & Stewart (2000); Demmel & Veselic (1992); Drmac & Veselic
     (2008).
+
+        jacobian = fl.long_term_jacobian(cell, inputs, horizons=[1, 10, 100])
+        print(jacobian.log_condition())
     """
-    state, inputs, length, coordinates = prepare(step, state, inputs, steps)
-    stops = _check_horizons(horizons, length)
-    basis = initial_basis(coordinates, key=key)
-    flow = compiled(product_flow, step, state, inputs)
-    logs, last = flow(state, inputs, basis, jnp.asarray(stops))
+    problem = set_up(model, inputs, state=state, step=step, steps=steps)
+    stops = _check_horizons(horizons, problem.length)
+    basis = initial_basis(problem.coordinates, key=key)
+    logs, last = compiled(product_flow, problem)(basis, jnp.asarray(stops))
     if is_concrete(logs):
         lost = jnp.isnan(logs).any(1) | jnp.isposinf(logs).any(1)
         if lost.any():
-            raise ValueError(
-                f"step must keep the state and its tangents finite, got NaN or infinity at horizon "
-                f"{stops[int(lost.argmax())]}: check its parameters, or whether the orbit escapes"
-            )
+            raise ValueError(explain_escape(f"at horizon {stops[int(lost.argmax())]}"))
         check_leaves("state after the last step, state", last)
     return LongTermJacobian(jnp.asarray(stops), logs)
 
 
-def apply_long_term(
-    step: Step,
-    state: State,
+def long_term_jvp(
+    model: Any,
     inputs: Input,
     vectors: ArrayLike,
     *,
-    adjoint: bool = False,
+    state: State = None,
+    step: Callable | None = None,
     steps: int | None = None,
 ) -> tuple[Float[Array, " m"], Float[Array, "N m"]]:
-    """Apply T = D_T ... D_1, or its transpose, to vectors: what becomes of perturbations, or of gradients.
+    """Apply T = D_T ... D_1 to vectors: how perturbations of the first state arrive at the last.
 
     **Arguments:**
 
-    - `step`, `state`, `inputs`, `steps`: as in [`lyapunov_spectrum`][].
-    - `vectors` (N, m): perturbations of the first state, as columns; with `adjoint`, gradients with respect to the
-      last.
-    - `adjoint`: apply T^T, by reverse-mode differentiation of each step along the stored orbit (T x N numbers).
+    - `model`, `inputs`, `state`, `step`, `steps`: as in [`lyapunov_spectrum`][].
+    - `vectors` (N, m): perturbations of the first state, as columns.
 
-    **Returns:** log norms (m,), natural logarithm, and unit directions (N, m) of T v, or T^T u; -inf and 0 for a
-    vector that vanishes. Columns are rescaled after each step by powers of two: they neither underflow nor overflow.
+    **Returns:** log norms (m,), natural logarithm, and unit directions (N, m) of T v; -inf and 0 for a vector that
+    vanishes. Columns are rescaled after each step by powers of two: they neither underflow nor overflow.
 
     **Raises:** `ValueError`, in one line, as `lyapunov_spectrum`.
+
+        log_norms, directions = fl.long_term_jvp(cell, inputs, jnp.eye(64))
     """
-    state, inputs, length, coordinates = prepare(step, state, inputs, steps)
+    return _apply(forward_flow, model, inputs, vectors, state=state, step=step, steps=steps)
+
+
+def long_term_vjp(
+    model: Any,
+    inputs: Input,
+    vectors: ArrayLike,
+    *,
+    state: State = None,
+    step: Callable | None = None,
+    steps: int | None = None,
+) -> tuple[Float[Array, " m"], Float[Array, "N m"]]:
+    """Apply the transpose of T = D_T ... D_1 to vectors: how gradients at the last state arrive at the first.
+
+    Arguments, results and errors are those of [`long_term_jvp`][]; `vectors` (N, m) are gradients with respect to the
+    last state. By reverse-mode differentiation of each step along the stored orbit (T x N numbers).
+
+        log_norms, directions = fl.long_term_vjp(cell, inputs, jnp.eye(64))
+    """
+    return _apply(backward_flow, model, inputs, vectors, state=state, step=step, steps=steps)
+
+
+def _apply(flow: Callable, model: Any, inputs: Input, vectors: ArrayLike, **options: Any):
+    problem = set_up(model, inputs, **options)
     check_leaves("vectors", vectors)
-    shape, size = jnp.shape(vectors), coordinates.size
+    shape, size = jnp.shape(vectors), problem.coordinates.size
     if len(shape) != 2 or shape[0] != size or shape[1] == 0:
         raise ValueError(f"vectors must have shape ({size}, m) with m at least 1 for this state, got shape {shape}")
-    if not isinstance(adjoint, (bool, np.bool_)):
-        raise ValueError(f"adjoint must be True or False, got adjoint={adjoint!r}")
-    flow = compiled(vector_flow, step, state, inputs)
-    vectors = jnp.asarray(vectors, coordinates.dtype)
-    logs, directions, last = flow(state, inputs, vectors, length=length, adjoint=bool(adjoint))
+    vectors = jnp.asarray(vectors, problem.coordinates.dtype)
+    logs, directions, last = compiled(flow, problem)(vectors)
     if is_concrete(directions):
         check_leaves("state after the last step, state", last)
         if not jnp.isfinite(directions).all():
-            raise ValueError(
-                "step must keep the state and its tangents finite, got NaN or infinity: check its Jacobian"
-            )
+            raise ValueError(explain_escape("in the products"))
     return logs, directions
 
 
@@ -179,17 +195,16 @@ def _check_horizons(horizons: Any, length: int) -> np.ndarray:
 
 @in_full_precision
 def product_flow(
-    step: Step, state: State, inputs: Input, basis: Float[Array, "N N"], stops: Int[Array, " H"]
+    problem: Problem, basis: Float[Array, "N N"], stops: Int[Array, " H"]
 ) -> tuple[Float[Array, "H N"], State]:
     """The engine of `long_term_jacobian`: log singular values at each stop, and the last state. Checks nothing."""
-    coordinates = Coordinates(state)
 
     def advance(t, carry):
-        x, rest, q, product = carry
-        now = jax.tree_util.tree_map(lambda s: lax.dynamic_slice_in_dim(s, t, 1), inputs)
-        x, rest, a = push_tangents(step, coordinates, x, rest, q.T, now, 1)
+        point, q, product = carry
+        input = jax.tree_util.tree_map(lambda s: s[t], problem.inputs)
+        point, a = problem.push(point, q.T, input)
         q, r = factor(a.T)
-        return x, rest, q, multiply(r, product)
+        return point, q, multiply(r, product)
 
     def measure(carry, bounds):
         start, stop = bounds
@@ -197,39 +212,42 @@ def product_flow(
         return carry, log_singular_values(carry[-1])
 
     starts = jnp.concatenate([jnp.zeros_like(stops[:1]), stops[:-1]])
-    identity = Graded(jnp.zeros(coordinates.size, jnp.int32), jnp.eye(coordinates.size, dtype=coordinates.dtype))
-    (x, rest, _, _), logs = lax.scan(measure, (*coordinates.split(state), basis, identity), (starts, stops))
-    return logs, coordinates.join(x, rest)
+    size, dtype = problem.coordinates.size, problem.coordinates.dtype
+    identity = Graded(jnp.zeros(size, jnp.int32), jnp.eye(size, dtype=dtype))
+    (point, _, _), logs = lax.scan(measure, (problem.start, basis, identity), (starts, stops))
+    return logs, problem.state(point)
 
 
 @in_full_precision
-def vector_flow(
-    step: Step, state: State, inputs: Input, vectors: Float[Array, "N m"], *, length: int, adjoint: bool
-) -> tuple[Float[Array, " m"], Float[Array, "N m"], State]:
-    """The engine of `apply_long_term`: log norms, unit directions and the last state. Checks nothing."""
-    coordinates = Coordinates(state)
-
-    def orbit(carry, input):
-        x, rest = carry
-        return coordinates.split(step(coordinates.join(x, rest), input)), carry
+def forward_flow(problem: Problem, vectors: Float[Array, "N m"]):
+    """The engine of `long_term_jvp`: log norms, unit directions and the last state. Checks nothing."""
 
     def push(carry, input):
-        x, rest, v = carry
-        now = jax.tree_util.tree_map(lambda s: s[None], input)
-        x, rest, a = push_tangents(step, coordinates, x, rest, v.rows, now, 1)
-        return (x, rest, normalise(v.exponents, a)), None
+        point, v = carry
+        point, a = problem.push(point, v.rows, input)
+        return (point, normalise(v.exponents, a)), None
+
+    (point, v), _ = lax.scan(push, (problem.start, _columns(vectors)), problem.inputs, length=problem.length)
+    return *_polar(v), problem.state(point)
+
+
+@in_full_precision
+def backward_flow(problem: Problem, vectors: Float[Array, "N m"]):
+    """The engine of `long_term_vjp`: log norms, unit directions and the last state. Checks nothing."""
+    before, end = problem.orbit()
 
     def pull(v, at):
-        (x, rest), input = at
-        _, transpose = jax.vjp(lambda x: coordinates.split(step(coordinates.join(x, rest), input))[0], x)
-        return normalise(v.exponents, jax.vmap(lambda u: transpose(u)[0])(v.rows)), None
+        point, input = at
+        return normalise(v.exponents, jax.vmap(problem.pull(point, input))(v.rows)), None
 
-    first = coordinates.split(state)
-    v = normalise(jnp.zeros(vectors.shape[1], jnp.int32), vectors.T)
-    if adjoint:
-        (x, rest), points = lax.scan(orbit, first, inputs, length=length)
-        v, _ = lax.scan(pull, v, (points, inputs), length=length, reverse=True)
-    else:
-        (x, rest, v), _ = lax.scan(push, (*first, v), inputs, length=length)
+    v, _ = lax.scan(pull, _columns(vectors), (before, problem.inputs), length=problem.length, reverse=True)
+    return *_polar(v), problem.state(end)
+
+
+def _columns(vectors: Float[Array, "N m"]) -> Graded:
+    return normalise(jnp.zeros(vectors.shape[1], jnp.int32), vectors.T)
+
+
+def _polar(v: Graded) -> tuple[Float[Array, " m"], Float[Array, "N m"]]:
     norms = jnp.sqrt(dot(v.rows, v.rows))[:, None]
-    return log_norms(v), (v.rows / jnp.where(norms == 0, 1, norms)).T, coordinates.join(x, rest)
+    return log_norms(v), (v.rows / jnp.where(norms == 0, 1, norms)).T

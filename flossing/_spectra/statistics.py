@@ -1,4 +1,4 @@
-"""How far a time average can be trusted: batch means, and what to say where they say nothing.
+"""Errors of time averages by batch means, and numbers derived from a spectrum: dimension, entropy, effective ranks.
 
 The growth of successive blocks is correlated, so its variance over sqrt(T) is not the error of its mean. Averages over
 long batches are nearly independent, and their scatter is (batch means; Schmeiser 1982, Flegal & Jones 2010):
@@ -16,7 +16,7 @@ from scipy import special
 from flossing._checks import check_integer
 
 SPLIT = 8
-"""Each batch is cut into so many, to see how its scatter scales with its length."""
+"""The number of parts of each batch, which show how its scatter scales with its length."""
 
 
 class Uncertainty(NamedTuple):
@@ -24,14 +24,14 @@ class Uncertainty(NamedTuple):
 
     - `standard_error` (k,), by batch means; NaN for an infinite exponent. (B, k) if B sequences were measured at once.
     - `degrees_of_freedom`: batches - 1, of the Student t distribution that intervals follow.
-    - `upper_bound` (k,): true where the average converges like 1/T rather than 1/sqrt(T), as it does where growth is
-      constant along the orbit up to a coboundary (a zero exponent of a flow, the logistic map at r = 4, any constant
+    - `is_upper_bound` (k,): true where the average converges like 1/T rather than 1/sqrt(T), as it does where growth
+      is constant along the orbit up to a coboundary (a zero exponent of a flow, the logistic map at r = 4, any constant
       Jacobian). There is no asymptotic variance then, and the standard error is only a bound from above.
     """
 
     standard_error: Float[Array, " k"]
     degrees_of_freedom: int
-    upper_bound: Bool[Array, " k"]
+    is_upper_bound: Bool[Array, " k"]
 
     def half_width(self, level: float = 0.95) -> Float[Array, " k"]:
         """Half the width of the two-sided confidence interval at `level`."""
@@ -43,7 +43,7 @@ class Uncertainty(NamedTuple):
 def batch_means(growth: Float[Array, "*B blocks k"], duration: float, batches: int = 20) -> Uncertainty:
     """The uncertainty of `growth.mean(-2) / duration`, from equally long blocks of `duration`; each of a batch alone.
 
-    Needs `batches * 8` blocks; what does not fill the batches is left out at the start. `upper_bound` compares the
+    Needs `batches * 8` blocks; what does not fill the batches is left out at the start. `is_upper_bound` compares the
     variance of batches with that of their eighths: it falls like 1/length where there is an asymptotic variance, like
     1/length^2 where there is none; the line is drawn half-way between, at a factor of sqrt(8).
     """

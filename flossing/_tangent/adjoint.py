@@ -1,22 +1,22 @@
 """The tangent flow over a window and its adjoint, re-orthonormalised at an interval that is data.
 
-What a flossing epoch differentiates, with a reverse pass of its own. With D = df/dx the Jacobian of a step x' = f(x),
+A flossing epoch differentiates this, with a reverse pass of its own. With D = df/dx the Jacobian of a step x' = f(x),
 with A = D Q, and with A = Q' R where a block ends, cotangents run backwards in time,
 
-    (x', A)  ->  (x, Q)        by the transpose of the step's derivative at (x, Q),
+    (x', A)  ->  (x, Q)        by the transpose of the derivative of the step at (x, Q),
     (Q', log diag R)  ->  A    by that of the QR decomposition.
 
-The loops turn as often as there are blocks, so that one program serves all intervals. JAX could not reverse such loops
-by itself: it asks for a number of turns that it knows when it compiles.
+The loops run over blocks, and the number of blocks is data, so that one program serves all intervals. JAX cannot
+reverse such loops itself: it must know the number of turns when it compiles.
 
-The reverse pass needs what each step leaves behind. It is kept for the last segment of the window alone. Of the others
-the forward pass keeps the place where they start, and they are pushed again when the reverse pass reaches them (Chen et
-al. 2016): with sqrt(T) segments of sqrt(T) steps memory is of order sqrt(T), for one more forward pass. A window that
-is one segment, thus its last, has no step pushed twice.
+The reverse pass needs the residuals of each step. They are stored for the last segment of the window only. For earlier
+segments the forward pass stores a checkpoint at their start, and the reverse pass pushes them again (Chen et al. 2016):
+with sqrt(T) segments of sqrt(T) steps memory is of order sqrt(T), for one more forward pass. A window of one segment
+pushes no step twice.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -27,163 +27,196 @@ from jaxtyping import Array, Float, Int, PyTree
 from flossing._linalg.precision import in_full_precision
 from flossing._linalg.qr import log_diagonal, positive_qr, qr_tangent
 from flossing._tangent.blocks import Blocks, Segment
-from flossing._tangent.coordinates import Coordinates, shape_of_one
 from flossing._tangent.linearised import LinearisedStep
-from flossing._types import Input, State, Step
+from flossing._tangent.problem import Point, Problem
+
+
+class Checkpoint(NamedTuple):
+    """Where a segment starts: the point of the orbit, and the basis as rows."""
+
+    point: Point
+    q: Float[Array, "k N"]
+
+
+class Residuals(NamedTuple):
+    """What the reverse pass needs of a segment: residuals of each step, and Q and R of each block."""
+
+    steps: list[Array]
+    decompositions: tuple[Array, Array]
+
+
+class Cotangents(NamedTuple):
+    """Cotangents of the model, of x and of Q, the last two at one time."""
+
+    model: PyTree
+    x: Float[Array, " N"]
+    q: Float[Array, "k N"]
 
 
 @in_full_precision
 def window_growth(
-    step: Step,
-    state: State,
-    inputs: Input,
+    problem: Problem,
     basis: Float[Array, "N k"],
     interval: Int[Array, ""],
     *,
-    length: int,
     transient: int,
     segment: int | None = None,
 ) -> Float[Array, "T k"]:
-    """log R_ii of each of `length` steps, 0 where no block ends; differentiable in reverse mode.
+    """log R_ii of each step, 0 where no block ends; differentiable in reverse mode.
 
-    Blocks of `interval` steps end exactly at `transient` and at `length`, as those of `tangent_flow` do. `segment` is
-    the number of steps whose traces are kept at a time, all by default.
+    Blocks of `interval` steps end exactly at `transient` and at the end, as those of `tangent_flow` do. `segment` is
+    the number of steps whose residuals are stored at a time, all by default.
     """
-    coordinates = Coordinates(state)
-    step = eqx.filter_closure_convert(functools.partial(step), state, shape_of_one(inputs))
-    x, rest = coordinates.split(state)
-    blocks = Blocks(interval, length, transient)
-    return _growth((step, x, inputs, basis.T), rest, coordinates, blocks, segment or length)
+    problem = problem.closed()
+    blocks = Blocks(interval, problem.length, transient)
+    moving = problem.model, problem.start.x, problem.inputs, basis.T
+    return _growth(moving, _without_moving(problem), blocks, segment or problem.length)
 
 
 @eqx.filter_custom_vjp
-def _growth(moving, rest, coordinates, blocks, size):
-    return _forward(moving, rest, coordinates, blocks, size)[0]
+def _growth(moving, problem, blocks, size):
+    return _forward(moving, problem, blocks, size)[0]
 
 
 @_growth.def_fwd
-def _growth_and_kept(perturbed, moving, rest, coordinates, blocks, size):
-    return _forward(moving, rest, coordinates, blocks, size)
+def _growth_and_residuals(perturbed, moving, problem, blocks, size):
+    return _forward(moving, problem, blocks, size)
 
 
 @in_full_precision
-def _forward(moving, rest, coordinates, blocks, size):
-    step, x, inputs, q = moving
-    linearised = LinearisedStep(step, coordinates, (x, rest), _at(inputs, 0), q)
-    push = functools.partial(_push, step, coordinates, linearised, inputs)
+def _forward(moving, problem, blocks, size):
+    problem, q = _with_moving(problem, moving)
+    linearised = _linearise(problem, q)
+    push = functools.partial(_push, problem, linearised)
     earlier, last = blocks.segments(size)
 
-    def advance(place, start):
-        end, growth, _ = push(place, earlier(start))
-        return end, (growth, place)
+    def advance(checkpoint, start):
+        end, growth, _ = push(checkpoint, earlier(start))
+        return end, (growth, checkpoint)
 
+    start = Checkpoint(problem.start, q)
     if not last.start:  # nor is the step traced twice, for a scan over no segments
-        _, growth, traces = push((x, rest, q), last)
-        return growth, (None, traces)
-    end, (before, places) = lax.scan(advance, (x, rest, q), jnp.arange(0, last.start, size))
-    _, growth, traces = push(end, last)
-    return _joined(before, growth), (places, traces)
+        _, growth, residuals = push(start, last)
+        return growth, (None, residuals)
+    end, (before, checkpoints) = lax.scan(advance, start, jnp.arange(0, last.start, size))
+    _, growth, residuals = push(end, last)
+    return _joined(before, growth), (checkpoints, residuals)
 
 
 @_growth.def_bwd
 @in_full_precision
-def _backward(kept, dgrowth, perturbed, moving, rest, coordinates, blocks, size):
-    step, x, inputs, q = moving
-    places, traces = kept
-    linearised = LinearisedStep(step, coordinates, (x, rest), _at(inputs, 0), q)
-    push = functools.partial(_push, step, coordinates, linearised, inputs)
-    pull = functools.partial(_pull, linearised, inputs, dgrowth)
+def _backward(stored, dgrowth, perturbed, moving, problem, blocks, size):
+    problem, q = _with_moving(problem, moving)
+    checkpoints, residuals = stored
+    linearised = _linearise(problem, q)
+    pull = functools.partial(_pull, linearised, problem.inputs, dgrowth)
     earlier, last = blocks.segments(size)
 
-    def retreat(carry, kept):
-        start, place = kept
-        _, _, traces = push(place, earlier(start))
-        return pull(carry, traces, earlier(start))
+    def retreat(cotangents, start_and_checkpoint):
+        start, checkpoint = start_and_checkpoint
+        _, _, residuals = _push(problem, linearised, checkpoint, earlier(start))
+        return pull(cotangents, residuals, earlier(start))
 
-    carry = jax.tree_util.tree_map(jnp.zeros_like, eqx.filter((step, x, q), eqx.is_inexact_array))
-    carry, dinputs = pull(carry, traces, last)
+    zeros = jax.tree_util.tree_map(
+        jnp.zeros_like, eqx.filter((problem.model, problem.start.x, q), eqx.is_inexact_array)
+    )
+    cotangents, dinputs = pull(Cotangents(*zeros), residuals, last)
     if last.start:
         starts = jnp.arange(0, last.start, size)
-        carry, before = lax.scan(retreat, carry, (starts, places), reverse=True)
+        cotangents, before = lax.scan(retreat, cotangents, (starts, checkpoints), reverse=True)
         dinputs = jax.tree_util.tree_map(_joined, before, dinputs)
-    dstep, dx, dq = carry
-    return dstep, dx, dinputs, dq
+    return cotangents.model, cotangents.x, dinputs, cotangents.q
+
+
+def _without_moving(problem: Problem) -> Problem:
+    """`problem` without the arrays that are differentiated, which are passed on their own."""
+    start = Point(None, problem.start.nondiff)  # pyright: ignore[reportArgumentType]
+    return Problem(None, start, None, problem.step, problem.coordinates, problem.length)
+
+
+def _with_moving(problem: Problem, moving: Any) -> tuple[Problem, Float[Array, "k N"]]:
+    """`problem` with these arrays again, and the basis as rows."""
+    model, x, inputs, q = moving
+    start = Point(x, problem.start.nondiff)
+    return Problem(model, start, inputs, problem.step, problem.coordinates, problem.length), q
+
+
+def _linearise(problem: Problem, q: Float[Array, "k N"]) -> LinearisedStep:
+    return LinearisedStep(problem, problem.start, _at(problem.inputs, 0), q)
 
 
 def _push(
-    step: Step, coordinates: Coordinates, linearised: LinearisedStep, inputs: Input, place: Any, segment: Segment
-):
-    """From the place where a segment starts to that where it ends, with its growth, and what its steps leave behind.
+    problem: Problem, linearised: LinearisedStep, start: Checkpoint, segment: Segment
+) -> tuple[Checkpoint, Float[Array, "T k"], Residuals]:
+    """Through a segment -> the checkpoint at its end, log R_ii of its steps, and its residuals."""
+    inputs = segment.of(problem.inputs)
+    k, first = len(start.q), segment.start
 
-    A place is `x, rest, q`. Each step leaves what its pullback needs, each block Q and R.
-    """
-    x, rest, q = place
-    k, start = len(q), segment.start
+    def advance(point, input):
+        return problem.advance(point, input), point
 
-    def advance(carry, input):
-        x, rest = carry
-        return coordinates.split(step(coordinates.join(x, rest), input)), carry
-
-    inputs = segment.of(inputs)
-    (x, rest), orbit = lax.scan(advance, (x, rest), inputs, length=segment.size)
+    end, orbit = lax.scan(advance, start.point, inputs, length=segment.size)
 
     def push(t, carry):
-        q, left = carry
-        a, now = linearised(*_at((orbit, inputs), t - start), q)
-        return a, _put(left, t - start, now)
+        q, steps = carry
+        a, residuals = linearised(*_at((orbit, inputs), t - first), q)
+        return a, _put(steps, t - first, residuals)
 
     def block(b, carry):
-        q, left, decomposed, growth = carry
-        begin, stop = segment.ends(b)
-        a, left = lax.fori_loop(begin, stop, push, (q, left))
+        q, steps, decompositions, growth = carry
+        begin, stop = segment.bounds(b)
+        a, steps = lax.fori_loop(begin, stop, push, (q, steps))
         q, r = positive_qr(a.T)
-        growth = growth.at[stop - 1 - start].set(log_diagonal(r))
-        return q.T, left, _put(decomposed, b - segment.first, (q, r)), growth
+        growth = growth.at[stop - 1 - first].set(log_diagonal(r))
+        return q.T, steps, _put(decompositions, b - segment.first, (q, r)), growth
 
-    def room(shape, dtype=q.dtype):
+    def buffer(shape, dtype=start.q.dtype):
         return jnp.zeros((segment.size, *shape), dtype)
 
-    left = [room(leaf.shape, leaf.dtype) for leaf in linearised.shapes]
-    carry = q, left, (room(q.T.shape), room((k, k))), room((k,))
-    q, left, decomposed, growth = lax.fori_loop(segment.first, segment.end, block, carry)
+    steps = [buffer(leaf.shape, leaf.dtype) for leaf in linearised.shapes]
+    carry = start.q, steps, (buffer(start.q.T.shape), buffer((k, k))), buffer((k,))
+    q, steps, decompositions, growth = lax.fori_loop(segment.first, segment.end, block, carry)
     if segment.is_open:
-        q, left = lax.fori_loop(segment.begun, segment.stop, push, (q, left))
-    return (x, rest, q), growth, (left, decomposed)
+        q, steps = lax.fori_loop(segment.open_start, segment.stop, push, (q, steps))
+    return Checkpoint(end, q), growth, Residuals(steps, decompositions)
 
 
 def _pull(
-    linearised: LinearisedStep, inputs: Input, dgrowth: Float[Array, "T k"], carry: Any, traces: Any, segment: Segment
-):
-    """Backwards through a segment: the cotangents of the step, of x and of Q at its start; and of its inputs."""
-    dstep, dx, dq = carry
-    left, decomposed = traces
-    start = segment.start
+    linearised: LinearisedStep,
+    inputs: PyTree,
+    dgrowth: Float[Array, "T k"],
+    cotangents: Cotangents,
+    residuals: Residuals,
+    segment: Segment,
+) -> tuple[Cotangents, PyTree]:
+    """Backwards through a segment -> the cotangents at its start, and those of its inputs."""
+    first = segment.start
 
     def pull(i, carry, stop):
-        dstep, dinputs, dx, da = carry
+        dmodel, dinputs, dx, da = carry
         t = stop - 1 - i
-        (more, dinput), dx, dq = linearised.pullback(_at(left, t - start))((dx, da))
-        return jax.tree_util.tree_map(jnp.add, dstep, more), _put(dinputs, t - start, dinput), dx, dq
+        (more, dinput), dx, dq = linearised.pullback(_at(residuals.steps, t - first))((dx, da))
+        return jax.tree_util.tree_map(jnp.add, dmodel, more), _put(dinputs, t - first, dinput), dx, dq
 
     def block(i, carry):
         b = segment.end - 1 - i
-        begin, stop = segment.ends(b)
-        dstep, dinputs, dx, dq = carry
-        q, r = _at(decomposed, b - segment.first)
+        begin, stop = segment.bounds(b)
+        dmodel, dinputs, dx, dq = carry
+        q, r = _at(residuals.decompositions, b - segment.first)
         da = _pull_qr(q, r, dq.T, dgrowth[stop - 1]).T
-        return lax.fori_loop(0, stop - begin, functools.partial(pull, stop=stop), (dstep, dinputs, dx, da))
+        return lax.fori_loop(0, stop - begin, functools.partial(pull, stop=stop), (dmodel, dinputs, dx, da))
 
     dinputs = jax.tree_util.tree_map(jnp.zeros_like, eqx.filter(segment.of(inputs), eqx.is_inexact_array))
-    carry = dstep, dinputs, dx, dq
+    carry = cotangents.model, dinputs, cotangents.x, cotangents.q
     if segment.is_open:
-        cut = segment.stop - segment.begun
+        cut = segment.stop - segment.open_start
         carry = lax.fori_loop(0, cut, functools.partial(pull, stop=segment.stop), carry)
-    dstep, dinputs, dx, dq = lax.fori_loop(0, segment.end - segment.first, block, carry)
-    return (dstep, dx, dq), dinputs
+    dmodel, dinputs, dx, dq = lax.fori_loop(0, segment.end - segment.first, block, carry)
+    return Cotangents(dmodel, dx, dq), dinputs
 
 
 def _joined(before: Array, last: Array) -> Array:
-    """What earlier segments and the last have, with one axis of time."""
+    """The arrays of the earlier segments and of the last, with one axis of time."""
     return jnp.concatenate([before.reshape(before.shape[0] * before.shape[1], *before.shape[2:]), last])
 
 

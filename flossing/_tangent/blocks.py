@@ -14,7 +14,7 @@ Index = Int[Array, ""] | int
 
 
 class Blocks(eqx.Module):
-    """Blocks of `interval` steps, of which one ends at `transient` and the last at `length`."""
+    """Blocks of `interval` steps; one ends at `transient` and the last at `length`."""
 
     interval: Int[Array, ""]
     length: int = eqx.field(static=True)
@@ -22,22 +22,22 @@ class Blocks(eqx.Module):
 
     @property
     def count(self) -> Int[Array, ""]:
-        """How many there are."""
+        """The number of blocks."""
         return 1 + jnp.maximum(0, -((self._first - self.length) // self.interval))
 
-    def ends(self, b: Index) -> tuple[Int[Array, ""], Int[Array, ""]]:
-        """The step with which block `b` begins, and that before which it ends."""
+    def bounds(self, b: Index) -> tuple[Int[Array, ""], Int[Array, ""]]:
+        """The first step of block `b`, and the step after its last."""
         stop = self._first + b * self.interval
         return jnp.maximum(0, stop - self.interval), jnp.minimum(stop, self.length)
 
-    def ended(self, t: Index) -> Index:
-        """How many have ended after `t` steps."""
+    def num_ended(self, t: Index) -> Index:
+        """The number of blocks that have ended after `t` steps."""
         if isinstance(t, int) and t in (0, self.length):
             return self.count if t else 0  # the last may be shorter than the interval
         return jnp.maximum(0, (t - self._first) // self.interval + 1)
 
     def segments(self, size: int) -> tuple[Callable[[Index], "Segment"], "Segment"]:
-        """The window in segments of `size` steps: all but the last, by the step they start with, and the last."""
+        """The window in segments of `size` steps: all but the last, by their first step, and the last."""
         start = (self.length - 1) // size * size
         return functools.partial(Segment, self, size, True), Segment(self, self.length - start, False, start)
 
@@ -56,29 +56,29 @@ class Segment(eqx.Module):
 
     @property
     def stop(self) -> Index:
-        """The step before which it ends."""
+        """The step after its last."""
         return self.start + self.size
 
     @property
     def first(self) -> Index:
         """The first block that ends in it."""
-        return self.blocks.ended(self.start)
+        return self.blocks.num_ended(self.start)
 
     @property
     def end(self) -> Index:
         """The first block that ends after it."""
-        return self.blocks.ended(self.stop)
+        return self.blocks.num_ended(self.stop)
 
-    def ends(self, b: Index) -> tuple[Int[Array, ""], Int[Array, ""]]:
-        """The step of the segment with which block `b` begins, or goes on, and that before which it ends."""
-        begin, stop = self.blocks.ends(b)
-        return jnp.maximum(begin, self.start), stop
+    def bounds(self, b: Index) -> tuple[Int[Array, ""], Int[Array, ""]]:
+        """The first step of block `b` within the segment, and the step after its last."""
+        start, stop = self.blocks.bounds(b)
+        return jnp.maximum(start, self.start), stop
 
     @property
-    def begun(self) -> Int[Array, ""]:
-        """The step of the segment with which the block begins, or goes on, that its end cuts."""
-        return self.ends(self.end)[0]
+    def open_start(self) -> Int[Array, ""]:
+        """The first step, within the segment, of the block that the end of the segment cuts."""
+        return self.bounds(self.end)[0]
 
     def of(self, inputs: PyTree[Array]) -> Any:
-        """Its part of what has a leading time axis."""
+        """Its part of a tree with a leading time axis."""
         return jax.tree_util.tree_map(lambda s: lax.dynamic_slice_in_dim(s, self.start, self.size), inputs)

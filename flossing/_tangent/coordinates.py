@@ -13,13 +13,14 @@ from flossing._types import State
 class Coordinates:
     """The map between a state (any pytree) and its real coordinates, a vector of R^N.
 
-    Floating leaves are raveled in the tree's own order; a complex leaf gives its real parts, then its imaginary
-    parts. Other leaves (random keys, counters) have no tangent: `split` hands them over as `rest`.
+    Floating leaves are raveled in the order of the tree; a complex leaf gives its real parts, then its imaginary parts.
+    Other leaves (random keys, counters) have no tangent: `split` returns them as `nondiff`. Two maps are equal if they
+    are for states of the same structure, shapes and dtypes.
     """
 
     def __init__(self, state: State):
         leaves, self._treedef = jax.tree_util.tree_flatten(state)
-        self._leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+        self._leaves = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
         dtypes = {jnp.finfo(leaf.dtype).dtype for leaf in self._leaves if _is_floating(leaf)}
         if not dtypes:
             raise ValueError(f"state must have a floating leaf to have a tangent space, got {self.describe()}")
@@ -38,9 +39,9 @@ class Coordinates:
         parts = [part for leaf in leaves if _is_floating(leaf) for part in _real_parts(leaf)]
         return jnp.concatenate(parts) if len(parts) > 1 else parts[0], [x for x in leaves if not _is_floating(x)]
 
-    def join(self, x: Float[Array, " N"], rest: list[Any]) -> State:
+    def join(self, x: Float[Array, " N"], nondiff: list[Any]) -> State:
         """The inverse of `split`."""
-        others = iter(rest)
+        others = iter(nondiff)
         leaves, start = [], 0
         for leaf in self._leaves:
             if not _is_floating(leaf):
@@ -60,6 +61,12 @@ class Coordinates:
     def describe(self) -> str:
         """The structure in one line, for error messages."""
         return describe_structure(jax.tree_util.tree_unflatten(self._treedef, self._leaves))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Coordinates) and (self._treedef, self._leaves) == (other._treedef, other._leaves)
+
+    def __hash__(self) -> int:
+        return hash((self._treedef, self._leaves))
 
 
 def shape_of_one(inputs: Any) -> Any:

@@ -1,7 +1,7 @@
-"""A step of the tangent flow, linearised: its pullback as arrays, which a loop can keep and use later.
+"""A step of the tangent flow, linearised: its pullback as arrays, which a loop can store and use later.
 
-A pullback of JAX is a pytree. Some of its leaves follow the point where the step was taken; others, such as weights,
-are the same in every step, and a loop must not keep them step by step. Which are which is read off the traced program.
+A pullback of JAX is a pytree. Some of its leaves depend on the point where the step was taken; others, such as weights,
+are the same in every step, and a loop must not store them step by step. The traced program tells which are which.
 """
 
 from collections.abc import Callable
@@ -13,66 +13,65 @@ import jax.extend
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flossing._tangent.coordinates import Coordinates
-from flossing._tangent.flow import push_once
-from flossing._types import Input, Step
+from flossing._tangent.problem import Point, Problem
+from flossing._types import Input
 
 
 class LinearisedStep:
-    """One step from `x, rest` with tangents `q` (rows), and its pullback: of (x', A) to (step and input, x, q).
+    """One step with tangents `q` (rows), and its pullback: of (x', A) to (model and input, x, q).
 
-    `of` is the place of any one of the steps, `(x, rest), input, q`: it tells the shapes. What the reverse pass needs
-    of a product is kept, and what is cheap is computed again.
+    `example` is any `(point, input, q)`, for its shapes. The reverse pass keeps the results of products and computes
+    again what is cheap.
     """
 
-    def __init__(self, step: Step, coordinates: Coordinates, *of: Any):
-        self._step, self._coordinates = step, coordinates
-        leaves, self._structure = jax.tree_util.tree_flatten(self._linearise(*of)[1])
-        self._follows = _follow(lambda *of: jax.tree_util.tree_leaves(self._linearise(*of)[1]), *of)
-        self._same = [leaf for leaf, follows in zip(leaves, self._follows, strict=True) if not follows]
-        self.shapes = [leaf for leaf, follows in zip(leaves, self._follows, strict=True) if follows]
+    def __init__(self, problem: Problem, *example: Any):
+        self._problem = problem
+        leaves, self._structure = jax.tree_util.tree_flatten(self._linearise(*example)[1])
+        self._varies = _depends_on_arguments(lambda *at: jax.tree_util.tree_leaves(self._linearise(*at)[1]), *example)
+        self._constant = [leaf for leaf, varies in zip(leaves, self._varies, strict=True) if not varies]
+        self.shapes = [leaf for leaf, varies in zip(leaves, self._varies, strict=True) if varies]
 
-    def __call__(self, *of: Any) -> tuple[Float[Array, "k N"], list[Array]]:
-        """The tangents after the step, and what `pullback` needs to know of it."""
-        a, pullback = self._linearise(*of)
+    def __call__(self, *at: Any) -> tuple[Float[Array, "k N"], list[Array]]:
+        """The tangents after the step, and its residuals, the arrays that `pullback` needs."""
+        a, pullback = self._linearise(*at)
         leaves = jax.tree_util.tree_leaves(pullback)
-        return a, [leaf for leaf, follows in zip(leaves, self._follows, strict=True) if follows]
+        return a, [leaf for leaf, varies in zip(leaves, self._varies, strict=True) if varies]
 
-    def pullback(self, kept: list[Array]) -> Callable:
-        """The pullback of the step that left `kept`."""
-        following, same = iter(kept), iter(self._same)
-        leaves = [next(following if follows else same) for follows in self._follows]
+    def pullback(self, residuals: list[Array]) -> Callable:
+        """The pullback of the step with these residuals."""
+        varying, constant = iter(residuals), iter(self._constant)
+        leaves = [next(varying if varies else constant) for varies in self._varies]
         return jax.tree_util.tree_unflatten(self._structure, leaves)
 
-    def _linearise(self, point: tuple[Float[Array, " N"], list[Any]], input: Input, q: Float[Array, "k N"]):
-        x, rest = point
-        arrays, others = eqx.partition((self._step, input), eqx.is_inexact_array)
+    def _linearise(self, point: Point, input: Input, q: Float[Array, "k N"]):
+        arrays, others = eqx.partition((self._problem.model, input), eqx.is_inexact_array)
 
         def push(arrays, x, q):
-            step, input = eqx.combine(arrays, others)
-            x, _, a = push_once(step, self._coordinates, x, rest, q, input)
+            model, input = eqx.combine(arrays, others)
+            problem = eqx.tree_at(lambda p: p.model, self._problem, model)
+            (x, _), a = problem.push(Point(x, point.nondiff), q, input)
             return x, a
 
         push = jax.checkpoint(push, policy=_real_products, prevent_cse=False)
-        (_, a), pullback = jax.vjp(push, arrays, x, q)
+        (_, a), pullback = jax.vjp(push, arrays, point.x, q)
         return a, pullback
 
 
-def _real_products(primitive: Any, *of: Any, **how: Any) -> bool:
-    """What is kept for the reverse pass; complex products are computed again, as `jax.checkpoint` cannot keep them."""
-    real = not any(jnp.issubdtype(operand.dtype, jnp.complexfloating) for operand in of)
-    return real and jax.checkpoint_policies.dots_saveable(primitive, *of, **how)
+def _real_products(primitive: Any, *operands: Any, **parameters: Any) -> bool:
+    """What is stored for the reverse pass; `jax.checkpoint` cannot store complex products, which are computed again."""
+    real = not any(jnp.issubdtype(operand.dtype, jnp.complexfloating) for operand in operands)
+    return real and jax.checkpoint_policies.dots_saveable(primitive, *operands, **parameters)
 
 
-def _follow(function: Callable[..., list[Array]], *arguments: Any) -> list[bool]:
-    """Which results depend on the arguments, not alone on what the function closes over."""
+def _depends_on_arguments(function: Callable[..., list[Array]], *arguments: Any) -> list[bool]:
+    """Which results depend on the arguments, not only on what the function closes over."""
     jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
-    following = set(jaxpr.invars)
+    dependent = set(jaxpr.invars)
 
-    def follows(variable) -> bool:
-        return isinstance(variable, jax.extend.core.Var) and variable in following
+    def depends(variable) -> bool:
+        return isinstance(variable, jax.extend.core.Var) and variable in dependent
 
     for equation in jaxpr.eqns:
-        if any(map(follows, equation.invars)):
-            following.update(equation.outvars)
-    return [follows(variable) for variable in jaxpr.outvars]
+        if any(map(depends, equation.invars)):
+            dependent.update(equation.outvars)
+    return [depends(variable) for variable in jaxpr.outvars]

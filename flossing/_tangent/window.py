@@ -1,8 +1,8 @@
-"""What a flossing epoch measures: the exponents over its window, and how blocks strain the precision.
+"""What a flossing epoch measures: the exponents over its window, and how far blocks spread.
 
-The interval follows the network through flossing. Where it is data one compiled program serves all its values, by the
-adjoint of our own, which is for reverse mode alone; where it is a number, and nothing is rematerialised, the engine
-is compiled for it, and may be differentiated in any way.
+The interval follows the network through flossing. Where it is data, one compiled program serves all its values, by our
+own adjoint, which is for reverse mode only. Where it is a number, and nothing is rematerialised, the engine is compiled
+for it and may be differentiated in any way.
 """
 
 import math
@@ -12,29 +12,25 @@ from jaxtyping import Array, Float, Int
 
 from flossing._tangent.adjoint import window_growth
 from flossing._tangent.flow import average, tangent_flow
-from flossing._tangent.interval import strains_of
-from flossing._types import Input, State, Step
+from flossing._tangent.problem import Problem
+from flossing._tangent.spread import block_spread_ratio, step_spread_ratio
 
 
 def measure_window(
-    step: Step,
-    state: State,
-    inputs: Input,
+    problem: Problem,
     basis: Float[Array, "N k"],
     interval: int | Int[Array, ""],
     tolerance: float | None = None,
     *,
-    length: int,
     transient: int,
     rematerialise: bool = False,
 ) -> tuple[Float[Array, " k"], Float[Array, " factors"]]:
-    """The exponents and the strains of the precision; `rematerialise` is for reverse mode alone."""
-    options = {"length": length, "transient": transient}
+    """The exponents, and the spread of blocks over the limit; `rematerialise` is for reverse mode only."""
     if isinstance(interval, int) and not rematerialise:
-        spectrum = tangent_flow(step, state, inputs, basis, interval=interval, **options)
-        return spectrum.exponents, strains_of(spectrum.all_growth(), tolerance)
+        flow = tangent_flow(problem, basis, transient=transient, interval=interval)
+        return flow.exponents, block_spread_ratio(flow.all_growth(), tolerance)
     interval = jnp.asarray(interval)
-    segment = math.isqrt(length) if rematerialise else length
-    growth = window_growth(step, state, inputs, basis, interval, segment=segment, **options)
-    exponents = average(growth[transient:], float(length - transient))[0]
-    return exponents, strains_of(growth, tolerance, transient=transient, interval=interval)
+    segment = math.isqrt(problem.length) if rematerialise else problem.length
+    growth = window_growth(problem, basis, interval, transient=transient, segment=segment)
+    exponents = average(growth[transient:], float(problem.length - transient))[0]
+    return exponents, step_spread_ratio(growth, tolerance, transient=transient, interval=interval)

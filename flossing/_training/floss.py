@@ -1,4 +1,4 @@
-"""Gradient flossing: pull Lyapunov exponents to a target by gradient descent on chosen leaves of a model."""
+"""Gradient flossing in one call: pull Lyapunov exponents to a target by gradient descent on leaves of a model."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -16,7 +16,6 @@ from flossing._training.flossing import (
     FlossingEpoch,
     FlossingRecord,
     FlossingState,
-    call_cell,
     check_record,
     run_flossing,
 )
@@ -45,8 +44,8 @@ def floss(
     model: Model,
     inputs: Any,
     *,
-    state: Any,
-    key: RandomKey,
+    state: Any = None,
+    key: RandomKey | None = None,
     k: int | None = None,
     epochs: int = 500,
     window: int | None = None,
@@ -56,7 +55,7 @@ def floss(
     rematerialise: bool | None = None,
     target: ArrayLike = 0.0,
     basis: ArrayLike | None = None,
-    step: Callable = call_cell,
+    step: Callable | None = None,
     where: Callable | None = None,
     optimiser: optax.GradientTransformation | None = None,
     clip: float | None = CLIP,
@@ -68,42 +67,47 @@ def floss(
 
     **Arguments:**
 
-    - `model`: an Equinox-style cell, called as `model(input, state) -> state`, or any pytree with `step=`.
+    - `model`, `step`: as in [`lyapunov_spectrum`][]; `model` is a cell, or any pytree of parameters with
+      `step(model, state, input) -> state`.
     - `inputs`: a sequence (leading time axis) used in every epoch; or a function of a key that draws a fresh one,
       called with the epoch folded into `key`; or `None` for an autonomous system.
-    - `state`: where each epoch starts: an array or pytree, or a function of the model.
-    - `key`: draws the initial basis (the same in every epoch) and, folded, the inputs.
+    - `state`: where each epoch starts: an array or pytree, or a function of the model; the model's zero state by
+      default.
+    - `key`: draws the initial basis (the same in every epoch) and, folded, the inputs; `jax.random.key(0)` by default.
     - `k`: exponents to floss, 1 to N; all by default.
     - `epochs`: flossing epochs, at least 1.
-    - `window`: steps of the sequence that are used, from its start; all by default, required if `inputs=None`.
+    - `window`: how many steps are run, from the start of the sequence; all by default, required if `inputs=None`.
     - `transient`: steps of the window left out of the average; `10 + ceil(window / 10)` by default, at most half.
-    - `interval`: steps between re-orthonormalisations. `"auto"` follows the network: as many as keep the gradient
-      within `tolerance` of that with QR after every step; 1 at first, looked at after every ten epochs, and lengthened
-      where epochs become a tenth cheaper.
+    - `interval`: steps between re-orthonormalisations. `"auto"` adapts it to the network: as many as keep the gradient
+      within `tolerance` of that with QR after every step; 1 at first, chosen anew after every ten epochs, and
+      lengthened where epochs become a tenth cheaper.
     - `tolerance`: relative, in the 2-norm; 1e-3 in float32 and 1e-9 in float64 by default.
-    - `rematerialise`: compute parts of the forward pass again in the reverse pass, so that memory grows with the
-      square root of the window, not with the window. By default where the arrays would fill half of the memory. Then
-      `Flossing.loss`, too, has a gradient in reverse mode alone, once.
+    - `rematerialise`: compute parts of the forward pass again in the reverse pass, so that memory grows with the square
+      root of the window. By default where the arrays would fill half of the memory. Then `Flossing.loss`, too, has a
+      gradient in reverse mode only, once.
     - `target`: the exponents wanted, per step: a number, or one for each (k,).
     - `basis`: the initial basis (N, k) itself, instead of one drawn with `key`.
-    - `step`: `step(model, state, input) -> state`, if the model is not called as above.
     - `where`: the leaves to floss, `where(model) -> leaf or tuple of leaves`; all floating arrays by default.
     - `optimiser`: any optax `GradientTransformation`; Adam(1e-3) by default.
-    - `clip`: the largest 2-norm of the gradient, all leaves together, that the optimiser is given; `None` for any, as
-      in the paper. Without it one spike of the gradient, as random networks have them, slows Adam for long.
+    - `clip`: the largest 2-norm of the gradient, all leaves together, that the optimiser receives; `None` for no limit,
+      as in the paper. Without it one spike of the gradient, which random networks have, slows Adam for hundreds of
+      epochs.
     - `flossing_state`: the state of an earlier call, `history.state`; fresh if not given.
-    - `chunk`: epochs between two looks; `callback(epochs_done, model, record)` is then called, `record` holding
-      `loss`, `exponents`, `gradient_norm` of the chunk's epochs.
+    - `chunk`: epochs between two calls of `callback(epochs_done, model, record)`, where `record`, a
+      [`FlossingRecord`][], holds the chunk's epochs.
 
-    **Returns:** the flossed model and a [`FlossingHistory`][]. The compiled loop is reused by later calls with the
-    same `step`, `where`, `optimiser` and input functions: define them once, outside your loop.
+    **Returns:** the flossed model and a [`FlossingHistory`][]. Later calls with equal functions and shapes reuse the
+    compiled loop; functions are equal if they have the same code and close over equal values or the same arrays.
 
     **Raises:** `ValueError` as `lyapunov_spectrum` does; `FloatingPointError`, naming the epoch (from 1) and the
     exponent, when an exponent is infinite or NaN. The model that was passed in is never changed.
 
     **Source:** Engelken (NeurIPS 2023), section 3 and Algorithm 1.
+
+        cell, history = fl.floss(cell, inputs, k=16, window=60, epochs=100)
+        print(history.exponents[-1])
     """
-    basis_key, inputs_key = jax.random.split(key)
+    basis_key, inputs_key = jax.random.split(jax.random.key(0) if key is None else key)
     check_integer("epochs", epochs, least=1)
     check_integer("chunk", chunk, least=1)
     flossing = Flossing(
@@ -126,7 +130,7 @@ def floss(
     )
     fresh = flossing.init(model)
     flossing_state = fresh if flossing_state is None else flossing_state
-    if not same_structure(flossing_state.optimiser, fresh.optimiser):
+    if not same_structure(flossing_state.opt_state, fresh.opt_state):
         raise ValueError("flossing_state must come from a call with the same model, where and optimiser, got another")
     update = FlossingEpoch(flossing, inputs_key)
     records = []

@@ -1,4 +1,4 @@
-"""The flossing loss, and what exponents that are not finite mean."""
+"""The flossing loss."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +6,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from flossing._checks import is_concrete
+from flossing._messages import explain_infinite
 
 
 def flossing_loss(exponents: Float[Array, " k"], target: ArrayLike = 0.0) -> Float[Array, ""]:
@@ -19,6 +20,8 @@ def flossing_loss(exponents: Float[Array, " k"], target: ArrayLike = 0.0) -> Flo
     is infinite; inside `jit` the loss is then infinite, and the gradient of the finite exponents stays as it is.
 
     **Source:** Engelken (NeurIPS 2023), section 3.
+
+        loss = fl.flossing_loss(fl.lyapunov_spectrum(cell, inputs, k=8).exponents)
     """
     exponents = jnp.asarray(exponents)
     target = jnp.asarray(target, exponents.dtype)
@@ -29,16 +32,3 @@ def flossing_loss(exponents: Float[Array, " k"], target: ArrayLike = 0.0) -> Flo
     if is_concrete(exponents) and not np.isfinite(exponents).all():
         raise ValueError(explain_infinite(np.asarray(exponents)))
     return jnp.mean(jnp.square(exponents - target))
-
-
-def explain_infinite(exponents: np.ndarray) -> str:
-    """What a vector of exponents that is not finite means, and what to do, in one line."""
-    index = int(np.argmin(np.isfinite(exponents)))
-    if np.isneginf(exponents[index]):
-        return (
-            f"exponents must be finite, got exponents[{index}]=-inf: the Jacobian is singular along that direction "
-            f"(or the interval too long for this dtype); use k <= {index}, a shorter interval or float64"
-            if index
-            else "exponents must be finite, got exponents[0]=-inf: the step forgets its state"
-        )
-    return f"exponents must be finite, got exponents[{index}]={exponents[index]}: the orbit or its tangents overflow"

@@ -1,12 +1,12 @@
 """Training on a task, with blocks of flossing put in by a schedule.
 
 Two optimisers, each with its own moments, take turns on one model. The state of a run is one value, `TrainingState`:
-whoever stores it after a chunk and hands it back continues exactly where it stopped.
+store it after a chunk and pass it on later, and training continues exactly where it stopped.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -19,18 +19,22 @@ from jaxtyping import Array, Float, Int, PyTree
 from flossing._checks import check_integer, check_leaves, check_positive
 from flossing._linalg.norm import clipped, norm_of
 from flossing._runtime.epochs import run_chunk
+from flossing._runtime.interned import interned
 from flossing._training.flossing import Flossing, FlossingEpoch, FlossingState, check_record, run_flossing
 from flossing._types import RandomKey
-from flossing.schedules import Schedule, floss_never
+from flossing.schedules import Schedule, as_schedule
 
 Loss = Callable[[PyTree, PyTree], tuple[Float[Array, ""], Mapping[str, Float[Array, ""]]]]
 Probe = Callable[[PyTree, PyTree], Mapping[str, Array]]
 
 
-def clip_each_array(limit: float) -> optax.GradientTransformation:
+def clip_by_array_norm(limit: float) -> optax.GradientTransformation:
     """Scale the gradient of each array on its own to a Frobenius norm of at most `limit`.
 
-    This is the reference's clipping; `optax.clip_by_global_norm` would let one large array silence the others.
+    This is the reference's clipping; `optax.clip_by_global_norm` would let one large array silence the others. Raises
+    ValueError unless `limit` is positive.
+
+        optimiser = optax.chain(fl.clip_by_array_norm(0.03), optax.adam(1e-3))
     """
     check_positive("limit", limit)
 
@@ -49,10 +53,11 @@ class FlossingTerm(NamedTuple):
 
 
 class TrainingState(eqx.Module):
-    """All that a run is, between two chunks.
+    """The whole state of a run between two chunks.
 
-    `epoch` and `flossing_epoch` count the epochs done. `asked` is the last epoch for which the schedule was asked,
-    and `due` how many of the flossing epochs it wanted are still to come. `measures` are the newest values, by name.
+    `epoch` and `flossing_epoch` count the epochs done. `queried_epoch` is the last epoch for which the schedule was
+    queried, and `pending` the number of flossing epochs that are still due there. `measures` are the newest values, by
+    name.
     """
 
     model: PyTree
@@ -60,21 +65,20 @@ class TrainingState(eqx.Module):
     flossing: FlossingState | None = None
     epoch: int = 0
     flossing_epoch: int = 0
-    asked: int = 0
-    due: int = 0
+    queried_epoch: int = 0
+    pending: int = 0
     measures: dict[str, np.ndarray] = eqx.field(default_factory=dict)
 
 
-class Progress(NamedTuple):
+class Chunk(NamedTuple):
     """What `train` yields after each chunk.
 
     - `kind`: which epochs the chunk held, `"training"` or `"flossing"`.
     - `epochs`: their numbers, counted from 1 in each kind. A flossing chunk happened before the training epoch
       `state.epoch + 1`.
-    - `metrics`: NumPy arrays by name, one row an epoch, measured before that epoch's update. Training: `loss`, what
-      the loss function returns besides, `gradient_norm/<array>` (raw: before clipping), and the probes (NaN in the
-      epochs between). Flossing: `flossing_loss`, `exponents`, `flossing_gradient_norm`,
-      `flossing_interval`.
+    - `metrics`: NumPy arrays by name, one row for each epoch, measured before that epoch's update. Training: `loss`,
+      what the loss function returns besides, `gradient_norm/<array>` (before clipping), and the probes (NaN in the
+      epochs between). Flossing: `flossing_loss`, `exponents`, `flossing_gradient_norm`, `flossing_interval`.
     - `state`: the state after the chunk; `state.measures` holds the newest metrics and the exponents.
     """
 
@@ -84,10 +88,10 @@ class Progress(NamedTuple):
     state: TrainingState
 
 
-def start_training(
+def init_training(
     model: PyTree, optimiser: optax.GradientTransformation, flossing: Flossing | None = None
 ) -> TrainingState:
-    """The state of a run before its first epoch."""
+    """The state of a run before its first epoch. Raises ValueError for a model without a floating array."""
     check_leaves("model", eqx.filter(model, eqx.is_array))
     trained = eqx.filter(model, eqx.is_inexact_array)
     if not jax.tree_util.tree_leaves(trained):
@@ -102,87 +106,89 @@ def train(
     loss: Loss,
     batch: Callable[[RandomKey], PyTree],
     optimiser: optax.GradientTransformation,
-    key: RandomKey,
     epochs: int,
+    key: RandomKey | None = None,
     flossing: Flossing | None = None,
-    schedule: Schedule | None = None,
+    schedule: Schedule | Callable[[int, Mapping[str, Any]], int] | None = None,
     term: FlossingTerm | None = None,
     probe: Probe | None = None,
     probe_every: int = 100,
-    renew: Callable[[PyTree], PyTree] | None = None,
-    renew_every: int = 1000,
     chunk: int = 100,
-) -> Iterator[Progress]:
-    """Train `state.model` up to `epochs`, flossing when `schedule` says so; yields a [`Progress`][] a chunk.
+) -> Iterator[Chunk]:
+    """Train `state.model` up to `epochs`, flossing when `schedule` says so; yields a [`Chunk`][] after each chunk.
 
     **Arguments:**
 
-    - `state`: from `start_training`, or from the last `Progress` of an earlier run, which then goes on exactly.
+    - `state`: from `init_training`, or from the last `Chunk` of an earlier run, which then continues exactly.
     - `loss`: `loss(model, batch) -> (scalar, {name: scalar})`; its gradient is taken in all floating arrays of the
       model, and both values are recorded, before the update, the scalar as `loss`: no metric may have that name.
-    - `batch`: `batch(key)` draws the batch of one epoch. Epoch e gets a key folded with e, so the data do not depend
-      on the chunks.
+    - `batch`: `batch(key)` draws the batch of one epoch. Epoch e gets a key folded with e, so the data do not depend on
+      the chunks.
     - `optimiser`: for the task. Flossing has its own, in `flossing`; both keep their moments across blocks.
-    - `key`: the key of the data.
     - `epochs`: the number of the last training epoch.
+    - `key`: the key of the data; `jax.random.key(0)` by default.
     - `flossing`: how to floss and how to measure exponents; without it no exponents are measured.
-    - `schedule`: when to floss; never by default.
+    - `schedule`: when to floss, one of [`flossing.schedules`][]; never by default. A function
+      `(epoch, measures) -> flossing epochs` is queried after every `chunk` epochs.
     - `term`: adds the flossing loss to the task's, in epochs that are a multiple of `term.every`; the gradient of the
       term enters the leaves that `flossing` flosses, and its QR decompositions are done after every step unless
       `flossing` has an interval of its own. The metrics `loss` and `gradient_norm/<array>` stay the task's alone;
       `flossing_term` is what was added, and `flossing_term_gradient_norm` the norm of its gradient.
     - `probe`: `probe(model, gradients) -> {name: array}`, evaluated in epoch 1 and every `probe_every` epochs on the
-      raw gradients; 0 switches it off.
-    - `renew`: `renew(model) -> model` replaces the model after every `renew_every` training epochs, where a chunk then
-      ends; for what follows from the weights, such as a state that they relax to.
-    - `chunk`: at most so many epochs are run between two looks. The compiled loop does not depend on their number.
+      gradients before clipping; 0 switches it off.
+    - `chunk`: at most so many epochs are run before a `Chunk` is yielded. The compiled loop does not depend on it.
 
     **Raises:** `ValueError` for arguments out of range; `FloatingPointError`, naming epoch and quantity, when a loss,
     gradient or exponent ceases to be finite. The last good state is then the one last yielded.
 
     **Source:** Engelken (NeurIPS 2023), sections 3 to 5.
+
+        for done in fl.train(state, loss=loss, batch=batch, optimiser=optimiser, epochs=1000):
+            print(done.epochs[-1], done.metrics["loss"].mean())
     """
     check_integer("epochs", epochs, least=1)
     check_integer("chunk", chunk, least=1)
     check_integer("probe_every", probe_every, least=0)
-    check_integer("renew_every", renew_every, least=1)
-    schedule = floss_never() if schedule is None else schedule
+    schedule = as_schedule(schedule, chunk)
+    key = jax.random.key(0) if key is None else key
     training_key, flossing_key, measuring_key = jax.random.split(key, 3)
     added = None if term is None else _AddedTerm(term, flossing, jax.random.fold_in(key, 3))
-    training = TrainingEpoch(training_key, loss, batch, optimiser, probe, probe_every, added)
+    training = TrainingEpoch(
+        training_key, interned(loss), interned(batch), interned(optimiser), interned(probe), probe_every, added
+    )
 
-    def chunks(state: TrainingState) -> Iterator[Progress]:
+    def chunks(state: TrainingState) -> Iterator[Chunk]:
         if flossing is not None and not state.measures:
             state = _measure(state, flossing, measuring_key)
-
         while state.epoch < epochs:
-            if state.asked <= state.epoch:
-                due = schedule(state.epoch + 1, state.measures)
-                state = dataclasses.replace(state, asked=state.epoch + 1, due=due)
-                if due and flossing is None:
-                    raise ValueError(f"flossing must be given when the schedule asks for it, as in epoch {state.asked}")
-            if state.due:
+            state = _query(state, schedule, flossing)
+            if state.pending:
                 assert flossing is not None
-                progress = _floss_chunk(state, FlossingEpoch(flossing, flossing_key), chunk)
+                done = _floss_chunk(state, FlossingEpoch(flossing, flossing_key), chunk)
             else:
-                most = min(chunk, epochs - state.epoch)
-                if renew is not None:
-                    most = min(most, renew_every - state.epoch % renew_every)
-                count = _epochs_until_due(schedule, state, most)
-                progress = _train_chunk(state, training, count, chunk)
-                if renew is not None and progress.state.epoch % renew_every == 0:
-                    model = renew(progress.state.model)
-                    progress = progress._replace(state=dataclasses.replace(progress.state, model=model))
+                query = schedule.next_query(state.epoch + 1) or epochs + 1
+                done = _train_chunk(state, training, min(chunk, epochs - state.epoch, query - state.epoch - 1), chunk)
             if flossing is not None:
-                progress = progress._replace(state=_measure(progress.state, flossing, measuring_key))
-            yield progress
-            state = progress.state
+                done = done._replace(state=_measure(done.state, flossing, measuring_key))
+            yield done
+            state = done.state
 
     return chunks(state)  # a generator of its own, so that arguments are checked at once
 
 
+def _query(state: TrainingState, schedule: Schedule, flossing: Flossing | None) -> TrainingState:
+    """Ask the schedule what is due before the next training epoch, if it wants to be queried there and was not yet."""
+    epoch = state.epoch + 1
+    if state.queried_epoch >= epoch or schedule.next_query(state.epoch) != epoch:
+        return state
+    due = schedule(epoch, state.measures)
+    if due and flossing is None:
+        raise ValueError(f"flossing must be given when the schedule asks for it, as in epoch {epoch}")
+    return dataclasses.replace(state, queried_epoch=epoch, pending=due)
+
+
 class TrainingEpoch(eqx.Module):
-    """One epoch of training as the loop wants it; epoch e draws its batch with `fold_in(key, e)`."""
+    """One epoch of training as `run_chunk` wants it; epoch e draws its batch with `fold_in(key, e)`."""
 
     key: RandomKey
     loss: Loss = eqx.field(static=True)
@@ -220,7 +226,7 @@ class TrainingEpoch(eqx.Module):
 
 
 class _AddedTerm(eqx.Module):
-    """What the flossing term adds to the loss of an epoch; nothing is computed in the epochs between."""
+    """The flossing term of the loss; it is zero in the epochs between, and costs nothing there."""
 
     weight: Float[Array, ""]
     every: int = eqx.field(static=True)
@@ -244,28 +250,19 @@ class _AddedTerm(eqx.Module):
         return lax.cond(due, lambda a: term(eqx.combine(a, static)), lambda _: jnp.zeros_like(self.weight), arrays)
 
 
-def _epochs_until_due(schedule: Schedule, state: TrainingState, most: int) -> int:
-    # What will be measured by then is not known. With as little as at the start, a schedule that adapts says whether
-    # an epoch may become due; there it must be asked again.
-    known = {name: value for name, value in state.measures.items() if name == "exponents"}
-    following = range(state.epoch + 2, state.epoch + most + 1)
-    due = next((e for e in following if schedule(e, state.measures) or schedule(e, known)), state.epoch + most + 1)
-    return due - state.epoch - 1
-
-
-def _train_chunk(state: TrainingState, update: TrainingEpoch, count: int, capacity: int) -> Progress:
+def _train_chunk(state: TrainingState, update: TrainingEpoch, count: int, capacity: int) -> Chunk:
     first = state.epoch + 1
     carry = state.model, state.opt_state
     (model, opt_state), record = run_chunk(update, carry, first, count, capacity=capacity)
     _check_finite(record, first, state.measures)
     measures = state.measures | {name: np.asarray(values[-1]) for name, values in record.items()}
     state = dataclasses.replace(state, model=model, opt_state=opt_state, epoch=state.epoch + count, measures=measures)
-    return Progress("training", range(first, first + count), record, state)
+    return Chunk("training", range(first, first + count), record, state)
 
 
-def _floss_chunk(state: TrainingState, update: FlossingEpoch, capacity: int) -> Progress:
+def _floss_chunk(state: TrainingState, update: FlossingEpoch, capacity: int) -> Chunk:
     assert state.flossing is not None
-    first, count = state.flossing_epoch + 1, min(state.due, capacity)
+    first, count = state.flossing_epoch + 1, min(state.pending, capacity)
     model, flossing_state, record = run_flossing(update, state.model, state.flossing, first, count, capacity=capacity)
     check_record(record, first)
     metrics = {
@@ -279,9 +276,9 @@ def _floss_chunk(state: TrainingState, update: FlossingEpoch, capacity: int) -> 
         model=model,
         flossing=flossing_state,
         flossing_epoch=state.flossing_epoch + count,
-        due=state.due - count,
+        pending=state.pending - count,
     )
-    return Progress("flossing", range(first, first + count), metrics, state)
+    return Chunk("flossing", range(first, first + count), metrics, state)
 
 
 def _measure(state: TrainingState, flossing: Flossing, key: RandomKey) -> TrainingState:
@@ -312,13 +309,13 @@ def _check_finite(record: Mapping[str, np.ndarray], first: int, measures: Mappin
         name = min(bad, key=lambda name: bad[name])
         value = record[name][bad[name]]
         message = f"training epoch {first + bad[name]}: {name} is {value}, no longer finite"
-        raise FloatingPointError(message + _usable_horizon(name, value.dtype, measures))
+        raise FloatingPointError(message + _memory_depth(name, value.dtype, measures))
 
 
-def _usable_horizon(name: str, dtype: np.dtype, measures: Mapping[str, np.ndarray]) -> str:
-    # Feedback that grows like exp(lambda_1 t) is the likely reason, if the network is chaotic.
+def _memory_depth(name: str, dtype: np.dtype, measures: Mapping[str, np.ndarray]) -> str:
+    # A gradient that grows like exp(lambda_1 t) is the likely reason, if the network is chaotic.
     largest = float(measures["exponents"][0]) if "exponents" in measures else 0.0
     if name == "loss" or not largest > 0:
         return ""
     steps = int(np.log(float(np.finfo(dtype).max)) / largest)
-    return f"; error feedback grows like exp({largest:.3g} t), sequences of at most {steps} steps stay finite"
+    return f"; backpropagated gradients grow like exp({largest:.3g} t), sequences of at most {steps} steps stay finite"

@@ -13,7 +13,7 @@ from flossing.cells._contract import Cell as Cell
 from flossing.cells._gated import GRU as GRU, LSTM as LSTM
 from flossing.cells._leaky import LeakyRNN as LeakyRNN
 from flossing.cells._linear import LRU as LRU
-from flossing.cells._network import Network as Network, for_task as for_task
+from flossing.cells._network import Network as Network, with_task_surrogate as with_task_surrogate
 from flossing.cells._spiking import LIF as LIF, BinaryRNN as BinaryRNN
 from flossing.cells._stacked import Stacked as Stacked
 from flossing.cells._surrogate import spike as spike

@@ -43,9 +43,9 @@ class Network(eqx.Module):
     def outputs(self, inputs: Input, state: State = None) -> Float[Array, "T O"]:
         """What is read after each step along `inputs` (T, ...) from `state`, by default `zeros()`; (T, O).
 
-        Spiking cells have their sharpness for tasks in its gradient; see [`cells.for_task`][].
+        Spiking cells have their sharpness for tasks in its gradient; see [`cells.with_task_surrogate`][].
         """
-        cell = for_task(self.cell)
+        cell = with_task_surrogate(self.cell)
 
         def body(state, input):
             state = cell(input, state)
@@ -54,14 +54,16 @@ class Network(eqx.Module):
         return jax.vmap(self.readout)(lax.scan(body, self.zeros() if state is None else state, inputs)[1])
 
 
-def for_task(model: Model) -> Model:
-    """`model` with every cell in it that has a method `for_task` replaced by what that returns.
+def with_task_surrogate(model: Model) -> Model:
+    """`model` with every cell in it that has a method `with_task_surrogate` replaced by what that returns.
 
     The values of a step stay the same; its derivative becomes the one that the gradient of a task shall use. Cells
     without that method stay as they are.
     """
 
     def has_two(node: Any) -> bool:
-        return callable(getattr(type(node), "for_task", None))
+        return callable(getattr(type(node), "with_task_surrogate", None))
 
-    return jax.tree_util.tree_map(lambda node: node.for_task() if has_two(node) else node, model, is_leaf=has_two)
+    return jax.tree_util.tree_map(
+        lambda node: node.with_task_surrogate() if has_two(node) else node, model, is_leaf=has_two
+    )

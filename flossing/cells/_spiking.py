@@ -1,8 +1,8 @@
 """Binary and spiking networks, whose tangents pass through a stand-in for the derivative of a spike.
 
 The spikes themselves stay exact. Their derivative is `1 / (sharpness |v| + 1)^2`, v counted from the threshold, with
-two sharpnesses: `tangent_beta` where the step is called, thus in exponents and in flossing; `beta` in `for_task()`,
-the same cell as the gradient of a task shall see it, which [`cells.Network`][] asks for by itself.
+two sharpnesses: `flossing_beta` where the step is called, thus in exponents and in flossing; `beta` in
+`with_task_surrogate()`, the same cell for the gradient of a task, which [`cells.Network`][] uses by itself.
 """
 
 import copy
@@ -27,7 +27,7 @@ class BinaryRNN(eqx.Module):
         v_t = J z_t + b + ws s_t,      z_{t+1} = 1 where v_t > threshold, else 0
 
     The state and the output are z, floats of 0 and 1. Fields, with N units and S inputs: `J` (N, N), `ws` (N, S), `b`
-    (N,), and the numbers `threshold`, `beta`, `tangent_beta`, per unit of v. The wider the stand-in, the nearer to 0
+    (N,), and the numbers `threshold`, `beta`, `flossing_beta`, per unit of v. The wider the stand-in, the nearer to 0
     flossing brings many exponents: its slope is then near 1 for most units, and a narrow one shrinks every tangent.
     """
 
@@ -36,7 +36,7 @@ class BinaryRNN(eqx.Module):
     b: Float[Array, " N"]
     threshold: float = eqx.field(static=True)
     beta: float = eqx.field(static=True)
-    tangent_beta: float = eqx.field(static=True)
+    flossing_beta: float = eqx.field(static=True)
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class BinaryRNN(eqx.Module):
         bias_mean: float = 0.0,
         threshold: float = 0.0,
         beta: float = 10.0,
-        tangent_beta: float = 0.3,
+        flossing_beta: float = 0.3,
     ):
         """Draw a network, its `J`, `ws` and `b` as those of [`cells.LeakyRNN`][], in JAX's default floating dtype.
 
@@ -61,19 +61,19 @@ class BinaryRNN(eqx.Module):
         check_integer("units", units, least=1)
         check_integer("inputs", inputs, least=1)
         check_positive("beta", beta)
-        check_positive("tangent_beta", tangent_beta)
+        check_positive("flossing_beta", flossing_beta)
         key_J, key_ws, key_b = jax.random.split(key, 3)
         self.J = recurrent_weights(key_J, units, recurrent, gain, mean_coupling)
         self.ws = input_scale * jax.random.normal(key_ws, (units, inputs))
         self.b = bias_mean + bias_scale * jax.random.uniform(key_b, (units,))
-        self.threshold, self.beta, self.tangent_beta = float(threshold), float(beta), float(tangent_beta)
+        self.threshold, self.beta, self.flossing_beta = float(threshold), float(beta), float(flossing_beta)
 
     def __call__(self, input: Float[Array, " S"], state: Float[Array, " N"]) -> Float[Array, " N"]:
         """One step of z."""
         v = self.J @ state + self.b + self.ws @ input
-        return spike(v - self.threshold, self.tangent_beta)
+        return spike(v - self.threshold, self.flossing_beta)
 
-    def for_task(self) -> "BinaryRNN":
+    def with_task_surrogate(self) -> "BinaryRNN":
         """The same cell with the sharpness `beta` in its derivative."""
         return _for_task(self)
 
@@ -99,8 +99,8 @@ class LIF(eqx.Module):
     The state is (v, i), 2N real coordinates: a spike is a function of v, and lowers it by the threshold, 1, in the
     next step. Currents are in units of the threshold: a constant `b` above 1 makes a neuron fire. That reset has no
     part in the derivative unless `reset_in_tangent`. Fields, with N neurons and S inputs: `J` (N, N), `ws` (N, S), `b`
-    (N,), `tau_mem`, `tau_syn`, `dt` in ms, `beta`, `tangent_beta`, `reset_in_tangent`. Flossing knows of exponents, not
-    of firing rates, which it may carry far away: look at both.
+    (N,), `tau_mem`, `tau_syn`, `dt` in ms, `beta`, `flossing_beta`, `reset_in_tangent`. Flossing
+    sees exponents, not firing rates, which it may change a lot: check both.
 
     Source: the discrete equations are those of Neftci, Mostafa & Zenke (2019), with the input acting at once, and with
     the gain 1 - kappa that makes v follow a slow current.
@@ -113,7 +113,7 @@ class LIF(eqx.Module):
     tau_syn: float = eqx.field(static=True)
     dt: float = eqx.field(static=True)
     beta: float = eqx.field(static=True)
-    tangent_beta: float = eqx.field(static=True)
+    flossing_beta: float = eqx.field(static=True)
     reset_in_tangent: bool = eqx.field(static=True)
 
     def __init__(
@@ -132,7 +132,7 @@ class LIF(eqx.Module):
         tau_syn: float = 5.0,
         dt: float = 1.0,
         beta: float = 10.0,
-        tangent_beta: float = 1.0,
+        flossing_beta: float = 1.0,
         reset_in_tangent: bool = False,
     ):
         """Draw a network, its `J`, `ws` and `b` as those of [`cells.LeakyRNN`][], in JAX's default floating dtype.
@@ -143,14 +143,14 @@ class LIF(eqx.Module):
         check_integer("units", units, least=1)
         check_integer("inputs", inputs, least=1)
         times = {"tau_mem": tau_mem, "tau_syn": tau_syn, "dt": dt}
-        for name, value in (times | {"beta": beta, "tangent_beta": tangent_beta}).items():
+        for name, value in (times | {"beta": beta, "flossing_beta": flossing_beta}).items():
             check_positive(name, value)
         key_J, key_ws, key_b = jax.random.split(key, 3)
         self.J = recurrent_weights(key_J, units, recurrent, gain, mean_coupling)
         self.ws = input_scale * jax.random.normal(key_ws, (units, inputs))
         self.b = bias_mean + bias_scale * jax.random.uniform(key_b, (units,))
         self.tau_mem, self.tau_syn, self.dt = float(tau_mem), float(tau_syn), float(dt)
-        self.beta, self.tangent_beta, self.reset_in_tangent = float(beta), float(tangent_beta), reset_in_tangent
+        self.beta, self.flossing_beta, self.reset_in_tangent = float(beta), float(flossing_beta), reset_in_tangent
 
     def __call__(self, input: Float[Array, " S"], state: LIFState) -> LIFState:
         """One step of (v, i)."""
@@ -161,7 +161,7 @@ class LIF(eqx.Module):
         reset = z if self.reset_in_tangent else lax.stop_gradient(z)
         return kappa * v + (1 - kappa) * (i + self.b) - reset, i
 
-    def for_task(self) -> "LIF":
+    def with_task_surrogate(self) -> "LIF":
         """The same cell with the sharpness `beta` in its derivative."""
         return _for_task(self)
 
@@ -172,11 +172,11 @@ class LIF(eqx.Module):
 
     def output(self, state: LIFState) -> Float[Array, " N"]:
         """The spikes z."""
-        return spike(state[0] - 1, self.tangent_beta)
+        return spike(state[0] - 1, self.flossing_beta)
 
 
 def _for_task(cell):
     # A copy, since `dataclasses.replace` would draw a new network.
     twin = copy.copy(cell)
-    object.__setattr__(twin, "tangent_beta", cell.beta)
+    object.__setattr__(twin, "flossing_beta", cell.beta)
     return twin

@@ -2,16 +2,18 @@
 
     from flossing import pytorch as flt
 
-    exponents = flt.lyapunov_spectrum(module, None, inputs, k=16).exponents
+    exponents = flt.lyapunov_spectrum(module, inputs, k=16).exponents
     history = flt.floss(module, inputs, k=16)
 
-`module` is an `nn.RNN`, `nn.GRU`, `nn.LSTM`, one of their cells, or any `step(state, input) -> state`. Importing this
-package imports no JAX; on the CPU those modules run on the JAX engine, which is imported when it is first needed.
+`module` is an `nn.RNN`, `nn.GRU`, `nn.LSTM`, one of their cells, your own cell called as `cell(input, state)`, or a
+function `step(state, input) -> state`. Importing this package imports no JAX; on the CPU the modules of torch run on
+the JAX engine, which is imported when it is first needed.
 """
 
 from flossing.pytorch._floss import (
     FlossingHistory as FlossingHistory,
     FlossingRecord as FlossingRecord,
+    FlossingState as FlossingState,
     floss as floss,
     flossing_loss as flossing_loss,
 )

@@ -1,4 +1,4 @@
-"""Gradient flossing of torch modules: their exponents are pulled to a target by any optimiser of torch.optim."""
+"""Gradient flossing of torch modules: any optimiser of torch.optim pulls their exponents to a target."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -9,7 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from flossing._arguments import check_integer, check_positive
+from flossing._arguments import check_integer, check_positive, default_transient
+from flossing._messages import explain_infinite
+from flossing._tangent.interval import ADAPT_EVERY, longer_interval, shorter_interval
+from flossing.pytorch._spread import spread_ratio
 from flossing.pytorch._state import initial_basis
 from flossing.pytorch._system import Engine, ModuleSystem, System, read_system
 
@@ -25,6 +28,8 @@ def flossing_loss(exponents: Float[Tensor, "... k"], target: Any = 0.0) -> Float
     **Raises:** `ValueError` if the target is neither a scalar nor of shape (k,), and if an exponent is infinite.
 
     **Source:** Engelken (NeurIPS 2023), section 3.
+
+        loss = flt.flossing_loss(flt.lyapunov_spectrum(module, inputs, k=8).exponents)
     """
     target = _target(target, exponents)
     if not torch.isfinite(exponents.detach()).all():
@@ -32,13 +37,25 @@ def flossing_loss(exponents: Float[Tensor, "... k"], target: Any = 0.0) -> Float
     return (exponents - target).square().mean()
 
 
-class FlossingRecord(NamedTuple):
-    """What one flossing epoch saw, before its update; see [`FlossingHistory`][flossing.pytorch.FlossingHistory]."""
+class FlossingState(NamedTuple):
+    """What one flossing phase passes to the next: the optimiser with its moments, and the interval."""
 
-    loss: float
-    exponents: Float[Tensor, "... k"]
-    gradient_norm: float
+    optimiser: torch.optim.Optimizer
     interval: int
+
+
+class FlossingRecord(NamedTuple):
+    """What some flossing epochs measured, each before its update; fields (epochs,) as in `FlossingHistory`.
+
+    `spread_ratio` (epochs, factors): how far blocks of 1, 2, 4, ..., 32 times `interval` spread, over what the
+    tolerance allows; 1 is the limit.
+    """
+
+    loss: Float[Tensor, " epochs"]
+    exponents: Float[Tensor, "epochs ... k"]
+    gradient_norm: Float[Tensor, " epochs"]
+    spread_ratio: Float[Tensor, "epochs factors"]
+    interval: Int[Tensor, " epochs"]
 
 
 class FlossingHistory(NamedTuple):
@@ -47,21 +64,30 @@ class FlossingHistory(NamedTuple):
     - `loss` (epochs,); `exponents` (epochs, k), or (epochs, B, k) with B sequences, per step, natural logarithm;
       `gradient_norm` (epochs,), Euclidean, over all flossed parameters; `interval` (epochs,), the steps between
       re-orthonormalisations.
-    - `optimiser`: pass it to the next `floss` to keep its moments.
+    - `state`: pass it to the next `floss` to keep the optimiser's moments and the interval.
     """
 
     loss: Float[Tensor, " epochs"]
     exponents: Float[Tensor, "epochs ... k"]
     gradient_norm: Float[Tensor, " epochs"]
     interval: Int[Tensor, " epochs"]
-    optimiser: torch.optim.Optimizer
+    state: FlossingState
+
+
+class _Epoch(NamedTuple):
+    loss: float
+    exponents: Tensor
+    gradient_norm: float
+    spread_ratio: np.ndarray
+    interval: int
 
 
 def floss(
-    module_or_step: Any,
+    model: Any,
     inputs: Any,
     *,
     state: Any = None,
+    generator: torch.Generator | None = None,
     k: int | None = None,
     epochs: int = 500,
     window: int | None = None,
@@ -70,12 +96,15 @@ def floss(
     tolerance: float | None = None,
     target: Any = 0.0,
     basis: Any = None,
-    generator: torch.Generator | None = None,
+    step: Callable | None = None,
+    batched: bool | None = None,
     parameters: Iterable[Tensor] | None = None,
     optimiser: torch.optim.Optimizer | Callable[[list], torch.optim.Optimizer] = torch.optim.Adam,
     clip: float | None = 0.1,
+    flossing_state: FlossingState | None = None,
+    chunk: int = 50,
+    callback: Callable[[int, Any, FlossingRecord], Any] | None = None,
     engine: Engine = "auto",
-    callback: Callable[[int, FlossingRecord], Any] | None = None,
 ) -> FlossingHistory:
     """Floss a recurrent network in place: `epochs` steps of an optimiser on the flossing loss.
 
@@ -83,92 +112,108 @@ def floss(
 
     **Arguments:**
 
-    - `module_or_step`, `state`, `k`, `basis`, `generator`, `engine`: as for
+    - `model`, `state`, `generator`, `k`, `basis`, `step`, `batched`, `engine`: as for
       [`lyapunov_spectrum`][flossing.pytorch.lyapunov_spectrum]. Each epoch starts from `state`.
     - `inputs`: a sequence used in every epoch, or many, as for `lyapunov_spectrum`; or a function without arguments
-      that gives a fresh one in each epoch; or None for an autonomous system.
+      that returns a fresh one for each epoch; or None for an autonomous system.
     - `epochs`: flossing epochs, at least 1.
-    - `window`: steps of the sequence that are used, from its start; all by default, required if `inputs` is None.
+    - `window`: how many steps are run, from the start of the sequence; all by default, required if `inputs` is None.
     - `transient`: steps of the window left out of the average; `10 + ceil(window / 10)` by default, at most half.
-    - `interval`: steps between re-orthonormalisations. `"auto"` follows the network: as many as keep the gradient
-      within `tolerance` of that with QR after every step; 1 in the first epoch, looked at after it and after every ten,
-      and lengthened where epochs become a tenth cheaper.
+    - `interval`: steps between re-orthonormalisations. `"auto"` adapts it to the network: as many as keep the gradient
+      within `tolerance` of that with QR after every step; 1 in the first epoch, chosen anew after it and after every
+      ten, and lengthened where epochs become a tenth cheaper.
     - `tolerance`: relative, in the 2-norm; 1e-3 in float32 and 1e-9 in float64 by default.
     - `target`: the exponents wanted, per step: a number, or one for each (k,).
-    - `parameters`: what is flossed; by default all parameters of the module that require a gradient. To be given for a
-      step that is a function.
+    - `parameters`: the parameters to floss; by default all parameters of the module that require a gradient. Required
+      for a step that is a function.
     - `optimiser`: a class or function that makes one of a list of parameters, as `torch.optim.Adam` (the default, with
       its rate of 1e-3) or `functools.partial(torch.optim.Adam, lr=1e-2)`; or an optimiser you have. It then steps
       those of the parameters that it holds, and clears all gradients it holds.
-    - `clip`: the largest 2-norm of the gradient, all parameters together, that the optimiser is given; `None` for any,
-      as in the paper. Without it one spike of the gradient, as random networks have them, slows Adam for long.
-    - `callback`: called after each epoch as `callback(epochs_done, record)`, with a
-      [`FlossingRecord`][flossing.pytorch.FlossingRecord].
+    - `clip`: the largest 2-norm of the gradient, all parameters together, that the optimiser receives; `None` for no
+      limit, as in the paper. Without it one spike of the gradient, which random networks have, slows Adam for hundreds
+      of epochs.
+    - `flossing_state`: the state of an earlier call, `history.state`, whose optimiser and interval are used.
+    - `chunk`: epochs between two calls of `callback(epochs_done, model, record)`, where `record`, a
+      [`FlossingRecord`][flossing.pytorch.FlossingRecord], holds the chunk's epochs.
 
     **Returns:** a [`FlossingHistory`][flossing.pytorch.FlossingHistory]. Hooks on parameters are called as in any
-    backward pass. The compiled code of `engine="jax"` is kept for later epochs and calls with the same shapes.
+    backward pass. The compiled code of `engine="jax"` is reused in later epochs and calls with the same shapes.
 
     **Raises:** `ValueError` as `lyapunov_spectrum` does; `FloatingPointError`, naming the epoch (from 1) and the
     exponent, when an exponent or the gradient is infinite or NaN; the parameters are then those before that epoch.
 
     **Source:** Engelken (NeurIPS 2023), section 3 and Algorithm 1.
-    """
-    # The rules are those of the JAX side. They need JAX installed, but none of its devices.
-    from flossing._tangent.interval import longer_interval, shorter_interval
-    from flossing._training.flossing import LOOK, default_transient
 
+        history = flt.floss(torch.nn.GRU(3, 64), torch.randn(200, 3), k=16, window=60, epochs=100)
+        print(history.exponents[-1])
+    """
     check_integer("epochs", epochs, least=1)
+    check_integer("chunk", chunk, least=1)
     if interval != "auto":
         check_integer("interval", interval, least=1, note=" or 'auto'")
     if tolerance is not None:
         check_positive("tolerance", tolerance)
     if clip is not None:
         check_positive("clip", clip)
-    flossed, optimiser = _choose(module_or_step, parameters, optimiser)
+    if flossing_state is not None:
+        optimiser = flossing_state.optimiser
+    flossed, optimiser = _choose(model, parameters, optimiser)
 
     def read() -> System:
         sequence = inputs() if callable(inputs) else inputs
-        steps = window if sequence is None else None
+        options = {"state": state, "step": step, "batched": batched, "engine": engine}
         with torch.enable_grad():  # weights may be computed when they are read
-            return read_system(module_or_step, state, sequence, steps=steps, engine=engine)
+            return read_system(model, sequence, steps=window, steps_name="window", **options)
 
     system = read()
-    window = system.length if window is None else window
-    check_integer("window", window, least=1, most=system.length, note=f" (inputs have {system.length} steps)")
-    transient = default_transient(window) if transient is None else transient
-    check_integer("transient", transient, least=0, most=window - 1, note=f" (window={window})")
+    length = system.length
+    transient = default_transient(length) if transient is None else transient
+    check_integer("transient", transient, least=0, most=length - 1, note=f" (window={length})")
     basis = initial_basis(system.size, system.like, k=k, generator=generator, basis=basis)
     target = _target(target, basis[0])
+    objective = _Objective(basis, target, transient, tolerance)
 
-    records, strains, now = [], [], 1 if interval == "auto" else interval
+    now, ratios, records = _first_interval(interval, flossing_state), [], []
     for epoch in range(1, epochs + 1):
         system = read() if epoch > 1 else system
-        if system.length < window:
-            raise ValueError(f"inputs must have the {window} steps of the window in every epoch, got {system.length}")
-        system = system.start(window)
+        if system.length < length:
+            raise ValueError(f"inputs must have the {length} steps of the window in every epoch, got {system.length}")
+        system = system.start(length)
         while True:
-            loss, exponents, strain = _objective(system, basis, target, transient, now, tolerance)
-            shorter = shorter_interval(now, strain[None]) if interval == "auto" else now
+            loss, exponents, ratio = objective(system, now)
+            shorter = shorter_interval(now, ratio[None]) if interval == "auto" else now
             if shorter == now:
                 break
-            now, strains = shorter, []
+            now, ratios = shorter, []
         norm = _update(loss, exponents, flossed, optimiser, clip, epoch)
-        records.append(FlossingRecord(loss.item(), exponents.detach().cpu(), norm, now))
-        if callback is not None:
-            callback(epoch, records[-1])
-        strains.append(strain)
-        if interval == "auto" and (epoch == 1 or epoch % LOOK == 0):
-            now, strains = longer_interval(now, np.stack(strains), window), []
-    loss, exponents, norm, intervals = zip(*records, strict=True)
-    loss, norm = (torch.tensor(x, dtype=basis.dtype) for x in (loss, norm))
-    return FlossingHistory(loss, torch.stack(exponents), norm, torch.tensor(intervals), optimiser)
+        records.append(_Epoch(loss.item(), exponents.detach().cpu(), norm, ratio, now))
+        ratios.append(ratio)
+        if interval == "auto" and (epoch == 1 or epoch % ADAPT_EVERY == 0):
+            now, ratios = longer_interval(now, np.stack(ratios), length), []
+        if callback is not None and (epoch % chunk == 0 or epoch == epochs):
+            callback(epoch, model, _stacked(records[(epoch - 1) // chunk * chunk :], basis.dtype))
+    loss, exponents, norm, _, intervals = _stacked(records, basis.dtype)
+    return FlossingHistory(loss, exponents, norm, intervals, FlossingState(optimiser, now))
 
 
-def _choose(module_or_step: Any, parameters: Any, optimiser: Any) -> tuple[list[Tensor], torch.optim.Optimizer]:
+def _first_interval(interval: int | Literal["auto"], state: FlossingState | None) -> int:
+    if interval != "auto":
+        return interval
+    return 1 if state is None else state.interval
+
+
+def _stacked(records: list[_Epoch], dtype: torch.dtype) -> FlossingRecord:
+    loss, exponents, norm, ratio, interval = zip(*records, strict=True)
+    loss, norm, ratio = (torch.tensor(np.asarray(x), dtype=dtype) for x in (loss, norm, ratio))
+    return FlossingRecord(loss, torch.stack(exponents), norm, ratio, torch.tensor(interval))
+
+
+def _choose(model: Any, parameters: Any, optimiser: Any) -> tuple[list[Tensor], torch.optim.Optimizer]:
+    """The parameters to floss, and the optimiser that steps them."""
     if parameters is None:
-        if not isinstance(module_or_step, nn.Module):
+        if not isinstance(model, nn.Module):
             raise ValueError("parameters must be given for a step that is a function, got parameters=None")
-        parameters = module_or_step.parameters()
+        parameters = model.parameters()
     flossed = [p for p in parameters if p.requires_grad]
     if isinstance(optimiser, torch.optim.Optimizer):
         held = {id(p) for group in optimiser.param_groups for p in group["params"]}
@@ -178,42 +223,27 @@ def _choose(module_or_step: Any, parameters: Any, optimiser: Any) -> tuple[list[
     return flossed, optimiser if isinstance(optimiser, torch.optim.Optimizer) else optimiser(flossed)
 
 
-def _objective(
-    system: System, basis: Tensor, target: Tensor, transient: int, interval: int, tolerance: float | None
-) -> tuple[Tensor, Tensor, np.ndarray]:
-    """The flossing loss, the exponents, and how much blocks of 1, 2, 4, ... intervals strain the precision."""
-    with torch.enable_grad():
-        if isinstance(system, ModuleSystem) and system.compiled:
-            from flossing.pytorch import _jax_engine as _jax
+class _Objective(NamedTuple):
+    """The flossing loss, the exponents and the spread ratios of a system at an interval."""
 
-            plan = {"transient": transient, "interval": interval, "tolerance": tolerance}
-            of = (system.recurrent, system.state, system.inputs)
-            loss, exponents, strains = _jax.objective(*of, basis, target, **plan)
-        else:
-            flow = system.flow(basis, transient=transient, interval=interval)
-            loss, exponents = (flow.exponents - target).square().mean(), flow.exponents
-            strains = _strains(torch.cat([flow.transient_growth, flow.growth], dim=-2).detach(), tolerance)
-    return loss, exponents, strains.cpu().numpy()
+    basis: Tensor
+    target: Tensor
+    transient: int
+    tolerance: float | None
 
+    def __call__(self, system: System, interval: int) -> tuple[Tensor, Tensor, np.ndarray]:
+        with torch.enable_grad():
+            if isinstance(system, ModuleSystem) and system.compiled:
+                from flossing.pytorch import _jax_engine
 
-def _strains(growth: Float[Tensor, "... blocks k"], tolerance: float | None) -> Float[Tensor, " factors"]:
-    """`flossing._tangent.interval.strains_of` in torch, so that JAX takes no device; of many sequences the worst."""
-    from flossing._tangent.interval import FACTORS, largest_spread
-
-    reach = 0.25 * math.log(torch.finfo(growth.dtype).max)
-    limit = max(largest_spread(str(growth.dtype).removeprefix("torch."), tolerance), 1e-3)
-    blocks = growth.shape[-2]
-
-    def strain(factor: int) -> Tensor:
-        count = -(-blocks // factor)
-        filled = torch.nn.functional.pad(growth, (0, 0, 0, count * factor - blocks))
-        joined = filled.unflatten(-2, (count, factor)).sum(-2)
-        most, least = joined.amax(-1), joined.amin(-1)
-        spread = (most - least).logsumexp(-1) - math.log(count)
-        return torch.maximum(spread / limit, torch.maximum(most, -least).amax(-1) / reach).max()
-
-    strains = torch.stack([strain(factor) for factor in FACTORS])
-    return torch.where(strains.isfinite(), strains, torch.inf)
+                plan = {"transient": self.transient, "interval": interval, "tolerance": self.tolerance}
+                of = (system.recurrent, system.state, system.inputs)
+                loss, exponents, ratio = _jax_engine.objective(*of, self.basis, self.target, **plan)
+                return loss, exponents, ratio.numpy()
+            flow = system.flow(self.basis, transient=self.transient, interval=interval)
+            loss = (flow.exponents - self.target).square().mean()
+            growth = torch.cat([flow.transient_growth, flow.growth], dim=-2).detach()
+            return loss, flow.exponents, spread_ratio(growth, self.tolerance)
 
 
 def _update(
@@ -266,7 +296,5 @@ def _target(target: Any, exponents: Tensor) -> Tensor:
 
 
 def _explain(exponents: Tensor) -> str:
-    from flossing._training.loss import explain_infinite
-
     rows = exponents.detach().reshape(-1, exponents.shape[-1])
     return explain_infinite(rows[~rows.isfinite().all(-1)][0].cpu().numpy())

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from flossing._runtime.epochs import compiler_options
 from flossing._runtime.threads import one_lapack_thread
 from flossing._tangent.flow import tangent_flow
+from flossing._tangent.problem import Problem
 from flossing._tangent.window import measure_window
 from flossing.pytorch._modules import Kind, Recurrent, advance
 from flossing.pytorch._torch_engine import Flow
@@ -55,7 +56,7 @@ def objective(
     interval: int,
     tolerance: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The flossing loss, differentiable; the exponents; how much blocks strain the precision, the worst sequence's."""
+    """The flossing loss, differentiable; the exponents; the spread ratios, those of the worst sequence."""
     plan = Plan(recurrent.kind, inputs.ndim == 3, transient, tolerance)
     leaves, spec = _differentiable_leaves((recurrent.layers, state, inputs, basis))
     return _Objective.apply(plan, interval, spec, target, *leaves)  # pyright: ignore[reportReturnType]
@@ -92,9 +93,9 @@ class _Objective(torch.autograd.Function):
             (loss, seen), gradients = jax.block_until_ready(_jitted_loss_and_gradient()(plan, *of))
         gradients = map(_to_torch, jax.tree.leaves(gradients))
         ctx.gradients = [next(gradients) if want else None for want in wanted]
-        exponents, strains = map(_to_torch, seen)
-        ctx.mark_non_differentiable(exponents, strains)
-        return _to_torch(loss), exponents, strains
+        exponents, ratios = map(_to_torch, seen)
+        ctx.mark_non_differentiable(exponents, ratios)
+        return _to_torch(loss), exponents, ratios
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -104,9 +105,8 @@ class _Objective(torch.autograd.Function):
 
 @functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="linearise")
 def _flow_and_pull(plan: Plan, interval: int, moving: Any, fixed: Any, *, linearise: bool):
-    def measure(*of, **options):
-        spectrum = tangent_flow(*of, interval=interval, **options)
-        return Flow(*(getattr(spectrum, name) for name in Flow._fields))
+    def measure(problem, basis, **options):
+        return Flow(*tangent_flow(problem, basis, interval=interval, **options))
 
     # The pullback is a pytree of what the forward pass keeps, and can leave compiled code.
     run = functools.partial(_each_sequence, measure, plan, fixed=fixed)
@@ -127,9 +127,9 @@ def _loss_and_gradient(plan: Plan, interval: jax.Array, target: Any, moving: Any
     measure = functools.partial(measure_window, interval=interval, tolerance=plan.tolerance)
 
     def loss(moving):
-        exponents, strains = _each_sequence(measure, plan, moving, fixed=fixed)
+        exponents, ratios = _each_sequence(measure, plan, moving, fixed=fixed)
         distance = exponents - jnp.broadcast_to(target, exponents.shape)
-        return jnp.mean(jnp.square(distance)), (exponents, strains.reshape(-1, strains.shape[-1]).max(0))
+        return jnp.mean(jnp.square(distance)), (exponents, ratios.reshape(-1, ratios.shape[-1]).max(0))
 
     return jax.value_and_grad(loss, has_aux=True)(moving)
 
@@ -140,9 +140,12 @@ def _each_sequence(measure: Callable, plan: Plan, moving: Any, *, fixed: Any) ->
     weight, _, bias, _ = layers[0]
     drive = inputs @ weight.T if bias is None else inputs @ weight.T + jnp.expand_dims(bias, range(inputs.ndim - 1))
 
+    def step(layers, state, drive):
+        return advance(FUNCTIONS, plan.kind, layers, state, drive)
+
     def one(state, drive):
-        step = functools.partial(advance, FUNCTIONS, plan.kind, layers)
-        return measure(step, state, drive, basis, length=len(drive), transient=plan.transient)
+        problem = Problem.of(layers, state, drive, step, len(drive))
+        return measure(problem, basis, transient=plan.transient)
 
     return jax.vmap(one)(state, drive) if plan.batched else one(state, drive)
 

@@ -1,16 +1,20 @@
 """Lyapunov exponents of torch modules and of steps written in torch."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flossing._arguments import check_integer
-from flossing.pytorch._state import check_tensors, initial_basis
-from flossing.pytorch._system import Engine, read_system
+from flossing._arguments import check_integer, check_positive, default_transient
+from flossing._messages import explain_escape
+from flossing._tangent.interval import PROBE_STEPS, longer_interval, power_of_two, shorter_interval
+from flossing.pytorch._spread import spread_ratio
+from flossing.pytorch._state import check_tensors, initial_bases
+from flossing.pytorch._system import Engine, System, read_system
 from flossing.pytorch._torch_engine import Flow
 
 
@@ -18,15 +22,19 @@ from flossing.pytorch._torch_engine import Flow
 class Spectrum:
     """Lyapunov exponents of one network along one sequence, or along each of B; tensors of the state's dtype.
 
-    - `exponents` (k,): per step, natural logarithm; those of the driven system.
+    - `exponents` (k,): per step (per unit of time if a `time_step` was given), natural logarithm; those of the driven
+      system.
     - `growth` (blocks, k): log R_ii of each block of `interval` steps after the transient; the last block may be
-      shorter. `exponents` is its sum over blocks, divided by `steps`.
+      shorter. `exponents` is its sum over blocks, divided by `steps * time_step`.
     - `state`: the state after the last step, structured as the one given: what the module itself returns.
     - `basis` (N, k): the orthonormal basis after the last step. `state` and `basis` continue the run.
-    - `transient_growth` (before, k): the same as `growth` of the blocks of the transient.
-    - `steps`, `interval`: the number of steps averaged, and those in a block.
+    - `transient_growth` (before, k): the growth of the blocks of the transient.
+    - `steps`, `interval`, `time_step`: the number of steps averaged, those in a block, the duration of one.
 
-    Along B sequences all tensors but `state` have a leading axis B; `state` has the layout of the module.
+    Along B sequences all tensors but the `state` of a module have a leading axis B; that has the module's own layout.
+
+        spectrum = flt.lyapunov_spectrum(torch.nn.GRU(3, 64), torch.randn(200, 3), k=8)
+        print(spectrum.exponents)
     """
 
     exponents: Float[Tensor, "... k"]
@@ -36,72 +44,127 @@ class Spectrum:
     transient_growth: Float[Tensor, "... before k"]
     steps: int
     interval: int
+    time_step: float
+
+    def running_mean(self) -> Float[Tensor, "... blocks k"]:
+        """The exponents after each block: how the average has converged, in the unit of the exponents."""
+        blocks = torch.arange(1, self.growth.shape[-2] + 1, device=self.growth.device)
+        steps = (blocks * self.interval).clamp(max=self.steps).to(self.growth.dtype)
+        return self.growth.cumsum(-2) / (steps[:, None] * self.time_step)
+
+    def all_growth(self) -> Float[Tensor, "... blocks k"]:
+        """log R_ii of each block, those of the transient first."""
+        return torch.cat([self.transient_growth, self.growth], dim=-2)
 
     def mean(self) -> Float[Tensor, " k"]:
-        """The mean over sequences; -inf where it is so for one of them."""
-        return torch.atleast_2d(self.exponents).mean(0)
+        """The mean over sequences; -inf where one of them has -inf."""
+        return self._of_batch("mean").mean(0)
 
-    def spread(self) -> Float[Tensor, " k"]:
-        """The standard deviation over B sequences (with B - 1); NaN where an exponent is -inf.
+    def std(self) -> Float[Tensor, " k"]:
+        """The standard deviation over sequences (with B - 1); NaN for a single one, and where an exponent is -inf."""
+        exponents = self._of_batch("std")
+        return exponents.std(0) if len(exponents) > 1 else torch.full_like(exponents[0], torch.nan)
 
-        Raises ValueError for fewer than two sequences.
-        """
-        exponents = torch.atleast_2d(self.exponents)
-        if len(exponents) < 2:
-            raise ValueError("spread needs exponents of at least two sequences, got one: pass inputs (T, B, S)")
-        return exponents.std(0)
+    def standard_error(self) -> Float[Tensor, " k"]:
+        """The standard error of the mean over independent sequences."""
+        return self.std() / len(self._of_batch("standard_error")) ** 0.5
+
+    def _of_batch(self, name: str) -> Float[Tensor, "B k"]:
+        if self.exponents.ndim < 2:
+            raise ValueError(
+                f"{name} is taken over sequences, and this spectrum is of a single one: measure inputs with a batch axis"
+            )
+        return self.exponents
 
 
 def lyapunov_spectrum(
-    module_or_step: Any,
-    state: Any,
+    model: Any,
     inputs: Any,
     *,
+    state: Any = None,
     k: int | None = None,
     generator: torch.Generator | None = None,
     basis: Any = None,
-    transient: int = 0,
-    interval: int = 1,
+    step: Callable | None = None,
+    batched: bool | None = None,
+    transient: int | None = None,
+    interval: int | Literal["auto"] = 1,
     steps: int | None = None,
+    time_step: float = 1.0,
     engine: Engine = "auto",
 ) -> Spectrum:
-    """Measure the first `k` Lyapunov exponents of a recurrent network of torch along `inputs`, starting from `state`.
+    """Measure the first `k` Lyapunov exponents of a recurrent network of torch along `inputs`.
 
     **Arguments:**
 
-    - `module_or_step`: an `nn.RNN`, `nn.GRU`, `nn.LSTM` of any number of layers, an `nn.RNNCell`, `nn.GRUCell`,
-      `nn.LSTMCell`; or any pure function, or module with such a forward, `step(state, input) -> state`.
-    - `state`: what the module takes, h or (h, c), zeros if None; for a step a tensor, or tuples and dicts of tensors.
-      Its N real coordinates are the entries of the floating tensors, as in [`flossing.lyapunov_spectrum`][].
-    - `inputs`: (T, S), or (T, B, S) for a module, (B, T, S) if it is `batch_first`: then each of the B sequences has
-      exponents. For a step, a tensor or pytree of tensors with a leading time axis of T, or None for an autonomous
-      system, which needs `steps=T` and is called as `step(state, None)`.
+    - `model`: an `nn.RNN`, `nn.GRU`, `nn.LSTM` of any number of layers, an `nn.RNNCell`, `nn.GRUCell`, `nn.LSTMCell`;
+      any other module, called as a cell of torch, `cell(input, state) -> state`; or a function
+      `step(state, input) -> state`. Both must be pure.
+    - `inputs`: (T, S), or (T, B, S) for a module of torch, (B, T, S) if it is `batch_first`: then each of the B
+      sequences has exponents. For a cell or step of your own, a tensor or pytree of tensors with a leading time axis of
+      T, or None for an autonomous system, which needs `steps=T` and is called with the input None.
+    - `state`: h or (h, c) of a module of torch, zeros by default; for a cell or step of your own a tensor, or tuples and
+      dicts of tensors. Its N real coordinates are the entries of the floating tensors, as in
+      [`flossing.lyapunov_spectrum`][].
     - `k`: how many exponents, 1 to N; all N if neither `k` nor `basis` is given.
     - `generator`: draws the initial basis, the Q factor of a Gaussian N x k matrix; one with seed 0 by default.
-    - `basis`: the initial basis itself (N, k) instead; its columns are orthonormalised first.
-    - `transient`: steps at the start during which the basis turns but growth is not counted, 0 to T - 1.
-    - `interval`: steps between re-orthonormalisations.
-    - `engine`: "jax" runs the modules above on the CPU in compiled code of JAX, "torch" runs anything anywhere;
+    - `basis`: the initial basis itself (N, k) instead; its columns are orthonormalised first. With a batch also
+      (B, N, k), as an earlier result holds it.
+    - `step`: `step(model, state, input) -> state`, if the model is called in another way.
+    - `batched`: whether inputs of a cell or step of your own have a leading batch axis, (B, T, ...); each sequence is
+      then measured on its own. `state` is one for all, or has a leading axis B.
+    - `transient`: steps at the start in which the basis turns and growth is not counted, 0 to T - 1;
+      `10 + ceil(T / 10)` by default, at most half of T; 0 if `basis` is given, since that continues a run.
+    - `interval`: steps between re-orthonormalisations; `"auto"` for as many as keep the exponents to about 1e-9 in
+      float64, 1e-3 in float32.
+    - `steps`: how many steps are run, from the start of `inputs`; all of them by default.
+    - `time_step`: the duration of one step, for exponents per unit of time.
+    - `engine`: "jax" runs the modules of torch on the CPU in compiled code of JAX, "torch" runs anything anywhere;
       "auto" takes "jax" where it can.
 
     **Returns:** a [`Spectrum`][flossing.pytorch.Spectrum] on the device and of the dtype of the state. Where torch
     records gradients it is differentiable, once, in parameters, `state` and `inputs`. Where a Jacobian is singular the
-    exponent and the later ones are -inf with zero gradient. The gradient of a surrogate stands in for a derivative in
-    the tangents as it does in training.
+    exponent and the later ones are -inf with zero gradient. A surrogate gradient stands in for a derivative in the
+    tangents, as it does in training.
 
     **Raises:** `ValueError`, in one line, for arguments out of range or that do not fit one another, NaN or infinite
-    values, modules that have no map from one state to the next, an orbit that ceases to be finite. Warns
-    (`UserWarning`) where all exponents are -inf: the step forgets its state.
+    values, a model whose order of arguments is not clear, modules that do not map one state to the next, an orbit that
+    ceases to be finite. Warns (`UserWarning`) where all exponents are -inf: the step forgets its state.
 
     **Source:** Engelken (NeurIPS 2023) sections 2 and 3; Benettin, Galgani, Giorgilli & Strelcyn (1980).
+
+        print(flt.lyapunov_spectrum(torch.nn.LSTM(3, 64), torch.randn(200, 3), k=8).exponents)
     """
-    system = read_system(module_or_step, state, inputs, steps=steps, engine=engine)
-    check_integer("transient", transient, least=0, most=system.length - 1, note=f" (the run has {system.length} steps)")
-    check_integer("interval", interval, least=1)
-    basis = initial_basis(system.size, system.like, k=k, generator=generator, basis=basis)
-    flow = system.flow(basis, transient=transient, interval=interval)
+    system = read_system(model, inputs, state=state, step=step, steps=steps, batched=batched, engine=engine)
+    length = system.length
+    if transient is None:
+        transient = default_transient(length) if basis is None else 0
+    check_integer("transient", transient, least=0, most=length - 1, note=f" (the run has {length} steps)")
+    if interval != "auto":
+        check_integer("interval", interval, least=1, note=" or 'auto'")
+    check_positive("time_step", time_step)
+    basis = initial_bases(system.size, system.like, batch=system.batch, k=k, generator=generator, basis=basis)
+    if interval == "auto":
+        flow, interval = _flow_at_longest_interval(system, basis, transient)
+    else:
+        flow = system.flow(basis, transient=transient, interval=interval)
     _check_flow(flow)
-    return Spectrum(**flow._asdict(), steps=system.length - transient, interval=interval)
+    flow = flow._replace(exponents=flow.exponents / time_step)
+    return Spectrum(**flow._asdict(), steps=length - transient, interval=interval, time_step=float(time_step))
+
+
+def _flow_at_longest_interval(system: System, basis: Tensor, transient: int) -> tuple[Flow, int]:
+    # The first steps choose the interval; the whole run may then show that it must be shorter.
+    with torch.no_grad():
+        first = system.start(min(system.length, PROBE_STEPS)).flow(basis, transient=0, interval=1)
+    interval = power_of_two(longer_interval(1, spread_ratio(first.growth, None)[None], system.length))
+    while True:
+        flow = system.flow(basis, transient=transient, interval=interval)
+        growth = torch.cat([flow.transient_growth, flow.growth], dim=-2).detach()
+        shorter = shorter_interval(interval, spread_ratio(growth, None)[None])
+        if shorter == interval:
+            return flow, interval
+        interval = power_of_two(shorter)
 
 
 def _check_flow(flow: Flow):
@@ -109,10 +172,7 @@ def _check_flow(flow: Flow):
     if growth.isnan().any() or growth.isposinf().any():
         block = (growth.isnan() | growth.isposinf()).any(-1).nonzero()[0].tolist()
         where = f"sequence {block[0]}, block {block[1]}" if len(block) > 1 else f"block {block[0]}"
-        raise ValueError(
-            f"step must keep the state and its tangents finite, got NaN or infinity in {where} "
-            "after the transient: check its parameters, or whether the orbit escapes"
-        )
+        raise ValueError(explain_escape(f"in {where} after the transient"))
     check_tensors("state after the last step, state", flow.state)
     if flow.exponents.detach().isneginf().all():
         warnings.warn("all exponents are -inf: step forgets its state, its Jacobian is zero", stacklevel=3)

@@ -98,20 +98,37 @@ def check_tensors(name: str, tree: Any):
             raise ValueError(f"{label} must be finite, got {leaf.detach()[index].item()} at index {index}")
 
 
-def sequence_length(inputs: Any, steps: int | None) -> int:
-    """T, from the leading time axis that all leaves of `inputs` share, or from `steps` if `inputs` is None."""
-    if steps is not None:
-        check_integer("steps", steps, least=1)
+def sequence_length(inputs: Any, steps: int | None, name: str = "steps") -> int:
+    """How many steps are run: `steps`, or all that the leading time axis of `inputs` has."""
     if inputs is None:
         if steps is None:
-            raise ValueError("steps must be given for an autonomous system (inputs=None), got steps=None")
+            raise ValueError(f"{name} must be given for an autonomous system (inputs=None), got {name}=None")
+        check_integer(name, steps, least=1)
         return int(steps)
     lengths = [leaf.shape[0] if leaf.ndim else None for leaf in pytree.tree_leaves(inputs)]
     if len(set(lengths)) != 1 or not lengths[0]:
         raise ValueError(f"inputs must share one leading time axis of at least one step, got {describe(inputs)}")
-    if steps not in (None, lengths[0]):
-        raise ValueError(f"steps must equal the length of inputs, {lengths[0]}, or be left out, got steps={steps}")
-    return lengths[0]
+    if steps is None:
+        return lengths[0]
+    check_integer(name, steps, least=1, most=lengths[0], note=f" (inputs have {lengths[0]} steps)")
+    return int(steps)
+
+
+def initial_bases(
+    size: int,
+    like: Tensor,
+    *,
+    batch: int | None,
+    k: int | None,
+    generator: torch.Generator | None,
+    basis: Any,
+) -> Float[Tensor, "... N k"]:
+    """The initial basis of all sequences; one each if there is a batch and `basis` has three axes."""
+    if batch is None or basis is None or torch.as_tensor(basis).ndim != 3:
+        return initial_basis(size, like, k=k, generator=generator, basis=basis)
+    if len(basis) != batch:
+        raise ValueError(f"basis must hold one basis for each of {batch} sequences, got {len(basis)}")
+    return torch.stack([initial_basis(size, like, k=k, generator=generator, basis=each) for each in basis])
 
 
 def initial_basis(

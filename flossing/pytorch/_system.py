@@ -1,6 +1,7 @@
-"""What is measured: a step or a recurrent module, from a state, along inputs; read, checked, and ready to run."""
+"""What is measured: a recurrent module or a step, from a state, along inputs; read, checked, and ready to run."""
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from flossing._convention import FUNCTION_ORDER, MODULE_ORDER, argument_names, contradicts, explain_order
 from flossing.pytorch._modules import Recurrent, advance, read_module
 from flossing.pytorch._state import Coordinates, check_tensors, describe, sequence_length
 from flossing.pytorch._torch_engine import Flow, Step, tangent_flow
@@ -19,7 +21,10 @@ Engine: TypeAlias = Literal["auto", "jax", "torch"]
 
 @dataclass(frozen=True)
 class StepSystem:
-    """Any step along one sequence of `length` steps; `size` real coordinates of the dtype and device of `like`."""
+    """Any step along one sequence, or along each of `batch`; `size` real coordinates of the dtype and device of `like`.
+
+    With a batch, `inputs` have a leading batch axis, and so have the leaves of `state` if `has_states`.
+    """
 
     step: Step
     state: Any
@@ -27,16 +32,27 @@ class StepSystem:
     length: int
     size: int
     like: Tensor
+    batch: int | None = None
+    has_states: bool = False
 
     def start(self, window: int) -> "StepSystem":
         """The same over its first `window` steps."""
-        inputs = None if self.inputs is None else pytree.tree_map(lambda s: s[:window], self.inputs)
-        return replace(self, inputs=inputs, length=window)
+        if self.inputs is None:
+            return replace(self, length=window)
+        cut = slice(window) if self.batch is None else (slice(None), slice(window))
+        return replace(self, inputs=pytree.tree_map(lambda s: s[cut], self.inputs), length=window)
 
-    def flow(self, basis: Float[Tensor, "N k"], *, transient: int, interval: int) -> Flow:
+    def flow(self, basis: Float[Tensor, "... N k"], *, transient: int, interval: int) -> Flow:
         """Run it."""
-        where = {"length": self.length, "transient": transient, "interval": interval}
-        return tangent_flow(self.step, self.state, self.inputs, basis, **where)
+        options = {"length": self.length, "transient": transient, "interval": interval}
+        if self.batch is None:
+            return tangent_flow(self.step, self.state, self.inputs, basis, **options)
+        flows = []
+        for index in range(self.batch):
+            state = pytree.tree_map(lambda x, i=index: x[i], self.state) if self.has_states else self.state
+            inputs = pytree.tree_map(lambda x, i=index: x[i], self.inputs)
+            flows.append(tangent_flow(self.step, state, inputs, basis if basis.ndim == 2 else basis[index], **options))
+        return pytree.tree_map(lambda *leaves: torch.stack(leaves), *flows)
 
 
 @dataclass(frozen=True)
@@ -50,9 +66,9 @@ class ModuleSystem:
     """Whether the JAX engine runs it."""
 
     @property
-    def batched(self) -> bool:
-        """Whether there are many sequences."""
-        return self.inputs.ndim == 3
+    def batch(self) -> int | None:
+        """The number of sequences, None for a single one without a batch axis."""
+        return self.inputs.shape[0] if self.inputs.ndim == 3 else None
 
     @property
     def length(self) -> int:
@@ -73,62 +89,150 @@ class ModuleSystem:
         """The same over its first `window` steps."""
         return replace(self, inputs=self.inputs[..., :window, :])
 
-    def flow(self, basis: Float[Tensor, "N k"], *, transient: int, interval: int) -> Flow:
+    def flow(self, basis: Float[Tensor, "... N k"], *, transient: int, interval: int) -> Flow:
         """Run it; the state is that of the module in its own layout."""
-        run = self._compiled_flow if self.compiled else self._torch_flow
+        run = self._compiled_flow if self.compiled and basis.ndim == 2 else self._torch_flow
         flow = run(basis, transient=transient, interval=interval)
-        return flow._replace(state=pytree.tree_map(lambda h: h.movedim(0, -2), flow.state)) if self.batched else flow
+        if self.batch is None:
+            return flow
+        return flow._replace(state=pytree.tree_map(lambda h: h.movedim(0, -2), flow.state))
 
     def _compiled_flow(self, basis: Tensor, *, transient: int, interval: int) -> Flow:
-        from flossing.pytorch import _jax_engine as _jax  # JAX is imported here, when it is first needed
+        from flossing.pytorch import _jax_engine  # JAX is imported here, when it is first needed
 
-        return _jax.flow(self.recurrent, self.state, self.inputs, basis, transient=transient, interval=interval)
+        return _jax_engine.flow(self.recurrent, self.state, self.inputs, basis, transient=transient, interval=interval)
 
     def _torch_flow(self, basis: Tensor, *, transient: int, interval: int) -> Flow:
         weight, _, bias, _ = self.recurrent.layers[0]
         drive = nn.functional.linear(self.inputs, weight, bias)
         step = partial(advance, torch, self.recurrent.kind, self.recurrent.layers)
-        where = {"length": self.length, "transient": transient, "interval": interval}
-        if not self.batched:
-            return tangent_flow(step, self.state, drive, basis, **where)
-        states = [pytree.tree_map(lambda h, b=b: h[b], self.state) for b in range(len(drive))]
-        flows = [tangent_flow(step, *sequence, basis, **where) for sequence in zip(states, drive, strict=True)]
-        return pytree.tree_map(lambda *leaves: torch.stack(leaves), *flows)
+        of = {"length": self.length, "size": self.size, "like": self.like, "batch": self.batch, "has_states": True}
+        return StepSystem(step, self.state, drive, **of).flow(basis, transient=transient, interval=interval)
 
 
 System: TypeAlias = StepSystem | ModuleSystem
 
 
-def read_system(module_or_step: Any, state: Any, inputs: Any, *, steps: int | None, engine: str) -> System:
+def read_system(
+    model: Any,
+    inputs: Any,
+    *,
+    state: Any = None,
+    step: Any = None,
+    steps: int | None = None,
+    steps_name: str = "steps",
+    batched: bool | None = None,
+    engine: str = "auto",
+) -> System:
     """The system that these arguments of `lyapunov_spectrum` describe; raises ValueError where they do not fit."""
     if engine not in ("auto", "jax", "torch"):
         raise ValueError(f"engine must be 'auto', 'jax' or 'torch', got engine={engine!r}")
-    recurrent = read_module(module_or_step)
+    if batched not in (None, True, False):
+        raise ValueError(f"batched must be True, False or None, got batched={batched!r}")
+    recurrent = None if step is not None else read_module(model)
     if recurrent is not None:
-        return _read_recurrent(module_or_step, recurrent, state, inputs, steps, engine)
-    name = getattr(module_or_step, "__name__", type(module_or_step).__name__)
-    if not callable(module_or_step):
-        raise ValueError(f"module_or_step must be a recurrent module or a function step(state, input), got {name}")
+        system = _read_recurrent(model, recurrent, state, inputs, engine)
+        if batched is not None and batched != (system.batch is not None):
+            raise ValueError(f"batched must be left out for this module, whose inputs say it, got batched={batched}")
+        return system.start(sequence_length(system.inputs.movedim(-2, 0), steps, steps_name))
+    name = getattr(model, "__name__", type(model).__name__)
     if state is None:
         raise ValueError(f"state must be given for all but the recurrent modules of torch.nn, got None for {name}")
     if engine == "jax":
         raise ValueError(f"engine must be 'auto' or 'torch' for a step written in torch, got 'jax' for {name}")
-    return _read_step(module_or_step, state, inputs, steps)
+    return _read_step(model, step, state, inputs, steps, steps_name, bool(batched))
 
 
-def _read_step(step: Any, state: Any, inputs: Any, steps: int | None) -> StepSystem:
+def _explicit(model: Any, step: Any) -> Callable[[Any, Any], Any]:
+    """The step `step(state, input)` of a model: a function is a step, a module is called as a cell of torch."""
+    if step is not None:
+        if not callable(step):
+            raise ValueError(f"step must be a function step(model, state, input) -> state, got step={step!r}")
+        return lambda state, input: step(model, state, input)
+    if not callable(model):
+        raise ValueError(
+            f"model must be a recurrent module, a cell(input, state) or a function step(state, input), got {model!r}"
+        )
+    return (lambda state, input: model(input, state)) if isinstance(model, nn.Module) else model
+
+
+def _read_step(
+    model: Any, step: Any, state: Any, inputs: Any, steps: int | None, steps_name: str, batched: bool
+) -> StepSystem:
     check_tensors("state", state)
     if inputs is not None:
         check_tensors("inputs", inputs)
-    length = sequence_length(inputs, steps)
+    call = _explicit(model, step)
+    if not batched:
+        length = sequence_length(inputs, steps, steps_name)
+        coordinates = _check_step(model, step, call, state, _first(inputs))
+        system = StepSystem(call, state, inputs, length, coordinates.size, coordinates.split(state)[0])
+        return system.start(length)
+
+    leaves, states = pytree.tree_leaves(inputs) if inputs is not None else [], pytree.tree_leaves(state)
+    sizes = {leaf.shape[0] if leaf.ndim else None for leaf in leaves or states}
+    if len(sizes) != 1 or None in sizes or 0 in sizes:
+        raise ValueError(f"inputs must have one leading batch axis, one entry a sequence, got {describe(inputs)}")
+    (size,) = sizes
+    first = pytree.tree_map(lambda s: s[0], inputs) if inputs is not None else None
+    length = sequence_length(first, steps, steps_name)
+    has_states = all(leaf.ndim and leaf.shape[0] == size for leaf in states)
+    one = pytree.tree_map(lambda x: x[0], state) if has_states else state
+    try:
+        coordinates = _check_step(model, step, call, one, _first(first))
+    except ValueError:
+        if not has_states or inputs is None:
+            raise
+        has_states, one = False, state
+        coordinates = _check_step(model, step, call, one, _first(first))
+    like = coordinates.split(one)[0]
+    return StepSystem(call, state, inputs, length, coordinates.size, like, size, has_states).start(length)
+
+
+def _first(inputs: Any) -> Any:
+    return pytree.tree_map(lambda s: s[0], inputs) if inputs is not None else None
+
+
+def _check_step(model: Any, step: Any, call: Step, state: Any, input: Any) -> Coordinates:
+    """The coordinates of a state that the step maps to a state alike; ValueError otherwise, or where the order of
+    arguments can be read in two ways."""
     coordinates = Coordinates(state)
-    coordinates.check_step(step, state, pytree.tree_map(lambda s: s[0], inputs) if inputs is not None else None)
-    return StepSystem(step, state, inputs, length, coordinates.size, coordinates.split(state)[0])
+    if step is not None:
+        coordinates.check_step(call, state, input)
+        return coordinates
+
+    def other(state: Any, input: Any) -> Any:
+        return model(state, input) if isinstance(model, nn.Module) else model(input, state)
+
+    def fits_otherwise() -> bool:
+        try:
+            coordinates.check_step(other, state, input)
+        except Exception:  # whatever it raises, the order of arguments is not this one
+            return False
+        return True
+
+    names, order = (
+        argument_names(_signature_of(model)),
+        MODULE_ORDER if isinstance(model, nn.Module) else FUNCTION_ORDER,
+    )
+    if contradicts(names, order) and fits_otherwise():
+        raise ValueError(
+            f"model must be called in one order, got one that can be read in two: {explain_order(names, order)}"
+        )
+    try:
+        coordinates.check_step(call, state, input)
+    except ValueError as error:
+        if not fits_otherwise():
+            raise
+        raise ValueError(f"{error}; {explain_order(names, order)}") from error.__cause__
+    return coordinates
 
 
-def _read_recurrent(
-    module: Any, recurrent: Recurrent, state: Any, inputs: Any, steps: int | None, engine: str
-) -> ModuleSystem:
+def _signature_of(model: Any) -> Any:
+    return model.forward if isinstance(model, nn.Module) else model
+
+
+def _read_recurrent(module: Any, recurrent: Recurrent, state: Any, inputs: Any, engine: str) -> ModuleSystem:
     like, channels, axis = recurrent.like, recurrent.channels, recurrent.batch_axis
     if like.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"module must have weights of float32 or float64, got {like.dtype}")
@@ -151,7 +255,6 @@ def _read_recurrent(
     if inputs.ndim == 3:
         inputs = inputs.movedim(axis, 0)
         state = pytree.tree_map(lambda h: h.movedim(-2, 0), state)
-    sequence_length(inputs.movedim(-2, 0), steps)
     return ModuleSystem(recurrent, state, inputs, _is_compiled(engine, like.device.type))
 
 

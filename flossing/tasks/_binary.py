@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from flossing._checks import check_integer
 from flossing._types import RandomKey
-from flossing.tasks._sequence import Score, Sequence, score_bits
+from flossing.tasks._trial import Score, Trial, score_bits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class _BinaryTask(abc.ABC):
 
     channels: ClassVar[int] = 1
     outputs: ClassVar[int] = 1
-    trivial_loss: ClassVar[float] = math.log(2)
+    baseline_loss: ClassVar[float] = math.log(2)
 
     def __post_init__(self):
         check_integer("steps", self.steps, least=1)
@@ -50,25 +50,25 @@ class _BinaryTask(abc.ABC):
         """How far back a target looks, in steps; scoring starts there unless `first_scored` says otherwise."""
         return self.delay
 
-    def __call__(self, key: RandomKey) -> Sequence:
+    def __call__(self, key: RandomKey) -> Trial:
         """Draw one sequence, in JAX's default floating dtype."""
         shape = (self.longest_lag + self.steps, self.channels)
-        return self.sequence(jax.random.bernoulli(key, shape=shape).astype(float))
+        return self.trial(jax.random.bernoulli(key, shape=shape).astype(float))
 
-    def sequence(self, bits: Float[Array, "L S"]) -> Sequence:
+    def trial(self, bits: Float[Array, "L S"]) -> Trial:
         """The sequence that a given stream of bits makes, history first."""
         inputs = self.amplitude * bits[self.longest_lag :]
         first = self._first_complete if self.first_scored is None else self.first_scored
         mask = jnp.arange(1, self.steps + 1) >= first
-        return Sequence(inputs, self.targets(bits), mask)
+        return Trial(inputs, self.targets(bits), mask)
 
     @abc.abstractmethod
     def targets(self, bits: Float[Array, "L S"]) -> Float[Array, " T"]:
         """The targets alone, one for each step after the history."""
 
-    def score(self, outputs: Float[Array, "T 1"], sequence: Sequence) -> Score:
+    def score(self, outputs: Float[Array, "T 1"], trial: Trial) -> Score:
         """Binary cross-entropy of the outputs, as logits, and the accuracy of `logits >= 0`."""
-        return score_bits(outputs, sequence)
+        return score_bits(outputs, trial)
 
     @property
     def _first_complete(self) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from flossing._types import RandomKey
-from flossing.tasks._sequence import Score, Sequence, score_classes
+from flossing.tasks._trial import Score, Trial, score_classes
 
 TRAINING = 1437
 """Images to train with, of 1797; the other 360 are for the test."""
@@ -36,34 +36,34 @@ class Digits:
     steps: ClassVar[int] = 64
     channels: ClassVar[int] = 1
     outputs: ClassVar[int] = 10
-    trivial_loss: ClassVar[float] = math.log(10)
+    baseline_loss: ClassVar[float] = math.log(10)
 
     def __post_init__(self):
         """Raises ModuleNotFoundError, in one line, without scikit-learn."""
         _load()
 
-    def __call__(self, key: RandomKey) -> Sequence:
+    def __call__(self, key: RandomKey) -> Trial:
         """One of the training images, each as likely; inputs in JAX's default floating dtype."""
         images, labels = self._arrays(slice(0, TRAINING))
         drawn = jax.random.randint(key, (), 0, TRAINING)
         return self._sequence(images[drawn], labels[drawn])
 
-    def test(self) -> Sequence:
+    def test(self) -> Trial:
         """All 360 images of the test, stacked: `inputs` (360, 64, 1), `targets` and `mask` (360, 64)."""
         return jax.vmap(self._sequence)(*self._arrays(slice(TRAINING, None)))
 
-    def score(self, outputs: Float[Array, "T 10"], sequence: Sequence) -> Score:
+    def score(self, outputs: Float[Array, "T 10"], trial: Trial) -> Score:
         """Cross-entropy and accuracy at the last step."""
-        return score_classes(outputs, sequence)
+        return score_classes(outputs, trial)
 
     def _arrays(self, part: slice) -> tuple[Float[Array, "B T"], Int[Array, " B"]]:
         pixels, labels = _load()
         order = np.random.RandomState(1).permutation(self.steps) if self.permuted else np.arange(self.steps)
         return jnp.asarray(pixels[part][:, order], float), jnp.asarray(labels[part], int)
 
-    def _sequence(self, pixels: Float[Array, " T"], label: Int[Array, ""]) -> Sequence:
+    def _sequence(self, pixels: Float[Array, " T"], label: Int[Array, ""]) -> Trial:
         last = jnp.arange(self.steps) == self.steps - 1
-        return Sequence(pixels[:, None], jnp.where(last, label, 0), last)
+        return Trial(pixels[:, None], jnp.where(last, label, 0), last)
 
 
 @functools.cache

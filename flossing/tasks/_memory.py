@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from flossing._checks import check_integer
 from flossing._types import RandomKey
-from flossing.tasks._sequence import Score, Sequence, score_classes, score_numbers
+from flossing.tasks._trial import Score, Trial, score_classes, score_numbers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,21 +41,21 @@ class CopyMemory:
         return self.delay + 20
 
     @property
-    def trivial_loss(self) -> float:
+    def baseline_loss(self) -> float:
         """`10 log(8) / (delay + 20)`."""
         return 10 * math.log(8) / self.steps
 
-    def __call__(self, key: RandomKey) -> Sequence:
+    def __call__(self, key: RandomKey) -> Trial:
         """Draw one sequence: inputs in JAX's default floating dtype, targets in its default integers."""
         symbols = jax.random.randint(key, (10,), 0, 8)
         shown = jnp.full(self.steps, 8).at[:10].set(symbols).at[self.delay + 9].set(9)
         wanted = jnp.full(self.steps, 8).at[-10:].set(symbols)
-        return Sequence(jax.nn.one_hot(shown, 10), wanted, jnp.ones(self.steps, bool))
+        return Trial(jax.nn.one_hot(shown, 10), wanted, jnp.ones(self.steps, bool))
 
-    def score(self, outputs: Float[Array, "T 9"], sequence: Sequence) -> Score:
+    def score(self, outputs: Float[Array, "T 9"], trial: Trial) -> Score:
         """Cross-entropy over all steps; the accuracy over the last 10."""
-        recall = sequence._replace(mask=jnp.arange(self.steps) >= self.steps - 10)
-        return Score(score_classes(outputs, sequence).loss, score_classes(outputs, recall).accuracy)
+        recall = trial._replace(mask=jnp.arange(self.steps) >= self.steps - 10)
+        return Score(score_classes(outputs, trial).loss, score_classes(outputs, recall).accuracy)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,12 +74,12 @@ class Adding:
 
     channels: ClassVar[int] = 2
     outputs: ClassVar[int] = 1
-    trivial_loss: ClassVar[float] = 1 / 6
+    baseline_loss: ClassVar[float] = 1 / 6
 
     def __post_init__(self):
         check_integer("steps", self.steps, least=2)
 
-    def __call__(self, key: RandomKey) -> Sequence:
+    def __call__(self, key: RandomKey) -> Trial:
         """Draw one sequence, in JAX's default floating dtype."""
         key_numbers, key_first, key_second = jax.random.split(key, 3)
         half = self.steps // 2
@@ -88,8 +88,8 @@ class Adding:
         second = jax.random.randint(key_second, (), half, self.steps)
         marks = jnp.zeros(self.steps).at[first].set(1).at[second].set(1)
         targets = jnp.zeros(self.steps).at[-1].set(numbers[first] + numbers[second])
-        return Sequence(jnp.stack([numbers, marks], axis=1), targets, jnp.arange(self.steps) == self.steps - 1)
+        return Trial(jnp.stack([numbers, marks], axis=1), targets, jnp.arange(self.steps) == self.steps - 1)
 
-    def score(self, outputs: Float[Array, "T 1"], sequence: Sequence) -> Score:
+    def score(self, outputs: Float[Array, "T 1"], trial: Trial) -> Score:
         """Squared error at the last step; right within 0.04."""
-        return score_numbers(outputs, sequence, tolerance=0.04)
+        return score_numbers(outputs, trial, tolerance=0.04)

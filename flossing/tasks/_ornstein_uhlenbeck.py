@@ -2,30 +2,22 @@
 
 import dataclasses
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from flossing._checks import check_integer, check_positive
 from flossing._types import RandomKey
-
-
-class Tracking(NamedTuple):
-    """`inputs` (T, S), `targets` (T, S), one for each signal, and `mask` (T,) of the steps that are scored."""
-
-    inputs: Float[Array, "T S"]
-    targets: Float[Array, "T S"]
-    mask: Bool[Array, " T"]
+from flossing.tasks._trial import Trial
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OrnsteinUhlenbeck:
     """S independent Ornstein-Uhlenbeck signals, each to be given back in the same step, times `target_gain`.
 
-    Unlike a [`tasks.Task`][] it draws a [`tasks.Tracking`][], whose targets are (T, S), and has no score.
+    Unlike a [`tasks.Task`][] it draws a [`tasks.Trial`][], whose targets are (T, S), and has no score.
 
         s_{t+1} - mean = exp(-dt/tau) (s_t - mean) + amplitude sqrt((1 - exp(-2 dt/tau)) / (2 tau)) xi_t,    s_1 = mean
 
@@ -78,11 +70,11 @@ class OrnsteinUhlenbeck:
         """The standard deviation of a signal a long time after its start."""
         return self.amplitude / math.sqrt(2 * self.tau)
 
-    def __call__(self, key: RandomKey) -> Tracking:
+    def __call__(self, key: RandomKey) -> Trial:
         """Draw one sequence, in JAX's default floating dtype."""
-        return self.sequence(jax.random.normal(key, (self.steps - 1, self.signals)))
+        return self.trial(jax.random.normal(key, (self.steps - 1, self.signals)))
 
-    def sequence(self, xi: Float[Array, "K S"]) -> Tracking:
+    def trial(self, xi: Float[Array, "K S"]) -> Trial:
         """The sequence that given kicks make, `xi` (T - 1, S), standard Gaussian numbers, one row a step but the first.
 
         Inputs and targets have the dtype of `xi`. Raises ValueError for another number of rows or signals.
@@ -101,4 +93,4 @@ class OrnsteinUhlenbeck:
         start = jnp.zeros(self.signals, xi.dtype)
         signals = self.mean + jnp.concatenate([start[None], lax.scan(update, start, xi)[1]])
         first = max(1, self.steps // 5) if self.first_scored is None else self.first_scored
-        return Tracking(signals, self.target_gain * signals, jnp.arange(1, self.steps + 1) >= first)
+        return Trial(signals, self.target_gain * signals, jnp.arange(1, self.steps + 1) >= first)

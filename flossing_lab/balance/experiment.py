@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from flossing._spectra.lyapunov import Spectrum, lyapunov_spectrum
 from flossing._types import RandomKey
 from flossing.cells import BalancedRNN
-from flossing.tasks import OrnsteinUhlenbeck, Tracking
+from flossing.tasks import OrnsteinUhlenbeck, Trial
 from flossing_lab.balance import figures as balance_figures
 from flossing_lab.balance.config import BalanceConfig, BalanceNetworkConfig
 from flossing_lab.balance.figures import View
@@ -57,7 +57,7 @@ class BalanceModel(eqx.Module):
 class DrivenBatch(NamedTuple):
     """`tracking`, signals and targets of B sequences, and the `noise` of each step (B, T, N)."""
 
-    tracking: Tracking
+    tracking: Trial
     noise: Float[Array, "B T N"]
 
 
@@ -139,7 +139,7 @@ def build(config: BalanceConfig, step_scale: float = 1.0) -> Experiment:
     return Experiment(
         model,
         _make_batch(config),
-        _adam(training.learning_rate * step_scale, training.beta1, training.beta2),
+        optax.adam(training.learning_rate * step_scale, training.beta1, training.beta2),
         flossing=None,
         schedule=None,
         key=_streams(config).input,
@@ -286,12 +286,6 @@ def _make_relax(config: BalanceConfig) -> Relax:
     return Relax(config.task.mean_signal, round(RELAXATION / config.network.dt))
 
 
-# One object for equal arguments, since compiled loops are found again by identity.
-@functools.cache
-def _adam(learning_rate: float, beta1: float, beta2: float) -> optax.GradientTransformation:
-    return optax.adam(learning_rate, beta1, beta2)
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _draw(config: BalanceNetworkConfig, signals: int, relax: Relax, key: RandomKey) -> BalanceModel:
     network = BalancedRNN(inputs=signals, outputs=signals, key=key, **config.model_dump())
@@ -311,13 +305,6 @@ def _evaluate(loss: TrackingLoss, model: BalanceModel, batch: DrivenBatch):
     return loss(model, batch), orbits(model, batch)
 
 
-class _Step(eqx.Module):
-    network: BalancedRNN
-
-    def __call__(self, state: Float[Array, " N"], input: tuple[Array, Array]) -> Float[Array, " N"]:
-        return self.network(input, state)
-
-
 @eqx.filter_jit
 def _measure_spectrum(model: BalanceModel, inputs: tuple[Array, Array], key: RandomKey, k: int) -> Spectrum:
-    return lyapunov_spectrum(_Step(model.network), model.x0, inputs, k=k, key=key, transient=TRANSIENT)
+    return lyapunov_spectrum(model.network, inputs, state=model.x0, k=k, key=key, transient=TRANSIENT)

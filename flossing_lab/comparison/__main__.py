@@ -1,11 +1,11 @@
 """Make the runs that are not there yet, on two cores, and write the table.
 
-    python -m comparison                         250 runs, about an hour; stopped, it goes on when given again
-    python -m comparison --only xor,digits       these tasks alone
-    python -m comparison --seeds 101,102         other seeds, to choose settings; the table does not show them
-    python -m comparison --quick                 a tiny version, to see that all works; writes no table
+    python -m flossing_lab.comparison                      250 runs, about an hour; run it again to continue
+    python -m flossing_lab.comparison --only xor,digits    these tasks only
+    python -m flossing_lab.comparison --seeds 101,102      other seeds, to choose settings; the table leaves them out
+    python -m flossing_lab.comparison --quick              a tiny version, to see that everything works; no table
 
-Each run is a small file in comparison/runs; results.json holds them all, table.md is what docs/comparison.md shows.
+Each run is a small file in runs/; results.json holds them all, table.md is what docs/comparison.md shows.
 """
 
 import argparse
@@ -22,26 +22,25 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks.__main__ import circumstances
 from flossing_lab.comparison.runs import CONDITIONS, FORMAT, is_done, run_file
 from flossing_lab.comparison.settings import FULL, NETWORKS, QUICK, SEEDS, TASKS
 from flossing_lab.comparison.table import markdown
 from flossing_lab.runs.files import read_json, remove_parts, write_atomically
 from flossing_lab.runs.process import ONE_THREAD
-
-HERE = Path(__file__).parent
-RUNS, RESULTS, PAGE = HERE / "runs", HERE / "results.json", HERE / "table.md"
+from flossing_lab.runs.provenance import measured_on
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit code: 1 if a process failed."""
     parser = argparse.ArgumentParser(
-        prog="python -m comparison", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m flossing_lab.comparison",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", default=",".join(TASKS), help=f"tasks, of {','.join(TASKS)}")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="seeds of the runs")
     parser.add_argument("--workers", type=int, default=2, help="processes, with one thread each")
-    parser.add_argument("--folder", type=Path, default=RUNS, help="where the runs are kept")
+    parser.add_argument("--out", type=Path, default=Path("comparison"), help="where runs/ and the results go")
     parser.add_argument("--quick", action="store_true", help="a tiny version, to see that all works; writes no table")
     options = parser.parse_args(arguments)
     tasks = options.only.split(",")
@@ -55,13 +54,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     console = Console()
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    options.folder.mkdir(parents=True, exist_ok=True)
-    remove_parts(options.folder)
+    runs = options.out / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    remove_parts(runs)
     try:
-        failures = make_runs(tasks, seeds, options.folder, options.workers, options.quick, console)
+        failures = make_runs(tasks, seeds, runs, options.workers, options.quick, console)
     finally:
         if not options.quick:
-            write_table(options.folder, console)
+            write_table(options.out, console)
     for failure in failures:
         console.print(f"[red]{failure}[/]", highlight=False)
     return int(bool(failures))
@@ -80,7 +80,7 @@ def make_runs(
     def make(cell: tuple[str, str, str]) -> str | None:
         command = [sys.executable, "-m", "flossing_lab.comparison.runs", *cell, str(folder.resolve())]
         command += ["--seeds", ",".join(map(str, seeds)), *["--quick"] * quick]
-        process = subprocess.run(command, cwd=HERE.parent, env=os.environ | ONE_THREAD, capture_output=True, text=True)
+        process = subprocess.run(command, env=os.environ | ONE_THREAD, capture_output=True, text=True)
         if process.returncode == 0:
             return None
         return f"{' '.join(cell)}: {(process.stderr.strip().splitlines() or ['no output'])[-1]}"
@@ -105,36 +105,38 @@ def make_runs(
     return [failure for future in futures if (failure := future.result())]
 
 
-def write_table(folder: Path, console: Console):
+def write_table(out: Path, console: Console):
     """Collect the runs of the table that were made with the full settings, and render them."""
     runs = []
     for task, network, condition, seed in itertools.product(TASKS, NETWORKS, CONDITIONS, SEEDS):
-        file = run_file(folder, task, network, condition, seed)
+        file = run_file(out / "runs", task, network, condition, seed)
         if is_done(file, task, FULL):
             found = read_json(file, FORMAT)
             runs.append({name: value for name, value in found.items() if name not in ("format", "settings")})
     if not runs:
         return
     tasks = {name: repr(task.make()) for name, task in TASKS.items()}
-    results = circumstances() | {"settings": dataclasses.asdict(FULL), "tasks": tasks}
+    made = measured_on(("flossing", "jax", "jaxlib", "numpy", "optax", "equinox"), cores=1)
+    results = made | {"settings": dataclasses.asdict(FULL), "tasks": tasks}
     # A line a run, so that a change of one is a change of one line.
     lines = ",\n".join("  " + json.dumps(run, ensure_ascii=False) for run in runs)
     head = json.dumps(results, indent=1, ensure_ascii=False).removesuffix("\n}")
-    write_atomically(RESULTS, f'{head},\n "runs": [\n{lines}\n ]\n}}\n'.encode())
-    write_atomically(PAGE, page(read_results()).encode())
-    console.print(f"table  {PAGE}", highlight=False)
+    write_atomically(out / "results.json", f'{head},\n "runs": [\n{lines}\n ]\n}}\n'.encode())
+    write_atomically(out / "table.md", page(read_results(out)).encode())
+    console.print(f"table  {out / 'table.md'}", highlight=False)
 
 
-def read_results() -> dict[str, Any]:
+def read_results(out: Path) -> dict[str, Any]:
     """What has been run so far."""
-    return json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {"runs": []}
+    file = out / "results.json"
+    return json.loads(file.read_text("utf-8")) if file.exists() else {"runs": []}
 
 
 def page(results: dict[str, Any]) -> str:
     """The tables, as `docs/comparison.md` includes them."""
-    head = "<!-- written by python -m comparison -->"
+    head = "<!-- written by python -m flossing_lab.comparison -->"
     if not results["runs"]:
-        return f"{head}\n\nNot run yet: `python -m comparison`.\n"
+        return f"{head}\n\nNot run yet: `python -m flossing_lab.comparison`.\n"
     made, jax = results["measured"][:10], results["versions"]["jax"]
     said = f"{len(results['runs'])} runs, {made}, a core of {results['processor']} each, JAX {jax}."
     return f"{head}\n\n{said}\n\n{markdown(results['runs'])}\n"

@@ -7,7 +7,6 @@ Runs that differ in their seed alone compile once.
 
 import argparse
 import dataclasses
-import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -59,13 +58,12 @@ class Inputs:
         return self.task(key).inputs
 
 
-@functools.cache
 def optimiser(learning_rate: float, clip: float) -> optax.GradientTransformation:
     """Adam after clipping each array's gradient, as the reference has it; one object for all runs of a process."""
-    return optax.chain(fl.clip_each_array(clip), optax.adam(learning_rate))
+    return optax.chain(fl.clip_by_array_norm(clip), optax.adam(learning_rate))
 
 
-def test_data(task: Any, settings: Settings) -> fl.tasks.Sequence:
+def test_data(task: Any, settings: Settings) -> fl.tasks.Trial:
     """The test set, if the task has one, else sequences that no training draws; the same for all seeds."""
     return task.test() if hasattr(task, "test") else Batch(task, settings.test)(jax.random.key(0))
 
@@ -81,12 +79,12 @@ def run(task_name: str, network_name: str, condition: str, seed: int, settings: 
     cell, k = kind.make(settings.units, task.channels, key=cell_key), round(kind.share * settings.units)
     network = fl.cells.Network(cell, task.outputs, key=readout_key)
     flossing = fl.Flossing(network, Inputs(task), state=network.zeros(), key=basis_key, k=k, clip=None)
-    schedule = fl.join_schedules(
-        fl.floss_before(settings.before),
-        fl.floss_periodically(settings.block, every=settings.every, blocks=settings.blocks),
+    schedule = fl.schedules.sum_schedules(
+        fl.schedules.preflossing(settings.before),
+        fl.schedules.interflossing(settings.block, every=settings.every, blocks=settings.blocks),
     )
     adam, loss = optimiser(settings.learning_rate, settings.clip), Loss(task)
-    state = fl.start_training(network, adam, flossing)
+    state = fl.init_training(network, adam, flossing)
     ends = {"start": _ends(flossing, network)}
     curve, seconds, failure = [], {"training": 0.0, "flossing": 0.0}, None
     since = time.process_time()
@@ -106,7 +104,7 @@ def run(task_name: str, network_name: str, condition: str, seed: int, settings: 
             state = progress.state
             if progress.kind == "training":
                 curve.append(_round(progress.metrics["loss"].mean()))
-            elif state.epoch == 0 and state.due == 0:
+            elif state.epoch == 0 and state.pending == 0:
                 ends["flossed"] = _ends(flossing, state.model)
             since = time.process_time()
     except FloatingPointError as error:

@@ -6,10 +6,7 @@ gone.
 """
 
 import itertools
-import os
-import platform
 from collections.abc import Collection, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +22,10 @@ from flossing_lab.paper.scales import SIZES
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.files import write_atomically
 from flossing_lab.runs.plotting import save_figure
+from flossing_lab.runs.provenance import brief_provenance
 from flossing_lab.sweeps.spec import Point, Spec, describe
-from flossing_lab.sweeps.sweep import check_points, has_finished, held, run_job
-from flossing_lab.sweeps.workers import Job, carry_out, check_workers, say
+from flossing_lab.sweeps.sweep import check_points, has_finished, locked, run_job
+from flossing_lab.sweeps.workers import Job, check_workers, run_jobs, say
 
 
 def make_paper(
@@ -50,7 +48,7 @@ def make_paper(
     check_names(scale, only, figures)
     check_workers("paper", workers, scheduler)
     out = Path(out).absolute()
-    with held(out, "paper", "data", ["runs", "calculations"]):
+    with locked(out, "paper", "data", ["runs", "calculations"]):
         folder = Folder(out)
         failures = _make_missing(folder, [figures[name] for name in only], scale, workers, scheduler, console)
         for name, figure in figures.items():
@@ -104,7 +102,7 @@ def keep_data(folder: Folder, figure: FigureModule, scale: Scale, *, chosen: boo
         "runs": {"made": made[0], "wanted": wanted[0]},
         "calculations": {"made": made[1], "wanted": wanted[1]},
         "missing": [*_tell(missing_runs, specs), *missing_calculations],
-        "circumstances": circumstances(),
+        "provenance": brief_provenance(),
         "data": with_kept(kept, figure.collect(folder, scale), [p.config.digest for s in specs for p in s.points()]),
     }
     folder.write_data(figure.NAME, content)
@@ -118,12 +116,6 @@ def write_page(folder: Folder, figures: Mapping[str, FigureModule]):
         if content["runs"]["made"] + content["calculations"]["made"]:
             save_figure(figures[name].draw(content["data"]), folder.path / f"{name}.png")
     write_atomically(folder.path / "RESULTS.md", page(figures, there).encode())
-
-
-def circumstances() -> dict[str, Any]:
-    """By what, and on what, data were made."""
-    packages = ("flossing", "jax", "numpy")
-    return {**{name: version(name) for name in packages}, "machine": platform.machine(), "cores": os.cpu_count()}
 
 
 def _make_missing(
@@ -158,7 +150,7 @@ def _make_missing(
     say(console, f"paper at scale {scale}: {told}\ndirectory   {folder.path}")
     if not jobs:
         return {}
-    failures = carry_out(jobs, workers=workers, scheduler=scheduler, console=console)
+    failures = run_jobs(jobs, workers=workers, scheduler=scheduler, console=console)
     if failures:
         console.print(_table(failures, points, calculations))
     return failures

@@ -20,7 +20,7 @@ from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.files import plain, read_arrays, read_json, write_arrays, write_atomically
 from flossing_lab.sweeps.spec import Spec
 from flossing_lab.sweeps.sweep import has_finished
-from flossing_lab.sweeps.workers import Job, note_kind
+from flossing_lab.sweeps.workers import Job, evict_compilations
 
 FORMAT = 1
 """Version of the layout of data/<name>.json."""
@@ -60,7 +60,12 @@ class Folder:
     def read_data(self, name: str) -> dict[str, Any] | None:
         """What data/<name>.json holds, None if it is not there; ValueError if it cannot be read."""
         file = self.path / "data" / f"{name}.json"
-        return read_json(file, FORMAT) if file.is_file() else None
+        if not file.is_file():
+            return None
+        content = read_json(file, FORMAT)
+        if "circumstances" in content:  # its name before version 0.2
+            content["provenance"] = content.pop("circumstances")
+        return content
 
     def write_data(self, name: str, content: dict[str, Any]):
         """Write data/<name>.json, a list of numbers or words in one line."""
@@ -95,7 +100,7 @@ def _calculate(function: str, arguments: dict[str, Any], file: str, made_from: s
     # In a worker. A job of before may have left another precision behind.
     from flossing_lab.runs.process import configure_dtype
 
-    note_kind(function)
+    evict_compilations(function)
     configure_dtype("float32")
     arrays = find_calculation(function)(**arguments)
     write_arrays(Path(file), {**arrays, _DIGEST: np.asarray(made_from)})

@@ -66,7 +66,7 @@ def _provenance(content: Mapping[str, Any]) -> str:
         for kind in ("runs", "calculations")
         if content[kind]["wanted"]
     ]
-    where = content["circumstances"]
+    where = content["provenance"]
     return (
         f"Scale {content['scale']}: {' and '.join(made)}. Last made with flossing {where['flossing']}, "
         f"JAX {where['jax']}, {where['machine']}, {where['cores']} cores."

@@ -103,7 +103,7 @@ class FlossingConfig(Section):
 
     condition: Condition = "before_and_during"
     """When to floss: none; before training; during it; or both, at fixed epochs. adaptive: before it, and during it
-    while error feedback does not reach back: |dL/dx0| <= SHARE |dL/dJ|, the norms of raw gradients."""
+    while the gradient does not reach back: |dL/dx0| <= THRESHOLD |dL/dJ|, the norms before clipping."""
     k: Count | None = None
     """How many exponents are flossed, from the largest. Default: 75, or all if there are fewer; adaptive: all."""
     target: Real = 0.0
@@ -131,9 +131,10 @@ class FlossingConfig(Section):
     """Adam's step size for flossing. Default: LEARNING_RATE."""
     flossing_clip: PositiveReal | None = None
     """Largest norm of the gradient in a flossing epoch, all arrays together. Default: any, as the reference."""
-    share: PositiveReal | None = None
-    """adaptive: the share of |dL/dJ| that |dL/dx0| must exceed. Default: 0.004 / sqrt(BATCH), as the shares of networks
-    that learn fall with it: with 16 sequences 1e-3 to 1e-2, and below 1e-4 where nothing can be learnt."""
+    threshold: PositiveReal | None = None
+    """adaptive: the ratio |dL/dx0| / |dL/dJ| up to which it flosses. Default: 0.004 / sqrt(BATCH), since the ratio
+    falls with the batch: with 16 sequences it is 1e-3 to 1e-2 for networks that learn, below 1e-4 if nothing is learnt.
+    """
 
 
 class Plan(NamedTuple):
@@ -145,7 +146,7 @@ class Plan(NamedTuple):
     epochs_during: int
     every: int
     flossing_rate: float
-    share: float
+    threshold: float
 
 
 class TermConfig(Section):
@@ -200,6 +201,16 @@ class Config(RunConfig):
     units_are: ClassVar[str] = "tanh"
     driven_by: ClassVar[str] = "random bits"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_first_names(cls, values: Any) -> Any:
+        # Run directories made before version 0.2 know the threshold as `share`.
+        flossing = values.get("flossing") if isinstance(values, dict) else None
+        if isinstance(flossing, dict) and "share" in flossing and "threshold" not in flossing:
+            renamed = {("threshold" if name == "share" else name): value for name, value in flossing.items()}
+            return {**values, "flossing": renamed}
+        return values
+
     @model_validator(mode="after")
     def _check(self) -> "Config":
         if self.k > self.network.units:
@@ -236,7 +247,7 @@ class Config(RunConfig):
     def _default_plan(self) -> Plan:
         units, training = self.network.units, self.training
         # x0 has a row for each sequence: its gradient falls with the root of the batch, that of J does not.
-        common = {"flossing_rate": training.learning_rate, "share": 4e-3 / math.sqrt(training.batch)}
+        common = {"flossing_rate": training.learning_rate, "threshold": 4e-3 / math.sqrt(training.batch)}
         if self.condition == "adaptive":
             window = min(2 * self.longest_lag, self.task.steps)
             return Plan(k=units, window=window, epochs_before=1500, epochs_during=50, every=25, **common)
@@ -250,6 +261,8 @@ class Config(RunConfig):
         # What says the same as the default is left out, as if it had not been given.
         said, defaults = super()._said(), self._default_plan._asdict()
         flossing = {name: value for name, value in said.pop("flossing", {}).items() if value != defaults.get(name)}
+        if "threshold" in flossing:  # digests know it by its first name
+            flossing["share"] = flossing.pop("threshold")
         return {**said, "flossing": flossing} if flossing else said
 
     @property

@@ -11,15 +11,15 @@ import optax
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
-from flossing import tasks
+from flossing import schedules, tasks
 from flossing._spectra.jacobian import long_term_jacobian
 from flossing._spectra.lyapunov import Spectrum, lyapunov_spectrum
 from flossing._spectra.statistics import effective_rank
 from flossing._training.flossing import Flossing
-from flossing._training.train import FlossingTerm, clip_each_array
+from flossing._training.train import FlossingTerm, clip_by_array_norm
 from flossing._types import RandomKey
 from flossing.cells import VanillaRNN
-from flossing.schedules import Schedule, floss_adaptively, floss_before, floss_periodically, join_schedules
+from flossing.schedules import Schedule
 from flossing_lab.reference.config import Config, NetworkConfig, StoppingConfig, TrainingConfig
 from flossing_lab.reference.figures import draw_run
 from flossing_lab.runs.directory import RunDirectory
@@ -47,7 +47,7 @@ class ReferenceModel(eqx.Module):
         return jax.vmap(self.network.outputs)(inputs, self.x0)[..., 0]
 
 
-def task_loss(model: ReferenceModel, batch: tasks.Sequence):
+def task_loss(model: ReferenceModel, batch: tasks.Trial):
     """Binary cross-entropy, mean over batch and scored steps; and the accuracy of `logits >= 0` on the same."""
     logits = model.logits(batch.inputs)
     scored = batch.mask.astype(logits.dtype)
@@ -88,7 +88,7 @@ class Batch(eqx.Module):
     task: tasks.DelayedCopy | tasks.TemporalXOR | tasks.SpatialXOR = eqx.field(static=True)
     size: int = eqx.field(static=True)
 
-    def __call__(self, key: RandomKey) -> tasks.Sequence:
+    def __call__(self, key: RandomKey) -> tasks.Trial:
         return jax.vmap(self.task)(jax.random.split(key, self.size))
 
 
@@ -133,7 +133,7 @@ def build(config: Config, step_scale: float = 1.0) -> Experiment:
         target=settings.target,
         step=step,
         where=flossed_leaves,
-        optimiser=_adam(plan.flossing_rate * step_scale, *betas),
+        optimiser=optax.adam(plan.flossing_rate * step_scale, *betas),
         clip=settings.flossing_clip,
     )
     return Experiment(
@@ -166,24 +166,14 @@ def _draw(config: NetworkConfig, channels: int, batch: int, network_key: RandomK
     return ReferenceModel(network, jax.vmap(lambda x: network.relax(x, RELAXATION))(x0))
 
 
-# One object for equal arguments, since compiled loops are found again by identity: runs of a process that differ by
-# their seeds alone compile once.
-@functools.cache
-def _adam(learning_rate: float, beta1: float, beta2: float) -> optax.GradientTransformation:
-    return optax.adam(learning_rate, beta1, beta2)
-
-
-@functools.cache
 def _clipped_adam(limit: float, learning_rate: float, beta1: float, beta2: float, begin: int = 0, decay: int = 0):
-    # A schedule counts updates, in the optimiser's state; without one that state is as it was before there were any.
-    if not decay:
-        return optax.chain(clip_each_array(limit), _adam(learning_rate, beta1, beta2))
-    falling = optax.linear_schedule(learning_rate, 0.0, decay, transition_begin=begin)
-    return optax.chain(clip_each_array(limit), optax.adam(falling, beta1, beta2))
+    # A schedule counts updates, in the optimiser's state; without one that state is as it was in the first version.
+    rate = optax.linear_schedule(learning_rate, 0.0, decay, transition_begin=begin) if decay else learning_rate
+    return optax.chain(clip_by_array_norm(limit), optax.adam(rate, beta1, beta2))
 
 
 def _falling(training: TrainingConfig) -> tuple[int, ...]:
-    # After how many updates the step size begins to fall, and for how many: nothing where it does not.
+    # After how many updates the step size begins to fall, and over how many it falls; nothing if it does not.
     return (training.epochs - training.decay, training.decay) if training.decay else ()
 
 
@@ -220,17 +210,19 @@ def make_schedule(config: Config) -> Schedule:
     """When this configuration flosses."""
     settings, plan = config.flossing, config.plan
     if settings.condition == "adaptive":
-        return floss_adaptively(
-            far="gradient_norm/x0",
-            near="gradient_norm/network.J",
-            share=plan.share,
+        return schedules.adaptive(
+            distant="gradient_norm/x0",
+            local="gradient_norm/network.J",
+            threshold=plan.threshold,
             before=plan.epochs_before,
             epochs=plan.epochs_during,
             every=plan.every,
         )
     before = plan.epochs_before if "before" in settings.condition else 0
     during = plan.epochs_during if "during" in settings.condition else 0
-    return join_schedules(floss_before(before), floss_periodically(during, every=plan.every, blocks=settings.blocks))
+    return schedules.sum_schedules(
+        schedules.preflossing(before), schedules.interflossing(during, every=plan.every, blocks=settings.blocks)
+    )
 
 
 def make_stop(stopping: StoppingConfig) -> Callable[[Mapping[str, np.ndarray]], str | None] | None:
@@ -266,7 +258,7 @@ def measure_horizons(model: ReferenceModel, config: Config) -> tuple[np.ndarray,
     _, _, input_key, basis_key = _streams(config)
     inputs = FlossingInputs(config.task.steps, make_task(config).channels, config.task.amplitude)(input_key)
     horizons = np.unique(np.geomspace(1, config.task.steps, HORIZONS).round().astype(int))
-    jacobian = long_term_jacobian(_Step(model), first_state(model), inputs, horizons=horizons, key=basis_key)
+    jacobian = long_term_jacobian(model, inputs, state=first_state(model), step=step, horizons=horizons, key=basis_key)
     return horizons, np.asarray(jacobian.log_singular_values)
 
 
@@ -281,20 +273,11 @@ def draw(run: RunDirectory) -> Figure:
     return draw_run(run)
 
 
-class _Step(eqx.Module):
-    model: ReferenceModel
-
-    def __call__(self, state: Float[Array, " N"], input: Float[Array, " S"]) -> Float[Array, " N"]:
-        return step(self.model, state, input)
-
-
 @eqx.filter_jit
 def _measure(model: ReferenceModel, inputs: Array, key: RandomKey, k: int) -> Spectrum:
     steps = inputs.shape[0]
     transient = min(10 + -(-steps // 10), steps // 2)
-    return lyapunov_spectrum(
-        lambda h, s: step(model, h, s), first_state(model), inputs, k=k, key=key, transient=transient
-    )
+    return lyapunov_spectrum(model, inputs, state=first_state(model), step=step, k=k, key=key, transient=transient)
 
 
 def _streams(config: Config) -> list[RandomKey]:

@@ -6,20 +6,12 @@ follow from the seeds and its number, so the counts are all there is to know of 
 schedule's state as well.
 """
 
-import dataclasses
 import hashlib
 import io
 import json
 import logging
-from pathlib import Path
-from typing import Any
-
-import equinox as eqx
-import numpy as np
-
-from flossing._training.train import TrainingState
-from flossing_lab.runs.files import write_atomically
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -27,15 +19,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flossing._training.train import array_name
+from flossing._training.flossing import FlossingState
+from flossing._training.train import TrainingState, array_name
+from flossing_lab.runs.files import write_atomically
 
-
-FORMAT = 1
+FORMAT = 2
 KEPT = 2
 """So many checkpoints are kept: should the newest be damaged, there is one before it."""
 
 _log = logging.getLogger("flossing")
-_COUNTS = ("epoch", "flossing_epoch", "asked", "due")
+_COUNTS = ("epoch", "flossing_epoch", "queried_epoch", "pending")
+_FIRST_NAMES = {"queried_epoch": "asked", "pending": "due"}
+"""What format 1 calls some counts."""
 
 
 class Checkpoint(eqx.Module):
@@ -52,7 +47,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint):
     header = {
         "format": FORMAT,
         **{name: int(getattr(state, name)) for name in _COUNTS},
-        "interval": None if state.flossing is None else state.flossing.interval,
+        "interval": None if state.flossing is None else int(state.flossing.interval),
         "halvings": checkpoint.halvings,
         "seconds": checkpoint.seconds,
         "measures": {name: [np.asarray(x).dtype.str, np.shape(x)] for name, x in state.measures.items()},
@@ -85,13 +80,15 @@ def _read(path: Path, like: TrainingState) -> Checkpoint:
         raise ValueError("its content does not match its digest")
     line, _, arrays = content.partition(b"\n")
     header: dict[str, Any] = json.loads(line)
-    if header["format"] != FORMAT:
+    if header["format"] not in (1, FORMAT):
         raise ValueError(f"its format is {header['format']}, this version reads {FORMAT}")
+    if header["format"] == 1:
+        header |= {name: header[first] for name, first in _FIRST_NAMES.items()}
     measures = {name: np.zeros(shape, np.dtype(kind)) for name, (kind, shape) in header["measures"].items()}
     trees, measures = eqx.tree_deserialise_leaves(io.BytesIO(arrays), (_trees(like), measures))
     model, opt_state, flossing = trees
     if flossing is not None:
-        flossing = dataclasses.replace(flossing, interval=int(header["interval"]))
+        flossing = FlossingState(flossing, jnp.asarray(int(header["interval"]), jnp.int32))
     counts = {name: int(header[name]) for name in _COUNTS}
     state = TrainingState(model, opt_state, flossing, measures=measures, **counts)
     return Checkpoint(state, int(header["halvings"]), float(header["seconds"]))
@@ -102,7 +99,7 @@ def _digest(content: bytes) -> bytes:
 
 
 def _trees(state: TrainingState) -> tuple:
-    return state.model, state.opt_state, state.flossing
+    return state.model, state.opt_state, None if state.flossing is None else state.flossing.opt_state
 
 
 Model = TypeVar("Model")

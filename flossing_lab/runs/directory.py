@@ -157,7 +157,7 @@ class RunDirectory:
         """Write a snapshot of the parameters."""
         write_arrays(self.path / "snapshots" / f"{epoch:08d}-{flossing_epoch:08d}.npz", arrays)
 
-    def forget_after(self, epoch: int, flossing_epoch: int):
+    def truncate_after(self, epoch: int, flossing_epoch: int):
         """Remove what lies beyond these epochs: a run that goes on from there writes it again."""
         done = {"training": epoch, "flossing": flossing_epoch, "test": epoch}
         for kind, last in done.items():

@@ -1,28 +1,22 @@
-"""One run: a configuration in, a run directory out, in as many sittings as it takes."""
+"""One run: a configuration in, a run directory out, in as many sessions as it takes."""
 
 import dataclasses
-import platform
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
-import jax
 import numpy as np
 
-from flossing.schedules import floss_never
-from flossing._training.train import Progress, TrainingState, array_name, measure_exponents, start_training, train
-from flossing_lab.runs.checkpoint import Checkpoint, newest_checkpoint, write_checkpoint
+from flossing._training.train import Chunk, TrainingState, init_training, measure_exponents, train
+from flossing.schedules import certain_epochs, never
+from flossing_lab.runs.checkpoint import Checkpoint, newest_checkpoint, with_parameters, write_checkpoint
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.console import Status
-from flossing_lab.runs.experiment import Experiment
 from flossing_lab.runs.directory import RunDirectory
-from flossing_lab.runs.plotting import save_figure
-from flossing_lab.runs.checkpoint import parameters_of, with_parameters
+from flossing_lab.runs.experiment import Experiment, experiment_module
 from flossing_lab.runs.process import configure_dtype
-from flossing_lab.runs.experiment import experiment_module
+from flossing_lab.runs.recorder import Recorder, crosses
 
 OnProgress = Callable[[Status], Any]
 
@@ -32,13 +26,13 @@ def run(
 ) -> RunDirectory:
     """Run the experiment that `config` describes and write it to the directory `out`.
 
-    A run of the same configuration that `out` holds already is continued from its newest checkpoint, to the bit as
-    if it had never stopped (same machine, versions and threads); a finished one is returned as it is. Metrics and
-    parameters are written after each chunk of epochs, so that whatever stops a run leaves a directory that can be
-    read and continued.
+    A run of the same configuration that `out` already holds continues from its newest checkpoint, to the bit as if it
+    had never stopped (same machine, versions and threads); a finished one is returned as it is. Metrics and parameters
+    are written after each chunk of epochs, so that whatever stops a run leaves a directory that can be read and
+    continued.
 
     **Raises:** `ValueError` if `out` holds a run of another configuration or other files, is in use, or if a value of
-    `config` is not legal; `FloatingPointError` if training diverges, after the last good state has been kept;
+    `config` is not legal; `FloatingPointError` if training diverges, after the last good state has been stored;
     `OSError` if the disk is full.
     """
     configure_dtype(config.dtype)
@@ -49,7 +43,7 @@ def run(
             return directory
     experiment = experiment_module(config).build(config)
     with directory.opened(overwrite=overwrite):
-        # Another process may have been at it while this one waited.
+        # Another process may have finished it while this one waited.
         if not directory.has_finished(config):
             _Session(config, directory, experiment, on_progress).work()
     return directory
@@ -58,9 +52,9 @@ def run(
 def _check_same(directory: RunDirectory, config: RunConfig):
     differences = directory.config.differences(config) if directory.exists else {}
     if differences:
-        told = ", ".join(f"{name}={theirs!r} (not {ours!r})" for name, (theirs, ours) in differences.items())
+        listed = ", ".join(f"{name}={theirs!r} (not {ours!r})" for name, (theirs, ours) in differences.items())
         raise ValueError(
-            f"out must not hold a run of another configuration, got {str(directory.path)!r}, which has {told}; "
+            f"out must not hold a run of another configuration, got {str(directory.path)!r}, which has {listed}; "
             "--overwrite replaces it"
         )
 
@@ -72,58 +66,35 @@ def load_model(directory: RunDirectory) -> Any:
 
 
 class _Session:
-    """One process at work on one run, from the newest checkpoint to the end or to what stops it."""
+    """One process that works on one run, from the newest checkpoint to the end or to what stops it."""
 
     def __init__(self, config: RunConfig, directory: RunDirectory, experiment: Experiment, on_progress: OnProgress):
         self.config, self.directory, self.on_progress = config, directory, on_progress
-        self.module, self.experiment = experiment_module(config), experiment
-        self.tested: dict[str, Any] = {}
-        self.trained: dict[str, np.ndarray] = {}
-        self.paces: dict[str, list[float]] = {}
-        self.sure: np.ndarray | None = None
-        first = start_training(experiment.model, experiment.optimiser, experiment.flossing)
+        self.experiment, self.epochs = experiment, config.training.epochs
+        first = init_training(experiment.model, experiment.optimiser, experiment.flossing)
         found = newest_checkpoint(directory.path / "checkpoints", first)
         self.last = found or Checkpoint(first)
+        self.recorder = Recorder(config, directory, None if found is None else found.state)
         self.began = time.monotonic() - self.last.seconds
-        if found is None or not directory.exists:
-            self.info: dict[str, Any] = {"status": "running", "config": {}, **provenance(), "spectra": {}}
-        else:
-            self.info = directory.info
-            resumed = {"epoch": found.state.epoch, "flossing_epoch": found.state.flossing_epoch, **provenance()}
-            self.info["resumed"] = [*self.info.get("resumed", []), resumed]
-            for name in ("error", "exponents_before_error"):
-                self.info.pop(name, None)
-        self.info |= {"status": "running", "config": config.model_dump()}
         if self.last.halvings:
             self._scale_step()
 
     def work(self):
-        """Train to the end; whatever stops it is written to run.json."""
-        directory, state = self.directory, self.last.state
-        directory.forget_after(state.epoch, state.flossing_epoch)
-        self._remember(directory.metrics("training"))
-        directory.write_info(self.info)
+        """Train to the end; run.json says what stopped it, whatever that is."""
+        recorder, error = self.recorder, None
         try:
-            if not self.info["spectra"]:
-                self._test(state)
-                self._measure("start", state.model)
-                if self.config.safety.snapshots_every:
-                    directory.write_snapshot(0, 0, parameters_of(state.model))
+            recorder.open(self.experiment, self.last.state)
             while not self._train():
                 pass
-            if (epoch := self.last.state.epoch) < self.config.training.epochs:
-                self.info["stopped"] = {"epoch": epoch, "reason": self._why_stop()}
-            self._measure("end", self.last.state.model)
-            self.info["status"] = "finished"
-        except BaseException as error:
-            self.info["status"] = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            self.info["error"] = str(error) or type(error).__name__
+            if (epoch := self.last.state.epoch) < self.epochs:
+                recorder.info["stopped"] = {"epoch": epoch, "reason": self._why_stop()}
+            recorder.measure("end", self.last.state.model)
+            recorder.info["status"] = "finished"
+        except BaseException as stopped:
+            error = stopped
             raise
         finally:
-            self.info["seconds"] = round(time.monotonic() - self.began, 3)
-            # Medians over the chunks of this sitting, so that the one that compiles does not count.
-            self.info["seconds_per_epoch"] = {kind: float(np.median(each)) for kind, each in self.paces.items()}
-            self._close()
+            recorder.close(error, time.monotonic() - self.began)
 
     def _train(self) -> bool:
         # To the end, or until numbers cease to be finite; then from the last good state with half the step size.
@@ -131,179 +102,102 @@ class _Session:
         self.on_progress(status)
         since = time.monotonic()
         try:
-            for progress in self._chunks():
-                seconds = time.monotonic() - since
-                self.paces.setdefault(progress.kind, []).append(seconds / len(progress.epochs))
-                self._keep(progress)
-                self._follow(status, progress)
+            for done in self._chunks():
+                self._keep(done, time.monotonic() - since)
+                self._follow(status, done)
                 self.on_progress(status)
                 since = time.monotonic()
         except FloatingPointError as error:
             self._save()
-            if self.last.halvings < self.config.safety.halvings:
-                self._halve(error)
-                return False
-            raise FloatingPointError(f"{error}; {self._describe_last()}") from error
+            if self.last.halvings >= self.config.safety.halvings:
+                raise FloatingPointError(f"{error}; {self.recorder.describe_last(self.last.state)}") from error
+            self.last = dataclasses.replace(self.last, halvings=self.last.halvings + 1)
+            self.recorder.halving(self.last, error)
+            self._save()
+            self._scale_step()
+            return False
         return True
 
-    def _chunks(self) -> Iterator[Progress]:
-        # From test to test, where there are tests: a chunk ends at each.
-        experiment, epochs = self.experiment, self.config.training.epochs
+    def _chunks(self) -> Iterator[Chunk]:
+        # In stretches that end where the network is tested or renewed.
+        experiment = self.experiment
         while not self._is_over(self.last.state):
-            done = self.last.state.epoch
-            every = experiment.test_every if experiment.test else epochs
-            for progress in train(
+            for done in train(
                 self.last.state,
                 loss=experiment.loss,
                 batch=experiment.batch,
                 optimiser=experiment.optimiser,
                 key=experiment.key,
-                epochs=min(epochs, (done // every + 1) * every),
+                epochs=self._end_of_stretch(self.last.state.epoch),
                 flossing=experiment.flossing,
                 schedule=experiment.schedule,
                 term=experiment.term,
                 probe=experiment.probe,
                 probe_every=experiment.probe_every,
-                renew=experiment.renew,
-                renew_every=experiment.renew_every,
                 chunk=self.config.training.chunk,
             ):
-                yield progress
-                if self._is_over(progress.state):
+                done = self._renewed(done)
+                yield done
+                if self._is_over(done.state):
                     break
 
+    def _end_of_stretch(self, epoch: int) -> int:
+        experiment = self.experiment
+        every = [experiment.test_every] if experiment.test else []
+        every += [experiment.renew_every] if experiment.renew else []
+        return min([self.epochs, *((epoch // each + 1) * each for each in every)])
+
+    def _renewed(self, done: Chunk) -> Chunk:
+        experiment = self.experiment
+        if experiment.renew is None or done.kind != "training" or done.state.epoch % experiment.renew_every:
+            return done
+        return done._replace(state=dataclasses.replace(done.state, model=experiment.renew(done.state.model)))
+
     def _is_over(self, state: TrainingState) -> bool:
-        return state.epoch >= self.config.training.epochs or self._why_stop() is not None
+        return state.epoch >= self.epochs or self._why_stop() is not None
 
     def _why_stop(self) -> str | None:
         # Metrics decide, and they are on the disk: a run that is continued comes to the same end.
-        return self.experiment.stop(self.trained) if self.experiment.stop and self.trained else None
+        trained = self.recorder.trained
+        return self.experiment.stop(trained) if self.experiment.stop and trained else None
 
-    def _remember(self, metrics: dict[str, np.ndarray]):
-        if self.experiment.stop is not None:
-            before = self.trained or {name: values[:0] for name, values in metrics.items()}
-            self.trained = {name: np.concatenate([before[name], values]) for name, values in metrics.items()}
-
-    def _keep(self, progress: Progress):
-        # The checkpoint comes last: what it stands for is on the disk before it.
-        directory, state, safety = self.directory, progress.state, self.config.safety
-        first, done = progress.epochs[0], state.epoch + state.flossing_epoch
-        # The exponents measured after the chunk, one row a chunk: networks that are not flossed have no others.
-        measured = {}
-        if "exponents" in state.measures:
-            measured = {"measured_epoch": [state.epoch], "measured_exponents": [state.measures["exponents"]]}
-        counts = {"epoch": np.asarray(progress.epochs)}
-        if progress.kind == "flossing":
-            counts["training_epoch"] = np.full(len(progress.epochs), state.epoch)
-        directory.write_metrics(progress.kind, first, counts | progress.metrics | measured)
-        parameters = parameters_of(state.model)
-        directory.write_parameters(parameters)
-        if progress.kind == "training":
-            self._remember(counts | progress.metrics)
-        block_ends = progress.kind == "flossing" and state.due == 0
-        at_the_end = progress.kind == "training" and self._is_over(state)
-        crossed = progress.kind == "training" and _crosses(safety.snapshots_every, state.epoch, len(progress.epochs))
-        if safety.snapshots_every and (block_ends or at_the_end or crossed):
-            directory.write_snapshot(state.epoch, state.flossing_epoch, parameters)
-        if block_ends and state.epoch == 0:
-            self._measure("after_preflossing", state.model)
-        if progress.kind == "training" and (at_the_end or state.epoch % self.experiment.test_every == 0):
-            self._test(state)
+    def _keep(self, done: Chunk, seconds: float):
+        # The checkpoint comes last: what it stands for is then on the disk.
+        state, count = done.state, len(done.epochs)
+        self.recorder.remember(done)
+        is_last = done.kind == "training" and self._is_over(state)
+        self.recorder.chunk(self.experiment, done, seconds, is_last=is_last)
         self.last = Checkpoint(state, self.last.halvings, time.monotonic() - self.began)
-        if at_the_end or _crosses(safety.checkpoint_every, done, len(progress.epochs)):
+        epochs = state.epoch + state.flossing_epoch
+        if is_last or crosses(self.config.safety.checkpoint_every, epochs, count):
             self._save()
 
     def _save(self):
         write_checkpoint(self.directory.path / "checkpoints", self.last)
 
-    def _measure(self, stage: str, model: Any):
-        found = self.module.measure(model, self.config)
-        for name, note in found.notes.items():
-            self.info.setdefault(name, {})[stage] = note
-        if found.horizons is not None:
-            horizons, logs = found.horizons
-            self.directory.write_horizons(self.directory.horizons | {"horizon": horizons, stage: logs})
-        self.directory.write_info(self.info)
-
-    def _test(self, state: TrainingState):
-        if self.experiment.test is not None:
-            self.tested = dict(self.experiment.test(state.model))
-            row = {"epoch": state.epoch, **self.tested}
-            rows = {name: np.asarray(value)[None] for name, value in row.items()}
-            self.directory.write_metrics("test", state.epoch, rows)
-
-    def _halve(self, error: FloatingPointError):
-        halvings = self.last.halvings
-        self.last = dataclasses.replace(self.last, halvings=halvings + 1)
-        rate = self.config.training.learning_rate * 0.5**self.last.halvings
-        note = {"epoch": self.last.state.epoch, "reason": str(error), "learning_rate": rate}
-        self.info["halvings"] = [*self.info.get("halvings", [])[:halvings], note]
-        self.directory.write_info(self.info)
-        self._save()
-        self._scale_step()
-
     def _scale_step(self):
-        self.experiment = self.module.build(self.config, step_scale=0.5**self.last.halvings)
-
-    def _describe_last(self) -> str:
-        # The last state that was good, and its spectrum, which often tells why the next was not.
-        state = self.last.state
-        where = f"the state after training epoch {state.epoch} is kept"
-        try:
-            exponents = np.asarray(self.module.measure_spectrum(state.model, self.config).exponents)
-        except ValueError:
-            return where
-        self.info["exponents_before_error"] = exponents
-        return f"{where}, its exponents run from λ1 {exponents[0]:+.3g} to λ{len(exponents)} {exponents[-1]:+.3g}"
+        self.experiment = experiment_module(self.config).build(self.config, step_scale=0.5**self.last.halvings)
 
     def _status(self) -> Status:
-        experiment, state, epochs = self.experiment, self.last.state, self.config.training.epochs
+        experiment, state = self.experiment, self.last.state
         measured = state.measures.get("exponents")
         if measured is None and experiment.flossing is not None:
             measured = measure_exponents(experiment.flossing, state.model, experiment.key)
         exponents = None if measured is None else np.asarray(measured)
-        return Status(state.epoch, epochs, state.flossing_epoch, self._flossing_epochs(state), exponents)
+        return Status(state.epoch, self.epochs, state.flossing_epoch, self._flossing_epochs(state), exponents)
 
     def _flossing_epochs(self, state: TrainingState) -> int:
-        # Done, due, and sure to come: gradient norms that are NaN ask no schedule that adapts to floss.
-        if self.sure is None:
-            schedule, unknown = self.experiment.schedule or floss_never(), {}
-            for path, _ in jax.tree_util.tree_leaves_with_path(eqx.filter(state.model, eqx.is_inexact_array)):
-                unknown[f"gradient_norm/{array_name(path)}"] = np.nan
-            self.sure = np.asarray([schedule(e, unknown) for e in range(1, self.config.training.epochs + 1)])
-        return state.flossing_epoch + state.due + int(self.sure[state.asked :].sum())
+        # Done, pending, and sure to come.
+        schedule = self.experiment.schedule or never()
+        return state.flossing_epoch + state.pending + certain_epochs(schedule, state.queried_epoch, self.epochs)
 
-    def _follow(self, status: Status, progress: Progress):
-        state = progress.state
+    def _follow(self, status: Status, done: Chunk):
+        state = done.state
         status.epoch, status.flossing_epoch = state.epoch, state.flossing_epoch
         status.flossing_epochs = self._flossing_epochs(state)
         status.exponents = state.measures.get("exponents")
-        if progress.kind == "training":
-            # One batch is a noisy look; the mean over the chunk is what a person wants to read.
-            known = self.tested | {name: values.mean() for name, values in progress.metrics.items()}
+        if done.kind == "training":
+            # One batch is noisy; a person wants to read the mean over the chunk.
+            known = self.recorder.tested | {name: values.mean() for name, values in done.metrics.items()}
             shown = self.experiment.shown
             status.shown = {name: (float(known[name]), form) for name, form in shown.items() if name in known}
-
-    def _close(self):
-        # On a full disk the last words cannot be written; what stopped the run is then what a person must see.
-        try:
-            self.directory.write_info(self.info)
-            if self.directory.metrics("training"):
-                save_figure(self.module.draw(self.directory), self.directory.path / "run.png")
-        except OSError:
-            if self.info["status"] == "finished":
-                raise
-
-
-def _crosses(every: int, done: int, count: int) -> bool:
-    return every > 0 and done // every > (done - count) // every
-
-
-def provenance() -> dict[str, Any]:
-    packages = ("flossing", "jax", "jaxlib", "equinox", "optax", "numpy")
-    return {
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "device": str(jax.devices()[0]),
-        "platform": platform.platform(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }

@@ -23,7 +23,7 @@ from flossing_lab.runs.registry import read_config
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.files import remove_parts
 from flossing_lab.sweeps.spec import Point, Spec, describe
-from flossing_lab.sweeps.workers import Job, carry_out, check_workers, note_kind, say
+from flossing_lab.sweeps.workers import Job, run_jobs, check_workers, evict_compilations, say
 
 LOCK = ".lock"
 _PATIENCE = 10.0  # seconds to wait for a directory that is in use
@@ -55,7 +55,7 @@ def sweep(
     check_points(spec.name, points.values(), here=scheduler is None)
     out = Path(out).absolute()
     failures: dict[str, str] = {}
-    with held(out, "sweep", "sweep.json", ["runs"]):
+    with locked(out, "sweep", "sweep.json", ["runs"]):
         runs = [{"digest": digest, "values": point.values} for digest, point in points.items()]
         write_sweep(out, {"name": spec.name, "base": spec.base, "axes": spec.axes, "runs": runs})
         waiting = {digest: point.config for digest, point in points.items() if not has_finished(out, point.config)}
@@ -63,7 +63,7 @@ def sweep(
         say(console, f"sweep {spec.name}: {len(points)} runs, {reused} finished before\ndirectory   {out}")
         if waiting:
             jobs = {digest: run_job(out, config) for digest, config in waiting.items()}
-            failures = carry_out(jobs, workers=workers, scheduler=scheduler, console=console)
+            failures = run_jobs(jobs, workers=workers, scheduler=scheduler, console=console)
     if failures:
         console.print(_table(failures, points, out))
     return Outcome(len(waiting) - len(failures), reused, len(failures))
@@ -79,12 +79,12 @@ def _run(config: Mapping[str, Any], place: str, on_progress: Any):
     from flossing_lab.runs.run import run
 
     wanted = read_config(config)
-    note_kind(wanted.with_values(seed=0).digest)
+    evict_compilations(wanted.with_values(seed=0).digest)
     run(wanted, place, on_progress=on_progress)
 
 
 @contextmanager
-def held(out: Path, what: str, mark: str, ours: Collection[str]) -> Iterator[None]:
+def locked(out: Path, what: str, mark: str, ours: Collection[str]) -> Iterator[None]:
     """Hold the directory of `what` for one process; the lock ends with the process, however that ends.
 
     It must be new, empty, hold the file or folder `mark`, or nothing but those in `ours`; else ValueError, as also if

@@ -57,7 +57,7 @@ def check_workers(command: str, workers: int | None, scheduler: str | None):
         raise ValueError(f"flossing {command} needs the extra [runs]: pip install 'flossing[runs]'") from None
 
 
-def carry_out(
+def run_jobs(
     jobs: Mapping[str, Job], *, workers: int | None, scheduler: str | None, console: Console
 ) -> dict[str, str]:
     """Do all jobs; what stopped those that failed, in one line, by name. Progress goes to the console.
@@ -70,7 +70,7 @@ def carry_out(
         return _execute(client, jobs, board)
 
 
-def note_kind(kind: str):
+def evict_compilations(kind: str):
     """In a worker: say of what kind the job is, so that compiled programs of few kinds are held in memory."""
     import jax
 

@@ -3,7 +3,6 @@
 Flossing is in float32, as in the runs; what is measured of the networks before and after it is in float64.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float
 
-from flossing._spectra.feedback import error_feedback
+from flossing._spectra.feedback import backpropagated_norms
 from flossing._spectra.jacobian import LongTermJacobian, long_term_jacobian
 from flossing._spectra.lyapunov import lyapunov_spectrum
 from flossing._training.floss import floss
@@ -80,7 +79,7 @@ def extended_precision(
         ours, jacobians = _jacobians(cell, bits, tuple(horizons))
         exact = [
             exact_log_singular_values(np.asarray(jacobians[:t]), float(guess))
-            for t, guess in zip(horizons, ours.log_condition, strict=True)
+            for t, guess in zip(horizons, ours.log_condition(), strict=True)
         ]
         return {"ours": np.asarray(ours.log_singular_values), "exact": np.stack(exact)}
 
@@ -102,15 +101,15 @@ def _flossed(
         if k == 0:
             return cell, np.zeros((epochs, 0))
         inputs, state = FlossingInputs(window, 1, 1.0), cell.zeros()
-        options: dict[str, Any] = {"k": k, "epochs": epochs, "target": target, "optimiser": _adam(rate), "clip": None}
+        options: dict[str, Any] = {
+            "k": k,
+            "epochs": epochs,
+            "target": target,
+            "optimiser": optax.adam(rate),
+            "clip": None,
+        }
         cell, history = floss(cell, inputs, state=state, key=flossing_key, **options)
         return cell, history.exponents
-
-
-@functools.cache
-def _adam(learning_rate: float) -> optax.GradientTransformation:
-    # One object, since compiled loops are found again by identity.
-    return optax.adam(learning_rate)
 
 
 def _measuring_bits(seed: int, steps: int) -> Float[Array, "T 1"]:
@@ -129,15 +128,17 @@ def _settled(cell: Cell, bits: Float[Array, "T 1"]) -> Float[Array, " N"]:
 @eqx.filter_jit
 def _measure(cell: Cell, bits: Float[Array, "T 1"], horizons: tuple[int, ...]) -> dict[str, Array]:
     state, bits = _settled(cell, bits), bits[SETTLING:]
-    spectrum = lyapunov_spectrum(lambda h, s: cell(s, h), state, bits, transient=SETTLING)
+    spectrum = lyapunov_spectrum(cell, bits, state=state, transient=SETTLING)
     measured = {"exponents": spectrum.exponents}
     if horizons:
-        step, bits = lambda h, s: cell(s, h), bits[: max(horizons)]
+        bits = bits[: max(horizons)]
         projection = jax.random.normal(jax.random.key(0), state.shape)
         projection = projection / jnp.linalg.norm(projection)
-        feedback = error_feedback(step, state, bits, lambda h: h[-1] @ projection).log_norm[::-1]
-        measured["log_feedback"] = feedback[np.asarray(horizons)]
-        measured["log_singular_values"] = long_term_jacobian(step, state, bits, horizons=horizons).log_singular_values
+        norms = backpropagated_norms(cell, bits, lambda h: h[-1] @ projection, state=state).log_norm[::-1]
+        measured["log_feedback"] = norms[np.asarray(horizons)]
+        measured["log_singular_values"] = long_term_jacobian(
+            cell, bits, state=state, horizons=horizons
+        ).log_singular_values
     return measured
 
 
@@ -147,8 +148,5 @@ def _jacobians(
 ) -> tuple[LongTermJacobian, Float[Array, "T N N"]]:
     state, bits = _settled(cell, bits), bits[SETTLING : SETTLING + max(horizons)]
 
-    def step(h, s):
-        return cell(s, h)
-
-    each = lax.scan(lambda h, s: (step(h, s), jax.jacfwd(step)(h, s)), state, bits)[1]
-    return long_term_jacobian(step, state, bits, horizons=horizons), each
+    each = lax.scan(lambda h, s: (cell(s, h), jax.jacfwd(lambda h: cell(s, h))(h)), state, bits)[1]
+    return long_term_jacobian(cell, bits, state=state, horizons=horizons), each

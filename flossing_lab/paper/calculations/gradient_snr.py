@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from flossing import tasks
-from flossing._training.train import start_training, train
+from flossing._training.train import init_training, train
 from flossing_lab.reference.config import Config
 from flossing_lab.reference.experiment import ReferenceModel, build
 
@@ -16,7 +16,7 @@ GROUPS = 8
 """Batches are divided into so many groups, which are independent."""
 
 
-def target_gradient(model: ReferenceModel, batch: tasks.Sequence) -> Float[Array, "N N"]:
+def target_gradient(model: ReferenceModel, batch: tasks.Trial) -> Float[Array, "N N"]:
     """The derivative by J of the mean of (y - 1/2) z over batch and scored steps, y being the target, z the output.
 
     The cross-entropy of a network whose output is 0 has the derivative 1/2 - y by z: this is what its gradient has of
@@ -53,7 +53,7 @@ def signal_after_preflossing(
 
 
 def _preflossed(experiment: Any) -> ReferenceModel:
-    model, start = experiment.model, start_training(experiment.model, experiment.optimiser, experiment.flossing)
+    model, start = experiment.model, init_training(experiment.model, experiment.optimiser, experiment.flossing)
     for progress in train(
         start,
         loss=experiment.loss,

@@ -1,18 +1,16 @@
 """Training of an LSTM on the temporal XOR, the calculation behind the supplement on gated networks."""
 
 import dataclasses
-import functools
 
 import equinox as eqx
 import jax
 import numpy as np
 import optax
 
-from flossing import tasks
+from flossing import schedules, tasks
 from flossing._training.flossing import Flossing
-from flossing._training.train import clip_each_array, start_training, train
+from flossing._training.train import clip_by_array_norm, init_training, train
 from flossing.cells import LSTM, Network
-from flossing.schedules import floss_before
 from flossing_lab.reference.experiment import Batch, FlossingInputs
 
 
@@ -22,7 +20,7 @@ class Loss:
 
     task: tasks.TemporalXOR
 
-    def __call__(self, network: Network, batch: tasks.Sequence):
+    def __call__(self, network: Network, batch: tasks.Trial):
         score = jax.vmap(self.task.score)(jax.vmap(network.outputs)(batch.inputs), batch)
         return score.loss.mean(), {"accuracy": score.accuracy.mean()}
 
@@ -64,7 +62,7 @@ def train_lstm(
             clip=None,
         )
         optimiser = _optimiser(learning_rate, clip)
-        state = start_training(network, optimiser, flossing)
+        state = init_training(network, optimiser, flossing)
         start = flossed_start = _exponents(flossing, network)
         metrics: dict[str, list[np.ndarray]] = {"accuracy": [], "loss": []}
         for progress in train(
@@ -75,22 +73,21 @@ def train_lstm(
             key=data_key,
             epochs=epochs,
             flossing=flossing if flossed else None,
-            schedule=floss_before(before) if flossed else None,
+            schedule=schedules.preflossing(before) if flossed else None,
         ):
             state = progress.state
             if progress.kind == "training":
                 for name, values in metrics.items():
                     values.append(progress.metrics[name])
-            elif state.epoch == 0 and state.due == 0:
+            elif state.epoch == 0 and state.pending == 0:
                 flossed_start = _exponents(flossing, state.model)
         exponents = np.stack([start, flossed_start, _exponents(flossing, state.model)])
         return {name: np.concatenate(values) for name, values in metrics.items()} | {"exponents": exponents}
 
 
-@functools.cache
 def _optimiser(learning_rate: float, clip: float) -> optax.GradientTransformation:
     # One object, since compiled loops are found again by identity.
-    return optax.chain(clip_each_array(clip), optax.adam(learning_rate))
+    return optax.chain(clip_by_array_norm(clip), optax.adam(learning_rate))
 
 
 @eqx.filter_jit

@@ -31,7 +31,7 @@ SLOWER: dict[str, Any] = {"learning_rate": 3e-4, "flossing_rate": 1e-3}
 CHANGES: dict[str, dict[str, Any]] = {
     "as networks of 80 units": {},
     "slower": SLOWER,
-    LARGER: {**SLOWER, "batch": 64, "share": 1e-3},
+    LARGER: {**SLOWER, "batch": 64, "threshold": 1e-3},
     GOAL: {**SLOWER, "batch": 256, "decay": 5000},
 }
 """What is changed, in words and as fields of the configuration."""

@@ -35,11 +35,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     "and asked every 25 (was 100)": {"k": 80, "epochs_before": 1500, "every": 25},
     "orthogonal start": {"recurrent": "orthogonal"},
     "clip 0.3 (was 0.03)": {"clip": 0.3},
-    "batch 64 (was 16)": {"batch": 64, "share": 1e-3},
+    "batch 64 (was 16)": {"batch": 64, "threshold": 1e-3},
     "20,000 epochs (was 10,000)": {"epochs": 20_000},
     "learning rate 0.0003 (was 0.001)": {"learning_rate": 3e-4},
     "learning rate 0.003": {"learning_rate": 3e-3},
-    "share 0.01 (was 0.001)": {"share": 1e-2},
+    "threshold 0.01 (was 0.001)": {"threshold": 1e-2},
 }
 """What is changed, in words and as fields of the configuration."""
 

@@ -1,4 +1,4 @@
-"""One sequence, what a task is, and how the outputs of a network are scored."""
+"""A trial, what a task is, and how the outputs of a network are scored."""
 
 from typing import NamedTuple, Protocol
 
@@ -9,15 +9,15 @@ from jaxtyping import Array, Bool, Float, Num
 from flossing._types import RandomKey
 
 
-class Sequence(NamedTuple):
-    """`inputs` (T, S), `targets` (T,), `mask` (T,) of the steps that are scored.
+class Trial(NamedTuple):
+    """One sequence of a task: `inputs` (T, S), `targets` (T,) or (T, O), `mask` (T,) of the steps that are scored.
 
-    Targets are 0 and 1 or numbers, in the floating dtype of the inputs, or classes, integers from 0. Where the mask is
-    False they say nothing.
+    Targets are (T,) for one output and (T, O) for several. They are 0 and 1 or numbers, in the floating dtype of the
+    inputs, or classes, integers from 0. Where the mask is False they mean nothing.
     """
 
     inputs: Float[Array, "T S"]
-    targets: Num[Array, " T"]
+    targets: Num[Array, "T *O"]
     mask: Bool[Array, " T"]
 
 
@@ -42,38 +42,38 @@ class Task(Protocol):
         ...
 
     @property
-    def trivial_loss(self) -> float:
+    def baseline_loss(self) -> float:
         """The expected loss of the best that can be said without memory."""
         ...
 
-    def __call__(self, key: RandomKey) -> Sequence:
+    def __call__(self, key: RandomKey) -> Trial:
         """Draw one sequence."""
         ...
 
-    def score(self, outputs: Float[Array, "T O"], sequence: Sequence) -> Score:
+    def score(self, outputs: Float[Array, "T O"], trial: Trial) -> Score:
         """Loss and accuracy of the outputs of a network along one sequence."""
         ...
 
 
-def score_bits(outputs: Float[Array, "T 1"], sequence: Sequence) -> Score:
+def score_bits(outputs: Float[Array, "T 1"], trial: Trial) -> Score:
     """Binary cross-entropy of logits; right is a logit of at least 0 for a 1, below 0 for a 0."""
-    logits, bits = outputs[:, 0], sequence.targets
+    logits, bits = outputs[:, 0], trial.targets
     loss = jax.nn.softplus(logits) - bits * logits
-    return _means(loss, (logits >= 0) == (bits > 0.5), sequence.mask)
+    return _means(loss, (logits >= 0) == (bits > 0.5), trial.mask)
 
 
-def score_classes(outputs: Float[Array, "T O"], sequence: Sequence) -> Score:
+def score_classes(outputs: Float[Array, "T O"], trial: Trial) -> Score:
     """Cross-entropy of logits; right is the class of the largest one."""
-    chosen = jnp.take_along_axis(outputs, sequence.targets[:, None], axis=1)[:, 0]
+    chosen = jnp.take_along_axis(outputs, trial.targets[:, None], axis=1)[:, 0]
     loss = jax.nn.logsumexp(outputs, axis=1) - chosen
-    right = outputs.argmax(1).astype(sequence.targets.dtype) == sequence.targets
-    return _means(loss, right, sequence.mask)
+    right = outputs.argmax(1).astype(trial.targets.dtype) == trial.targets
+    return _means(loss, right, trial.mask)
 
 
-def score_numbers(outputs: Float[Array, "T 1"], sequence: Sequence, tolerance: float) -> Score:
+def score_numbers(outputs: Float[Array, "T 1"], trial: Trial, tolerance: float) -> Score:
     """Squared error; right is what lies closer than `tolerance`."""
-    error = outputs[:, 0] - sequence.targets
-    return _means(jnp.square(error), jnp.abs(error) < tolerance, sequence.mask)
+    error = outputs[:, 0] - trial.targets
+    return _means(jnp.square(error), jnp.abs(error) < tolerance, trial.mask)
 
 
 def _means(loss: Float[Array, " T"], right: Bool[Array, " T"], mask: Bool[Array, " T"]) -> Score:

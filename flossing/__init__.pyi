@@ -1,0 +1,41 @@
+from . import cells as cells, flows as flows, schedules as schedules, tasks as tasks
+from ._linalg.qr import orthonormalise as orthonormalise
+from ._spectra.covariant import (
+    CovariantVectors as CovariantVectors,
+    angle_between_subspaces as angle_between_subspaces,
+    angles_between as angles_between,
+    covariant_vectors as covariant_vectors,
+)
+from ._spectra.feedback import GradientNorms as GradientNorms, backpropagated_norms as backpropagated_norms
+from ._spectra.jacobian import (
+    LongTermJacobian as LongTermJacobian,
+    long_term_jacobian as long_term_jacobian,
+    long_term_jvp as long_term_jvp,
+    long_term_vjp as long_term_vjp,
+)
+from ._spectra.lyapunov import lyapunov_spectrum as lyapunov_spectrum
+from ._spectra.spectrum import Spectrum as Spectrum
+from ._spectra.statistics import (
+    Uncertainty as Uncertainty,
+    effective_rank as effective_rank,
+    entropy_rate as entropy_rate,
+    kaplan_yorke_dimension as kaplan_yorke_dimension,
+    participation_ratio as participation_ratio,
+)
+from ._training.floss import FlossingHistory as FlossingHistory, floss as floss
+from ._training.flossing import (
+    Flossing as Flossing,
+    FlossingRecord as FlossingRecord,
+    FlossingState as FlossingState,
+)
+from ._training.loss import flossing_loss as flossing_loss
+from ._training.train import (
+    Chunk as Chunk,
+    FlossingTerm as FlossingTerm,
+    TrainingState as TrainingState,
+    clip_by_array_norm as clip_by_array_norm,
+    init_training as init_training,
+    train as train,
+)
+
+__version__: str

@@ -1,0 +1,76 @@
+"""Lyapunov exponents as a measurement returns them, with their growth, their errors and what continues the run."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flossing._spectra.statistics import Uncertainty, batch_means
+from flossing._types import State
+
+
+class Spectrum(eqx.Module):
+    """Lyapunov exponents of one network along one sequence, or along each of B sequences.
+
+    - `exponents` (k,): per step (per unit of time if a `time_step` was given), natural logarithm, descending as the
+      flow settles; a function of the orbit, thus the exponents of the driven system where inputs drive it.
+    - `growth` (blocks, k): log R_ii of each block of `interval` steps after the transient; the last block may be
+      shorter. `exponents` is its sum over blocks, divided by `steps * time_step`.
+    - `state`: the state after the last step, structured as the one given.
+    - `basis` (N, k): the orthonormal basis after the last step. `state` and `basis` continue the run.
+    - `transient_growth` (before, k): the growth of the blocks of the transient.
+    - `steps`, `interval`, `time_step`: the number of steps averaged, those in a block, the duration of one.
+
+    Along B sequences every array has a leading axis B, and so have the results of all methods but `mean`, `std` and
+    `standard_error`, which are over sequences.
+
+        spectrum = fl.lyapunov_spectrum(cell, inputs, k=8)
+        print(spectrum.exponents, spectrum.uncertainty().standard_error)
+    """
+
+    exponents: Float[Array, "*B k"]
+    growth: Float[Array, "*B blocks k"]
+    state: State
+    basis: Float[Array, "*B N k"]
+    transient_growth: Float[Array, "*B before k"]
+    steps: int = eqx.field(static=True)
+    interval: int = eqx.field(static=True)
+    time_step: float = eqx.field(static=True)
+
+    def running_mean(self) -> Float[Array, "*B blocks k"]:
+        """The exponents after each block: how the average has converged, in the unit of the exponents."""
+        steps = jnp.minimum(jnp.arange(1, self.growth.shape[-2] + 1) * self.interval, self.steps)
+        time = jnp.broadcast_to(steps.astype(self.growth.dtype)[:, None] * self.time_step, self.growth.shape)
+        return jnp.cumsum(self.growth, axis=-2) / time
+
+    def all_growth(self) -> Float[Array, "*B blocks k"]:
+        """log R_ii of each block, those of the transient first."""
+        return jnp.concatenate([self.transient_growth, self.growth], axis=-2)
+
+    def uncertainty(self, batches: int = 20) -> Uncertainty:
+        """The standard errors of the exponents by batch means, in their unit; see [`Uncertainty`][].
+
+        Raises ValueError if there are fewer than `8 * batches` blocks.
+        """
+        whole = self.steps // self.interval
+        return batch_means(self.growth[..., :whole, :], self.interval * self.time_step, batches)
+
+    def mean(self) -> Float[Array, " k"]:
+        """The mean over sequences; -inf where one of them has -inf."""
+        return self._of_batch("mean").mean(0)
+
+    def std(self) -> Float[Array, " k"]:
+        """The standard deviation over sequences (with B - 1); NaN for a single one, and where an exponent is -inf."""
+        return jnp.std(self._of_batch("std"), axis=0, ddof=1)
+
+    def standard_error(self) -> Float[Array, " k"]:
+        """The standard error of the mean over independent sequences."""
+        exponents = self._of_batch("standard_error")
+        return jnp.std(exponents, axis=0, ddof=1) / jnp.sqrt(jnp.asarray(len(exponents), exponents.dtype))
+
+    def _of_batch(self, name: str) -> Float[Array, "B k"]:
+        if self.exponents.ndim < 2:
+            raise ValueError(
+                f"{name} is taken over sequences, and this spectrum is of a single one: measure inputs with a leading "
+                "batch axis, or see uncertainty() for the error of a time average"
+            )
+        return self.exponents

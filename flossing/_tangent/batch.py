@@ -1,0 +1,104 @@
+"""Many sequences at once: which axes are batch axes, and the problem of a single sequence."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flossing._checks import check_leaves
+from flossing._tangent.problem import Point, Problem, initial_basis, set_up
+from flossing._tangent.step import known_input_axes, read_step, zero_state
+from flossing._types import Input, RandomKey, State
+
+
+class Batch(NamedTuple):
+    """One problem, or B of the same step.
+
+    `problem` is that of the first sequence. `starts` and `inputs` are those of all, with a leading axis of `size`
+    where `has_starts` and `has_inputs` say so. `size` is None for a single sequence.
+    """
+
+    problem: Problem
+    starts: Point
+    inputs: Input
+    size: int | None
+    has_starts: bool
+    has_inputs: bool
+
+    @property
+    def axes(self) -> tuple[int | None, int | None]:
+        """The batch axes of `starts` and `inputs`, as `jax.vmap` wants them."""
+        return 0 if self.has_starts else None, 0 if self.has_inputs else None
+
+
+def set_up_batch(
+    model: Any, inputs: Input, *, state: State, step: Any, steps: int | None, batched: bool | None
+) -> Batch:
+    """As `set_up`, for one sequence or, if `batched`, for many; None: as the number of axes of a known cell says.
+
+    With a batch, the leaves of `inputs` have shape (B, T, ...), or `inputs` is None. `state` is one state for all
+    sequences, or has a leading axis B on every leaf: one state each, if the step takes it so.
+    """
+    read_step(model, step)
+    check_leaves("state", state)
+    check_leaves("inputs", inputs)
+    state = zero_state(model) if state is None else state
+    state, inputs = jax.tree_util.tree_map(jnp.asarray, (state, inputs))
+    if batched not in (None, True, False):
+        raise ValueError(f"batched must be True, False or None, got batched={batched!r}")
+    if batched is None:
+        axes = known_input_axes(model) if step is None else None
+        leaves = jax.tree_util.tree_leaves(inputs)
+        batched = axes is not None and bool(leaves) and all(leaf.ndim == axes + 2 for leaf in leaves)
+    if not batched:
+        problem = set_up(model, inputs, state=state, step=step, steps=steps)
+        return Batch(problem, problem.start, problem.inputs, None, False, False)
+
+    size = _common_size("inputs", inputs) or _common_size("state", state)
+    if size is None:
+        raise ValueError("inputs must be given, or state with a leading axis, to have a batch, got neither")
+    first = jax.tree_util.tree_map(lambda s: s[0], inputs)
+    has_inputs = bool(jax.tree_util.tree_leaves(inputs))
+    problem, has_starts = _problem_of_one(model, first, state, size, has_inputs, step=step, steps=steps)
+    inputs = jax.tree_util.tree_map(lambda s: s[:, : problem.length], inputs)
+    split = problem.coordinates.split
+    starts = jax.vmap(lambda state: Point(*split(state)))(state) if has_starts else problem.start
+    return Batch(problem, starts, inputs, size, has_starts, has_inputs)
+
+
+def _problem_of_one(model, first, state, size, has_inputs, **options) -> tuple[Problem, bool]:
+    leaves = jax.tree_util.tree_leaves(state)
+    if all(leaf.ndim and leaf.shape[0] == size for leaf in leaves):
+        try:
+            return set_up(model, first, state=jax.tree_util.tree_map(lambda x: x[0], state), **options), True
+        except ValueError:
+            if not has_inputs:
+                raise
+    return set_up(model, first, state=state, **options), False
+
+
+def _common_size(name: str, tree: Any) -> int | None:
+    sizes = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        label = name + jax.tree_util.keystr(path)
+        if leaf.ndim == 0:
+            raise ValueError(f"{label} must have a leading batch axis, one entry a sequence, got a scalar")
+        sizes[label] = leaf.shape[0]
+    if not sizes:
+        return None
+    if len(set(sizes.values())) > 1 or not min(sizes.values()):
+        raise ValueError(f"{name} must have one leading batch axis of at least one sequence, got lengths {sizes}")
+    return next(iter(sizes.values()))
+
+
+def initial_bases(
+    batch: Batch, *, k: int | None, key: RandomKey | None, basis: Any
+) -> tuple[Float[Array, "*B N k"], int | None]:
+    """The initial basis of all sequences, or one each if `basis` has three axes; and its batch axis."""
+    coordinates = batch.problem.coordinates
+    if batch.size is None or basis is None or jnp.ndim(basis) != 3:
+        return initial_basis(coordinates, k=k, key=key, basis=basis), None
+    if jnp.shape(basis)[0] != batch.size:
+        raise ValueError(f"basis must hold one basis for each of {batch.size} sequences, got shape {jnp.shape(basis)}")
+    return jnp.stack([initial_basis(coordinates, k=k, key=key, basis=each) for each in basis]), 0

@@ -1,0 +1,120 @@
+"""How a model is called: the one convention, and the refusal where a call can be read in two ways.
+
+A function is a step, `step(state, input) -> state`. A module is called as its own ecosystem calls a cell: Equinox and
+this library `cell(input, state)`, Flax `cell(carry, input)`. Everything below turns either into the explicit form,
+`step(model, state, input) -> state`.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from flossing._convention import FUNCTION_ORDER, MODULE_ORDER, argument_names, contradicts, explain_order
+from flossing._types import Input, State
+
+ExplicitStep = Callable[[Any, State, Input], State]
+"""`step(model, state, input) -> state`."""
+
+Convention = Literal["function", "module", "flax"]
+
+_KNOWN = ("flossing", "equinox", "flax")
+"""Packages whose cells keep the order of their ecosystem, whatever their arguments are called."""
+
+
+def call_function(model: Any, state: State, input: Input) -> State:
+    """`model(state, input)`: a function is a step."""
+    return model(state, input)
+
+
+def call_module(model: Any, state: State, input: Input) -> State:
+    """`model(input, state)`: the call of an Equinox cell."""
+    return model(input, state)
+
+
+def call_flax(model: Any, state: State, input: Input) -> State:
+    """`model(carry, input) -> (carry, output)`: the call of a Flax cell."""
+    return model(state, input)[0]
+
+
+_CALLS: dict[Convention, ExplicitStep] = {"function": call_function, "module": call_module, "flax": call_flax}
+
+
+def read_step(model: Any, step: Any = None) -> ExplicitStep:
+    """The explicit form of a model's step: `step` if it is given, else what the convention says."""
+    if step is not None:
+        if not callable(step):
+            raise ValueError(f"step must be a function step(model, state, input) -> state, got step={step!r}")
+        return step
+    if not callable(model):
+        raise ValueError(
+            f"model must be a cell, or a function step(state, input); for a {type(model).__name__} of parameters, pass "
+            "step=, a function step(model, state, input) -> state"
+        )
+    return _CALLS[convention_of(model)]
+
+
+def convention_of(model: Any) -> Convention:
+    """By which convention a callable model is called."""
+    wrapped = inspect.unwrap(model) if not isinstance(model, type) else model
+    if _comes_from(wrapped, "flax"):
+        return "flax"
+    is_module = isinstance(wrapped, eqx.Module) and not isinstance(wrapped, eqx.Partial)
+    return "module" if is_module else "function"
+
+
+def check_order(model: Any, accepts: Callable[[ExplicitStep], bool]):
+    """Raise ValueError if the names of a model's arguments contradict its convention and its shapes allow both orders.
+
+    `accepts(step)` tells whether a step maps the state to a state of the same shapes.
+    """
+    convention = convention_of(model)
+    if any(_comes_from(model, package) for package in _KNOWN):
+        return
+    names = argument_names(model)
+    order = FUNCTION_ORDER if convention == "function" else MODULE_ORDER
+    if contradicts(names, order) and accepts(_other_order(convention)):
+        raise ValueError(
+            f"model must be called in one order, got one that can be read in two: {explain_order(names, order)}"
+        )
+
+
+def mend_order(model: Any, accepts: Callable[[ExplicitStep], bool]) -> str:
+    """What to add to an error about shapes, if the other order of arguments would have fitted; else nothing."""
+    if not callable(model):
+        return ""
+    convention = convention_of(model)
+    if not accepts(_other_order(convention)):
+        return ""
+    order = FUNCTION_ORDER if convention == "function" else MODULE_ORDER
+    return f"; {explain_order(argument_names(model), order)}"
+
+
+def zero_state(model: Any) -> State:
+    """The zero state of a cell that has one; ValueError for any other model."""
+    zeros = getattr(model, "zeros", None)
+    if callable(zeros):
+        return zeros()
+    if isinstance(model, (eqx.nn.GRUCell, eqx.nn.LSTMCell)):
+        h = jnp.zeros(model.hidden_size, model.weight_hh.dtype)
+        return (h, h) if isinstance(model, eqx.nn.LSTMCell) else h
+    name = getattr(model, "__name__", type(model).__name__)
+    raise ValueError(f"state must be given for a model without a method zeros(), got state=None for {name}")
+
+
+def _other_order(convention: Convention) -> ExplicitStep:
+    return call_module if convention == "function" else call_function
+
+
+def _comes_from(model: Any, package: str) -> bool:
+    return type(model).__module__.split(".")[0] == package or any(
+        base.__module__.split(".")[0] == package for base in type(model).__mro__ if package == "flax"
+    )
+
+
+def known_input_axes(model: Any) -> int | None:
+    """The number of axes of the input of one step, of a cell that is known to take a vector (S,); else None."""
+    is_known = any(_comes_from(model, package) for package in _KNOWN) and convention_of(model) != "function"
+    return getattr(model, "input_axes", 1) if is_known else None

@@ -1,0 +1,168 @@
+"""A step as JAX traces it, so that equal steps share compiled programs and closed-over arrays become arguments.
+
+A plain function may close over arrays that its owner rebinds between two calls. A cache that finds programs by the
+identity of the function would then return stale numbers, and one that does not cache compiles at every call. Here the
+step is traced at every call, which takes milliseconds, and programs are found by what the trace says it computes.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+from jaxtyping import Array, PyTree
+
+from flossing._linalg.precision import in_full_precision
+from flossing._types import Input, State
+
+Arrays = tuple[list[Any], list[Array]]
+"""What a traced step needs beside state and input: what it closed over, and the arrays of its model."""
+
+
+class TracedStep:
+    """`step(arrays, state, input) -> state`, traced once; equal to another if both compute the same.
+
+    Two steps are equal if their jaxprs are, and those of their derivatives: the rules of `jax.custom_jvp` are
+    functions, which can only be compared by what they compute. Any other function within a jaxpr counts by identity.
+    """
+
+    def __init__(self, jaxpr: Jaxpr, structure: Any):
+        self._jaxpr, self._structure = jaxpr, structure
+        self._hash = hash((tuple(equation.primitive for equation in jaxpr.eqns), structure))
+
+    def __call__(self, arrays: Arrays, state: State, input: Input) -> State:
+        constants, leaves = arrays
+        run = jaxpr_as_fun(ClosedJaxpr(self._jaxpr, constants))
+        return jax.tree_util.tree_unflatten(self._structure, run(*leaves, *jax.tree_util.tree_leaves((state, input))))
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, TracedStep) or (self._hash, self._structure) != (other._hash, other._structure):
+            return False
+        return _same(self._jaxpr, other._jaxpr) and _same(self._derivative, other._derivative)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @functools.cached_property
+    def _derivative(self) -> Any:
+        try:
+            return _differentiate(self._jaxpr)
+        except Exception:  # without a forward derivative it is like no other
+            return self
+
+
+@in_full_precision
+def trace_step(
+    step: Callable[[Any, State, Input], State], model: PyTree, state: State, input: Input
+) -> tuple[TracedStep, Arrays, State]:
+    """Trace `step(model, state, input)` -> the traced step, its arrays, and shapes and dtypes of what it returns.
+
+    `state` and `input` may be arrays or shapes and dtypes. What the step raises is passed on.
+    """
+    leaves, rest = eqx.partition(model, eqx.is_array)
+    leaves, model_structure = jax.tree_util.tree_flatten(leaves)
+    points, structure = jax.tree_util.tree_flatten((state, input))
+    returned: list[Any] = []
+
+    def flat(leaves, points):
+        model = eqx.combine(jax.tree_util.tree_unflatten(model_structure, leaves), rest)
+        out = step(model, *jax.tree_util.tree_unflatten(structure, points))
+        returned.append(out)
+        return jax.tree_util.tree_leaves(out)
+
+    closed = jax.make_jaxpr(flat)(leaves, points)
+    shapes = jax.tree_util.tree_map(_shape_of, returned[-1])
+
+    traced = TracedStep(closed.jaxpr, jax.tree_util.tree_structure(shapes))
+    return traced, (list(closed.consts), leaves), shapes
+
+
+def _shape_of(leaf: Any) -> Any:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if hasattr(leaf, "dtype") else leaf
+
+
+def _differentiate(jaxpr: Jaxpr) -> ClosedJaxpr:
+    """The derivative of `jaxpr` along all its floating arguments."""
+    avals: list[Any] = [variable.aval for variable in (*jaxpr.constvars, *jaxpr.invars)]
+    shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
+    moves = [jax.numpy.issubdtype(shape.dtype, jax.numpy.inexact) for shape in shapes]
+
+    def along(values, tangents):
+        def run(moving):
+            moving = iter(moving)
+            values_now = [next(moving) if each else value for each, value in zip(moves, values, strict=True)]
+            split = len(jaxpr.constvars)
+            return jaxpr_as_fun(ClosedJaxpr(jaxpr, values_now[:split]))(*values_now[split:])
+
+        return jax.jvp(run, ([value for each, value in zip(moves, values, strict=True) if each],), (tangents,))
+
+    return jax.make_jaxpr(along)(shapes, [shape for each, shape in zip(moves, shapes, strict=True) if each])
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two parameters of equations, or two jaxprs, are the same."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, ClosedJaxpr):
+        return _same(one.jaxpr, other.jaxpr) and _same(list(one.consts), list(other.consts))
+    if isinstance(one, Jaxpr):
+        return _same_jaxpr(one, other)
+    if isinstance(one, (tuple, list)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
+    if isinstance(one, (np.ndarray, np.generic)):
+        return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+    if isinstance(one, jax.Array):  # a large constant of an inner function: not worth a look at its values
+        return False
+    if isinstance(one, float):
+        return repr(one) == repr(other)  # 0.0 is not -0.0, and NaN is NaN
+    try:
+        return bool(one == other)
+    except Exception:  # an object that cannot be compared is not known to be the same
+        return False
+
+
+def _same_jaxpr(one: Jaxpr, other: Jaxpr) -> bool:
+    if (len(one.eqns), len(one.invars), len(one.constvars)) != (
+        len(other.eqns),
+        len(other.invars),
+        len(other.constvars),
+    ):
+        return False
+    partner: dict[Any, Any] = {}
+
+    def meet(a: Any, b: Any) -> bool:
+        if isinstance(a, Literal) or isinstance(b, Literal):
+            return isinstance(a, Literal) and isinstance(b, Literal) and a.aval == b.aval and _same(a.val, b.val)
+        return partner.get(a) is b
+
+    def pair(ours: Any, theirs: Any) -> bool:
+        for a, b in zip(ours, theirs, strict=True):
+            partner[a] = b
+        return all(a.aval == b.aval for a, b in zip(ours, theirs, strict=True))
+
+    if not (pair(one.invars, other.invars) and pair(one.constvars, other.constvars)):
+        return False
+    for a, b in zip(one.eqns, other.eqns, strict=True):
+        if a.primitive is not b.primitive or (len(a.invars), len(a.outvars)) != (len(b.invars), len(b.outvars)):
+            return False
+        if not all(map(meet, a.invars, b.invars)) or not _same(_compared(a), _compared(b)):
+            return False
+        if not pair(a.outvars, b.outvars):
+            return False
+    return len(one.outvars) == len(other.outvars) and all(map(meet, one.outvars, other.outvars))
+
+
+def _compared(equation: Any) -> dict[str, Any]:
+    # The rule of a custom_jvp is a function, made anew in every trace; the jaxpr of the derivative says what it does.
+    if equation.primitive.name == "custom_jvp_call":
+        return {name: value for name, value in equation.params.items() if name != "jvp_jaxpr_fun"}
+    return equation.params
