@@ -110,7 +110,7 @@ def phase(
     options: dict[str, Any] = {"basis": peers.drawn_basis(cell, units, k), "epochs": blocks * chunk}
 
     def run(callback):
-        options["callback"] = callback
+        options.update(callback=callback, chunk=chunk)
         if cell is not None:
             return flt.floss(peers.drawn_module(cell, units), lambda: peers.random_bits(steps), **options)
         step, parameters = peers.tanh_network(units)
@@ -119,4 +119,4 @@ def phase(
 
     run(None)  # the same once before: all intervals are compiled
     turn()
-    return run(lambda done, _: turn(chunk) if done % chunk == 0 else None).interval.numpy()
+    return run(lambda done, model, record: turn(chunk)).interval.numpy()

@@ -56,12 +56,12 @@ def flossing_phase(
     fl.floss(cell, bits, epochs=blocks * chunk, **options)  # the same once before: all intervals are compiled
     seen = [weights_of(cell)]
 
-    def look(done, model, record):
+    def callback(done, model, record):
         seen.append(weights_of(model))
         turn(chunk)
 
     turn()
-    _, history = fl.floss(cell, bits, epochs=blocks * chunk, callback=look, **options)
+    _, history = fl.floss(cell, bits, epochs=blocks * chunk, callback=callback, **options)
     input_key = jax.random.split(key)[1]  # as `floss` does
     samples = [
         {
@@ -120,7 +120,7 @@ def gradients(turn: Turn, *, units: int, k: int, samples: list[dict], dtype: str
             interval=1 if every_step else sample["interval"],
         )
         _, state, record = update_once()(flossing, model, flossing.init(model), jax.random.key(0))
-        gradient = [np.asarray(leaf).ravel() for leaf in flossed_leaves(state.optimiser)]
+        gradient = [np.asarray(leaf).ravel() for leaf in flossed_leaves(state.opt_state)]
         rows["gradient"].append(np.concatenate(gradient))
         rows["largest_exponent"].append(float(record.exponents[0]))
         rows["interval"].append(int(record.interval))
@@ -142,7 +142,7 @@ def flossing(*, units: int, steps: int, k: int, interval: Any = "auto"):
 
 
 def training(*, units: int, batch: int, steps: int, delay: int):
-    """`advance(epochs)` of training on a temporal XOR, as a run does it between two looks."""
+    """`advance(epochs)` of training on a temporal XOR, as a run does it, chunk by chunk."""
     config = Config().with_values(units=units, k=units, batch=batch, steps=steps, delay=delay)
     experiment, numbers = reference.build(config), training_start(units, batch)
     model = reference.ReferenceModel(cell_of(numbers), jnp.asarray(numbers["x0"]))
@@ -168,16 +168,6 @@ def _advance(run, carry):
     return advance
 
 
-class Step(eqx.Module):
-    """h' = tanh(J h + b). A module, so that the compiled measurement is found again."""
-
-    J: jax.Array
-    b: jax.Array
-
-    def __call__(self, h, s):
-        return jnp.tanh(self.J @ h + self.b)
-
-
 def spectrum(*, units: int, k: int, steps: int, transient: int):
     """`advance(calls)` of our spectrum in float64, inside `jax.jit` as the peers' are, at the interval "auto" chose.
 
@@ -189,7 +179,7 @@ def spectrum(*, units: int, k: int, steps: int, transient: int):
 
     def measure(J, b, h, basis, interval):
         options = {"steps": steps, "basis": basis, "transient": transient, "interval": interval}
-        return fl.lyapunov_spectrum(Step(J, b), None, state=h, **options)
+        return fl.lyapunov_spectrum(lambda h, _: jnp.tanh(J @ h + b), None, state=h, **options)
 
     arguments = [numbers[name] for name in ("J", "b", "h", "basis")]
     interval = measure(*arguments, "auto").interval

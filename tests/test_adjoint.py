@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flossing._tangent.adjoint import window_growth
 from flossing._tangent.blocks import Blocks
-from flossing._tangent.flow import tangent_flow
+from tests.helpers import flow_of, growth_of
 
 N, K = 6, 4
 
@@ -32,14 +31,14 @@ def drawn(length):
 def ours(of, interval, step=tanh_step, segment=None, **window):
     """A function of the growth after the transient, different in each exponent."""
     weights, h, s, basis = of
-    growth = window_growth(functools.partial(step, weights), h, s, basis, interval, segment=segment, **window)
+    growth = growth_of(functools.partial(step, weights), h, s, basis, interval, segment=segment, **window)
     return jnp.sin(growth[window["transient"] :].sum(0)).sum()
 
 
 def theirs(of, interval, step=tanh_step, **window):
     """The same, by the engine."""
     weights, h, s, basis = of
-    growth = tangent_flow(functools.partial(step, weights), h, s, basis, interval=interval, **window).growth
+    growth = flow_of(functools.partial(step, weights), h, s, basis, interval=interval, **window).growth
     return jnp.sin(growth.sum(0)).sum()
 
 
@@ -129,8 +128,8 @@ def test_a_lost_direction_sends_no_gradient():
 
         return jax.grad(loss)(J)
 
-    found = total(lambda *of: window_growth(*of, jnp.asarray(1), length=10, transient=0))
-    wanted = total(lambda *of: tangent_flow(*of, length=10, interval=1).growth)
+    found = total(lambda *of: growth_of(*of, jnp.asarray(1), length=10, transient=0))
+    wanted = total(lambda *of: flow_of(*of, length=10, interval=1).growth)
     assert np.isfinite(found).all()
     assert_close(found, wanted, 1e-8)
 
@@ -140,7 +139,7 @@ def test_blocks_end_at_the_transient_and_at_the_end(length, transient):
     """They follow one another, none longer than the interval."""
     for interval in range(1, length + 3):
         blocks = Blocks(jnp.asarray(interval), length, transient)
-        ends = [tuple(map(int, blocks.ends(jnp.asarray(b)))) for b in range(int(blocks.count))]
+        ends = [tuple(map(int, blocks.bounds(jnp.asarray(b)))) for b in range(int(blocks.count))]
         assert ends[0][0] == 0
         assert ends[-1][1] == length
         assert all(before[1] == after[0] for before, after in zip(ends, ends[1:], strict=False))
@@ -157,9 +156,9 @@ def test_segments_cut_blocks_into_pieces(size):
         pieces, ended = [], []
         for segment in [*(each(jnp.asarray(start)) for start in range(0, last.start, size)), last]:
             for b in range(int(segment.first), int(segment.end)):
-                pieces.append(tuple(map(int, segment.ends(b))))
+                pieces.append(tuple(map(int, segment.bounds(b))))
                 ended.append((b, pieces[-1][1]))
             if segment.is_open:
-                pieces.append((int(segment.begun), int(segment.stop)))
+                pieces.append((int(segment.open_start), int(segment.stop)))
         assert [t for start, stop in pieces for t in range(start, stop)] == list(range(11))
-        assert ended == [(b, int(blocks.ends(b)[1])) for b in range(int(blocks.count))]
+        assert ended == [(b, int(blocks.bounds(b)[1])) for b in range(int(blocks.count))]

@@ -6,7 +6,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax import lax
 
@@ -24,6 +23,9 @@ from flossing_lab.balance.measures import (
     tightness,
     weight_correlations,
 )
+from flossing_lab.runs.checkpoint import with_parameters
+from flossing_lab.runs.files import read_arrays
+from flossing_lab.runs.run import load_model, run
 
 TINY = {
     "units": 8, "signals": 2, "batch": 2, "steps": 10, "epochs": 12, "chunk": 5, "test_every": 4,
@@ -202,27 +204,18 @@ def test_without_scikit_learn_clusters_say_what_to_install(monkeypatch):
 
 
 @pytest.mark.usefixtures("optax_promotion")
-def test_renewal_falls_on_its_epochs_whatever_the_chunks():
-    """A model (w, n): w is trained, and n, which the loss does not see, counts renewals by the w it found."""
-
-    def loss(model, target):
-        return (model["w"] - target) ** 2, {}
-
-    def renew(model):
-        return model | {"n": model["n"] * 10 + model["w"]}
-
-    optimiser, key = optax.sgd(0.1), jax.random.key(0)
-    start = fl.init_training({"w": jnp.array(1.0), "n": jnp.array(0.0)}, optimiser)
-
-    def trained(state, chunk):
-        settings = {"loss": loss, "batch": jax.random.normal, "optimiser": optimiser, "key": key, "epochs": 10}
-        return list(fl.train(state, **settings, renew=renew, renew_every=4, chunk=chunk))
-
-    small, large = trained(start, 2), trained(start, 100)
-    assert [c.epochs[-1] for c in small] == [2, 4, 6, 8, 10] and [c.epochs[-1] for c in large] == [4, 8, 10]
-    again = trained(large[0].state, 100)
-    assert small[-1].state.model == large[-1].state.model == again[-1].state.model
-    first, second, last = (c.state.model for c in large)
-    assert last["n"] == 10 * first["w"] + second["w"]
-    with pytest.raises(ValueError, match="renew_every must be an integer of at least 1, got renew_every=0"):
-        next(fl.train(start, loss=loss, batch=jax.random.normal, optimiser=optimiser, key=key, epochs=1, renew_every=0))
+@pytest.mark.parametrize("chunk", [2, 100])
+def test_renewal_falls_on_its_epochs_whatever_the_chunks(tmp_path, chunk):
+    """The initial state of epoch 4 on is the relaxed state of the weights of epoch 4, and again from epoch 8 on."""
+    config = SMALL.with_values(relax_every=4, epochs=10, chunk=chunk, snapshots_every=2, test_every=10)
+    done = run(config, tmp_path / "run")
+    start = balance.draw_model(config)
+    at = {epoch: with_parameters(start, read_arrays(path)) for (epoch, _), path in done.snapshots.items()}
+    relax = balance._make_relax(config)
+    before = start
+    for epoch in sorted(epoch for epoch in at if epoch % 4 == 0 and epoch):
+        expected = relax(balance.BalanceModel(at[epoch].network, before.x0))
+        np.testing.assert_allclose(at[epoch].x0, expected.x0, rtol=1e-12)
+        before = at[epoch]
+    np.testing.assert_array_equal(load_model(done).x0, before.x0)
+    assert done.metrics("training")["epoch"].tolist() == list(range(1, 11))

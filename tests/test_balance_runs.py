@@ -51,7 +51,9 @@ def test_a_run_keeps_what_must_not_change_and_measures_the_rest(finished):
     rested = model.network((jnp.ones(2), jnp.zeros(8)), model.x0)
     np.testing.assert_allclose(rested, model.x0, rtol=0, atol=1e-12)
     assert np.abs(model.x0 - start.x0).max() > 1e-4
-    np.testing.assert_allclose(test["test_error"][-1], balance.measure(model, start, SMALL)["test_error"], rtol=1e-12)
+    np.testing.assert_allclose(
+        test["test_error"][-1], balance.test_model(model, start, SMALL)["test_error"], rtol=1e-12
+    )
 
 
 @pytest.mark.usefixtures("optax_promotion")

@@ -12,7 +12,7 @@ import pytest
 from flossing_lab.cli import main
 from flossing_lab.reference.config import Config
 from flossing_lab.runs.directory import RunDirectory
-from tests.helpers import COMMAND, TINY, command_here, command_line
+from tests.lab_helpers import COMMAND, TINY, command_here, command_line
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import subprocess
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -12,6 +13,8 @@ import pytest
 import flossing as fl
 from flossing_lab.comparison import __main__ as program, runs, table
 from flossing_lab.comparison.settings import FULL, NETWORKS, QUICK, SEEDS, TASKS
+
+COMMITTED = Path(__file__).parents[1] / "comparison"
 
 
 @pytest.fixture(scope="module")
@@ -84,28 +87,26 @@ def test_the_table_renders():
 
 
 def test_the_table_is_what_the_results_say():
-    results = program.read_results()
-    assert program.PAGE.read_text("utf-8") == program.page(results)
+    results = program.read_results(COMMITTED)
+    assert (COMMITTED / "table.md").read_text("utf-8") == program.page(results)
     assert {run["seed"] for run in results["runs"]} <= set(SEEDS)
 
 
 @pytest.fixture
 def folder(monkeypatch, tmp_path):
-    """The program writes to a folder of its own, and knows one network only."""
-    monkeypatch.setattr(program, "RESULTS", tmp_path / "results.json")
-    monkeypatch.setattr(program, "PAGE", tmp_path / "table.md")
+    """A folder for runs; the program knows one network only."""
     monkeypatch.setattr(program, "NETWORKS", {"vanilla": NETWORKS["vanilla"]})
     return tmp_path / "runs"
 
 
 @pytest.mark.slow
 def test_the_program_makes_what_is_not_there(folder, monkeypatch, capsys, tiny):
-    arguments = ["--quick", "--only", "adding", "--seeds", "3", "--folder", str(folder)]
+    arguments = ["--quick", "--only", "adding", "--seeds", "3", "--out", str(folder.parent)]
     assert program.main(arguments) == 0
     made = [json.loads((folder / f"adding-vanilla-{c}-3.json").read_text()) for c in runs.CONDITIONS]
     assert all(run.keys() == tiny[run["condition"]].keys() and run["failure"] is None for run in made)
     assert made[0]["exponents"]["start"] == made[1]["exponents"]["start"]
-    assert not program.PAGE.exists()
+    assert not (folder.parent / "table.md").exists()
 
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 1, "", "much\nno luck"))
     assert program.main(arguments) == 0  # all there: no process is started
@@ -121,12 +122,12 @@ def test_results_are_collected(folder, capsys):
         for seed, kept in ((1, settings), (2, settings | {"units": 63})):
             run = record("xor", "vanilla", condition, seed) | {"format": runs.FORMAT, "settings": kept}
             runs.run_file(folder, "xor", "vanilla", condition, seed).write_text(json.dumps(run))
-    program.write_table(folder, program.Console())
-    results = program.read_results()
+    program.write_table(folder.parent, program.Console())
+    results = program.read_results(folder.parent)
     assert [(run["condition"], run["seed"]) for run in results["runs"]] == [("without", 1), ("with", 1)]
     assert results["settings"]["units"] == 64 and "TemporalXOR" in results["tasks"]["xor"]
-    assert "| vanilla | 0.500 (0.500 to 0.500) |" in program.PAGE.read_text("utf-8")
-    assert program.PAGE.read_text("utf-8") == program.page(results)
+    assert "| vanilla | 0.500 (0.500 to 0.500) |" in (folder.parent / "table.md").read_text("utf-8")
+    assert (folder.parent / "table.md").read_text("utf-8") == program.page(results)
 
 
 @pytest.mark.parametrize(

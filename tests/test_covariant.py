@@ -11,6 +11,7 @@ import pytest
 import flossing as fl
 from flossing._spectra.covariant import angle_between_subspaces, angles_between, covariant_flow, covariant_vectors
 from flossing.cells import VanillaRNN
+from tests.helpers import problem_of
 
 KEY = jax.random.key(1)
 EXACT = {"rtol": 0, "atol": 1e-10}
@@ -47,6 +48,7 @@ SYSTEMS = {
 @functools.cache
 def run(name, **options):
     step, state, inputs, steps = SYSTEMS[name]
+    options = {"transient": 0, "settling": 0} | options
     return covariant_vectors(step, inputs, state=state, steps=steps, key=KEY, **options)
 
 
@@ -224,7 +226,7 @@ def test_jit_vmap_and_a_cached_module():
     class Driven(eqx.Module):
         cell: VanillaRNN
 
-        def __call__(self, h, s):
+        def __call__(self, s, h):
             return self.cell(s, h)
 
     signals = SIGNAL.reshape(3, 100, 6)
@@ -282,11 +284,18 @@ def test_a_block_that_comes_out_differently_the_second_time_is_an_error():
 def test_blocks_come_out_the_same_the_second_time():
     """To the last bit, or chaos would tear long blocks apart: what storing their starts alone rests on."""
     _, state, _, _ = SYSTEMS["lattice"]
-    _, trace = covariant_flow(lattice, state, None, jnp.eye(6), None, (0, 1000, 1000), 500)
+    flow = jax.jit(functools.partial(covariant_flow, stops=(0, 1000, 1000), block=500), static_argnums=2)
+    _, trace = flow(problem_of(lattice, state, None, 1000), jnp.eye(6), None, None)
     assert trace.gap < 1e-8
 
 
-GOOD = {"step": lambda h, s: jnp.tanh(h) + s, "state": jnp.zeros(3), "inputs": jnp.ones((10, 3))}
+GOOD = {
+    "model": lambda h, s: jnp.tanh(h) + s,
+    "state": jnp.zeros(3),
+    "inputs": jnp.ones((10, 3)),
+    "transient": 0,
+    "settling": 0,
+}
 
 CASES = [
     ({"k": 4}, r"k must be an integer from 1 to 3 \(the state has 3 real coordinates\), got k=4"),
@@ -298,8 +307,8 @@ CASES = [
     ({"block": 0}, "block must be an integer of at least 1, got block=0"),
     ({"basis": np.ones((3, 2))}, "basis must have linearly independent columns"),
     ({"inputs": None}, "steps must be given for an autonomous system"),
-    ({"step": lambda h, s: h**3 + 10 * s, "transient": 2}, "tangents finite, got NaN or infinity at step 6: check"),
-    ({"step": lambda h, s: 0 * h}, "Jacobians of rank k or more, got one of rank 0 up to rounding at step 0"),
+    ({"model": lambda h, s: h**3 + 10 * s, "transient": 2}, "tangents finite, got NaN or infinity at step 6: check"),
+    ({"model": lambda h, s: 0 * h}, "Jacobians of rank k or more, got one of rank 0 up to rounding at step 0"),
 ]  # fmt: skip
 
 

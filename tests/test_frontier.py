@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from flossing_lab.paper.figures import above_n as beyond, capacity, frontier, larger, limits
-from flossing_lab.paper.make import circumstances, room
+from flossing_lab.paper import schedules
+from flossing_lab.paper.calculations import capacity as calculations
+from flossing_lab.paper.figures import above_n as beyond, capacity, find_figures, frontier, larger, limits
 from flossing_lab.paper.results_page import page
 from flossing_lab.reference.config import Config, StoppingConfig
 from flossing_lab.runs.files import plain
+from flossing_lab.runs.provenance import brief_provenance
 
 
 def delay_line(units, scale=1e-3):
@@ -22,7 +24,7 @@ def bits(length, seed=0):
 
 
 def test_a_delay_line_remembers_as_many_steps_as_it_has_units():
-    memory = capacity.memory_function(delay_line(7), bits(6000), 12)
+    memory = calculations.memory_function(delay_line(7), bits(6000), 12)
     np.testing.assert_allclose(memory[:7], 1, atol=1e-6)
     assert (memory[7:] < 0.01).all() and memory.sum() == pytest.approx(7, abs=0.02)
 
@@ -30,7 +32,7 @@ def test_a_delay_line_remembers_as_many_steps_as_it_has_units():
 def test_memory_fades_as_the_theory_of_one_linear_unit_says():
     """x_t = a x_{t-1} + s_t: the correlation with the bit of n steps ago is a^n sqrt(1 - a^2)."""
     a = 0.8
-    memory = capacity.memory_function((np.array([[a]]), np.array([[1e-3]]), np.zeros(1)), bits(200_000), 8)
+    memory = calculations.memory_function((np.array([[a]]), np.array([[1e-3]]), np.zeros(1)), bits(200_000), 8)
     np.testing.assert_allclose(memory, a ** (2 * np.arange(8)) * (1 - a**2), atol=0.01)
 
 
@@ -39,18 +41,18 @@ def test_parities_are_readable_where_they_are_held():
     signal = bits(6000)
     parity = np.abs(signal - np.roll(signal, 4))
     held = [np.roll(signal, lag) for lag in range(4)] + [np.roll(parity, lag) for lag in range(3)]
-    delayed = capacity._delayed(signal, 12, 20)
+    delayed = calculations._delayed(signal, 12, 20)
     np.testing.assert_array_equal(delayed[:, 3], signal[17:-3])
-    readable = capacity._readable(np.stack(held, axis=1)[20:], np.abs(delayed[:, :8] - delayed[:, 4:]))
+    readable = calculations._readable(np.stack(held, axis=1)[20:], np.abs(delayed[:, :8] - delayed[:, 4:]))
     np.testing.assert_allclose(readable, [1] * 3 + [0] * 5, rtol=0, atol=0.02)
     # A linear network holds none.
-    assert capacity.parity_function(delay_line(7), signal, 6, 3).max() < 0.02
+    assert calculations.parity_function(delay_line(7), signal, 6, 3).max() < 0.02
 
 
 def test_schedules_differ_in_flossing_and_start_alone():
     for scale in ("laptop", "paper", "tiny"):
         for place in frontier.places(scale):
-            at = {name: frontier.spec_of(scale, place, name).points()[0].config for name in frontier.SCHEDULES}
+            at = {name: frontier.spec_of(scale, place, name).points()[0].config for name in schedules.SCHEDULES}
             same = [
                 (
                     config.task,
@@ -73,7 +75,7 @@ def group(units, d, schedule, accuracy, epochs, flossing):
 
 def content(data):
     counts = {"runs": {"made": 0, "wanted": 0}, "calculations": {"made": 0, "wanted": 0}, "missing": []}
-    return {"scale": "laptop", **counts, "circumstances": circumstances(), "data": data}
+    return {"scale": "laptop", **counts, "provenance": brief_provenance(), "data": data}
 
 
 GROUPS = [
@@ -103,8 +105,8 @@ def test_the_verdicts_on_the_frontier():
     expected = [unknown, "holds in part", unknown, "holds", "does not hold", "holds"]
     assert [*ours[0:6:2], ours[6], *ours[8:11:2]] == expected
     assert verdicts([]) == [unknown] * 11
-    for name in ("frontier", "beyond", "limits", "larger", "capacity"):
-        assert room(name).draw({"groups": [], "units": 8, "rows": [], "curves": []}).axes
+    for name in ("frontier", "above_n", "limits", "larger", "capacity"):
+        assert find_figures()[name].draw({"groups": [], "units": 8, "rows": [], "curves": []}).axes
     assert frontier.draw({"groups": GROUPS}).axes
 
 
@@ -134,7 +136,7 @@ def test_the_verdicts_on_limits():
 
 
 def test_training_ends_early_but_at_the_first_place():
-    first, *others = [spec_of.points()[0].config for spec_of in frontier.specs("laptop")[:: len(frontier.SCHEDULES)]]
+    first, *others = [spec_of.points()[0].config for spec_of in frontier.specs("laptop")[:: len(schedules.SCHEDULES)]]
     assert first.stopping == Config().stopping
     assert {config.stopping for config in others} == {StoppingConfig(stop_at=0.98, give_up_after=5000)}
 
@@ -150,7 +152,7 @@ def test_the_table():
     ]
     assert told[0][4:] == ["0.990 (0.990 to 0.990)", "500", "2", "1"]
     assert told[1][4:6] == ["0.500 (0.500 to 0.510)", "–"]
-    text = page({"frontier": room("frontier")}, {"frontier": content({"groups": rows})})
+    text = page({"frontier": find_figures()["frontier"]}, {"frontier": content({"groups": rows})})
     assert "| 80 | 76 | no flossing | 0 of 3 | 0.500 (0.500 to 0.510) | – | 0 | 1 |" in text
 
 
@@ -172,7 +174,7 @@ def test_beyond_the_frontier_training_is_longer_and_delays_are():
     for spec in beyond.specs("laptop"):
         for config in (point.config for point in spec.points()):
             assert config.longest_lag >= config.network.units == config.k
-    place = frontier.Place(80, [40], 3)
+    place = schedules.Place(80, [40], 3)
     within = frontier.spec_of("laptop", place, "whole").points()[0].config
     changed = [
         {name: there for name, (_, there) in within.differences(spec.points()[0].config).items()}
@@ -220,7 +222,7 @@ def test_larger_networks_are_the_frontiers_with_little_changed():
     longer = [config for config in slower if config.longest_lag == 152]
     assert (len(longer), len(batches)) == (3, 6)
     pairs = (as_it_is, slower, {"learning_rate"}), (longer, batches, {"batch"})
-    for before, after, changed in (*pairs, (batches, goal, {"batch", "share", "decay"})):
+    for before, after, changed in (*pairs, (batches, goal, {"batch", "threshold", "decay"})):
         for one, other in zip(before, after, strict=False):
             assert set(one.differences(other)) == changed
     assert [config.seeds.seed_network for config in goal] == list(range(1, 11))

@@ -11,7 +11,7 @@ import flossing as fl
 from flossing import tasks
 from flossing_lab.reference import experiment as reference
 from flossing_lab.reference.config import Config
-from tests.helpers import GOLDEN, golden, golden_flossing, golden_model, named_arrays
+from tests.lab_helpers import GOLDEN, golden, golden_flossing, golden_model, named_arrays
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 KEY = jax.random.key(0)
@@ -32,7 +32,7 @@ def golden_task(case):
 
 
 def golden_batch(case):
-    return jax.vmap(golden_task(case).sequence)(jnp.asarray(case["bits"].T[..., None], dtype=float))
+    return jax.vmap(golden_task(case).trial)(jnp.asarray(case["bits"].T[..., None], dtype=float))
 
 
 @pytest.fixture(params=GOLDEN)

@@ -6,11 +6,12 @@ import pytest
 
 from flossing_lab.paper import make
 from flossing_lab.paper.analysis.merge import known_runs, with_kept
+from flossing_lab.paper.figures import find_figures
 from flossing_lab.paper.results import Folder
 from flossing_lab.runs.files import plain
 from tests.test_paper import ROOT, FakeRun
 
-GROWING = ("frontier", "beyond", "limits", "larger")
+GROWING = ("frontier", "above_n", "limits", "larger")
 
 
 def network(seed: int, reached: float, condition: str = "none") -> dict:
@@ -64,7 +65,7 @@ def test_only_runs_that_every_list_knows_are_known():
 def test_the_committed_data_know_their_runs(name):
     """A change of what a configuration is called would have hundreds of hours run again."""
     content = json.loads((ROOT / "paper" / "data" / f"{name}.json").read_text("utf-8"))
-    wanted = {point.config.digest for spec in make.room(name).specs("laptop") for point in spec.points()}
+    wanted = {point.config.digest for spec in find_figures()[name].specs("laptop") for point in spec.points()}
     known = known_runs(content["data"])
     assert known <= wanted and len(known) == content["runs"]["made"] > 0
 
@@ -81,7 +82,7 @@ class Everything:
 
 @pytest.mark.parametrize("figure, kept", [("frontier", True), ("supplement_k", False)])
 def test_directories_may_go_where_a_map_grows(tmp_path, figure, kept):
-    room, folder = make.room(figure), Folder(tmp_path)
+    room, folder = find_figures()[figure], Folder(tmp_path)
     nothing = {"scale": "tiny", "runs": {"made": 0, "wanted": 0}, "calculations": {"made": 0, "wanted": 0}}
     data = plain(room.collect(Everything(), "tiny"))
     folder.write_data(figure, nothing | {"data": data})
@@ -95,7 +96,7 @@ def test_directories_may_go_where_a_map_grows(tmp_path, figure, kept):
 
 def test_a_figure_that_names_no_runs_keeps_what_it_has(tmp_path):
     """Its runs cannot be added to; but the directory does not come to say less than it did."""
-    room, folder = make.room("capacity"), Folder(tmp_path)
+    room, folder = find_figures()["capacity"], Folder(tmp_path)
     content = {"scale": "tiny", "runs": {"made": 2, "wanted": 4}, "calculations": {"made": 1, "wanted": 1}}
     folder.write_data("capacity", content | {"data": {"kept": 1}})
     for chosen in (True, False):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, example, given, settings, strategies as st
 
 import flossing as fl
+from flossing._runtime import compiled
 from flossing.cells import VanillaRNN
 from tests.helpers import dense_jacobians, tanh_network
 
@@ -141,7 +142,7 @@ def test_a_module_as_step_is_compiled_once_and_sees_new_parameters():
     class Step(eqx.Module):
         network: VanillaRNN
 
-        def __call__(self, h, s):
+        def __call__(self, s, h):
             traces.append(1)
             return self.network(s, h)
 
@@ -154,6 +155,57 @@ def test_a_module_as_step_is_compiled_once_and_sees_new_parameters():
     for network, exponents in zip(networks, cached, strict=True):
         plain = fl.lyapunov_spectrum(lambda h, s, n=network: n(s, h), inputs, state=jnp.zeros(5), transient=0)
         np.testing.assert_allclose(exponents, plain.exponents, **EXACT)
+
+
+def count_programs(measure):
+    """The number of programs that a call compiles."""
+    programs = []
+
+    def listen(event, duration, **_):
+        programs.append(event) if event.endswith("jaxpr_to_mlir_module_duration") else None
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        measure()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    return len(programs)
+
+
+@pytest.mark.parametrize("activation", [jnp.tanh, jax.nn.relu, fl.cells.spike])
+def test_a_second_call_with_other_weights_compiles_nothing(activation):
+    """Of a plain function that closes over them, made anew, as of a model; also with a derivative of its own."""
+    inputs, start = jnp.ones((9, 7)), 0.1 * jnp.ones(7)
+
+    def measure(W):
+        act = (lambda x: activation(x, 1.0)) if activation is fl.cells.spike else activation
+        return fl.lyapunov_spectrum(lambda h, s: act(W @ h + s), inputs, state=start, k=2).exponents
+
+    first, second = 0.5 * jnp.eye(7), 0.4 * jnp.eye(7) + 0.1
+    wanted = measure(second)  # and whatever else the call needs is compiled
+    jax.clear_caches()
+    compiled._program.cache_clear()
+    assert count_programs(lambda: measure(first)) >= 1
+    found = []
+    assert count_programs(lambda: found.append(measure(second))) == 0
+    np.testing.assert_allclose(found[0], wanted, rtol=1e-12)
+
+
+def test_steps_that_differ_in_a_derivative_alone_are_not_taken_for_one_another():
+    """Two surrogates of the same step function, each with its own slope."""
+
+    def surrogate(slope):
+        @jax.custom_jvp
+        def f(x):
+            return x * 1.0
+
+        f.defjvp(lambda primals, tangents: (f(*primals), slope * tangents[0]))
+        return f
+
+    for slope in (0.5, 0.25, 0.5):
+        f = surrogate(slope)
+        exponent = fl.lyapunov_spectrum(lambda h, s, f=f: f(h), None, state=jnp.ones(1), steps=4).exponents[0]
+        assert float(exponent) == pytest.approx(np.log(slope))
 
 
 def test_a_measurement_of_a_plain_function_is_one_program():
@@ -195,7 +247,7 @@ def test_vmap_over_sequences():
 class Hidden(eqx.Module):
     function: Callable = eqx.field(static=True)
 
-    def __call__(self, h, s):
+    def __call__(self, s, h):
         return self.function(h)
 
 
@@ -211,7 +263,7 @@ def test_a_module_may_hide_a_function_that_closes_over_arrays():
 class HiddenFlow(eqx.Module):
     step: Callable = eqx.field(static=True)
 
-    def __call__(self, h, s):
+    def __call__(self, s, h):
         return self.step(h, s)
 
 

@@ -17,6 +17,7 @@ from flossing_lab.paper import make, results
 from flossing_lab.paper.analysis import verdicts as judging
 from flossing_lab.paper.analysis.measures import curves, epochs_to_solve, groups, quartiles
 from flossing_lab.paper.contract import Calculation
+from flossing_lab.paper.figures import find_figures
 from flossing_lab.paper.results import Folder, by_name
 from flossing_lab.paper.scales import SIZES
 from flossing_lab.runs.directory import RunDirectory
@@ -49,7 +50,7 @@ def states(folder: Path) -> dict[Path, int]:
 def test_one_figure_is_made(tmp_path):
     """And the others are said to be missing."""
     said = paper(tmp_path / "out", "--only", "supplement_window")
-    folder, figure = Folder(tmp_path / "out"), make.room("supplement_window")
+    folder, figure = Folder(tmp_path / "out"), find_figures()["supplement_window"]
     content, page = folder.read_data("supplement_window"), (tmp_path / "out" / "RESULTS.md").read_text("utf-8")
     assert content["runs"] == {"made": 4, "wanted": 4} and content["missing"] == [] and "4 of 4 finished" in said
     assert f"![{figure.TITLE}](supplement_window.png)" in page and "Scale tiny: 0 of 8 runs." in page
@@ -61,18 +62,18 @@ def test_the_whole_paper_is_made(made):
     out, said = made
     assert "paper at scale tiny: " in said and "0 finished before" in said and "100% done" in said
     page = (out / "RESULTS.md").read_text("utf-8")
-    for name in make.NAMES:
+    for name in [name for name, figure in find_figures().items() if figure.IN_PAPER]:
         content = json.loads((out / "data" / f"{name}.json").read_text("utf-8"))
         for kind in ("runs", "calculations"):
             assert content[kind]["made"] == content[kind]["wanted"], content["missing"]
         assert len(json.dumps(content)) < 100_000
         assert (out / f"{name}.png").stat().st_size > 5000
-        assert f"![{make.room(name).TITLE}]({name}.png)" in page
-        for claim in make.room(name).claims(content["data"]):
+        assert f"![{find_figures()[name].TITLE}]({name}.png)" in page
+        for claim in find_figures()[name].claims(content["data"]):
             assert f"| {claim.n} | **{claim.verdict}** |" in page and claim.found.split("|")[0] in page
     assert "- fig" not in page and {path.name for path in out.iterdir()} == {
         *("runs", "calculations", "data", "RESULTS.md", ".lock"),
-        *(f"{name}.png" for name in make.NAMES),
+        *(f"{name}.png" for name in [name for name, figure in find_figures().items() if figure.IN_PAPER]),
     }
 
 
@@ -80,7 +81,7 @@ def test_the_whole_paper_is_made(made):
 def test_what_is_missing_is_made_and_nothing_else(made, tmp_path):
     out = shutil.copytree(made[0], tmp_path / "out")
     shutil.copytree(made[0].parent / "xla", tmp_path / "xla")
-    lost, stopped = [run.path for _, run in Folder(out).runs(make.room("fig3").specs("tiny")[0])][:2]
+    lost, stopped = [run.path for _, run in Folder(out).runs(find_figures()["fig3"].specs("tiny")[0])][:2]
     before = states(out / "runs") | states(out / "calculations")
     shutil.rmtree(lost)
     info = json.loads((stopped / "run.json").read_text())
@@ -98,7 +99,7 @@ def test_what_is_missing_is_made_and_nothing_else(made, tmp_path):
 def test_without_its_runs_a_figure_says_so_and_one_left_out_keeps_its_data(made, tmp_path):
     folder = Folder(tmp_path)
     shutil.copytree(made[0] / "data", tmp_path / "data")
-    figure, rooms = make.room("fig3"), {name: make.room(name) for name in make.ALL}
+    figure, rooms = find_figures()["fig3"], find_figures()
     make.keep_data(folder, figure, "tiny", chosen=False)
     make.write_page(folder, rooms)
     kept = (tmp_path / "RESULTS.md").read_text("utf-8")
@@ -108,7 +109,7 @@ def test_without_its_runs_a_figure_says_so_and_one_left_out_keeps_its_data(made,
     shutil.rmtree(next(run.path for _, run in Folder(tmp_path).runs(figure.specs("tiny")[1])))
     make.keep_data(folder, figure, "tiny", chosen=True)
     shutil.rmtree(tmp_path / "runs")
-    make.keep_data(folder, make.room("fig4"), "tiny", chosen=True)
+    make.keep_data(folder, find_figures()["fig4"], "tiny", chosen=True)
     (tmp_path / "data" / "supplement_k.json").unlink()
     make.write_page(folder, rooms)
     page = (tmp_path / "RESULTS.md").read_text("utf-8")
@@ -169,14 +170,14 @@ def test_bad_input_is_one_line(arguments, message, tmp_path, monkeypatch, capsys
 
 @pytest.mark.parametrize("scale", SIZES)
 def test_runs_of_each_scale(scale):
-    specs = [spec for name in RUN_FIGURES for spec in make.room(name).specs(scale)]
+    specs = [spec for name in RUN_FIGURES for spec in find_figures()[name].specs(scale)]
     digests = [point.config.digest for spec in specs for point in spec.points()]
     assert len(set(digests)) < len(digests)  # figures share runs
     assert scale != "laptop" or len(set(digests)) <= 140
 
 
 def test_workers_are_at_different_kinds_of_runs():
-    points = make.room("fig4").specs("laptop")[0].points()
+    points = find_figures()["fig4"].specs("laptop")[0].points()
     (ordered,) = [make.side_by_side([point.config for point in points], 2)]
     kinds = [config.with_values(seed=0).digest for config in ordered]
     assert sorted(config.digest for config in ordered) == sorted(point.config.digest for point in points)
@@ -190,14 +191,15 @@ def double(values: list) -> dict[str, np.ndarray]:
 def test_a_calculation_is_made_anew_when_its_arguments_change(tmp_path, monkeypatch):
     monkeypatch.setattr("flossing_lab.runs.process.configure_dtype", lambda dtype: None)
     monkeypatch.setattr(results, "evict_compilations", lambda kind: None)
-    folder, one = Folder(tmp_path), Calculation("one", "tests.test_paper:double", {"values": [1, 2]})
+    monkeypatch.setattr(results, "find_calculation", lambda name: double)
+    folder, one = Folder(tmp_path), Calculation("one", "double", {"values": [1, 2]})
     assert folder.calculation(one) is None
     job = folder.job(one)
     job.function(*job.arguments, None)
     np.testing.assert_array_equal(folder.calculation(one)["doubled"], [2, 4])
     assert folder.calculation(one).keys() == {"doubled"}
     assert folder.calculation(one._replace(arguments={"values": [1, 3]})) is None
-    assert folder.calculation(one._replace(function="tests.test_paper:triple")) is None
+    assert folder.calculation(one._replace(function="triple")) is None
     (tmp_path / "calculations" / "one.npz").write_bytes(b"PK")
     assert folder.calculation(one) is None
     with pytest.raises(ValueError, match="name must stand for one calculation, got two of name 'one'"):
@@ -245,7 +247,7 @@ def fake_results(jumps: dict[str, list[int]]):
 
 
 def test_what_is_taken_from_runs():
-    (_, spec) = make.room("fig3").specs("laptop")
+    (_, spec) = find_figures()["fig3"].specs("laptop")
     fake = fake_results({"none": [400, 400, 400], "before": [50, 100]})
     rows = {(row["d"], row["condition"]): row for row in groups(fake, spec)}
     assert rows.keys() == {(d, condition) for d in (20, 30, 40, 60) for condition in ("none", "before")}
@@ -327,7 +329,7 @@ def test_less_than_a_tenth_of_the_epochs_makes_no_difference(epochs, verdict):
 def test_one_network_decides_nothing_about_windows(solved, verdict):
     each = [{"window": w, "d": 60, "seed": [1, 2, 3]} for w in (100, 20)]
     groups = [{**row, "final_accuracy": [1.0] * n + [0.5] * (3 - n)} for row, n in zip(each, solved, strict=True)]
-    (claim,) = make.room("supplement_window").claims({"groups": groups})
+    (claim,) = find_figures()["supplement_window"].claims({"groups": groups})
     assert claim.verdict == verdict
 
 
@@ -356,7 +358,7 @@ def test_the_verdict_on_k(solved, verdict):
 
 
 def test_the_committed_results_follow_from_the_committed_data():
-    folder, rooms = Folder(ROOT / "paper"), {name: make.room(name) for name in make.ALL}
+    folder, rooms = Folder(ROOT / "paper"), find_figures()
     contents = {name: content for name in rooms if (content := folder.read_data(name)) is not None}
     assert contents
     assert make.page(rooms, contents) == (ROOT / "paper" / "RESULTS.md").read_text("utf-8")

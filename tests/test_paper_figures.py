@@ -1,6 +1,5 @@
 """The figures that rest on calculations: what is calculated is right, and what is judged follows from the data."""
 
-import importlib
 import json
 
 import jax
@@ -8,13 +7,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from flossing_lab.paper import make
 from flossing_lab.paper.analysis.curves import k_colours, summary
+from flossing_lab.paper.calculations import find_calculation
 from flossing_lab.paper.calculations.ball_arithmetic import exact_log_singular_values
 from flossing_lab.paper.calculations.flossed import extended_precision, flossed_networks
 from flossing_lab.paper.calculations.lstm import train_lstm
-from flossing_lab.paper.contract import Calculation, FigureRoom
-from flossing_lab.paper.figures import fig1, fig2, supplement_lstm, surrogate
+from flossing_lab.paper.contract import Calculation, FigureModule
+from flossing_lab.paper.figures import fig1, fig2, find_figures, supplement_lstm, surrogate
 from flossing_lab.runs.files import plain
 from tests.helpers import tanh_network
 
@@ -84,7 +83,7 @@ def flossing_changes_nothing(calculation):
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.NAME)
 def test_verdicts_follow_from_the_data(room):
-    assert isinstance(room, FigureRoom) and room.specs("tiny") == []
+    assert isinstance(room, FigureModule) and room.specs("tiny") == []
     for made, verdict in ((flossed_well, "holds"), (flossing_changes_nothing, "does not hold"), (nothing, "not run")):
         data = collected(room, made)
         assert {claim.verdict for claim in room.claims(data)} == {verdict}
@@ -132,8 +131,7 @@ def test_calculations_name_functions_that_take_their_arguments(room):
     import inspect
 
     for calculation in room.calculations("laptop"):
-        module, _, function = calculation.function.partition(":")
-        signature = inspect.signature(getattr(importlib.import_module(module), function))
+        signature = inspect.signature(find_calculation(calculation.function))
         signature.bind(**calculation.arguments)
         assert set(calculation.arguments) == set(signature.parameters)
 
@@ -206,8 +204,8 @@ def test_summaries_and_colours():
 
 @pytest.mark.parametrize("scale", ["laptop", "tiny"])
 def test_all_runs_are_legal_and_specifications_have_names_of_their_own(scale):
-    specs = [spec for name in make.ALL for spec in make.room(name).specs(scale)]
+    specs = [spec for name in find_figures() for spec in find_figures()[name].specs(scale)]
     assert all(spec.points() for spec in specs)
-    for name in make.ALL:
-        names = [spec.name for spec in make.room(name).specs(scale)]
+    for name in find_figures():
+        names = [spec.name for spec in find_figures()[name].specs(scale)]
         assert len(names) == len(set(names))

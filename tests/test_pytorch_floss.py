@@ -10,12 +10,13 @@ import optax
 import pytest
 
 import flossing as fl
-from flossing._tangent.interval import strains_of
+from flossing._tangent.spread import block_spread_ratio
 from tests.pytorch_settings import DOUBLE, one_thread_and_seed as one_thread_and_seed, torch
 
 nn = torch.nn
 flt = pytest.importorskip("flossing.pytorch")
 from flossing.pytorch import _floss, _jax_engine as _jax  # noqa: E402
+from flossing.pytorch._spread import spread_ratio  # noqa: E402
 from flossing.pytorch._system import read_system  # noqa: E402
 
 
@@ -111,7 +112,8 @@ def test_exponents_come_to_the_target_and_the_interval_follows():
         epochs=120,
         target=-0.1,
         optimiser=functools.partial(torch.optim.Adam, lr=1e-2),
-        callback=lambda epoch, record: seen.append((epoch, record.interval)),
+        chunk=1,
+        callback=lambda epoch, _, record: seen.append((epoch, int(record.interval[0]))),
     )
     torch.testing.assert_close(history.exponents[-1], torch.full((2,), -0.1, **DOUBLE), rtol=0, atol=2e-3)
     assert history.interval[0] == 1 and history.interval[1] > 1 and history.interval.max() <= 32
@@ -126,17 +128,17 @@ class Linear(nn.Module):
         super().__init__()
         self.W = nn.Parameter(torch.diag(torch.tensor([0.7, 0.5], **DOUBLE)))
 
-    def forward(self, h, _):
+    def forward(self, _, h):
         return self.W @ h
 
 
-def test_strains_are_those_of_the_jax_side():
+def test_spread_ratios_are_those_of_the_jax_side():
     """Of many sequences, the worst; infinite where a direction is lost."""
     growth = torch.randn(3, 9, 4, **DOUBLE)
-    each = np.stack([strains_of(jnp.asarray(g.numpy()), 1e-6) for g in growth])
-    np.testing.assert_allclose(_floss._strains(growth, 1e-6), each.max(0), rtol=1e-12)
+    each = np.stack([block_spread_ratio(jnp.asarray(g.numpy()), 1e-6) for g in growth])
+    np.testing.assert_allclose(spread_ratio(growth, 1e-6), each.max(0), rtol=1e-12)
     growth[1, 2, 3] = -torch.inf
-    assert _floss._strains(growth, None).isposinf().all()
+    assert np.isposinf(spread_ratio(growth, None)).all()
 
 
 def test_a_gradient_is_clipped_and_hooks_keep_theirs():
@@ -166,7 +168,7 @@ def test_an_optimiser_you_have_steps_what_it_holds():
     inputs = torch.randn(10, 2, **DOUBLE)
     with torch.no_grad():
         history = flt.floss(module, inputs, k=2, epochs=2, optimiser=optimiser, clip=None, engine="torch")
-    assert history.optimiser is optimiser and len(gradients) == 2
+    assert history.state.optimiser is optimiser and len(gradients) == 2
     changed = {name for name, p in module.named_parameters() if not torch.equal(p, before[name])}
     assert changed == {"weight_hh_l0"}
     step = before["weight_hh_l0"] - 0.1 * (1.9 * gradients[0] + gradients[1])
@@ -178,12 +180,12 @@ def test_an_infinite_exponent_names_its_epoch_and_changes_nothing(engine):
     """After the first epoch W_hh is set to 0, so that all exponents of the second are -inf."""
     module = small_rnn()
 
-    def destroy(epoch, record):
+    def destroy(epoch, model, record):
         with torch.no_grad():
             module.weight_hh_l0.zero_()
 
     with pytest.raises(FloatingPointError, match=r"flossing epoch 2: .* finite, got exponents\[0\]=-inf"):
-        flt.floss(module, torch.randn(10, 2, **DOUBLE), k=2, engine=engine, interval=1, callback=destroy)
+        flt.floss(module, torch.randn(10, 2, **DOUBLE), k=2, engine=engine, interval=1, chunk=1, callback=destroy)
     assert (module.weight_hh_l0 == 0).all()
 
 
@@ -220,18 +222,18 @@ CASES = [
     (lambda: measure(nn.RNN(2, 3), H[None] * torch.nan), r"state must be finite, got nan at index \(0, 0\)"),
     (lambda: measure(broken()), r"module\['weight_hh_l0'\] must be finite, got inf at index \(0, 0\)"),
     (lambda: measure(nn.RNN(2, 3), k=4), r"k must be an integer from 1 to 3 \(the state has 3 real coordinates\)"),
-    (lambda: measure(nn.RNN(2, 3), steps=5), "steps must equal the length of inputs, 6, or be left out, got steps=5"),
+    (lambda: measure(nn.RNN(2, 3), steps=7), "steps must be an integer from 1 to 6 .*, got steps=7"),
     (lambda: measure(nn.RNN(2, 3), transient=6), r"transient must be an integer from 0 to 5 \(the run has 6 steps\)"),
-    (lambda: measure(nn.RNN(2, 3), interval=0), "interval must be an integer of at least 1, got interval=0"),
+    (lambda: measure(nn.RNN(2, 3), interval=0), "interval must be an integer of at least 1 or 'auto', got interval=0"),
     (
-        lambda: read_system(identity, H, INPUTS, steps=None, engine="cuda"),
+        lambda: read_system(identity, INPUTS, state=H, engine="cuda"),
         "must be .* or 'torch', got engine='cuda'",
     ),
     (lambda: measure(nn.RNN(2, 3), basis=torch.ones(3, 2)), "linearly independent columns, got column 1 dependent"),
     (lambda: measure(nn.RNN(2, 3), basis=torch.eye(2)), r"basis must have shape \(3, k\) with k = 1 to 3 .* \(2, 2\)"),
-    (lambda: measure(nn.RNN(2, 3)).spread(), "spread needs exponents of at least two sequences, got one"),
+    (lambda: measure(nn.RNN(2, 3)).std(), "std is taken over sequences, and this spectrum is of one"),
     (lambda: measure(nn.Linear(2, 3)), "state must be given for all but .* got None for Linear"),
-    (lambda: measure("GRU"), "module_or_step must be a recurrent module or a function .* got str"),
+    (lambda: measure("GRU", H), "model must be a recurrent module, .* got 'GRU'"),
     (
         lambda: measure(identity, H, engine="jax"),
         "must be 'auto' or 'torch' for a step .* got 'jax' for identity",

@@ -11,7 +11,18 @@ from jax import lax
 
 import flossing as fl
 from flossing._linalg.qr import positive_qr
-from flossing._linalg.qr_schemes import householder_qr, qr_on_cpu, qr_on_gpu, three_rounds, two_rounds
+from flossing._linalg.qr_schemes import Householder, cholesky_qr2, decompose, shifted_cholesky_qr3
+
+householder_qr = Householder()
+
+
+def qr_on_cpu(a):
+    return decompose(a, "cpu")
+
+
+def qr_on_gpu(a):
+    return decompose(a, "gpu")
+
 
 many_by_cholesky, many_by_householder = jax.jit(qr_on_gpu), jax.jit(householder_qr)
 large_by_cholesky = jax.jit(qr_on_cpu)
@@ -54,7 +65,7 @@ def test_many_at_once(shape, decades, dtype, seed):
 def test_it_is_done_by_cholesky_where_that_can_be():
     """And float32 columns of which one nearly depends on others are left to Householder: so few rounds cannot."""
     rng = np.random.default_rng(1)
-    goes_well = jax.jit(lambda a: three_rounds(a)[2])
+    goes_well = jax.jit(lambda a: shifted_cholesky_qr3(a)[2])
     assert goes_well(matrices(rng, 80, 75, condition=1e4, dtype="float32"))
     assert not goes_well(matrices(rng, 80, 75, condition=1e9, dtype="float32"))
 
@@ -77,7 +88,7 @@ def test_large_ones(graded, batch, decades, dtype, seed):
 def test_two_rounds_where_that_can_be():
     """Up to a condition of the square root of the precision; what they cannot do is left to Householder."""
     rng = np.random.default_rng(1)
-    goes_well = jax.jit(lambda a: two_rounds(a)[2])
+    goes_well = jax.jit(lambda a: cholesky_qr2(a)[2])
     for dtype, most in (("float32", 3), ("float64", 7)):
         assert goes_well(matrices(rng, 256, 64, condition=10**most, dtype=dtype))
         assert not goes_well(matrices(rng, 256, 64, condition=10.0 ** (most + 2), dtype=dtype))
@@ -88,7 +99,7 @@ def test_two_rounds_where_that_can_be():
 
 
 @pytest.mark.parametrize(
-    ("qr", "rounds", "shape"), [(qr_on_cpu, two_rounds, (256, 64)), (qr_on_gpu, three_rounds, (3, 30, 5))]
+    ("qr", "rounds", "shape"), [(qr_on_cpu, cholesky_qr2, (256, 64)), (qr_on_gpu, shifted_cholesky_qr3, (3, 30, 5))]
 )
 def test_the_fast_way_is_taken(qr, rounds, shape):
     a = matrices(np.random.default_rng(6), *shape)
@@ -198,11 +209,11 @@ def test_products_are_full(gradient):
 WEIGHTS, STATE, BITS = np.ones((4, 4), "float32") / 3, np.ones(4, "float32") / 7, np.ones((6, 4), "float32")
 MEASURED = {
     "lyapunov_spectrum": lambda step: fl.lyapunov_spectrum(step, BITS, state=STATE, k=2, transient=0).exponents,
-    "lyapunov_spectrum": lambda step: (
-        fl.lyapunov_spectrum(step, np.stack([BITS, BITS]), state=STATE, k=2, transient=0).exponents
+    "lyapunov_spectrum of a batch": lambda step: (
+        fl.lyapunov_spectrum(step, np.stack([BITS, BITS]), batched=True, state=STATE, k=2, transient=0).exponents
     ),
     "long_term_jacobian": lambda step: fl.long_term_jacobian(step, BITS, state=STATE, horizons=[3]).log_singular_values,
-    "apply_long_term": lambda step: fl.long_term_jvp(step, BITS, state=STATE, vectors=np.eye(4, 2, dtype="float32"))[0],
+    "long_term_jvp": lambda step: fl.long_term_jvp(step, BITS, state=STATE, vectors=np.eye(4, 2, dtype="float32"))[0],
     "covariant_vectors": lambda step: (
         fl.covariant_vectors(step, BITS, state=STATE, k=2, transient=1, settling=0).exponents
     ),

@@ -14,7 +14,7 @@ from flossing_lab.reference import experiment as reference
 from flossing_lab.runs.checkpoint import newest_checkpoint
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.run import run
-from tests.helpers import COMMAND, TINY, command_here
+from tests.lab_helpers import COMMAND, TINY, command_here
 from tests.test_train import SMALL as SMALL32
 from tests.torture import compare, torture
 

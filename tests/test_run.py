@@ -47,14 +47,14 @@ def test_a_run_directory_holds_everything(finished):
 
 def test_flossing_that_may_come_is_not_announced(tmp_path):
     seen = []
-    values = {"condition": "adaptive", "every": 4, "share": 1e-12}
+    values = {"condition": "adaptive", "every": 4, "threshold": 1e-12}
     run(SMALL.with_values(**values), tmp_path / "run", on_progress=lambda s: seen.append((s.epoch, s.flossing_epochs)))
     assert seen[0] == (0, 5) and seen[-1] == (12, 5)
     seen.clear()
     run(SMALL, tmp_path / "blocks", on_progress=lambda s: seen.append((s.epoch, s.flossing_epochs)))
     assert {announced for _, announced in seen} == {9}
     seen.clear()
-    values["share"] = 1e12
+    values["threshold"] = 1e12
     run(SMALL.with_values(**values), tmp_path / "all", on_progress=lambda s: seen.append(s.flossing_epochs))
     assert seen[0] == 5 and seen[-1] == 5 + 2 * 4 and seen == sorted(seen)
 

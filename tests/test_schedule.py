@@ -62,32 +62,37 @@ def test_bad_schedules(make):
         make()
 
 
-FEEDBACK = {"far": "gradient_norm/x0", "near": "gradient_norm/J"}
+NORMS = {"distant": "gradient_norm/x0", "local": "gradient_norm/J"}
 
 
-@pytest.mark.parametrize("far, expected", [(2e-3, 0), (1e-3, 7), (0.0, 7)])
-def test_adaptive_flosses_while_feedback_is_lost(far, expected):
-    schedule = fl.schedules.adaptive(**FEEDBACK, share=5e-4, before=9, epochs=7, every=10)
-    measures = {"gradient_norm/x0": np.asarray(far), "gradient_norm/J": np.asarray(2.0)}
+@pytest.mark.parametrize("distant, expected", [(2e-3, 0), (1e-3, 7), (0.0, 7)])
+def test_adaptive_flosses_while_the_gradient_is_lost(distant, expected):
+    schedule = fl.schedules.adaptive(**NORMS, threshold=5e-4, before=9, epochs=7, every=10)
+    measures = {"gradient_norm/x0": np.asarray(distant), "gradient_norm/J": np.asarray(2.0)}
     happened = {epoch: schedule(epoch, measures) for epoch in range(1, 32)}
     assert happened == {epoch: 0 for epoch in range(1, 32)} | dict.fromkeys((11, 21, 31), expected) | {1: 9}
 
 
 def test_adaptive_names_what_was_recorded():
-    schedule = fl.schedules.adaptive(far="gradient_norm/x", near="gradient_norm/J")
-    message = r"must name gradient norms that were recorded \(gradient_norm/J\), got 'gradient_norm/x'"
+    schedule = fl.schedules.adaptive(distant="gradient_norm/x", local="gradient_norm/J")
+    message = r"must name recorded gradient norms \(gradient_norm/J\), got 'gradient_norm/x'"
     with pytest.raises(ValueError, match=message):
         schedule(101, {"gradient_norm/J": np.asarray(1.0), "loss": np.asarray(1.0)})
 
 
 @pytest.mark.usefixtures("optax_promotion")
 def test_adaptive_in_training():
-    """With a share that is always undercut, flossing is due every 4 epochs; with one that never is, only at first."""
+    """With a threshold that is never passed, flossing is due every 4 epochs; with one that never is, only at first."""
     config = Config().with_values(units=8, k=3, batch=2, steps=20, delay=2, window=12, flossing_steps=20, epochs=9)
     e = build(config)
-    for share, expected in ((1e9, 5 + 2 * 3), (1e-99, 5)):
+    for threshold, expected in ((1e9, 5 + 2 * 3), (1e-99, 5)):
         schedule = fl.schedules.adaptive(
-            far="gradient_norm/x0", near="gradient_norm/network.J", share=share, before=5, epochs=3, every=4
+            distant="gradient_norm/x0",
+            local="gradient_norm/network.J",
+            threshold=threshold,
+            before=5,
+            epochs=3,
+            every=4,
         )
         start = fl.init_training(e.model, e.optimiser, e.flossing)
         options = {"loss": task_loss, "batch": e.batch, "optimiser": e.optimiser, "key": e.key, "epochs": 9}
@@ -114,11 +119,11 @@ def test_the_adaptive_condition():
 
 def test_defaults_follow_the_condition():
     reference = Config()
-    assert reference.plan == Plan(75, 55, 500, 500, every=100, flossing_rate=0.001, share=0.001)
+    assert reference.plan == Plan(75, 55, 500, 500, every=100, flossing_rate=0.001, threshold=0.001)
     adaptive = reference.with_values(condition="adaptive", delay=30)
-    assert adaptive.plan == Plan(80, 120, 1500, 50, every=25, flossing_rate=0.001, share=0.001)
+    assert adaptive.plan == Plan(80, 120, 1500, 50, every=25, flossing_rate=0.001, threshold=0.001)
     other = adaptive.with_values(units=40, delay=200, epochs_before=0, learning_rate=0.01, batch=64)
-    assert other.plan == Plan(40, 300, 0, 50, 25, 0.01, share=0.0005)
+    assert other.plan == Plan(40, 300, 0, 50, 25, 0.01, threshold=0.0005)
     # Given or by default, it is the same run.
     for config in (reference, adaptive):
         given = config.with_values(**config.plan._asdict())
@@ -127,10 +132,13 @@ def test_defaults_follow_the_condition():
             other = config.with_values(**{name: value / 2 if value < 1 else value - 1})
             assert other.digest != config.digest and set(other.differences(config)) == {name}
     assert reference.with_values(units=20).k == 20
-    assert set(reference.differences(adaptive)) == {"condition", "delay", *Plan._fields} - {"flossing_rate", "share"}
+    assert set(reference.differences(adaptive)) == {"condition", "delay", *Plan._fields} - {
+        "flossing_rate",
+        "threshold",
+    }
 
 
-def test_the_share_follows_the_batch():
+def test_the_threshold_follows_the_batch():
     """Each sequence four times, from its own initial state: the same loss, the same dL/dJ, and half of dL/dx0."""
     config = Config().with_values(**SMALL, condition="adaptive")
     model, batch = build(config).model, build(config).batch(jax.random.key(0))
@@ -144,7 +152,7 @@ def test_the_share_follows_the_batch():
     more = norms(many, jax.tree.map(lambda leaf: jnp.concatenate([leaf] * 4), batch))
     np.testing.assert_allclose(more["network.J"], few["network.J"], rtol=1e-5)
     np.testing.assert_allclose(more["x0"], few["x0"] / 2, rtol=1e-5)
-    assert config.with_values(batch=8).plan.share == pytest.approx(config.plan.share / 2)
+    assert config.with_values(batch=8).plan.threshold == pytest.approx(config.plan.threshold / 2)
 
 
 @pytest.mark.usefixtures("optax_promotion")
@@ -177,7 +185,7 @@ def test_fields_of_other_conditions_change_no_name():
     """Runs from before there was an adaptive condition, or a term, keep their digest; new fields have their own."""
     config = Config()
     assert config.digest == hashlib.sha256(b"{}").hexdigest()[:12]
-    assert config.with_values(term_weight=0.1).digest != config.with_values(share=1e-4).digest != config.digest
+    assert config.with_values(term_weight=0.1).digest != config.with_values(threshold=1e-4).digest != config.digest
 
 
 def test_the_term_of_the_configuration():

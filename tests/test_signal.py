@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from flossing_lab.paper.calculations import gradient_snr as calculations
 from flossing_lab.paper.figures import frontier, gradient_snr as signal
 from flossing_lab.reference.config import Config
 from flossing_lab.reference.experiment import build, task_loss
@@ -44,7 +45,7 @@ def test_the_gradient_of_the_loss_has_it_at_an_output_of_zero():
     model = eqx.tree_at(lambda model: model.network.offset, experiment.model, np.zeros(1))
     batch = experiment.batch(jax.random.key(0))
     whole = eqx.filter_grad(lambda model: task_loss(model, batch)[0])(model).network.J
-    np.testing.assert_allclose(signal.target_gradient(model, batch), -whole, rtol=1e-4, atol=1e-12)
+    np.testing.assert_allclose(calculations.target_gradient(model, batch), -whole, rtol=1e-4, atol=1e-12)
 
 
 @pytest.mark.usefixtures("optax_promotion")
@@ -52,7 +53,7 @@ def test_a_calculation_is_the_same_again():
     each = signal.calculations("tiny")
     assert len(each) == len({calculation.name for calculation in each}) == 2
     with jax.enable_x64(False):
-        first, again = (signal.signal_after_preflossing(**each[0].arguments) for _ in range(2))
+        first, again = (calculations.signal_after_preflossing(**each[0].arguments) for _ in range(2))
     assert first["gram"].shape == (8, 8) and first["square"] > 0
     np.testing.assert_array_equal(first["gram"], again["gram"])
 

@@ -52,7 +52,7 @@ def test_order_of_epochs_and_what_is_recorded():
         ("training", 11, 12),
     ]
     final = chunks[-1].state
-    assert (final.epoch, final.flossing_epoch, final.due) == (12, 9, 0)
+    assert (final.epoch, final.flossing_epoch, final.pending) == (12, 9, 0)
     assert gather(chunks, "flossing", "exponents").shape == (9, 4)
     for name in ("loss", "accuracy", "gradient_norm/network.J", "gradient_norm/x0"):
         assert np.isfinite(gather(chunks, "training", name)).all()
@@ -138,11 +138,27 @@ def test_adaptive_schedules_see_measures():
 
     def schedule(epoch, measures):
         seen.append((epoch, measures["exponents"].shape))
-        return 2 if epoch == 4 and "loss" in measures else 0
+        return 2 if epoch == 5 and "loss" in measures else 0
 
     kinds = [chunk.kind for chunk in progresses(schedule=schedule, chunk=2)]
     assert kinds.count("flossing") == 1
-    assert {shape for _, shape in seen} == {(4,)}
+    assert seen == [(epoch, (4,)) for epoch in (3, 5, 7, 9, 11)]  # after every chunk, and each epoch once
+
+
+@pytest.mark.parametrize("chunk", [2, 7, 100])
+def test_a_rule_of_ones_own_sees_the_accuracy_of_the_epoch_before(chunk):
+    """Queried at its own epochs, whatever the length of a chunk; measures are those of the epoch before."""
+    seen = {}
+
+    def rule(epoch, measures):
+        seen[epoch] = float(measures["accuracy"])
+        return 3 if epoch == 9 else 0
+
+    chunks = list(progresses(schedule=fl.schedules.rule(rule, every=4, before=2), chunk=chunk))
+    accuracy = gather(chunks, "training", "accuracy")
+    assert seen == {epoch: accuracy[epoch - 2] for epoch in (5, 9)}
+    flossed = [(c.state.epoch, len(c.epochs)) for c in chunks if c.kind == "flossing"]
+    assert sum(count for at, count in flossed if at == 0) == 2 and sum(c for at, c in flossed if at == 8) == 3
 
 
 def test_regression_with_another_network_and_no_flossing():
@@ -199,7 +215,7 @@ def test_overflowing_feedback_is_named_with_a_horizon_that_works():
             singular_values_every=0,
             epochs=1,
         )
-        with pytest.raises(FloatingPointError, match=r"gradient_norm.* grows like exp.*at most \d+ steps stay finite"):
+        with pytest.raises(FloatingPointError, match=r"gradient_norm.* grow like exp.*at most \d+ steps stay finite"):
             list(progresses(config))
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from flossing_lab.runs.directory import RunDirectory
-from tests.helpers import COMMAND
+from tests.lab_helpers import COMMAND
 
 RUN = (
     "--units 10 --k 4 --batch 3 --steps 20 --delay 2 --window 12 --flossing-steps 20 --epochs-before 30 "

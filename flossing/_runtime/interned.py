@@ -2,7 +2,7 @@
 
 JAX finds a compiled program by the identity of the functions that are static in it: `optax.adam(1e-3)` called twice
 gives two, and everything is compiled twice. Two functions are taken for equal here if they have the same code, in the
-same module, and close over equal values; arrays count by identity.
+same module, and close over equal values; arrays, and objects that may change, count by identity.
 """
 
 import functools
@@ -40,17 +40,17 @@ def _content(value: Any, outer: set[int]) -> Any:
     outer = outer | {id(value)}
     if isinstance(value, types.FunctionType):
         cells = [_cell(cell) for cell in value.__closure__ or ()]
-        parts = (value.__defaults__, value.__kwdefaults__, cells)
+        named = tuple((value.__kwdefaults__ or {}).items())
+        parts = (value.__defaults__, named, tuple(cells))
         return value.__code__, id(value.__globals__), *(_content(part, outer) for part in parts)
     if isinstance(value, types.MethodType):
         return "method", _content(value.__func__, outer), id(value.__self__)
     if isinstance(value, functools.partial):
-        return "partial", *(_content(part, outer) for part in (value.func, value.args, value.keywords))
-    if isinstance(value, (tuple, list)):
+        named = tuple(value.keywords.items())
+        return "partial", *(_content(part, outer) for part in (value.func, value.args, named))
+    if isinstance(value, tuple):
         return type(value), *(_content(part, outer) for part in value)
-    if isinstance(value, dict):
-        return type(value), *((_content(name, outer), _content(part, outer)) for name, part in value.items())
-    return "identity", id(value)
+    return "identity", id(value)  # arrays, and whatever may change: lists, dicts, objects
 
 
 def _cell(cell: types.CellType) -> Any:

@@ -142,7 +142,9 @@ def _with_moving(problem: Problem, moving: Any) -> tuple[Problem, Float[Array, "
 
 
 def _linearise(problem: Problem, q: Float[Array, "k N"]) -> LinearisedStep:
-    return LinearisedStep(problem, problem.start, _at(problem.inputs, 0), q)
+    # An example of its own: a start that is also a weight, the same array, would count once here and twice in a loop.
+    start = Point(jnp.zeros_like(problem.start.x), problem.start.nondiff)
+    return LinearisedStep(problem, start, _at(problem.inputs, 0), jnp.zeros_like(q))
 
 
 def _push(

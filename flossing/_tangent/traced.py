@@ -13,12 +13,12 @@ import equinox as eqx
 import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from flossing._linalg.precision import in_full_precision
 from flossing._types import Input, State
 
-Arrays = tuple[list[Any], list[Array]]
+Arrays = tuple[list[Any], list[Any]]
 """What a traced step needs beside state and input: what it closed over, and the arrays of its model."""
 
 

@@ -72,7 +72,7 @@ class Spectrum:
     def _of_batch(self, name: str) -> Float[Tensor, "B k"]:
         if self.exponents.ndim < 2:
             raise ValueError(
-                f"{name} is taken over sequences, and this spectrum is of a single one: measure inputs with a batch axis"
+                f"{name} is taken over sequences, and this spectrum is of one: measure inputs with a batch axis"
             )
         return self.exponents
 
@@ -103,8 +103,8 @@ def lyapunov_spectrum(
     - `inputs`: (T, S), or (T, B, S) for a module of torch, (B, T, S) if it is `batch_first`: then each of the B
       sequences has exponents. For a cell or step of your own, a tensor or pytree of tensors with a leading time axis of
       T, or None for an autonomous system, which needs `steps=T` and is called with the input None.
-    - `state`: h or (h, c) of a module of torch, zeros by default; for a cell or step of your own a tensor, or tuples and
-      dicts of tensors. Its N real coordinates are the entries of the floating tensors, as in
+    - `state`: h or (h, c) of a module of torch, zeros by default; for a cell or step of your own a tensor, or tuples
+      and dicts of tensors. Its N real coordinates are the entries of the floating tensors, as in
       [`flossing.lyapunov_spectrum`][].
     - `k`: how many exponents, 1 to N; all N if neither `k` nor `basis` is given.
     - `generator`: draws the initial basis, the Q factor of a Gaussian N x k matrix; one with seed 0 by default.
