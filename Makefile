@@ -2,10 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Tests of the library alone: they need neither the laboratory nor PyTorch, and take under two minutes.
+CORE := $(addprefix tests/test_,$(addsuffix .py,adjoint batch errors floss gradients identities lyapunov measures norm qr states))
 
-.PHONY: demo figures test lint verify torture bench bench-scaling docs clean
+.PHONY: demo figures test test-core test-floor test-newest print-core lint dist verify torture bench bench-scaling docs clean
 
-demo: .venv/.run
+demo: .venv/.lab
 	$(BIN)/flossing demo
 
 figures: .venv/.develop
@@ -14,11 +16,26 @@ figures: .venv/.develop
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile
 
+test-core: .venv/.develop
+	$(BIN)/pytest -n 2 --dist loadfile $(CORE)
+
+print-core:
+	@echo $(CORE)
+
+# The core tests on the lowest versions that pyproject.toml admits, and on the newest.
+test-floor test-newest: test-%: .venv/.develop
+	$(BIN)/python -m tests.versions $* $(CORE)
+
 lint: .venv/.develop
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/tests.yml .github/workflows/docs.yml .github/workflows/release.yml
+
+# Build wheel and sdist, install the wheel in an empty environment, run the core tests there from the sdist's files.
+dist: .venv/.develop
+	$(BIN)/python -m tests.dist $(CORE)
 
 torture: .venv/.develop
 	$(BIN)/python -m tests.torture --kills 50
@@ -40,17 +57,17 @@ docs: .venv/.develop
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.venv/.run: pyproject.toml constraints.txt | .venv/bin/python
-	$(INSTALL) -e '.[runs]'
+.venv/.lab: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) -e '.[lab]'
 	touch $@
 
 .venv/.develop: pyproject.toml constraints.txt | .venv/bin/python
-	$(INSTALL) -e '.[runs,test,docs]'
-	touch $@ .venv/.run
+	$(INSTALL) -e '.[lab,test,docs]'
+	touch $@ .venv/.lab
 
 .venv/.bench: .venv/.develop
 	$(INSTALL) -e '.[bench]'
 	touch $@
 
 clean:
-	rm -rf .venv docs/_build docs/jupyter_execute .jupyter_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv dist docs/_build docs/jupyter_execute .jupyter_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

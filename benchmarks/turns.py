@@ -6,6 +6,7 @@ another's. It is called with a `Turn`, sets itself up, calls the turn once to sa
 each block of work; what it returns travels back.
 """
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -69,10 +70,8 @@ class Contender:
 
     def go(self):
         """Let it do its next block."""
-        try:
+        with contextlib.suppress(OSError):  # it has died, as `wait` will find
             self._connection.send("go")
-        except OSError:
-            pass  # it has died, as `wait` will find
 
     def wait(self):
         """Until it has done the block, or has ended."""

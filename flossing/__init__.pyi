@@ -39,3 +39,4 @@ from ._training.train import (
 )
 
 __version__: str
+__all__: list[str]

@@ -1,6 +1,7 @@
 """The adjoint of our own, which flossing epochs use, beside JAX's reverse pass through the engine."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +64,7 @@ def test_gradient_is_that_of_the_engine(length, transient, segment):
         found, adjoint = run(of, jnp.asarray(interval))
         np.testing.assert_allclose(found, value, rtol=1e-12)
         assert_close(adjoint, gradient, 1e-9)
-    assert run._cache_size() == 1
+    assert run._cache_size() == 1  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_value_without_a_gradient():
@@ -142,7 +143,7 @@ def test_blocks_end_at_the_transient_and_at_the_end(length, transient):
         ends = [tuple(map(int, blocks.bounds(jnp.asarray(b)))) for b in range(int(blocks.count))]
         assert ends[0][0] == 0
         assert ends[-1][1] == length
-        assert all(before[1] == after[0] for before, after in zip(ends, ends[1:], strict=False))
+        assert all(before[1] == after[0] for before, after in itertools.pairwise(ends))
         assert all(0 < stop - start <= interval for start, stop in ends)
         assert transient in {0, *(stop for _, stop in ends)}
 

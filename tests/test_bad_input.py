@@ -42,7 +42,7 @@ def call(*arguments: str) -> tuple[int, str]:
             code = 0
         except SystemExit as end:
             code = end.code
-    return code, said.getvalue()
+    return code, said.getvalue()  # pyright: ignore[reportReturnType]
 
 
 @settings(max_examples=1000, deadline=None)
@@ -78,7 +78,8 @@ def test_a_configuration_is_legal_or_ends_in_one_line(values, tmp_path_factory):
         code, said = call("train", "--out", str(out), *arguments)
     assert not out.exists()
     if begun:
-        assert isinstance(begun[0], Config) and (code, said) == (1, "flossing: begun\n")
+        assert isinstance(begun[0], Config)
+        assert (code, said) == (1, "flossing: begun\n")
     else:
         assert code == 2 and said.startswith("flossing: ") and said.count("\n") == 1, said
         assert any(name in said.replace("-", "_") for name in (*values, "input", "task")), said

@@ -50,14 +50,15 @@ def test_signals_are_those_of_the_process_in_continuous_time():
 
 def test_targets_and_scored_steps():
     sequence = OrnsteinUhlenbeck(signals=3, target_gain=0.5)(jax.random.key(0))
-    assert sequence.inputs.shape == (50, 3) and (sequence.inputs[0] == 1).all()
+    assert sequence.inputs.shape == (50, 3)
+    assert (sequence.inputs[0] == 1).all()
     np.testing.assert_array_equal(sequence.targets, sequence.inputs / 2)
     np.testing.assert_array_equal(np.flatnonzero(sequence.mask) + 1, np.arange(10, 51))
     assert np.abs(np.corrcoef(sequence.inputs[1:].T) - np.eye(3)).max() < 0.5
 
 
 @pytest.mark.parametrize(
-    "values, message",
+    ("values", "message"),
     [
         ({"signals": 0}, "signals must be an integer of at least 1, got signals=0"),
         ({"tau": 0.0}, "tau must be a positive number, got tau=0.0"),
@@ -118,7 +119,8 @@ def test_the_orbit_and_its_gradient_are_those_of_single_steps():
         for f in (BalancedRNN.orbit, by_steps)
     ]
     jax.tree_util.tree_map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-13), *gradients)
-    assert (jnp.diagonal(gradients[0][0].J) == 0).all() and (gradients[0][0].J != 0).sum() == 20
+    assert (jnp.diagonal(gradients[0][0].J) == 0).all()
+    assert (gradients[0][0].J != 0).sum() == 20
 
 
 def test_exponents_of_a_network_whose_units_are_all_active():
@@ -149,7 +151,9 @@ def test_the_loss_is_the_sum_written_out():
     loss = balance.TrackingLoss(1e-4)
     (value, _), gradient = eqx.filter_jit(eqx.filter_value_and_grad(loss, has_aux=True))(model, batch)
     np.testing.assert_allclose(value, total / 2 / 10 / 2, rtol=0, atol=1e-14)
-    assert not gradient.x0.any() and not gradient.network.b.any() and not jnp.diagonal(gradient.network.J).any()
+    assert not gradient.x0.any()
+    assert not gradient.network.b.any()
+    assert not jnp.diagonal(gradient.network.J).any()
     assert all(leaf.any() for leaf in (gradient.network.J, gradient.network.ws, gradient.network.wr))
 
 

@@ -38,13 +38,18 @@ def finished(tmp_path_factory):
 
 
 def test_a_run_keeps_what_must_not_change_and_measures_the_rest(finished):
-    assert finished.config == SMALL and finished.info["status"] == "finished"
-    assert set(finished.info["spectra"]) == {"start", "end"} and len(finished.info["spectra"]["end"]) == 8
+    assert finished.config == SMALL
+    assert finished.info["status"] == "finished"
+    assert set(finished.info["spectra"]) == {"start", "end"}
+    assert len(finished.info["spectra"]["end"]) == 8
     test, model = finished.metrics("test"), load_model(finished)
-    assert test["epoch"].tolist() == [0, 4, 8, 12] and test["balance"][0] == 1
-    assert test["outliers_sd"].shape == (4, 2) and (test["outliers_sd"][-1] > 0).all()
+    assert test["epoch"].tolist() == [0, 4, 8, 12]
+    assert test["balance"][0] == 1
+    assert test["outliers_sd"].shape == (4, 2)
+    assert (test["outliers_sd"][-1] > 0).all()
     assert finished.metrics("training")["epoch"].tolist() == list(range(1, 13))
-    assert not model.network.b.any() and not jnp.diagonal(model.network.J).any()
+    assert not model.network.b.any()
+    assert not jnp.diagonal(model.network.J).any()
     start = balance.draw_model(SMALL)
     assert (model.network.J != start.network.J).sum() == 8 * 7
     # The initial state rests under the mean signal, with the weights of the last renewal, which are the final ones.
@@ -90,20 +95,23 @@ def test_pictures_report_and_dataset(finished, tmp_path):
         assert picture.size == (2250, 1050)
     try:
         with Image.open(balance.film(finished)) as film:
-            assert film.n_frames == 4
+            assert film.n_frames == 4  # pyright: ignore[reportAttributeAccessIssue]
             durations = []
             for frame in range(4):
                 film.seek(frame)
                 durations.append(film.info["duration"])
-        assert sum(durations[:3]) + 1000 >= 4000 and durations[3] >= durations[0] + 1500
+        assert sum(durations[:3]) + 1000 >= 4000
+        assert durations[3] >= durations[0] + 1500
         assert not list(finished.path.glob(".film*"))
     finally:
         (finished.path / "film.gif").unlink()  # which a stopped run, compared with this one, does not have
     page = write_report([finished.path], tmp_path / "page.html").read_text()
-    assert "Tracking 2 signals by a network that balances itself" in page and "8 rectified units" in page
+    assert "Tracking 2 signals by a network that balances itself" in page
+    assert "8 rectified units" in page
     assert "cannot be shown" not in page
     dataset = run_dataset(finished)
-    assert dataset.sizes["test_epoch"] == 4 and dataset.outliers.dims == ("test_epoch", "signal")
+    assert dataset.sizes["test_epoch"] == 4
+    assert dataset.outliers.dims == ("test_epoch", "signal")
     np.testing.assert_array_equal(dataset.balance, finished.metrics("test")["balance"])
 
 
@@ -112,7 +120,8 @@ def test_of_many_units_some_of_each_cluster_are_shown(tmp_path):
     clusters = np.arange(200) % 3
     run.write_metrics("test", 0, {"epoch": [0], "clusters": clusters[None]})
     network = contents(tmp_path)["data"]["details"][0]["network"]
-    assert network["size"] == 128 and network["units"] == 200
+    assert network["size"] == 128
+    assert network["units"] == 200
     ordered = np.concatenate([np.flatnonzero(clusters == cluster) for cluster in range(3)])
     shown = ordered[np.linspace(0, 199, 128).round().astype(int)]
     assert (np.bincount(clusters[shown]) >= 42).all()
@@ -134,19 +143,23 @@ def test_a_folder_with_runs_of_both_experiments(finished, tmp_path):
         write_run(folder / f"{delay}-{condition}", config)
     shutil.copytree(finished.path, folder / "tracking")
     page = contents(folder)
-    assert page["header"][:3] == ["experiment", "delay", "condition"] and page["title"] == "5 runs"
+    assert page["header"][:3] == ["experiment", "delay", "condition"]
+    assert page["title"] == "5 runs"
     assert [row[:3] for row in page["rows"]] == [
         *(["reference", delay, LABELS[condition]] for delay in "23" for condition in ("none", "before")),
         ["balance", "–", "–"],
     ]
-    assert page["subtitle"].split("; ")[0] == "8 units" and "8 rectified units" in contents(finished.path)["subtitle"]
+    assert page["subtitle"].split("; ")[0] == "8 units"
+    assert "8 rectified units" in contents(finished.path)["subtitle"]
     names = [line["name"] for line in page["data"]["curves"]["pictures"][0]["lines"]]
-    assert names[0] == "experiment reference, delay 2, no flossing" and names[-1] == "experiment balance"
+    assert names[0] == "experiment reference, delay 2, no flossing"
+    assert names[-1] == "experiment balance"
     assert "experiment balance (tracking)" in page["detailed"]
     for delay in (2, 3):
         shutil.rmtree(folder / f"{delay}-before")
     dataset = collect(folder, tmp_path / "both.zarr")
-    assert dataset.sizes["experiment"] == 2 and dataset.delay.values.tolist() == ["2", "3", "–"]
+    assert dataset.sizes["experiment"] == 2
+    assert dataset.delay.values.tolist() == ["2", "3", "–"]
     place = {"experiment": "balance", "delay": "–"}
     np.testing.assert_array_equal(dataset.balance.sel(place), finished.metrics("test")["balance"])
     assert (dataset.status == "finished").sum() == 3
@@ -157,8 +170,10 @@ def test_a_folder_with_runs_of_both_experiments(finished, tmp_path):
 def test_configurations_of_two_experiments(tmp_path):
     stored = Config().model_dump()
     assert stored.pop("experiment") == "reference"
-    assert read_config(stored) == Config() and Config().digest == "44136fa355b3"  # as before there was a second one
-    assert read_config(SMALL.model_dump()) == SMALL and BalanceConfig().digest != Config().digest
+    assert read_config(stored) == Config()
+    assert Config().digest == "44136fa355b3"
+    assert read_config(SMALL.model_dump()) == SMALL
+    assert BalanceConfig().digest != Config().digest
     assert BalanceConfig().differences(Config()) == {"experiment": ("balance", "reference")}
     with pytest.raises(ValueError, match="experiment must be 'reference' or 'balance', got experiment='chess'"):
         read_config({"experiment": "chess"})
@@ -179,7 +194,7 @@ def test_configurations_of_two_experiments(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         ("--tau 0", "tau must be greater than 0, got tau=0.0"),
         ("--dt -1", "dt must be greater than 0, got dt=-1.0"),
@@ -199,8 +214,11 @@ def test_illegal_values_end_in_one_line(arguments, message, tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(["train", "balance", *arguments.split(), "--out", str(tmp_path / "run")])
     said = capsys.readouterr().err
-    assert end.value.code == 2 and said.startswith("flossing: ") and said.count("\n") == 1
-    assert message in said and not list(tmp_path.iterdir())
+    assert end.value.code == 2
+    assert said.startswith("flossing: ")
+    assert said.count("\n") == 1
+    assert message in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_help_does_not_import_jax():
@@ -253,11 +271,11 @@ def test_numbers_of_finished_runs_become_a_table(finished, tmp_path):
     (row,) = json.loads((tmp_path / "data" / "balance.json").read_text("utf-8"))
     test = finished.metrics("test")
     assert row["activity_share"] == pytest.approx(1 - test["test_squared_error"][-1] / test["test_error"][-1])
-    assert row["outliers"]["sd"] == pytest.approx(test["outliers_sd"][-1]) and row["plateau_end"] is None
+    assert row["outliers"]["sd"] == pytest.approx(test["outliers_sd"][-1])
+    assert row["plateau_end"] is None
     table = (tmp_path / "data" / "balance.txt").read_text("utf-8")
-    assert table.startswith("| | S = 2 |") and f"| mean of the outliers | {test['outliers'][-1].mean():#.3g}"[:30] in (
-        table.replace("−", "-")
-    )
+    assert table.startswith("| | S = 2 |")
+    assert f"| mean of the outliers | {test['outliers'][-1].mean():#.3g}"[:30] in (table.replace("−", "-"))
     assert (tmp_path / "data" / "balance-2.png").is_file()
     balance_table.main(finished.path, tmp_path / "steps", by="dt")
     assert {path.name for path in (tmp_path / "steps").iterdir()} == {"balance_dt.json", "balance_dt.txt"}
@@ -284,9 +302,11 @@ def test_a_plateau_ends_when_half_of_the_fall_is_done():
 def test_one_signal_as_published(tmp_path):
     """The released code's figure: error from 0.17 to 0.01 within 5000 epochs, a tight balance, one outlier."""
     test = run(BalanceConfig().with_values(epochs=6000), tmp_path / "run").metrics("test")
-    assert test["test_error"][0] > 0.15 and test["test_error"][-1] < 0.013
+    assert test["test_error"][0] > 0.15
+    assert test["test_error"][-1] < 0.013
     assert 5 < test["balance"][-1] < 8
-    assert -0.8 < test["outliers"][0, 0] < -0.6 and -5 < test["outliers"][-1, 0] < -3.5
+    assert -0.8 < test["outliers"][0, 0] < -0.6
+    assert -5 < test["outliers"][-1, 0] < -3.5
 
 
 @pytest.mark.slow
@@ -295,6 +315,7 @@ def test_two_signals_make_two_clusters(tmp_path):
     """The released code's figure: two groups of about half of the neurons, coupled more within, and two outliers."""
     test = run(BalanceConfig().with_values(signals=2, epochs=15001), tmp_path / "run").metrics("test")
     sizes = np.bincount(test["clusters"][-1])
-    assert len(sizes) == 2 and ((sizes >= 30) & (sizes <= 70)).all()
+    assert len(sizes) == 2
+    assert ((sizes >= 30) & (sizes <= 70)).all()
     assert test["coupling_within"][-1] < test["coupling_between"][-1] < 0
     assert (test["outliers"][-1] < -3).all()

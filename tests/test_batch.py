@@ -56,7 +56,7 @@ def test_a_module_may_be_cached():
 
 
 @pytest.mark.parametrize(
-    "arguments, options, message",
+    ("arguments", "options", "message"),
     [
         ((STATES, INPUTS[:2]), {"batched": True}, "step must accept a state like float64\\[3,6\\]"),
         ((jnp.asarray(1.0), None), {"steps": 3}, "state must have a leading batch axis"),
@@ -65,8 +65,8 @@ def test_a_module_may_be_cached():
     ],
 )
 def test_bad_input(arguments, options, message):
+    state, inputs = arguments
     with pytest.raises(ValueError, match=message):
-        state, inputs = arguments
         fl.lyapunov_spectrum(step, inputs, state=state, **({"batched": True} | options))
 
 

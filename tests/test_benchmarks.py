@@ -124,7 +124,8 @@ def test_a_phase_of_a_module_ends_its_blocks(cell):
         intervals = modules.phase(lambda *work: turns_taken.append(work), cell=cell, blocks=2, chunk=3, **size)
     finally:
         torch.set_num_threads(threads), torch.set_flush_denormal(False)
-    assert turns_taken == [(), (3,), (3,)] and intervals.shape == (6,)
+    assert turns_taken == [(), (3,), (3,)]
+    assert intervals.shape == (6,)
 
 
 def test_peers_train_the_same(peer, optax_promotion):
@@ -201,10 +202,12 @@ def test_a_phase_leaves_gradients_to_compare(optax_promotion):
     finally:
         jax.config.update("jax_enable_x64", True)
     double = ours.gradients(None, every_step=True, **common | {"dtype": "float64"})
-    assert turns_taken == [(), (3,), (3,)] and phase["interval"].shape == (6,)
+    assert turns_taken == [(), (3,), (3,)]
+    assert phase["interval"].shape == (6,)
     np.testing.assert_array_equal(single["interval"], phase["interval"][[0, 3]])
     np.testing.assert_allclose(double["largest_exponent"], phase["largest_exponent"][[0, 3]], rtol=1e-5)
-    assert single["gradient"].dtype == np.float32 and double["gradient"].dtype == np.float64
+    assert single["gradient"].dtype == np.float32
+    assert double["gradient"].dtype == np.float64
     assert epochs.relative_errors(single["gradient"], double["gradient"]).max() < 1e-3
 
 
@@ -266,7 +269,9 @@ def test_the_table_renders():
     assert (
         "| flossing | 12.3 ms | PyTorch | 50 ms | 4.07 | 10 ms | 1.23 | 1.0e-05, at most 2.0e-04 | ratio ≥ 4:" in text
     )
-    assert "JAX \\| plain | - | - |" in text and "3 GiB" in text and "4 (1 to 16)" in text
+    assert "JAX \\| plain | - | - |" in text
+    assert "3 GiB" in text
+    assert "4 (1 to 16)" in text
     assert [table.from_plain(json.loads(json.dumps(table.to_plain(row)))) for row in rows] == rows
     assert (table.show(None, "s"), table.show(2e-5, "s"), table.show(90, "s")) == ("-", "20 µs", "1.5 min")
 
@@ -287,12 +292,14 @@ def test_a_section_that_fails_costs_no_other(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(program, "SECTIONS", {"bad": ("Bad", fails), "good": ("Good", works)})
     monkeypatch.setattr(program, "RESULTS", tmp_path / "results.json")
     monkeypatch.setattr(program, "PAGE", tmp_path / "table.md")
-    assert program.main(["--quick"]) == 1 and not program.RESULTS.exists()
+    assert program.main(["--quick"]) == 1
+    assert not program.RESULTS.exists()
     assert program.main(["--only", "bad"]) == 1
     assert program.main(["--only", "good"]) == 0
     assert "working" in capsys.readouterr().out
     results = program.read_results()
-    assert list(results) == ["bad", "good"] and results["good"]["cores"] in (1, 2)
+    assert list(results) == ["bad", "good"]
+    assert results["good"]["cores"] in (1, 2)
     assert "failed: RuntimeError: no such thing" in program.PAGE.read_text("utf-8")
     assert "| a work | 1 s | peer | 5 s | 5.00 | ratio ≥ 4: reached |" in program.PAGE.read_text("utf-8")
 
@@ -310,7 +317,8 @@ def test_limits_take_the_fastest_way():
     second.result = {"forward": {"NumPy": 1.0, "JAX": 4.0}, "qr": {"LAPACK": 6.0}}
     assert limits.fastest([first, second], "forward", "qr") == 6.0
     second.result = None
-    assert limits.fastest([first, second], "forward") == 2.0 and limits.fastest([second], "forward") is None
+    assert limits.fastest([first, second], "forward") == 2.0
+    assert limits.fastest([second], "forward") is None
 
 
 def test_free_memory_is_known():

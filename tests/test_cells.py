@@ -52,7 +52,7 @@ def sigmoid(x):
 
 
 @pytest.mark.parametrize(
-    "make, b, dt",
+    ("make", "b", "dt"),
     [
         (VanillaRNN, 0.0, 1.0),
         (functools.partial(LeakyRNN, dt=1.0), 0.0, 1.0),
@@ -144,7 +144,8 @@ def test_linear_recurrent_unit():
         return spectrum(cell, INPUTS, basis=planes).exponents
 
     np.testing.assert_allclose(measure(cell), np.repeat(-np.exp(cell.nu), 2), **EXACT)
-    assert (np.exp(-np.exp(cell.nu)) > 0.2).all() and (np.exp(-np.exp(cell.nu)) < 0.9).all()
+    assert (np.exp(-np.exp(cell.nu)) > 0.2).all()
+    assert (np.exp(-np.exp(cell.nu)) < 0.9).all()
     gradient = eqx.filter_jit(jax.grad(lambda cell: measure(cell).sum()))(cell)
     np.testing.assert_allclose(gradient.nu, -2 * np.exp(cell.nu), **EXACT)
     others = jax.tree_util.tree_leaves(eqx.tree_at(lambda g: g.nu, gradient, jnp.zeros(3)))
@@ -196,7 +197,7 @@ def test_a_network_is_flossed_as_its_cell_is():
     alone, _ = fl.floss(network.cell, INPUTS, **options)
     assert history.loss[-1] < history.loss[0]
     assert (flossed.readout.weight == network.readout.weight).all()
-    np.testing.assert_allclose(flossed.cell.cell.weight_hh, alone.cell.weight_hh, **EXACT)
+    np.testing.assert_allclose(flossed.cell.cell.weight_hh, alone.cell.weight_hh, **EXACT)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_orthogonal_starts():
@@ -215,7 +216,7 @@ def test_forget_bias():
 
 
 @pytest.mark.parametrize(
-    "make, message",
+    ("make", "message"),
     [
         (functools.partial(GRU, 0), "units must be an integer of at least 1, got units=0"),
         (functools.partial(LIF, 4, 0), "inputs must be an integer of at least 1, got inputs=0"),

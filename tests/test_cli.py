@@ -43,9 +43,11 @@ def test_help_does_not_import_jax():
 def test_train_then_spectrum(tmp_path):
     done = command_here("train", *TINY, "--epochs", "12", "--out", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "epoch 12/12" in done.stdout and "run directory" in done.stdout
+    assert "epoch 12/12" in done.stdout
+    assert "run directory" in done.stdout
     directory = RunDirectory(tmp_path / "run")
-    assert directory.config.training.epochs == 12 and directory.info["status"] == "finished"
+    assert directory.config.training.epochs == 12
+    assert directory.info["status"] == "finished"
 
     done = command_here("spectrum", "--run", "run", "--picture", "one.png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -53,20 +55,23 @@ def test_train_then_spectrum(tmp_path):
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
 
     other = command_here("train", *TINY, "--out", "run", cwd=tmp_path)
-    assert other.returncode == 2 and "epochs=12 (not 3001); --overwrite replaces it" in other.stderr
+    assert other.returncode == 2
+    assert "epochs=12 (not 3001); --overwrite replaces it" in other.stderr
 
 
 def test_spectrum_of_a_fresh_network(tmp_path):
     done = command_here("spectrum", *TINY, "--first", "3", "--dtype", "float64", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "3 of 10" in done.stdout and "float64" in done.stdout and "±" not in done.stdout
+    assert "3 of 10" in done.stdout
+    assert "float64" in done.stdout
+    assert "±" not in done.stdout
     long = ["--units", "10", "--k", "4", "--steps", "300", "--first", "3"]
     done = command_here("spectrum", *long, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.count(" ± 0.") == 3, done.stderr
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         (["--k", "81"], "flossing: k must be an integer from 1 to 80 (the number of units), got k=81"),
         (["--delay", "200"], "flossing: delay must leave a scored step: the longest lag may be at most steps=300"),
@@ -96,7 +101,7 @@ def test_spectrum_of_nothing(refused):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         (["--first", "0"], "first must be an integer from 1 to 10 (the network has 10 units), got first=0"),
         (["--first", "11"], "first must be an integer from 1 to 10 (the network has 10 units), got first=11"),
@@ -117,7 +122,8 @@ def test_a_seed_of_the_demo(refused):
 def test_the_page_of_the_experiment_knows_all_flags():
     page = (Path(__file__).parents[1] / "docs/experiment.md").read_text()
     flags = ["--" + name.replace("_", "-") for name in Config().values()]
-    assert len(flags) > 40 and [flag for flag in flags if flag not in page] == []
+    assert len(flags) > 40
+    assert [flag for flag in flags if flag not in page] == []
 
 
 def test_a_process_says_so_too(tmp_path):
@@ -141,7 +147,8 @@ def test_ctrl_c_leaves_a_readable_directory(tmp_path):
     os.kill(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
-    assert stderr.startswith("flossing: interrupted") and "Traceback" not in stderr
+    assert stderr.startswith("flossing: interrupted")
+    assert "Traceback" not in stderr
     directory = RunDirectory(tmp_path / "run")
     assert directory.info["status"] == "interrupted"
     assert len(directory.metrics("training")["loss"]) >= 5

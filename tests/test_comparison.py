@@ -28,11 +28,13 @@ def test_conditions_differ_by_flossing_alone(tiny):
     """The same network, thus the same exponents at the start; flossing pulls them towards 0 before training."""
     without, flossed = tiny["without"], tiny["with"]
     start, after = flossed["exponents"]["start"], flossed["exponents"]["flossed"]
-    assert without["exponents"]["start"] == start and "flossed" not in without["exponents"]
+    assert without["exponents"]["start"] == start
+    assert "flossed" not in without["exponents"]
     assert sum(np.square(after)) < sum(np.square(start))
     assert without["seconds"]["flossing"] == 0 < flossed["seconds"]["flossing"]
     assert np.isfinite([*without["curve"], *flossed["curve"], without["loss"], flossed["loss"]]).all()
-    assert without["loss"] != flossed["loss"] and without["failure"] is None
+    assert without["loss"] != flossed["loss"]
+    assert without["failure"] is None
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -76,14 +78,18 @@ def test_the_table_renders():
     found += [record(seed=4, condition="with", failure="training epoch 3: loss is nan"), record(network="GRU")]
     found += [record(seed=101), record(seed=101, condition="with")]  # pilots
     text = table.markdown(found)
-    assert "### Digits" in text and "0.1 by chance" in text and "GRU" not in text
+    assert "### Digits" in text
+    assert "0.1 by chance" in text
+    assert "GRU" not in text
     row = (
         "LSTM | 0.250 (0.100 to 0.400) | 0.200 (0.100 to 0.400), 1 failed | 1 of 4 | -0.10, -1.00 | 0.00, -0.02 | 3, 8"
     )
     assert f"| {row} |" in text
-    assert "### Adding" not in text and table.markdown([]) == ""
+    assert "### Adding" not in text
+    assert table.markdown([]) == ""
     adding = table.markdown([record("adding", accuracy=0.9), record("adding", condition="with", accuracy=0.8)])
-    assert "0.167 without memory" in adding and "| 0.100 (0.100 to 0.100) | 0.200 (0.200 to 0.200) | 0 of 1 |" in adding
+    assert "0.167 without memory" in adding
+    assert "| 0.100 (0.100 to 0.100) | 0.200 (0.200 to 0.200) | 0 of 1 |" in adding
 
 
 def test_the_table_is_what_the_results_say():
@@ -125,13 +131,14 @@ def test_results_are_collected(folder, capsys):
     program.write_table(folder.parent, program.Console())
     results = program.read_results(folder.parent)
     assert [(run["condition"], run["seed"]) for run in results["runs"]] == [("without", 1), ("with", 1)]
-    assert results["settings"]["units"] == 64 and "TemporalXOR" in results["tasks"]["xor"]
+    assert results["settings"]["units"] == 64
+    assert "TemporalXOR" in results["tasks"]["xor"]
     assert "| vanilla | 0.500 (0.500 to 0.500) |" in (folder.parent / "table.md").read_text("utf-8")
     assert (folder.parent / "table.md").read_text("utf-8") == program.page(results)
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         (["--only", "xor,tea"], "only must name tasks of copy, adding, xor, digits, permuted, got 'tea'"),
         (["--seeds", "1,two"], "seeds must be numbers such as 1,2,3, got '1,two'"),
@@ -141,4 +148,5 @@ def test_results_are_collected(folder, capsys):
 def test_bad_arguments(arguments, message, capsys):
     with pytest.raises(SystemExit) as exit:
         program.main(arguments)
-    assert exit.value.code == 2 and message in capsys.readouterr().err
+    assert exit.value.code == 2
+    assert message in capsys.readouterr().err

@@ -156,7 +156,8 @@ def test_block_does_not_change_the_result(block):
         np.testing.assert_allclose(a, b, **EXACT)
 
 
-def test_first_k_of_the_full_set(k=3):
+def test_first_k_of_the_full_set():
+    k = 3
     full = run("network", settling=100)
     part = covariant_vectors(network, SIGNAL, state=jnp.zeros(6), basis=basis_of("network")[:, :k], settling=100)
     np.testing.assert_allclose(part.vectors, full.vectors[:, :, :k], **EXACT)
@@ -168,7 +169,9 @@ def test_measure_stores_what_could_be_computed_afterwards():
         return {"pairs": angles_between(vectors), "split": angle_between_subspaces(vectors, 2)}
 
     result, plain = run("network", settling=100, measure=measure), run("network", settling=100)
-    assert result.vectors is None and result.states is None and plain.measured is None
+    assert result.vectors is None
+    assert result.states is None
+    assert plain.measured is None
     np.testing.assert_allclose(result.growth, plain.growth, **EXACT)
     expected = jax.vmap(measure)(plain.vectors)
     for name in expected:
@@ -265,7 +268,8 @@ def test_a_lost_vector_inside_jit_is_marked_and_leaves_the_others_alone():
     part = covariant_vectors(projected, pulse, state=jnp.zeros(3), basis=np.eye(3)[:, :2], **options)
     np.testing.assert_allclose(full.vectors[:, :, :2], part.vectors, **EXACT)
     np.testing.assert_allclose(full.growth[:, :2], part.growth, **EXACT)
-    assert np.isneginf(full.exponents[2]) and np.isneginf(full.growth[:, 2]).all()
+    assert np.isneginf(full.exponents[2])
+    assert np.isneginf(full.growth[:, 2]).all()
     assert np.isnan(full.vectors[:, :, 2]).all()
 
 
@@ -312,7 +316,7 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("change, message", CASES, ids=[str(i) for i in range(len(CASES))])
+@pytest.mark.parametrize(("change", "message"), CASES, ids=[str(i) for i in range(len(CASES))])
 def test_bad_input(change, message):
     with pytest.raises(ValueError, match=message) as caught:
         covariant_vectors(**(GOOD | change))

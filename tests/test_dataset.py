@@ -74,9 +74,8 @@ def test_a_run_with_labels(sweep):
     recorded = [0, 5, 11]
     np.testing.assert_array_equal(dataset.singular_values_J, training["singular_values/network.J"][recorded])
     np.testing.assert_array_equal(dataset.singular_values_x0[:, :3], training["singular_values/x0"][recorded])
-    assert dataset.singular_values_x0[:, 3:].isnull().all() and dataset.singular_index.values.tolist() == list(
-        range(1, 11)
-    )
+    assert dataset.singular_values_x0[:, 3:].isnull().all()
+    assert dataset.singular_index.values.tolist() == list(range(1, 11))
     np.testing.assert_array_equal(dataset.effective_rank_J, training["effective_rank/network.J"][recorded])
     for name in ("flossing_loss", "flossing_gradient_norm"):
         np.testing.assert_array_equal(dataset[name].sel(flossing_epoch=range(1, 10)), flossing[name])
@@ -87,7 +86,8 @@ def test_a_run_with_labels(sweep):
         np.testing.assert_array_equal(dataset.spectrum.sel(stage=stage), np.float32(info["spectra"][stage]))
         long_term = dataset.long_term_log_singular_values.sel(stage=stage)
         np.testing.assert_array_equal(long_term, directory.horizons[stage])
-    assert dataset.attrs["status"] == "finished" and dataset.attrs["seconds"] == info["seconds"]
+    assert dataset.attrs["status"] == "finished"
+    assert dataset.attrs["seconds"] == info["seconds"]
     assert Config.model_validate(json.loads(dataset.attrs["configuration"])) == PLACES[0, 1]
     assert json.loads(dataset.attrs["versions"]) == info["versions"]
     assert dataset.spectrum.attrs["units"] == "per step, natural logarithm"
@@ -126,15 +126,18 @@ def test_a_sweep_becomes_one_dataset(sweep, tmp_path):
     collected = collect(sweep[0], tmp_path / "all.zarr")
     dataset = xr.open_zarr(tmp_path / "all.zarr").load()
     xr.testing.assert_identical(dataset, collected)
-    assert dataset.loss.dims == ("epochs", "condition", "epoch") and dataset.loss.shape == (3, 2, 14)
-    assert dataset.epochs.values.tolist() == [12, 14, 16] and dataset.k.values.tolist() == [4, 3, 4]
+    assert dataset.loss.dims == ("epochs", "condition", "epoch")
+    assert dataset.loss.shape == (3, 2, 14)
+    assert dataset.epochs.values.tolist() == [12, 14, 16]
+    assert dataset.k.values.tolist() == [4, 3, 4]
     assert dataset.k.dims == ("epochs",)
     assert dataset.condition.values.tolist() == ["none", "before_and_during"]
     assert dataset.status.values.tolist() == [["missing", "finished"], ["finished", "interrupted"], ["missing"] * 2]
     for place in ((0, 1), (1, 0)):
         expected = run_dataset(sweep[1][place])
         found = dataset.isel(epochs=place[0], condition=place[1])
-        assert found.digest == PLACES[place].digest and found.seconds == expected.attrs["seconds"]
+        assert found.digest == PLACES[place].digest
+        assert found.seconds == expected.attrs["seconds"]
         for name in {*expected.data_vars, "measured_epoch", "training_epoch"} & {*expected.variables}:
             own = {dim: expected[dim] for dim in expected[name].dims}
             np.testing.assert_array_equal(found[name].sel(own), expected[name])
@@ -144,10 +147,13 @@ def test_a_sweep_becomes_one_dataset(sweep, tmp_path):
         found = dataset.isel(epochs=place[0], condition=place[1])
         assert all(found[name].isnull().all() for name in dataset.data_vars if name not in ("status", "seconds"))
     numbers = {name: variable.dtype for name, variable in dataset.data_vars.items() if "epoch" in variable.dims}
-    assert numbers and set(numbers.values()) == {np.dtype("float32")}
+    assert numbers
+    assert set(numbers.values()) == {np.dtype("float32")}
     assert dataset.attrs["name"] == "mine"
     common = json.loads(dataset.attrs["configuration"])
-    assert common["delay"] == 2 and common["seed"] == 1 and not {"epochs", "k", "condition"} & common.keys()
+    assert common["delay"] == 2
+    assert common["seed"] == 1
+    assert not {"epochs", "k", "condition"} & common.keys()
     assert json.loads(dataset.attrs["versions"]) == [sweep[1][0, 1].info["versions"]]
 
 
@@ -206,7 +212,8 @@ def test_a_folder_of_runs_has_the_axes_in_which_they_differ(tmp_path):
     tables = [{"delay": delay, "interval": interval} for delay in (3, 2) for interval in ("auto", 5)]
     dataset = collect(fabricate(tmp_path / "runs", *tables[:3]), tmp_path / "x.zarr")
     assert dataset.status.dims == ("delay", "interval")
-    assert dataset.delay.values.tolist() == [3, 2] and dataset.interval.values.tolist() == ["auto", "5"]
+    assert dataset.delay.values.tolist() == [3, 2]
+    assert dataset.interval.values.tolist() == ["auto", "5"]
     assert dataset.status.values.tolist() == [["finished", "finished"], ["finished", "missing"]]
     assert dataset.attrs["name"] == "runs"
 
@@ -216,7 +223,8 @@ def test_fields_that_vary_together_make_no_grid(tmp_path):
     dataset = collect(fabricate(tmp_path / "runs", *tables), tmp_path / "x.zarr")
     assert dataset.status.dims == ("run",)
     assert dataset.run.values.tolist() == ["run0", "run1", "run2", "run3"]
-    assert dataset.delay.values.tolist() == [1, 2, 3, 4] and dataset.gain.dims == ("run",)
+    assert dataset.delay.values.tolist() == [1, 2, 3, 4]
+    assert dataset.gain.dims == ("run",)
 
 
 def test_runs_that_do_not_differ_are_named(tmp_path):
@@ -246,7 +254,8 @@ def test_runs_of_two_precisions_keep_the_finer(tmp_path):
 
 def test_one_run_is_a_dataset_without_axes(tmp_path):
     dataset = collect(fabricate(tmp_path / "runs", {}), tmp_path / "x.zarr")
-    assert dataset.status.dims == () and dataset.status == "finished"
+    assert dataset.status.dims == ()
+    assert dataset.status == "finished"
 
 
 def test_the_extra_is_named_if_it_is_missing(tmp_path, monkeypatch):

@@ -55,7 +55,7 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("change, message", CASES, ids=[str(i) for i in range(len(CASES))])
+@pytest.mark.parametrize(("change", "message"), CASES, ids=[str(i) for i in range(len(CASES))])
 def test_bad_input(change, message):
     with pytest.raises(ValueError, match=message) as caught:
         fl.lyapunov_spectrum(**(GOOD | change))
@@ -81,8 +81,9 @@ def test_bad_networks(change):
 
 def test_unknown_names():
     with pytest.raises(AttributeError, match="attribute lyapunov"):
-        fl.lyapunov  # noqa: B018
-    assert "floss" in fl.__all__ and all(getattr(fl, name) is not None for name in fl.__all__)
+        fl.lyapunov  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
+    assert "floss" in fl.__all__
+    assert all(getattr(fl, name) is not None for name in fl.__all__)
 
 
 def test_matrices_that_have_no_qr():

@@ -32,7 +32,8 @@ def test_equals_the_gradient_at_each_time(gain):
     feedback = fl.backpropagated_norms(make(J), inputs, loss, state=jnp.zeros(5))
     np.testing.assert_allclose(feedback.log_norm, np.log(np.linalg.norm(exact, axis=1)), rtol=0, atol=1e-10)
     np.testing.assert_allclose(feedback.norm(), np.linalg.norm(exact, axis=1), rtol=1e-9)
-    assert not feedback.overflows and feedback.memory_depth == 12
+    assert not feedback.overflows
+    assert feedback.memory_depth == 12
 
 
 def test_a_loss_on_the_last_step_decays_at_the_exponent():
@@ -46,7 +47,8 @@ def test_a_loss_on_the_last_step_decays_at_the_exponent():
 def test_overflow_is_named_with_the_horizon_that_works():
     """h' = 4 h: |dL/dh_t| = 4^(T - t) passes the largest double, 2^1024, at 512 steps back."""
     feedback = fl.backpropagated_norms(lambda h, s: 4 * h, None, lambda h: h[-1].sum(), state=jnp.zeros(1), steps=600)
-    assert feedback.overflows and feedback.memory_depth == 511
+    assert feedback.overflows
+    assert feedback.memory_depth == 511
     np.testing.assert_allclose(feedback.log_norm[0], 600 * np.log(4), rtol=1e-12)
     with pytest.raises(FloatingPointError, match="over 600 steps overflows.*at most 511 steps stay finite"):
         feedback.norm()
@@ -55,7 +57,8 @@ def test_overflow_is_named_with_the_horizon_that_works():
         return jax.lax.fori_loop(0, steps, lambda _, h: 4 * h, h)
 
     gradient = jax.grad(lambda h, steps: plain(h, steps), argnums=0)
-    assert np.isfinite(gradient(0.0, 511)) and np.isinf(gradient(0.0, 512))
+    assert np.isfinite(gradient(0.0, 511))
+    assert np.isinf(gradient(0.0, 512))
 
 
 def test_feedback_far_below_the_smallest_number():
@@ -70,7 +73,8 @@ def test_chaotic_network_in_float32():
     state = jax.random.normal(KEY, (60,), jnp.float32)
     feedback = fl.backpropagated_norms(step, inputs, lambda h: h[-1].sum(), state=state)
     assert feedback.log_norm.dtype == np.float32
-    assert np.isfinite(feedback.log_norm).all() and feedback.overflows
+    assert np.isfinite(feedback.log_norm).all()
+    assert feedback.overflows
     exponent = fl.lyapunov_spectrum(step, inputs, state=state, k=1, transient=50).exponents[0]
     assert float(feedback.log_norm[0]) / 600 == pytest.approx(float(exponent), rel=0.2)
 

@@ -157,7 +157,7 @@ def test_lost_exponents_stop_with_epoch_and_index():
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    ("options", "message"),
     [
         ({"k": 13}, r"k must be an integer from 1 to 12 .*got k=13"),
         ({"k": 0}, "k must be an integer from 1 to 12"),
@@ -214,7 +214,7 @@ def test_a_state_of_other_leaves_is_refused():
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    ("options", "message"),
     [
         ({"where": lambda m: ()}, "where must select floating arrays of the model, got none"),
         ({"target": np.nan}, "target must be finite, got nan"),

@@ -16,7 +16,7 @@ def lorenz_spectrum(make, dt, time=200):
     return fl.lyapunov_spectrum(make(lorenz, dt), None, state=START, steps=steps, transient=steps // 10, time_step=dt)
 
 
-@pytest.mark.parametrize("make, order, error", [(rk4, 4, 2e-4), (diffrax_step, 5, 1e-6)])
+@pytest.mark.parametrize(("make", "order", "error"), [(rk4, 4, 2e-4), (diffrax_step, 5, 1e-6)])
 def test_the_sum_of_lorenz_is_exact_up_to_the_integrator(make, order, error):
     """-(sigma + 1 + beta), per unit of time; halving dt divides the error by about 2^order."""
     if make is diffrax_step:

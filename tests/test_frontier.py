@@ -26,7 +26,8 @@ def bits(length, seed=0):
 def test_a_delay_line_remembers_as_many_steps_as_it_has_units():
     memory = calculations.memory_function(delay_line(7), bits(6000), 12)
     np.testing.assert_allclose(memory[:7], 1, atol=1e-6)
-    assert (memory[7:] < 0.01).all() and memory.sum() == pytest.approx(7, abs=0.02)
+    assert (memory[7:] < 0.01).all()
+    assert memory.sum() == pytest.approx(7, abs=0.02)
 
 
 def test_memory_fades_as_the_theory_of_one_linear_unit_says():
@@ -63,7 +64,8 @@ def test_schedules_differ_in_flossing_and_start_alone():
                 for config in at.values()
                 if isinstance(config, Config)
             ]
-            assert len(same) == 7 and all(each == same[0] for each in same)
+            assert len(same) == 7
+            assert all(each == same[0] for each in same)
     assert len({spec.name for spec in frontier.specs("laptop")}) == 7 * len(frontier.places("laptop"))
 
 
@@ -137,8 +139,8 @@ def test_the_verdicts_on_limits():
 
 def test_training_ends_early_but_at_the_first_place():
     first, *others = [spec_of.points()[0].config for spec_of in frontier.specs("laptop")[:: len(schedules.SCHEDULES)]]
-    assert first.stopping == Config().stopping
-    assert {config.stopping for config in others} == {StoppingConfig(stop_at=0.98, give_up_after=5000)}
+    assert first.stopping == Config().stopping  # pyright: ignore[reportAttributeAccessIssue]
+    assert {config.stopping for config in others} == {StoppingConfig(stop_at=0.98, give_up_after=5000)}  # pyright: ignore[reportAttributeAccessIssue, reportUnhashable]
 
 
 def test_the_table():
@@ -173,7 +175,7 @@ def test_the_verdicts_on_memory():
 def test_beyond_the_frontier_training_is_longer_and_delays_are():
     for spec in beyond.specs("laptop"):
         for config in (point.config for point in spec.points()):
-            assert config.longest_lag >= config.network.units == config.k
+            assert config.longest_lag >= config.network.units == config.k  # pyright: ignore[reportAttributeAccessIssue]
     place = schedules.Place(80, [40], 3)
     within = frontier.spec_of("laptop", place, "whole").points()[0].config
     changed = [
@@ -219,7 +221,7 @@ def test_larger_networks_are_the_frontiers_with_little_changed():
     place = frontier.places("laptop")[-1]
     theirs = {point.config.digest for point in frontier.spec_of("laptop", place, "whole").points()}
     assert {config.digest for config in as_it_is} < theirs  # those of the frontier are not run again
-    longer = [config for config in slower if config.longest_lag == 152]
+    longer = [config for config in slower if config.longest_lag == 152]  # pyright: ignore[reportAttributeAccessIssue]
     assert (len(longer), len(batches)) == (3, 6)
     pairs = (as_it_is, slower, {"learning_rate"}), (longer, batches, {"batch"})
     for before, after, changed in (*pairs, (batches, goal, {"batch", "threshold", "decay"})):
@@ -236,7 +238,8 @@ def test_the_verdicts_on_larger_networks():
             {"change": change, **group(160, d, "whole", accuracy, [900.0] * 3, [1] * 3)} for change, d, accuracy in rows
         ]
         data = {"groups": groups, "curves": []}
-        assert larger.draw(data).axes and len(larger.table(data)) == len(rows) + 1
+        assert larger.draw(data).axes
+        assert len(larger.table(data)) == len(rows) + 1
         return [claim.verdict for claim in larger.claims(data)]
 
     solved, not_all, none = [0.95, 0.96, 0.99], [0.95, 0.96, 0.94], [0.5, 0.94, 0.5]

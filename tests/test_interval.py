@@ -90,7 +90,8 @@ def test_beyond_the_limit_the_gradient_is_lost():
     network, inputs, state, basis = drawn(80, 75, 1.0, "gaussian", 55, 1, "float32")
     exact, _, ratios = measured(network, inputs, state, basis, 1)
     gradient, _, ratio = measured(network, inputs, state, basis, 5)
-    assert float(ratio[0]) > 1 and float(ratios[FACTORS.index(4)]) > 1
+    assert float(ratio[0]) > 1
+    assert float(ratios[FACTORS.index(4)]) > 1
     assert np.linalg.norm(gradient - exact) > 0.02 * np.linalg.norm(exact)
 
 
@@ -158,7 +159,8 @@ def test_strains_are_spreads_over_the_limit():
     rate = np.log(0.9 / 0.1)
     expected = [np.log(np.exp(rate * lengths(40, factor)).mean()) / largest_spread("float64") for factor in FACTORS]
     np.testing.assert_allclose(block_spread_ratio(spectrum.all_growth()), expected, rtol=1e-12)
-    assert expected[0] == pytest.approx(rate / largest_spread("float64")) and spectrum.transient_growth.shape == (10, 3)
+    assert expected[0] == pytest.approx(rate / largest_spread("float64"))
+    assert spectrum.transient_growth.shape == (10, 3)
     # At a longer interval the same holds for its multiples.
     longer = flow_of(lambda h, _: diagonal * h, jnp.ones(3), None, jnp.eye(3), length=40, transient=0, interval=4)
     expected = [np.log(np.exp(4 * rate * lengths(10, factor)).mean()) / largest_spread("float64") for factor in FACTORS]
@@ -224,7 +226,9 @@ def test_flossing_follows_the_network():
     options = {"state": jnp.zeros(20), "key": KEY, "k": 15, "step": network_step, "chunk": 30}
     auto, seldom = fl.floss(network, bits, epochs=90, **options)
     every, always = fl.floss(network, bits, epochs=90, interval=1, **options)
-    assert seldom.interval[0] == 1 and seldom.interval[-1] >= 4 and (always.interval == 1).all()
+    assert seldom.interval[0] == 1
+    assert seldom.interval[-1] >= 4
+    assert (always.interval == 1).all()
     np.testing.assert_allclose(seldom.exponents[:50], always.exponents[:50], rtol=0, atol=1e-8)
     np.testing.assert_allclose(auto.J, every.J, rtol=0, atol=1e-4)
     # A later call goes on with the interval that was reached.
@@ -282,7 +286,7 @@ def test_the_step_that_forgets_is_still_named():
 
 
 @pytest.mark.usefixtures("optax_promotion")
-@pytest.mark.parametrize("interval, window", [(1, 50), (3, 49), (9, 50), (1, 3)])
+@pytest.mark.parametrize(("interval", "window"), [(1, 50), (3, 49), (9, 50), (1, 3)])
 def test_rematerialising_changes_memory_alone(interval, window):
     network = VanillaRNN(12, key=KEY, recurrent="orthogonal", input_scale=0.3)
     inputs = jax.random.normal(KEY, (60, 1))
@@ -327,7 +331,8 @@ def test_a_spectrum_at_the_interval_it_bears():
     options = {"k": 10, "key": KEY, "transient": 30}
     every = fl.lyapunov_spectrum(lambda h, s: network(s, h), inputs, state=jnp.zeros(20), **options)
     seldom = fl.lyapunov_spectrum(lambda h, s: network(s, h), inputs, state=jnp.zeros(20), interval="auto", **options)
-    assert seldom.interval >= 4 and len(seldom.growth) == -(-270 // seldom.interval)
+    assert seldom.interval >= 4
+    assert len(seldom.growth) == -(-270 // seldom.interval)
     np.testing.assert_allclose(seldom.exponents, every.exponents, rtol=0, atol=1e-9)
 
     # Two directions that grow alike for 100 steps, then 10 nats apart in each step.

@@ -63,7 +63,7 @@ def reference_case(units, steps, flossed):
 
 @pytest.mark.usefixtures("optax_promotion")
 @pytest.mark.parametrize(
-    "units, horizons, flossed",
+    ("units", "horizons", "flossed"),
     [
         (20, (1, 5, 50, 200, 500), None),
         (20, (1, 5, 50, 200, 500), "roughly"),
@@ -221,7 +221,8 @@ def test_vectors_forth_and_back():
     v, u = jax.random.normal(KEY, (2, 6, 3))
     forth, Tv = long_term_jvp(step, inputs, v, state=state)
     back, Tu = long_term_vjp(step, inputs, u, state=state)
-    assert forth.max() < -800 and back.shape == forth.shape == (3,)
+    assert forth.max() < -800
+    assert back.shape == forth.shape == (3,)
     left = u.T @ (Tv * jnp.exp(forth - forth.max())[None, :])
     right = Tu.T @ v * jnp.exp(back - forth.max())[:, None]
     np.testing.assert_allclose(left, right, rtol=1e-9)
@@ -238,11 +239,12 @@ def test_vectors_multiplied_out(adjoint):
     product = np.linalg.multi_dot(np.asarray(dense_jacobians(step, state, inputs))[::-1])
     exact = (product.T if adjoint else product) @ vectors
     np.testing.assert_allclose(np.exp(log_norms) * np.asarray(directions), exact, **EXACT)
-    assert np.isneginf(log_norms[2]) and (directions[:, 2] == 0).all()
+    assert np.isneginf(log_norms[2])
+    assert (directions[:, 2] == 0).all()
 
 
 @pytest.mark.parametrize(
-    "horizons, message",
+    ("horizons", "message"),
     [
         ([0], r"horizons must be increasing integers from 1 to 40 \(the run has 40 steps\), got horizons\[0\]=0"),
         ([1, 41], r"got horizons\[1\]=41"),
@@ -255,8 +257,8 @@ def test_vectors_multiplied_out(adjoint):
     ],
 )
 def test_bad_horizons(horizons, message):
+    step, state, inputs = small()
     with pytest.raises(ValueError, match=message) as error:
-        step, state, inputs = small()
         long_term_jacobian(step, inputs, state=state, horizons=horizons)
     assert "\n" not in str(error.value)
 

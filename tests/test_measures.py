@@ -9,7 +9,7 @@ import flossing as fl
 
 
 @pytest.mark.parametrize(
-    "exponents, dimension",
+    ("exponents", "dimension"),
     [
         ([0.90563, 0.0, -14.57219], 2.06215),  # Lorenz (Sprott)
         ([0.419217, -1.623190], 1.258267),  # Henon (Sprott)
@@ -47,7 +47,7 @@ def test_what_is_not_a_number_has_no_dimension():
 
 
 @pytest.mark.parametrize(
-    "exponents, gradient", [([1.0, -2.0], [0.5, 0.25]), ([1.0, 0.0], [0, 0]), ([-1.0, -2.0], [0, 0])]
+    ("exponents", "gradient"), [([1.0, -2.0], [0.5, 0.25]), ([1.0, 0.0], [0, 0]), ([-1.0, -2.0], [0, 0])]
 )
 def test_the_dimension_has_a_gradient(exponents, gradient):
     np.testing.assert_allclose(jax.grad(fl.kaplan_yorke_dimension)(jnp.array(exponents)), gradient, atol=1e-12)

@@ -28,6 +28,8 @@ def test_they_run_and_floss(tmp_path):
     assert done.returncode == 0, done.stderr
     rows = [[float(x) for x in row.split()] for row in re.findall(r"\[([^\]]+)\]", done.stdout)]
     pairs = list(zip(rows[0:6:2], rows[1:6:2], strict=True))
-    assert len(rows) == 8 and len(pairs) == 3
+    assert len(rows) == 8
+    assert len(pairs) == 3
     for before, after in pairs:
-        assert len(before) == 4 and abs(after[0]) < abs(before[0])
+        assert len(before) == 4
+        assert abs(after[0]) < abs(before[0])

@@ -14,7 +14,8 @@ def test_the_plain_formula_to_the_bit_where_that_works(dtype):
     numbers = np.random.default_rng(1)
     for size in 10.0 ** np.arange(-12, 13, 3):
         a = jnp.asarray(size * numbers.normal(size=(31, 17)), dtype)
-        assert norm_of(a) == jnp.linalg.norm(a.ravel()) and norm_of(a).dtype == dtype
+        assert norm_of(a) == jnp.linalg.norm(a.ravel())
+        assert norm_of(a).dtype == dtype
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-25, 1e19, 1e25, 1e38])
@@ -25,13 +26,15 @@ def test_any_size(size):
 
 
 def test_what_is_not_finite_stays_visible():
-    assert np.isposinf(norm_of(jnp.array([1.0, jnp.inf]))) and np.isnan(norm_of(jnp.array([1.0, jnp.nan])))
+    assert np.isposinf(norm_of(jnp.array([1.0, jnp.inf])))
+    assert np.isnan(norm_of(jnp.array([1.0, jnp.nan])))
     assert norm_of(jnp.zeros(3)) == norm_of([]) == norm_of(jnp.zeros(0)) == 0
 
 
 def test_several_arrays_narrow_ones_and_complex_ones():
     tree = {"a": jnp.array([3.0], "f4"), "b": jnp.array([4j], "c8"), "c": jnp.array([12.0], "f2")}
-    assert float(norm_of(tree)) == 13 and norm_of(tree).dtype == np.float32
+    assert float(norm_of(tree)) == 13
+    assert norm_of(tree).dtype == np.float32
     halved = clipped(tree, 6.5)
     assert [leaf.dtype for leaf in jax.tree_util.tree_leaves(halved)] == ["float32", "complex64", "float16"]
     assert float(norm_of(halved)) == pytest.approx(6.5)

@@ -52,15 +52,20 @@ def test_one_figure_is_made(tmp_path):
     said = paper(tmp_path / "out", "--only", "supplement_window")
     folder, figure = Folder(tmp_path / "out"), find_figures()["supplement_window"]
     content, page = folder.read_data("supplement_window"), (tmp_path / "out" / "RESULTS.md").read_text("utf-8")
-    assert content["runs"] == {"made": 4, "wanted": 4} and content["missing"] == [] and "4 of 4 finished" in said
-    assert f"![{figure.TITLE}](supplement_window.png)" in page and "Scale tiny: 0 of 8 runs." in page
+    assert content["runs"] == {"made": 4, "wanted": 4}
+    assert content["missing"] == []
+    assert "4 of 4 finished" in said
+    assert f"![{figure.TITLE}](supplement_window.png)" in page
+    assert "Scale tiny: 0 of 8 runs." in page
     assert (tmp_path / "out" / "supplement_window.png").stat().st_size > 5000
 
 
 @pytest.mark.slow
 def test_the_whole_paper_is_made(made):
     out, said = made
-    assert "paper at scale tiny: " in said and "0 finished before" in said and "100% done" in said
+    assert "paper at scale tiny: " in said
+    assert "0 finished before" in said
+    assert "100% done" in said
     page = (out / "RESULTS.md").read_text("utf-8")
     for name in [name for name, figure in find_figures().items() if figure.IN_PAPER]:
         content = json.loads((out / "data" / f"{name}.json").read_text("utf-8"))
@@ -70,8 +75,10 @@ def test_the_whole_paper_is_made(made):
         assert (out / f"{name}.png").stat().st_size > 5000
         assert f"![{find_figures()[name].TITLE}]({name}.png)" in page
         for claim in find_figures()[name].claims(content["data"]):
-            assert f"| {claim.n} | **{claim.verdict}** |" in page and claim.found.split("|")[0] in page
-    assert "- fig" not in page and {path.name for path in out.iterdir()} == {
+            assert f"| {claim.n} | **{claim.verdict}** |" in page
+            assert claim.found.split("|")[0] in page
+    assert "- fig" not in page
+    assert {path.name for path in out.iterdir()} == {
         *("runs", "calculations", "data", "RESULTS.md", ".lock"),
         *(f"{name}.png" for name in [name for name, figure in find_figures().items() if figure.IN_PAPER]),
     }
@@ -91,7 +98,8 @@ def test_what_is_missing_is_made_and_nothing_else(made, tmp_path):
     assert {path for path in before if before[path] != after[path]} <= {
         path for path in before if path.is_relative_to(lost) or path.is_relative_to(stopped)
     }
-    assert RunDirectory(stopped).info["resumed"] and RunDirectory(lost).info["status"] == "finished"
+    assert RunDirectory(stopped).info["resumed"]
+    assert RunDirectory(lost).info["status"] == "finished"
     assert (out / "data" / "fig3.json").read_bytes() == (made[0] / "data" / "fig3.json").read_bytes()
 
 
@@ -113,9 +121,12 @@ def test_without_its_runs_a_figure_says_so_and_one_left_out_keeps_its_data(made,
     (tmp_path / "data" / "supplement_k.json").unlink()
     make.write_page(folder, rooms)
     page = (tmp_path / "RESULTS.md").read_text("utf-8")
-    assert "Scale tiny: 7 of 8 runs." in page and "- fig3-temporal_xor: delay=2, condition=none, seed 1\n" in page
-    assert "Scale tiny: 0 of 12 runs." in page and "- fig4-spatial_xor: all 6 runs\n" in page
-    assert "(fig4.png)" not in page and "\n| supplement_k | How many exponents to floss | **not run** | 0 |\n" in page
+    assert "Scale tiny: 7 of 8 runs." in page
+    assert "- fig3-temporal_xor: delay=2, condition=none, seed 1\n" in page
+    assert "Scale tiny: 0 of 12 runs." in page
+    assert "- fig4-spatial_xor: all 6 runs\n" in page
+    assert "(fig4.png)" not in page
+    assert "\n| supplement_k | How many exponents to floss | **not run** | 0 |\n" in page
     assert {claim.verdict for claim in rooms["fig4"].claims(folder.read_data("fig4")["data"])} == {"not run"}
 
 
@@ -149,7 +160,7 @@ def test_help_does_not_import_jax():
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         (["--only", "fig3,fig9"], "only must name figures of fig1, fig2, fig3, .*, got 'fig9'"),
         (["--only", ""], "only must name figures of .*, got ''"),
@@ -163,7 +174,8 @@ def test_bad_input_is_one_line(arguments, message, tmp_path, monkeypatch, capsys
     with pytest.raises(SystemExit) as end:
         main(["paper", *arguments])
     said = capsys.readouterr().err
-    assert end.value.code == 2 and said.count("\n") == 1
+    assert end.value.code == 2
+    assert said.count("\n") == 1
     assert re.search(message, said), said
     assert not list(tmp_path.iterdir())
 
@@ -181,7 +193,9 @@ def test_workers_are_at_different_kinds_of_runs():
     (ordered,) = [make.side_by_side([point.config for point in points], 2)]
     kinds = [config.with_values(seed=0).digest for config in ordered]
     assert sorted(config.digest for config in ordered) == sorted(point.config.digest for point in points)
-    assert kinds[0] == kinds[2] == kinds[4] and kinds[1] == kinds[3] == kinds[5] and kinds[0] != kinds[1]
+    assert kinds[0] == kinds[2] == kinds[4]
+    assert kinds[1] == kinds[3] == kinds[5]
+    assert kinds[0] != kinds[1]
 
 
 def double(values: list) -> dict[str, np.ndarray]:
@@ -251,14 +265,19 @@ def test_what_is_taken_from_runs():
     fake = fake_results({"none": [400, 400, 400], "before": [50, 100]})
     rows = {(row["d"], row["condition"]): row for row in groups(fake, spec)}
     assert rows.keys() == {(d, condition) for d in (20, 30, 40, 60) for condition in ("none", "before")}
-    assert rows[40, "none"]["final_accuracy"] == [0.5, 0.5, 0.5] and rows[40, "none"]["seed"] == [1, 2, 3]
+    assert rows[40, "none"]["final_accuracy"] == [0.5, 0.5, 0.5]
+    assert rows[40, "none"]["seed"] == [1, 2, 3]
     # 23 of 25 epochs at 1 and two at 0.5 make 0.96; 22 would make 0.94.
-    assert rows[40, "before"]["epochs_to_solve"] == [73, 123] and rows[40, "none"]["epochs_to_solve"] == [np.inf] * 3
-    assert rows[40, "before"]["flossed_steps"] == [500 * 55] * 2 and rows[40, "before"]["seconds"] == [12.346] * 2
+    assert rows[40, "before"]["epochs_to_solve"] == [73, 123]
+    assert rows[40, "none"]["epochs_to_solve"] == [np.inf] * 3
+    assert rows[40, "before"]["flossed_steps"] == [500 * 55] * 2
+    assert rows[40, "before"]["seconds"] == [12.346] * 2
     none, before = curves(fake, spec, delay=20)
-    assert (none["n"], before["n"]) == (3, 2) and len(before["accuracy"]["epoch"]) <= 120
+    assert (none["n"], before["n"]) == (3, 2)
+    assert len(before["accuracy"]["epoch"]) <= 120
     assert before["accuracy"]["low"][-1] == before["accuracy"]["high"][-1] == 1
-    assert none["gradient"]["middle"] == [0.01] * 16 and none["gradient"]["low"] == [0.0055] * 16
+    assert none["gradient"]["middle"] == [0.01] * 16
+    assert none["gradient"]["low"] == [0.0055] * 16
 
 
 def test_a_network_that_starts_well_has_not_solved_its_task():
@@ -290,7 +309,7 @@ def rows(**finals) -> list:
 
 
 @pytest.mark.parametrize(
-    "before, none, verdict",
+    ("before", "none", "verdict"),
     [
         ([[1, 1, 1], [1, 1, 0.5]], [[1, 1, 1], [1, 0.5, 0.5]], "holds"),
         ([[1, 1, 1], [1, 0.5, 0.5]], [[1, 1, 1], [0.5, 0.5, 0.5]], "holds in part"),
@@ -300,7 +319,8 @@ def rows(**finals) -> list:
 )
 def test_the_verdict_on_reach(before, none, verdict):
     claim = judging.reaches_further("claim", rows(before=before, none=none), "before", "none")
-    assert (claim.verdict, claim.n) == (verdict, 3) and "d = 10, 20." in claim.found
+    assert (claim.verdict, claim.n) == (verdict, 3)
+    assert "d = 10, 20." in claim.found
     assert judging.reaches_further("claim", rows(before=before), "before", "none").verdict == "not run"
 
 
@@ -316,7 +336,7 @@ def test_the_verdict_on_speed():
         assert judging.learns_faster("c", rows(before=before, none=none), "before", "none").verdict == verdict
 
 
-@pytest.mark.parametrize("epochs, verdict", [(80.0, "holds"), (95.0, "does not hold")])
+@pytest.mark.parametrize(("epochs", "verdict"), [(80.0, "holds"), (95.0, "does not hold")])
 def test_less_than_a_tenth_of_the_epochs_makes_no_difference(epochs, verdict):
     along = [
         {"k": k, "seed": [1, 2, 3], "final_accuracy": [1.0] * 3, "epochs_to_solve": [each] * 3}
@@ -325,7 +345,7 @@ def test_less_than_a_tenth_of_the_epochs_makes_no_difference(epochs, verdict):
     assert judging.best_is_between("claim", along, "k").verdict == verdict
 
 
-@pytest.mark.parametrize("solved, verdict", [((3, 1), "holds"), ((2, 1), "undecided"), ((0, 2), "does not hold")])
+@pytest.mark.parametrize(("solved", "verdict"), [((3, 1), "holds"), ((2, 1), "undecided"), ((0, 2), "does not hold")])
 def test_one_network_decides_nothing_about_windows(solved, verdict):
     each = [{"window": w, "d": 60, "seed": [1, 2, 3]} for w in (100, 20)]
     groups = [{**row, "final_accuracy": [1.0] * n + [0.5] * (3 - n)} for row, n in zip(each, solved, strict=True)]
@@ -336,11 +356,12 @@ def test_one_network_decides_nothing_about_windows(solved, verdict):
 def test_no_verdict_where_all_solve_all():
     easy = [[1, 1, 1], [1, 1, 0.96]]
     claim = judging.reaches_further("claim", rows(before=easy, none=easy), "before", "none")
-    assert claim.verdict == "undecided" and claim.found.endswith(judging.NO_DIFFERENCE)
+    assert claim.verdict == "undecided"
+    assert claim.found.endswith(judging.NO_DIFFERENCE)
 
 
 @pytest.mark.parametrize(
-    "solved, verdict",
+    ("solved", "verdict"),
     [
         ([0, 3, 1], "holds"),
         ([0, 3, 3], "holds in part"),
@@ -364,4 +385,5 @@ def test_the_committed_results_follow_from_the_committed_data():
     assert make.page(rooms, contents) == (ROOT / "paper" / "RESULTS.md").read_text("utf-8")
     for name, content in contents.items():
         if content["runs"]["made"] + content["calculations"]["made"]:
-            assert rooms[name].draw(content["data"]).axes and (ROOT / "paper" / f"{name}.png").is_file()
+            assert rooms[name].draw(content["data"]).axes
+            assert (ROOT / "paper" / f"{name}.png").is_file()

@@ -83,7 +83,8 @@ def flossing_changes_nothing(calculation):
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.NAME)
 def test_verdicts_follow_from_the_data(room):
-    assert isinstance(room, FigureModule) and room.specs("tiny") == []
+    assert isinstance(room, FigureModule)
+    assert room.specs("tiny") == []
     for made, verdict in ((flossed_well, "holds"), (flossing_changes_nothing, "does not hold"), (nothing, "not run")):
         data = collected(room, made)
         assert {claim.verdict for claim in room.claims(data)} == {verdict}
@@ -146,15 +147,18 @@ def test_flossing_moves_the_measured_exponents(kind):
     shared = {"kind": kind, "networks": 2, "gains": [0.7, 0.4], "target": -0.2, "horizons": [1, 10, 100]}
     before = flossed_networks(k=0, **shared, **SMALL)
     after = flossed_networks(k=1, **shared, **SMALL)
-    assert before["along"].shape == (2, 60, 0) and after["along"].shape == (2, 60, 1)
+    assert before["along"].shape == (2, 60, 0)
+    assert after["along"].shape == (2, 60, 1)
     distance = [np.abs(found["exponents"][:, 0] + 0.2) for found in (before, after)]
-    assert (distance[1] < 0.2).all() and (distance[1] < distance[0] / 2).all()
+    assert (distance[1] < 0.2).all()
+    assert (distance[1] < distance[0] / 2).all()
     # Over the same bits: exponents sum to the mean log determinant, singular values to it times the horizon.
     rates = after["log_singular_values"][:, -1].mean(1) / 100
     np.testing.assert_allclose(rates, after["exponents"].mean(1), rtol=0.15)
     # A gradient of norm 1, sent back from the last step to the first, is stretched as singular values allow.
     feedback, logs = after["log_feedback"][:, -1], after["log_singular_values"][:, -1]
-    assert (feedback <= logs[:, 0] + 1e-9).all() and (feedback >= logs[:, -1] - 1e-9).all()
+    assert (feedback <= logs[:, 0] + 1e-9).all()
+    assert (feedback >= logs[:, -1] - 1e-9).all()
 
 
 @pytest.mark.slow
@@ -196,7 +200,8 @@ def test_an_lstm_is_trained_alike_with_and_without():
 def test_summaries_and_colours():
     curve = summary(np.arange(1000), np.stack([np.arange(1000.0)] * 3 + [np.full(1000, np.inf)]))
     assert len(curve["x"]) == len(curve["middle"]) <= 200
-    assert curve["low"] == curve["middle"] == curve["x"] and curve["high"][0] in (0.0, np.inf)
+    assert curve["low"] == curve["middle"] == curve["x"]
+    assert curve["high"][0] in (0.0, np.inf)
     colours = k_colours([1, 16, 32])
     assert len(set(colours.values())) == 4
     assert {k: colour for k, colour in k_colours([1, 16, 32, 64, 75]).items() if k in colours} == colours

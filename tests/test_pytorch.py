@@ -141,10 +141,12 @@ def test_singular_directions_are_lost_without_gradient(engine):
     with torch.no_grad():
         module.weight_hh_l0.zero_()[0, 0] = 0.5
     spectrum = flt.lyapunov_spectrum(module, torch.randn(9, CHANNELS, **DOUBLE), k=2, engine=engine, transient=0)
-    assert spectrum.exponents[0].isfinite() and spectrum.exponents[1].isneginf()
+    assert spectrum.exponents[0].isfinite()
+    assert spectrum.exponents[1].isneginf()
     (lost,) = torch.autograd.grad(spectrum.exponents[1], module.weight_hh_l0, retain_graph=True)
     (kept,) = torch.autograd.grad(spectrum.exponents[0], module.weight_hh_l0)
-    assert (lost == 0).all() and kept[0, 0] != 0
+    assert (lost == 0).all()
+    assert kept[0, 0] != 0
 
 
 @pytest.mark.parametrize("engine", ["torch", "jax"])
@@ -187,7 +189,8 @@ def test_weights_may_be_parametrised_and_hooks_are_called():
     for engine in ("torch", "jax"):
         spectrum = flt.lyapunov_spectrum(module, torch.zeros(6, CHANNELS, **DOUBLE), engine=engine, transient=0)
         spectrum.exponents[0].backward()
-    assert len(calls) == len(gradients) == 2 and gradients[0].abs().max() > 1e-3
+    assert len(calls) == len(gradients) == 2
+    assert gradients[0].abs().max() > 1e-3
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-12)
 
 
@@ -206,7 +209,7 @@ def test_float32_stays_and_the_configuration_of_jax_is_left_alone():
     for x64 in (True, False):
         with jax.enable_x64(x64):
             spectrum = flt.lyapunov_spectrum(module, torch.ones(5, CHANNELS), k=2, engine="jax", transient=0)
-            assert jax.config.jax_enable_x64 == x64
+            assert jax.config.jax_enable_x64 == x64  # pyright: ignore[reportAttributeAccessIssue]
         assert spectrum.exponents.dtype == spectrum.basis.dtype == spectrum.state.dtype == torch.float32
 
 

@@ -83,7 +83,8 @@ def test_results_are_there_before_lapack_gets_its_threads_back(monkeypatch):
     monkeypatch.setattr(_jax, "_jitted_loss_and_gradient", lambda: watched)
     monkeypatch.setattr(_jax, "one_lapack_thread", limit)
     flt.floss(nn.RNN(1, 60), torch.zeros(300, 1), k=40, epochs=2, engine="jax")
-    assert ready and all(ready)
+    assert ready
+    assert all(ready)
 
 
 def test_many_sequences_are_flossed_at_once():
@@ -116,9 +117,12 @@ def test_exponents_come_to_the_target_and_the_interval_follows():
         callback=lambda epoch, _, record: seen.append((epoch, int(record.interval[0]))),
     )
     torch.testing.assert_close(history.exponents[-1], torch.full((2,), -0.1, **DOUBLE), rtol=0, atol=2e-3)
-    assert history.interval[0] == 1 and history.interval[1] > 1 and history.interval.max() <= 32
+    assert history.interval[0] == 1
+    assert history.interval[1] > 1
+    assert history.interval.max() <= 32
     assert seen == [(i + 1, m) for i, m in enumerate(history.interval.tolist())]
-    assert module.W.grad is None and module.W.requires_grad
+    assert module.W.grad is None
+    assert module.W.requires_grad
 
 
 class Linear(nn.Module):
@@ -168,7 +172,8 @@ def test_an_optimiser_you_have_steps_what_it_holds():
     inputs = torch.randn(10, 2, **DOUBLE)
     with torch.no_grad():
         history = flt.floss(module, inputs, k=2, epochs=2, optimiser=optimiser, clip=None, engine="torch")
-    assert history.state.optimiser is optimiser and len(gradients) == 2
+    assert history.state.optimiser is optimiser
+    assert len(gradients) == 2
     changed = {name for name, p in module.named_parameters() if not torch.equal(p, before[name])}
     assert changed == {"weight_hh_l0"}
     step = before["weight_hh_l0"] - 0.1 * (1.9 * gradients[0] + gradients[1])
@@ -291,7 +296,7 @@ def shorter():
     return lambda: next(draws)
 
 
-@pytest.mark.parametrize("call, message", CASES)
+@pytest.mark.parametrize(("call", "message"), CASES)
 def test_bad_input_is_one_line(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call()

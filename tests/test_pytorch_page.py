@@ -13,7 +13,8 @@ def test_it_is_forty_lines_and_three():
     code = SCRIPT.read_text().split('"""', 2)[2]
     lines = [line for line in code.splitlines() if line.strip() and not line.startswith("#")]
     flossing = [line for line in lines if "flt" in line or "adam" in line]
-    assert len(flossing) == 3 and len(lines) - 3 <= 40
+    assert len(flossing) == 3
+    assert len(lines) - 3 <= 40
 
 
 def test_it_runs(tmp_path):
@@ -24,5 +25,6 @@ def test_it_runs(tmp_path):
     done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
-    assert first.startswith("as it comes: accuracy 0.") and second.startswith("flossed first: accuracy 0.")
+    assert first.startswith("as it comes: accuracy 0.")
+    assert second.startswith("flossed first: accuracy 0.")
     assert first.endswith("over the last 100 of 2 epochs; chance is 0.5")

@@ -126,7 +126,8 @@ def test_one_run_is_a_plain_line(tmp_path):
     np.testing.assert_allclose(line["accuracy"]["y"], smoothed(accuracy), rtol=1e-3)
     np.testing.assert_allclose(line["loss"]["y"], smoothed(1.5 - accuracy), rtol=1e-3)
     assert "low" not in line["accuracy"]
-    assert line["blocks"] == [0, 49] and line["colour"] == COLOURS["before_and_during"]
+    assert line["blocks"] == [0, 49]
+    assert line["colour"] == COLOURS["before_and_during"]
     assert page["title"] == "Temporal XOR at lags 2 and 4"
     assert page["statuses"] == "1 run: 1 finished"
     assert page["data"]["final"] is None
@@ -185,16 +186,19 @@ def test_quartiles_leave_out_nan_and_survive_infinities():
 
 def test_a_sweep_shows_one_delay_at_a_time_and_the_accuracy_against_all(sweep):
     page = contents(sweep)
-    assert page["title"] == "400 runs" and len(page["rows"]) == 40
+    assert page["title"] == "400 runs"
+    assert len(page["rows"]) == 40
     assert [row[0] for row in page["rows"][::4]] == [str(delay) for delay in range(2, 12)]
     pictures = page["data"]["curves"]["pictures"]
     assert [picture["label"] for picture in pictures] == [f"delay {delay}" for delay in range(2, 12)]
     assert all([line["name"] for line in picture["lines"]] == [LABELS[each] for each in SWEPT] for picture in pictures)
     final = page["data"]["final"]
-    assert final["axis"] == "delay" and not final["log"]
+    assert final["axis"] == "delay"
+    assert not final["log"]
     (picture,) = final["pictures"]
     line = picture["lines"][1]
-    assert line["x"] == list(range(2, 12)) and line["name"] == LABELS["before"]
+    assert line["x"] == list(range(2, 12))
+    assert line["name"] == LABELS["before"]
     finals = [[values[-100:].mean() for values in metric(sweep, f"{d}-before", seeds=range(1, 11))] for d in line["x"]]
     low, median, high = np.percentile(finals, [25, 50, 75], axis=1)
     np.testing.assert_allclose([line["accuracy"][n] for n in ("low", "y", "high")], [low, median, high], rtol=1e-3)
@@ -205,7 +209,8 @@ def test_few_runs_that_differ_in_much_share_one_picture(tmp_path):
         write_run(tmp_path / str(number), TINY.with_values(delay=delay, gain=gain, condition=condition))
     (picture,) = contents(tmp_path)["data"]["curves"]["pictures"]
     names = {line["name"] for line in picture["lines"]}
-    assert "gain 1.0, delay 3, no flossing" in names and len(names) == 3
+    assert "gain 1.0, delay 3, no flossing" in names
+    assert len(names) == 3
     assert len({(line["colour"], line["dash"]) for line in picture["lines"]}) == 3
 
 
@@ -229,7 +234,8 @@ def test_long_runs_are_thinned_out(tmp_path):
     write_run(tmp_path / "run", TINY.with_values(epochs=3001))
     (line,) = contents(tmp_path)["data"]["curves"]["pictures"][0]["lines"]
     assert len(line["x"]) == len(line["accuracy"]["y"]) <= 400
-    assert line["x"][0] == 1 and line["x"][-1] == 3001
+    assert line["x"][0] == 1
+    assert line["x"][-1] == 3001
 
 
 # ---- one run ---------------------------------------------------------------------------------------------------------
@@ -253,7 +259,10 @@ def test_many_snapshots_are_thinned_out_to_the_first_the_last_and_some_between(t
     write_run(tmp_path / "run", snapshots=150)
     network = contents(tmp_path)["data"]["details"][0]["network"]
     epochs = network["epochs"]
-    assert network["of"] == 150 and len(epochs) == 60 and epochs[0] == (0, 20) and epochs[-1] == (149 * 60, 20)
+    assert network["of"] == 150
+    assert len(epochs) == 60
+    assert epochs[0] == (0, 20)
+    assert epochs[-1] == (149 * 60, 20)
 
 
 def test_condition_numbers_are_those_of_the_singular_values(tmp_path):
@@ -265,7 +274,8 @@ def test_condition_numbers_are_those_of_the_singular_values(tmp_path):
     panel = contents(tmp_path)["data"]["details"][0]["horizons"]
     values = np.exp(logs["start"])
     np.testing.assert_allclose(panel["lines"]["start"]["y"], np.log10(values[:, 0] / values[:, 3]), rtol=1e-3)
-    assert panel["lines"]["end"]["y"][-1] is None and panel["singular"]
+    assert panel["lines"]["end"]["y"][-1] is None
+    assert panel["singular"]
     exponents = run.info["spectra"]["start"]
     slope = np.diff(panel["lines"]["start"]["theory"]) / np.diff(panel["x"])
     np.testing.assert_allclose(slope, (exponents[0] - exponents[3]) / np.log(10), rtol=2e-3)
@@ -344,7 +354,8 @@ def test_damaged_runs_are_named_and_left_out(tmp_path):
     page = contents(tmp_path)
     assert len(page["rows"]) == 1
     troubles = dict(page["troubles"])
-    assert "training-00000050.npz" in troubles[str(bad.path)] and "left out" in troubles[str(bad.path)]
+    assert "training-00000050.npz" in troubles[str(bad.path)]
+    assert "left out" in troubles[str(bad.path)]
     assert str(other.path) in troubles
 
 
@@ -353,7 +364,8 @@ def test_a_damaged_panel_does_not_take_the_others_with_it(tmp_path):
     next(iter(run.snapshots.values())).write_bytes(b"no archive")
     (run.path / "horizons.npz").write_bytes(b"PK")
     panels = contents(tmp_path)["data"]["details"][0]
-    assert panels["network"].startswith("This cannot be shown: ") and "damaged" in panels["network"]
+    assert panels["network"].startswith("This cannot be shown: ")
+    assert "damaged" in panels["network"]
     assert "horizons.npz" in panels["horizons"]
     assert isinstance(panels["gradients"], dict)
 

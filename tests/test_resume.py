@@ -45,7 +45,8 @@ def stopped(tmp_path):
 
 
 def test_a_stopped_run_goes_on_to_the_bit(stopped, undisturbed):
-    assert stopped.info["status"] == "interrupted" and stopped.metrics("training")["epoch"][-1] == 5
+    assert stopped.info["status"] == "interrupted"
+    assert stopped.metrics("training")["epoch"][-1] == 5
     begun = []
     run(SMALL, stopped.path, on_progress=begun.append)
     compare(undisturbed, stopped)
@@ -58,7 +59,8 @@ def test_a_finished_run_is_returned_as_it_is(undisturbed):
     before = {path: path.stat().st_mtime_ns for path in undisturbed.path.rglob("*")}
     seen = []
     again = run(SMALL, undisturbed.path, on_progress=seen.append)
-    assert again.path == undisturbed.path and not seen
+    assert again.path == undisturbed.path
+    assert not seen
     assert {path: path.stat().st_mtime_ns for path in undisturbed.path.rglob("*")} == before
 
 
@@ -97,9 +99,13 @@ def test_another_configuration_is_refused_by_name(undisturbed):
 
 
 def test_two_processes_do_not_write_to_one_run(stopped):
-    with stopped.opened(), pytest.raises(ValueError, match="out must not be in use, got .* another process is at work"):
-        with RunDirectory(stopped.path).opened(wait=0.1):
-            pass
+    message = "out must not be in use, got .* another process is at work"
+    with (
+        stopped.opened(),
+        pytest.raises(ValueError, match=message),
+        RunDirectory(stopped.path).opened(wait=0.1),
+    ):
+        pass
 
 
 def test_a_start_that_was_killed_does_not_block_the_next(tmp_path):
@@ -128,7 +134,8 @@ def test_divergence_names_epoch_quantity_and_exponents(tmp_path):
         run(config, tmp_path / "run")
     directory = RunDirectory(tmp_path / "run")
     info = directory.info
-    assert info["status"] == "failed" and "epoch" in info["error"]
+    assert info["status"] == "failed"
+    assert "epoch" in info["error"]
     assert len(info["exponents_before_error"]) == config.k
     assert list((directory.path / "checkpoints").glob("*.eqx"))
 
@@ -140,9 +147,11 @@ def test_a_run_may_go_on_with_a_smaller_step(tmp_path):
         run(config, tmp_path / "run")
     directory = run(config.with_values(halvings=60), tmp_path / "run")
     info = directory.info
-    assert info["status"] == "finished" and np.isfinite(directory.metrics("training")["loss"]).all()
+    assert info["status"] == "finished"
+    assert np.isfinite(directory.metrics("training")["loss"]).all()
     rates = [note["learning_rate"] for note in info["halvings"]]
-    assert rates == [1e153 * 0.5 ** (i + 1) for i in range(len(rates))] and 0 < len(rates) < 60
+    assert rates == [1e153 * 0.5 ** (i + 1) for i in range(len(rates))]
+    assert 0 < len(rates) < 60
     # Stopped after a halving and continued, it is the same run; so is one that was allowed to halve from the start.
     with pytest.raises(KeyboardInterrupt):
         run(config.with_values(halvings=60), tmp_path / "again", on_progress=stop_at(6))
@@ -162,7 +171,8 @@ def test_a_directory_of_the_first_version_opens(undisturbed, tmp_path):
     del info["config"]["safety"], info["config"]["training"]["chunk"]
     (old.path / "run.json").write_text(json.dumps(info))
     assert old.config == SMALL.with_values(checkpoint_every=100)
-    assert old.horizons == {} and old.snapshots == {}
+    assert old.horizons == {}
+    assert old.snapshots == {}
     assert run(SMALL, old.path).metrics("training")["loss"].shape == (12,)
 
 
@@ -170,7 +180,8 @@ def test_a_directory_of_the_first_version_opens(undisturbed, tmp_path):
 def test_killed_three_times(tmp_path):
     """Three of the fifty kills of `make torture`; resuming on the command line is tested each time."""
     counts = torture(tmp_path, 3, epochs=700)
-    assert counts["kills"] == 3 and counts["went_on"] >= 2
+    assert counts["kills"] == 3
+    assert counts["went_on"] >= 2
 
 
 def in_mounted(folder, options: str, script: str) -> subprocess.CompletedProcess:
@@ -188,14 +199,17 @@ def test_a_full_disk_ends_in_one_line_with_the_last_checkpoint_intact(tmp_path, 
     copy = f"cp -r {tmp_path}/small/run {tmp_path}/kept"
     done = in_mounted(tmp_path / "small", "size=700k", f"{{ {train}; code=$?; {copy}; exit $code; }}")
     assert done.returncode == 1, done.stderr
-    assert done.stderr.startswith("flossing: ") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("flossing: ")
+    assert done.stderr.count("\n") == 1
     assert "No space left on device; what was done is kept, and the same command goes on from there" in done.stderr
     kept = RunDirectory(tmp_path / "kept")
-    assert 0 < kept.metrics("training")["epoch"][-1] < 4000 and not list(kept.path.rglob("*.part"))
+    assert 0 < kept.metrics("training")["epoch"][-1] < 4000
+    assert not list(kept.path.rglob("*.part"))
     experiment = reference.build(kept.config)
     like = init_training(experiment.model, experiment.optimiser, experiment.flossing)
     checkpoint = newest_checkpoint(kept.path / "checkpoints", like)
-    assert checkpoint is not None and checkpoint.state.epoch > 0
+    assert checkpoint is not None
+    assert checkpoint.state.epoch > 0
 
 
 def test_a_read_only_directory_ends_in_one_line(tmp_path):
@@ -204,21 +218,25 @@ def test_a_read_only_directory_ends_in_one_line(tmp_path):
     done = in_mounted(tmp_path / "fixed", "ro", f"{train} --out {tmp_path}/fixed/run")
     assert done.returncode == 2
     assert done.stderr.startswith("flossing: out must be a directory that can be written, got")
-    assert "Read-only file system" in done.stderr and done.stderr.count("\n") == 1
+    assert "Read-only file system" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_resume_on_the_command_line(tmp_path):
     command = ["train", *TINY, "--epochs", "12"]
     assert command_here(*command, "--out", "run", cwd=tmp_path).returncode == 0
     again = command_here(*command, "--out", "run", cwd=tmp_path)
-    assert again.returncode == 0 and "this run is finished" in again.stdout
+    assert again.returncode == 0
+    assert "this run is finished" in again.stdout
     # As a crash would leave it: the last words not written, one chunk lost.
     directory = RunDirectory(tmp_path / "run")
     directory.write_info(directory.info | {"status": "running"})
     resumed = command_here("train", "--resume", "run", cwd=tmp_path)
     assert resumed.returncode == 0 and "epoch 12/12" in resumed.stdout, resumed.stderr
-    assert directory.info["status"] == "finished" and directory.config.training.epochs == 12
+    assert directory.info["status"] == "finished"
+    assert directory.config.training.epochs == 12
     both = command_here("train", "--resume", "run", "--out", "other", cwd=tmp_path)
-    assert both.returncode == 2 and both.stderr.startswith("flossing: out and overwrite must be left out with resume")
+    assert both.returncode == 2
+    assert both.stderr.startswith("flossing: out and overwrite must be left out with resume")
     missing = command_here("train", "--resume", "nowhere", cwd=tmp_path)
     assert (missing.returncode, missing.stderr) == (2, "flossing: run directory must hold run.json, got 'nowhere'\n")

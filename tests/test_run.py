@@ -31,7 +31,8 @@ def test_a_run_directory_holds_everything(finished):
     assert info["status"] == "finished"
     assert finished.config == SMALL
     assert {"jax", "flossing", "python"} <= set(info["versions"])
-    assert info["device"] and info["seconds"] > 0
+    assert info["device"]
+    assert info["seconds"] > 0
     assert set(info["spectra"]) == {"start", "after_preflossing", "end"}
     training, flossing = finished.metrics("training"), finished.metrics("flossing")
     np.testing.assert_array_equal(training["epoch"], np.arange(1, 13))
@@ -49,14 +50,17 @@ def test_flossing_that_may_come_is_not_announced(tmp_path):
     seen = []
     values = {"condition": "adaptive", "every": 4, "threshold": 1e-12}
     run(SMALL.with_values(**values), tmp_path / "run", on_progress=lambda s: seen.append((s.epoch, s.flossing_epochs)))
-    assert seen[0] == (0, 5) and seen[-1] == (12, 5)
+    assert seen[0] == (0, 5)
+    assert seen[-1] == (12, 5)
     seen.clear()
     run(SMALL, tmp_path / "blocks", on_progress=lambda s: seen.append((s.epoch, s.flossing_epochs)))
     assert {announced for _, announced in seen} == {9}
     seen.clear()
     values["threshold"] = 1e12
     run(SMALL.with_values(**values), tmp_path / "all", on_progress=lambda s: seen.append(s.flossing_epochs))
-    assert seen[0] == 5 and seen[-1] == 5 + 2 * 4 and seen == sorted(seen)
+    assert seen[0] == 5
+    assert seen[-1] == 5 + 2 * 4
+    assert seen == sorted(seen)
 
 
 def test_the_saved_network_is_the_trained_one(finished):
@@ -104,7 +108,7 @@ LONGER = SMALL.with_values(epochs=300, chunk=40, condition="before", singular_va
 
 
 @pytest.mark.parametrize(
-    "values, epoch, reason",
+    ("values", "epoch", "reason"),
     [
         (
             {"stop_at": 0.01},
@@ -135,7 +139,7 @@ def test_training_ends_early_when_it_is_told_to(tmp_path, values, epoch, reason)
 
 
 @pytest.mark.parametrize(
-    "late, reason",
+    ("late", "reason"),
     [
         (0.5, "accuracy has been 0.5000 at most, below give_up_below=0.55"),
         (0.6, None),  # for a hundred epochs better than chance, long ago
@@ -167,7 +171,8 @@ def test_a_run_that_is_continued_ends_early_at_the_same_epoch(tmp_path):
             run(config, tmp_path, on_progress=interrupt_at(epoch))
         assert RunDirectory(tmp_path).info["status"] == "interrupted"
     ended = run(config, tmp_path)
-    assert ended.info["status"] == "finished" and ended.info["stopped"]["epoch"] == 160
+    assert ended.info["status"] == "finished"
+    assert ended.info["stopped"]["epoch"] == 160
     assert len(ended.metrics("training")["epoch"]) == 160
 
 
@@ -181,7 +186,7 @@ def test_nothing_is_overwritten_by_accident(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, message",
+    ("content", "message"),
     [
         (None, "run directory must hold run.json"),
         ("{", "run.json must hold JSON"),
@@ -241,7 +246,8 @@ def test_demo(tmp_path):
     assert summary["delay"] == 2
     assert tuple(summary["conditions"]) == CONDITIONS
     for row in summary["conditions"].values():
-        assert 0 <= row["final_accuracy"] <= 1 and len(row["exponents"]) == 4
+        assert 0 <= row["final_accuracy"] <= 1
+        assert len(row["exponents"]) == 4
     demo(SMALL, tmp_path / "demo", Console(quiet=True))  # a second demo replaces the first
 
 

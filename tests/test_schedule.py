@@ -27,7 +27,7 @@ def test_the_reference():
 
 
 @pytest.mark.parametrize(
-    "condition, expected",
+    ("condition", "expected"),
     [
         ("none", {}),
         ("before", {1: 500}),
@@ -65,7 +65,7 @@ def test_bad_schedules(make):
 NORMS = {"distant": "gradient_norm/x0", "local": "gradient_norm/J"}
 
 
-@pytest.mark.parametrize("distant, expected", [(2e-3, 0), (1e-3, 7), (0.0, 7)])
+@pytest.mark.parametrize(("distant", "expected"), [(2e-3, 0), (1e-3, 7), (0.0, 7)])
 def test_adaptive_flosses_while_the_gradient_is_lost(distant, expected):
     schedule = fl.schedules.adaptive(**NORMS, threshold=5e-4, before=9, epochs=7, every=10)
     measures = {"gradient_norm/x0": np.asarray(distant), "gradient_norm/J": np.asarray(2.0)}
@@ -127,10 +127,13 @@ def test_defaults_follow_the_condition():
     # Given or by default, it is the same run.
     for config in (reference, adaptive):
         given = config.with_values(**config.plan._asdict())
-        assert given.plan == config.plan and given.digest == config.digest and not given.differences(config)
+        assert given.plan == config.plan
+        assert given.digest == config.digest
+        assert not given.differences(config)
         for name, value in config.plan._asdict().items():
             other = config.with_values(**{name: value / 2 if value < 1 else value - 1})
-            assert other.digest != config.digest and set(other.differences(config)) == {name}
+            assert other.digest != config.digest
+            assert set(other.differences(config)) == {name}
     assert reference.with_values(units=20).k == 20
     assert set(reference.differences(adaptive)) == {"condition", "delay", *Plan._fields} - {
         "flossing_rate",

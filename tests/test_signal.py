@@ -54,7 +54,8 @@ def test_a_calculation_is_the_same_again():
     assert len(each) == len({calculation.name for calculation in each}) == 2
     with jax.enable_x64(False):
         first, again = (calculations.signal_after_preflossing(**each[0].arguments) for _ in range(2))
-    assert first["gram"].shape == (8, 8) and first["square"] > 0
+    assert first["gram"].shape == (8, 8)
+    assert first["square"] > 0
     np.testing.assert_array_equal(first["gram"], again["gram"])
 
 

@@ -22,10 +22,11 @@ def written(folder, text):
 
 
 def complaint(path):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=": ") as caught:
         read_spec(path)
     (line,) = str(caught.value).splitlines()
-    assert line.startswith(f"{path}: ") and len(line) < 1000
+    assert line.startswith(f"{path}: ")
+    assert len(line) < 1000
     return line.removeprefix(f"{path}: ")
 
 
@@ -57,7 +58,8 @@ def test_points_are_the_product_of_zipped_tables(tmp_path):
 
 def test_the_example_is_a_legal_sweep():
     spec = read_spec(EXAMPLE)
-    assert spec.name == "delays" and len(spec.points()) == 18
+    assert spec.name == "delays"
+    assert len(spec.points()) == 18
 
 
 def test_a_byte_order_mark_is_no_obstacle(tmp_path):
@@ -75,7 +77,7 @@ AXIS = "[[axes]]\nseed = [1, 2]\n"
 
 
 @pytest.mark.parametrize(
-    "text, message",
+    ("text", "message"),
     [
         ("", "axes must be tables of fields, each headed [[axes]], got axes=None"),
         ("axes = []", "axes must be tables of fields, each headed [[axes]], got axes=[]"),
@@ -178,7 +180,8 @@ def test_any_file_gives_points_or_one_line(tmp_path_factory, base, axes, rubbish
     try:
         points = read_spec(path).points()
     except ValueError as error:
-        assert len(str(error).splitlines()) == 1 and str(error).startswith(f"{path}: ")
+        lines = str(error).splitlines()
+        assert [line.startswith(f"{path}: ") for line in lines] == [True]
     else:
         assert (
             len({point.config.digest for point in points})

@@ -101,8 +101,8 @@ def test_a_task_sees_another_sharpness_and_the_same_spikes():
 def test_the_sharpness_changes_in_every_layer():
     layers = Stacked([LIF(4, 3, key=KEY, bias_mean=1.5), BinaryRNN(3, 4, key=KEY)])
     twin = with_task_surrogate(layers)
-    assert [cell.flossing_beta for cell in twin.cells] == [cell.beta for cell in layers.cells] == [10.0, 10.0]
-    assert [cell.flossing_beta for cell in layers.cells] == [1.0, 0.3]
+    assert [cell.flossing_beta for cell in twin.cells] == [cell.beta for cell in layers.cells] == [10.0, 10.0]  # pyright: ignore[reportAttributeAccessIssue]
+    assert [cell.flossing_beta for cell in layers.cells] == [1.0, 0.3]  # pyright: ignore[reportAttributeAccessIssue]
 
     def total(cells, inputs):
         def body(state, s):
@@ -140,5 +140,6 @@ def test_flossing_a_binary_network(k):
     flossed, history = fl.floss(cell, draw_bits, state=cell.zeros(), key=KEY, **options)
     exponents = np.asarray(spectrum(flossed, bits, k=k, transient=100).exponents)
     assert history.exponents[0, 0] < -0.2
-    assert abs(exponents[0]) < 0.06 and np.abs(exponents).mean() < 0.06
+    assert abs(exponents[0]) < 0.06
+    assert np.abs(exponents).mean() < 0.06
     assert exact == [True] * 3

@@ -122,7 +122,8 @@ def assert_same(ours, theirs):
     """The runs of `theirs`, each epoch once, are in `ours` as well, equal to the bit."""
     for expected in find_runs([theirs]):
         run = RunDirectory(ours / "runs" / expected.path.name)
-        assert run.info["status"] == "finished" and run.config == expected.config
+        assert run.info["status"] == "finished"
+        assert run.config == expected.config
         np.testing.assert_array_equal(run.metrics("training")["epoch"], np.arange(1, run.config.training.epochs + 1))
         for found, wanted in (
             (run.metrics("training"), expected.metrics("training")),
@@ -142,7 +143,8 @@ def undisturbed(start, tmp_path_factory):
 
 def test_a_sweep_runs_every_point(undisturbed):
     out, stdout = undisturbed
-    assert "sweep test: 3 runs, 0 finished before" in stdout and f"directory   {out}" in stdout
+    assert "sweep test: 3 runs, 0 finished before" in stdout
+    assert f"directory   {out}" in stdout
     assert "dashboard   http://127.0.0.1:" in stdout
     assert "3 of 3 finished  100% done" in stdout
     assert stdout.endswith("Outcome(finished=3, reused=0, failed=0)\n")
@@ -151,7 +153,8 @@ def test_a_sweep_runs_every_point(undisturbed):
     assert [run["values"] for run in content["runs"]] == [{"seed": seed} for seed in (1, 2, 3)]
     for run in content["runs"]:
         directory = RunDirectory(out / "runs" / run["digest"])
-        assert directory.config.digest == run["digest"] and directory.info["status"] == "finished"
+        assert directory.config.digest == run["digest"]
+        assert directory.info["status"] == "finished"
         assert directory.config.seeds.seed_network == run["values"]["seed"]
 
 
@@ -159,7 +162,8 @@ def test_what_is_finished_is_not_run_again(undisturbed, start):
     out, _ = undisturbed
     before = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*")}
     stdout = finish(start(out))
-    assert stdout.endswith("Outcome(finished=0, reused=3, failed=0)\n") and "dashboard" not in stdout
+    assert stdout.endswith("Outcome(finished=0, reused=3, failed=0)\n")
+    assert "dashboard" not in stdout
     assert {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*")} == before
 
 
@@ -201,7 +205,9 @@ def test_a_failure_stops_nothing_else(start, tmp_path):
     stdout = finish(start(tmp_path, axes, workers=1), code=1)
     assert stdout.endswith("Outcome(finished=1, reused=0, failed=1)\n")
     (row,) = [line for line in stdout.splitlines() if "learning_rate=" in line]
-    assert "learning_rate=1e+30, clip=1e+30, condition=none" in row and "FloatingPointError: " in row and "epoch" in row
+    assert "learning_rate=1e+30, clip=1e+30, condition=none" in row
+    assert "FloatingPointError: " in row
+    assert "epoch" in row
     assert {run.info["status"] for run in find_runs([tmp_path])} == {"finished", "failed"}
     assert all(run.path.name in row for run in find_runs([tmp_path]) if run.info["status"] == "failed")
 
@@ -221,7 +227,7 @@ def test_a_directory_serves_one_sweep_at_a_time(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         ({"workers": 0}, "workers must be at least 1, and left out with scheduler, got workers=0"),
         ({"workers": 2, "scheduler": "tcp://127.0.0.1:1"}, "left out with scheduler, got workers=2"),
@@ -308,7 +314,9 @@ def test_two_hundred_runs_survive_ten_kills(start, tmp_path):
         assert run.info["status"] == "finished"
         for kind, epochs in (("training", 20), ("flossing", 9)):
             np.testing.assert_array_equal(run.metrics(kind)["epoch"], np.arange(1, epochs + 1))
-        assert run.parameters and run.horizons and not list(run.path.rglob("*.part"))
+        assert run.parameters
+        assert run.horizons
+        assert not list(run.path.rglob("*.part"))
     resumed = {run.config.seeds.seed_input for run in runs if "resumed" in run.info}
     assert len(resumed) <= kills
     sample = sorted(resumed | set(rng.sample(range(200), 10)))

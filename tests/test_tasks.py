@@ -85,7 +85,7 @@ def test_first_scored_can_be_said():
 
 
 @pytest.mark.parametrize(
-    "make, message",
+    ("make", "message"),
     [
         (lambda: TemporalXOR(steps=39, delay=20), "delay must leave a scored step.*steps=39.*delay=20.*40"),
         (lambda: DelayedCopy(steps=5, delay=6), "delay must leave a scored step"),
@@ -108,10 +108,13 @@ def test_copy_memory_layout():
     task = CopyMemory(delay=5)
     sequence = task(jax.random.key(0))
     shown, symbols = sequence.inputs.argmax(1), sequence.targets[15:]
-    assert (sequence.inputs.sum(1) == 1).all() and sequence.inputs.shape == (25, task.channels)
-    assert (shown[:10] == symbols).all() and set(np.unique(symbols)) <= set(range(8))
+    assert (sequence.inputs.sum(1) == 1).all()
+    assert sequence.inputs.shape == (25, task.channels)
+    assert (shown[:10] == symbols).all()
+    assert set(np.unique(symbols)) <= set(range(8))
     assert list(shown[10:]) == [8, 8, 8, 8, 9] + [8] * 10
-    assert (sequence.targets[:15] == 8).all() and sequence.mask.all()
+    assert (sequence.targets[:15] == 8).all()
+    assert sequence.mask.all()
     many = jax.vmap(task)(jax.random.split(jax.random.key(1), 1000)).targets[:, 15:]
     assert np.abs(np.bincount(many.ravel(), minlength=8) / 10_000 - 1 / 8).max() < 0.015  # 4.5 standard errors
 
@@ -132,8 +135,12 @@ def test_adding():
     task = Adding(steps=9)
     sequences = jax.vmap(task)(jax.random.split(jax.random.key(0), 20_000))
     numbers, marks = sequences.inputs[..., 0], sequences.inputs[..., 1]
-    assert (marks[:, :4].sum(1) == 1).all() and (marks[:, 4:].sum(1) == 1).all() and set(np.unique(marks)) == {0.0, 1.0}
-    assert (marks.sum(0) > 0).all() and 0 <= float(numbers.min()) and float(numbers.max()) < 1
+    assert (marks[:, :4].sum(1) == 1).all()
+    assert (marks[:, 4:].sum(1) == 1).all()
+    assert set(np.unique(marks)) == {0.0, 1.0}
+    assert (marks.sum(0) > 0).all()
+    assert float(numbers.min()) >= 0
+    assert float(numbers.max()) < 1
     assert np.allclose(sequences.targets[:, -1], (numbers * marks).sum(1))
     assert (np.asarray(sequences.mask) == (np.arange(9) == 8)).all()
     score = jax.vmap(task.score)(jnp.ones((20_000, 9, 1)), sequences)
@@ -147,16 +154,20 @@ def test_digits_are_split_once_and_for_all():
 
     pixels, labels = load_digits(return_X_y=True)
     pixels, test = pixels / 16, Digits().test()
-    assert test.inputs.shape == (360, 64, 1) and test.mask.sum() == 360 and test.mask[:, -1].all()
+    assert test.inputs.shape == (360, 64, 1)
+    assert test.mask.sum() == 360
+    assert test.mask[:, -1].all()
     index = {image.tobytes(): i for i, image in enumerate(pixels)}
     assert len(index) == 1797  # no image is there twice
     in_test = [index[np.asarray(image).tobytes()] for image in test.inputs[..., 0]]
-    assert in_test[:3] == [1442, 455, 584] and len(set(in_test)) == 360
-    assert (test.targets[:, -1] == labels[in_test]).all()
+    assert in_test[:3] == [1442, 455, 584]
+    assert len(set(in_test)) == 360
+    assert (test.targets[:, -1] == labels[in_test]).all()  # pyright: ignore[reportGeneralTypeIssues]
 
     drawn = jax.vmap(Digits())(jax.random.split(jax.random.key(0), 5000))
     trained = [index[np.asarray(image).tobytes()] for image in drawn.inputs[..., 0]]
-    assert not set(trained) & set(in_test) and (drawn.targets[:, -1] == labels[trained]).all()
+    assert not set(trained) & set(in_test)
+    assert (drawn.targets[:, -1] == labels[trained]).all()  # pyright: ignore[reportGeneralTypeIssues]
     assert 1350 < len(set(trained)) <= 1437  # 1393 are expected in 5000 draws
 
 
@@ -164,7 +175,8 @@ def test_permuted_digits():
     plain, permuted = Digits().test(), Digits(permuted=True).test()
     assert (plain.targets == permuted.targets).all()
     order = np.random.RandomState(1).permutation(64)
-    assert (permuted.inputs == plain.inputs[:, order]).all() and list(order[:4]) != [0, 1, 2, 3]
+    assert (permuted.inputs == plain.inputs[:, order]).all()
+    assert list(order[:4]) != [0, 1, 2, 3]
 
 
 def test_digits_without_scikit_learn(monkeypatch):

@@ -110,7 +110,7 @@ def test_chunks_of_any_length_share_one_compilation():
     for progress in progresses(loss=loss, epochs=12, chunk=5):
         if progress.kind == "training" and progress.state.epoch == 5:
             first = len(traces)
-    assert len(traces) == first  # chunks of 5, 5 and 2 epochs
+    assert len(traces) == first  # chunks of 5, 5 and 2 epochs  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
 def test_a_compiler_that_does_not_know_our_options(monkeypatch):
@@ -129,8 +129,8 @@ def test_the_callers_loop_can_stop_early():
     for progress in progresses(chunk=2):
         if progress.state.epoch >= 4:
             break
-    assert progress.state.epoch == 4
-    assert set(progress.state.measures) >= {"loss", "accuracy", "exponents"}
+    assert progress.state.epoch == 4  # pyright: ignore[reportPossiblyUnboundVariable]
+    assert set(progress.state.measures) >= {"loss", "accuracy", "exponents"}  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
 def test_adaptive_schedules_see_measures():
@@ -158,7 +158,8 @@ def test_a_rule_of_ones_own_sees_the_accuracy_of_the_epoch_before(chunk):
     accuracy = gather(chunks, "training", "accuracy")
     assert seen == {epoch: accuracy[epoch - 2] for epoch in (5, 9)}
     flossed = [(c.state.epoch, len(c.epochs)) for c in chunks if c.kind == "flossing"]
-    assert sum(count for at, count in flossed if at == 0) == 2 and sum(c for at, c in flossed if at == 8) == 3
+    assert sum(count for at, count in flossed if at == 0) == 2
+    assert sum(c for at, c in flossed if at == 8) == 3
 
 
 def test_regression_with_another_network_and_no_flossing():
@@ -220,7 +221,7 @@ def test_overflowing_feedback_is_named_with_a_horizon_that_works():
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    ("options", "message"),
     [
         ({"epochs": 0}, "epochs must be an integer of at least 1, got epochs=0"),
         ({"chunk": 0}, "chunk must be an integer of at least 1, got chunk=0"),
@@ -268,7 +269,7 @@ def test_the_term_is_added_in_every_mth_epoch():
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    ("options", "message"),
     [
         ({"term": fl.FlossingTerm(-1.0)}, "term.weight must be a positive number, got term.weight=-1.0"),
         ({"term": fl.FlossingTerm(1.0, every=0)}, "term.every must be an integer of at least 1, got term.every=0"),

@@ -9,7 +9,6 @@ from scipy import special, stats
 import flossing as fl
 from flossing._spectra.statistics import batch_means
 from flossing.flows import rk4
-from tests.helpers import flow_of
 
 KEY = jax.random.key(2)
 
@@ -117,8 +116,8 @@ def coverage(step, start, truth, *, k, length, transient, dt=1.0, interval=1, ra
         state = start(key)
         basis = jnp.linalg.qr(jax.random.normal(key, (state.size, k)))[0]
         inputs = jax.random.split(jax.random.fold_in(key, 1), length) if random else None
-        options = {"length": length, "transient": transient, "interval": interval, "time_step": dt}
-        spectrum = flow_of(step, state, inputs, basis, **options)
+        options = {"steps": length, "transient": transient, "interval": interval, "time_step": dt}
+        spectrum = fl.lyapunov_spectrum(step, inputs, state=state, basis=basis, **options)
         return jnp.abs(spectrum.exponents - truth) < spectrum.uncertainty().half_width()
 
     many = jax.jit(jax.vmap(one))

@@ -110,7 +110,7 @@ def _multiply(
     jacobians: Jacobians, point: Point, q: Tensor, sizes: list[int]
 ) -> tuple[Point, Tensor, Float[Tensor, "blocks k"]]:
     ends, first, growth = set(itertools.accumulate(sizes)), 1, []
-    for point, some in jacobians:  # noqa: B007, B020
+    for point, some in jacobians:  # noqa: B007
         q, log_r = push(some, q, {t for t in range(len(some)) if first + t in ends})
         growth.append(log_r)
         first += len(some)

@@ -84,7 +84,7 @@ class TrackingLoss(eqx.Module):
     cost: float = eqx.field(static=True)
 
     def __call__(self, model: BalanceModel, batch: DrivenBatch):
-        (signals, targets, mask), noise = batch
+        _, targets, mask = batch.tracking
         model = eqx.tree_at(lambda m: (m.network.b, m.x0), model, replace_fn=lax.stop_gradient)
         x = orbits(model, batch)
         scored = mask[..., None].astype(x.dtype)

@@ -90,11 +90,8 @@ def keep_data(folder: Folder, figure: FigureModule, scale: Scale, *, chosen: boo
     before = folder.read_data(figure.NAME)
     if before is not None:
         more = sum(made) - before["runs"]["made"] - before["calculations"]["made"]
-        if before["scale"] != scale:
-            keeps = not chosen
-        else:
-            keeps = more < 0 and not figure.IN_PAPER or more <= 0 and not chosen
-        if keeps:
+        is_worse = (more < 0 and not figure.IN_PAPER) or (more <= 0 and not chosen)
+        if is_worse if before["scale"] == scale else not chosen:
             return
     content = {
         "figure": figure.NAME,

@@ -15,5 +15,6 @@ def find_figures() -> dict[str, FigureModule]:
 def _modules() -> Iterator[tuple[str, FigureModule]]:
     for found in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f"{__name__}.{found.name}")
-        assert isinstance(module, FigureModule) and found.name == module.NAME
+        assert isinstance(module, FigureModule)
+        assert found.name == module.NAME
         yield found.name, module
