@@ -100,6 +100,10 @@ def zero_state(model: Any) -> State:
     if isinstance(model, (eqx.nn.GRUCell, eqx.nn.LSTMCell)):
         h = jnp.zeros(model.hidden_size, model.weight_hh.dtype)
         return (h, h) if isinstance(model, eqx.nn.LSTMCell) else h
+    if _comes_from(model, "flax") and hasattr(model, "initialize_carry"):
+        from flax import nnx
+
+        return model.initialize_carry((model.in_features,), nnx.Rngs(0))
     name = getattr(model, "__name__", type(model).__name__)
     raise ValueError(f"state must be given for a model without a method zeros(), got state=None for {name}")
 
