@@ -65,10 +65,10 @@ def _flossing(units, steps, k, goal, blocks, chunk, seconds) -> list[Row]:
     take_turns([ours, *eager, compiled, naive, *best])
 
     work = f"flossing epoch, N={units}, T={steps}, k={k}"
-    limit, precision, said = None, [], ours.reason
+    limit, precision, remark = None, [], ours.reason
     if ours.result is not None:
         intervals = ours.result["interval"]
-        said = f"interval {intervals[0]} at first, {np.median(intervals):g} in the median"
+        remark = f"interval {intervals[0]} at first, {np.median(intervals):g} in the median"
         products = limits.fastest(best, "forward", "backward", "weights")
         if products is not None:
             limit = steps * products + decompositions(intervals, steps, transient) * limits.fastest(best, "qr")
@@ -80,7 +80,7 @@ def _flossing(units, steps, k, goal, blocks, chunk, seconds) -> list[Row]:
             peer="PyTorch, eager",
             theirs=least([p.pace for p in eager]),
             least_ratio=goal,
-            remark="; ".join(filter(None, [said, of_threads(eager)])),
+            remark="; ".join(filter(None, [remark, of_threads(eager)])),
             **common,
         ),
         Comparison(peer="PyTorch, torch.compile of the step", theirs=compiled.pace, remark=compiled.reason, **common),

@@ -69,13 +69,13 @@ def _function(units: int, steps: int, k: int, *, blocks: int, chunk: int, second
         "unit": "s",
         "ours": least([p.mean for p in ours]),
     }
-    said = _said(ours)
+    remark = _said(ours)
     return [
         Comparison(
             peer="PyTorch, eager, torch.func.jacrev",
             theirs=least([p.pace for p in jacobians]),
             least_ratio=1.0,
-            remark="; ".join([*said, of_threads(jacobians)]),
+            remark="; ".join([*remark, of_threads(jacobians)]),
             **common,
         ),
         Comparison(
@@ -92,8 +92,8 @@ def _said(ours: Sequence[Contender]) -> list[str]:
     if any(each.result is None for each in ours):
         return [each.reason for each in ours if each.reason]
     first, middle = ours[0].result[0], np.median(ours[0].result)
-    told = "ours on 2 threads {}, on 1 {}".format(*(show(each.mean, "s") for each in ours))
-    return [f"interval {first} at first, {middle:g} in the median", told]
+    listed = "ours on 2 threads {}, on 1 {}".format(*(show(each.mean, "s") for each in ours))
+    return [f"interval {first} at first, {middle:g} in the median", listed]
 
 
 def phase(

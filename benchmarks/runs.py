@@ -33,9 +33,9 @@ def whole_run(say: Say, quick: bool) -> list[Row]:
         with tempfile.TemporaryDirectory() as folder:
             for threads in eager:
                 say(f"whole run {repetition + 1}: PyTorch, {threads} thread(s), a part")
-                seconds, said = _torch([*part, *small, "--threads", str(threads)], training, flossing, total)
+                seconds, remark = _torch([*part, *small, "--threads", str(threads)], training, flossing, total)
                 eager[threads] += [] if seconds is None else [seconds]
-                reason = said or reason
+                reason = remark or reason
             for name, times in (("first", first), ("second", second)):
                 say(f"whole run {repetition + 1}: ours, {name} start")
                 arguments = ["--delay", "2", *TINY] if quick else ["--delay", "20"]

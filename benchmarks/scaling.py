@@ -106,10 +106,10 @@ def draw(lines: dict[str, dict]):
     """The picture: time above, memory below, against N, k and T."""
     from matplotlib.figure import Figure
 
-    from flossing_lab.runs.plotting import COLOURS, INK
+    from flossing_lab.runs.plotting import COLOURS, DARK
 
     figure = Figure(figsize=(10.5, 6), layout="constrained")
-    figure.suptitle("One flossing epoch, value and gradient, QR after every step", fontsize=12, color=INK)
+    figure.suptitle("One flossing epoch, value and gradient, QR after every step", fontsize=12, color=DARK)
     rows = (("seconds", "time (s)", 1.0, "before_and_during"), ("bytes", "memory (MiB)", 2.0**-20, "before"))
     for (quantity, label, unit, colour), panels in zip(rows, figure.subplots(2, 3), strict=True):
         for axes, (variable, line) in zip(panels, lines.items(), strict=True):

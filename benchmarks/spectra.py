@@ -52,8 +52,8 @@ def _remark(ours, peer) -> str:
     if ours.result is None or peer.result is None:
         return ours.reason or peer.reason
     difference = np.abs(np.sort(ours.result["exponents"]) - np.sort(peer.result["exponents"])).max()
-    said = f"exponents agree to {difference:.0e}; ours at interval {ours.result['interval']}; "
-    said += f"outside jit {show(ours.result['outside_jit'], 's')}"
+    remark = f"exponents agree to {difference:.0e}; ours at interval {ours.result['interval']}; "
+    remark += f"outside jit {show(ours.result['outside_jit'], 's')}"
     if "as_released" in peer.result:
-        said += f"; jitted by us, as released a call compiles and takes {show(peer.result['as_released'], 's')}"
-    return said
+        remark += f"; jitted by us, as released a call compiles and takes {show(peer.result['as_released'], 's')}"
+    return remark

@@ -1,7 +1,7 @@
 """The command line: `flossing train`, `train balance`, `spectrum`, `demo`, `sweep`, `collect`, `report`, `paper`.
 
-The arguments of a run are the fields of its configuration. JAX is imported only when a command starts, so that
-`--help` answers at once.
+The arguments of a run are the fields of its configuration. JAX is imported only when a command starts, so
+`--help` responds immediately.
 """
 
 import contextlib
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 
 def _unchecked(section: type[BaseModel]) -> type[BaseModel]:
-    # tyro reports what cannot be parsed; what can be parsed but is not legal is for Config to say, in its one line.
+    # tyro reports arguments that it cannot parse. Config reports values that parse but are illegal, in one line.
     # So tyro fills a copy of each section whose types have no bounds.
     fields: dict[str, Any] = {}
     for name, info in section.model_fields.items():
-        if name == "experiment":  # the command says it
+        if name == "experiment":  # chosen by the command
             continue
         kind, default = _plain_type(info.annotation), info.default
         if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -44,7 +44,7 @@ def _plain_type(kind: Any) -> Any:
     if get_origin(kind) is Annotated:
         return get_args(kind)[0]
     if get_origin(kind) in (Union, types.UnionType):
-        return Union[tuple(_plain_type(option) for option in get_args(kind))]  # noqa: UP007 (made of values)
+        return Union[tuple(_plain_type(option) for option in get_args(kind))]  # noqa: UP007 (built at run time)
     return kind
 
 
@@ -54,22 +54,22 @@ _BalanceArguments = tyro.conf.OmitArgPrefixes[_unchecked(BalanceConfig)]
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """Run the reference experiment, or with `train balance` the second one; defaults are the released examples.
+    """Run the reference experiment, or the second one with `train balance`. The defaults are the released examples.
 
-    The second, a network that balances itself, has arguments of its own: see `flossing train balance --help`.
+    The second experiment, a network that balances itself, has its own arguments: see `flossing train balance --help`.
 
-    Writes a run directory: configuration, versions, metrics of every epoch, parameters, checkpoints, a picture. The
-    same command again continues a run that was stopped, to the bit as if it had not been.
+    This writes a run directory: configuration, versions, metrics of every epoch, parameters, checkpoints, a picture.
+    If a run was interrupted, the same command continues it, bit for bit as if it had never stopped.
     """
 
     config: _Arguments
     out: Path | None = None
-    """Run directory; by default runs/ and a name made of task, delay, condition and seed."""
+    """Run directory. Default: runs/ plus a name built from task, delay, condition and seed."""
     overwrite: bool = False
     """Replace a run that the directory already holds."""
     resume: Path | None = None
-    """A run directory to continue with the configuration it holds; of the other arguments only CHECKPOINT-EVERY,
-    SNAPSHOTS-EVERY and HALVINGS count."""
+    """Run directory to continue, with its stored configuration. Of the other arguments, only CHECKPOINT-EVERY,
+    SNAPSHOTS-EVERY and HALVINGS take effect."""
 
     def __call__(self):
         directory = _train(Config, self.config, self.out, self.overwrite, self.resume)
@@ -81,27 +81,27 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class TrainBalance:
-    """Run the second experiment: a network that learns to track signals and, doing so, balances itself.
+    """Run the second experiment: a network that balances itself as it learns to track signals.
 
-    N rectified units with noise inhibit one another; S readouts shall give back S Ornstein-Uhlenbeck signals at once.
-    Training makes the inhibition tight: the mean coupling grows several times, S eigenvalues leave the others far to
-    the left, and with several signals the neurons fall into S groups that inhibit mostly themselves. The defaults are
-    the released example. 100,001 epochs take a few minutes on two cores, and the groups show after some 15,000.
+    N noisy rectified units inhibit one another. S readouts learn to reproduce S Ornstein-Uhlenbeck signals without
+    delay. Training tightens the balance: the mean coupling grows severalfold, and S eigenvalues move far to the left of
+    the others. With several signals, the neurons form S groups that mostly inhibit themselves. The defaults are the
+    released example. 100,001 epochs take a few minutes on two cores; the groups appear after about 15,000.
 
-    Writes a run directory as `flossing train` does, and a film. The same command again continues a run that was
-    stopped.
+    This writes a run directory, as `flossing train` does, and a film. If a run was interrupted, the same command
+    continues it.
     """
 
     config: _BalanceArguments
     out: Path | None = None
-    """Run directory; by default runs/ and a name made of the number of signals and the seed."""
+    """Run directory. Default: runs/ plus a name built from the number of signals and the seed."""
     overwrite: bool = False
     """Replace a run that the directory already holds."""
     resume: Path | None = None
-    """A run directory to continue with the configuration it holds; of the other arguments only CHECKPOINT-EVERY,
-    SNAPSHOTS-EVERY and HALVINGS count."""
+    """Run directory to continue, with its stored configuration. Of the other arguments, only CHECKPOINT-EVERY,
+    SNAPSHOTS-EVERY and HALVINGS take effect."""
     film: bool = True
-    """Write the film of weights and eigenvalues, film.gif, made of the snapshots."""
+    """Write film.gif, a film of the weights and eigenvalues, from the snapshots."""
 
     def __call__(self):
         directory = _train(BalanceConfig, self.config, self.out, self.overwrite, self.resume)
@@ -137,7 +137,7 @@ def _train(
             )
         config = stored.model_copy(update={"safety": config.safety})
     if directory.has_finished(config) and not overwrite:
-        _say("this run is finished; --overwrite runs it anew")
+        _say("this run is finished; --overwrite reruns it")
         return directory
     with Display(Console()) as display:
         display.start("training")
@@ -147,15 +147,15 @@ def _train(
 
 @dataclasses.dataclass(frozen=True)
 class Spectrum:
-    """Print and draw the Lyapunov spectrum of a saved run or of a freshly drawn network."""
+    """Print and plot the Lyapunov spectrum of a saved run or of a freshly drawn network."""
 
     config: _Arguments
     run: Path | None = None
-    """A run directory whose final network is measured; its configuration replaces the other arguments."""
+    """Run directory whose final network to measure. Its configuration replaces the other arguments."""
     first: int | None = None
-    """How many exponents, from the largest; all by default."""
+    """Number of exponents, largest first. Default: all."""
     picture: Path = Path("spectrum.png")
-    """Where the picture goes."""
+    """Output file for the picture."""
 
     def __call__(self):
         from rich.console import Console
@@ -169,16 +169,16 @@ class Spectrum:
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Watch a network that cannot learn learn: one task, three conditions, a table and a picture."""
+    """Show how flossing lets a network learn a task that it cannot learn unaided: three conditions, one picture."""
 
     delay: int = 20
     """Basic lag of the temporal XOR; the lags are this and twice this."""
     epochs: int = 3001
     """Training epochs."""
     seed: int = 1
-    """All four seeds."""
+    """Value of all four seeds."""
     out: Path = Path("runs/demo")
-    """Where runs, picture and summary go; an earlier demo there is replaced."""
+    """Directory for runs, picture and summary. Replaces an earlier demo there."""
 
     def __call__(self):
         from rich.console import Console
@@ -194,19 +194,19 @@ class Demo:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Run every configuration of a specification, each in a directory of its own, several at once.
+    """Run every configuration of a specification in parallel, each in its own directory.
 
-    The same command again runs what is missing and reuses the rest. Exit code 1 if a run failed.
+    Repeating the command runs only what is missing. The exit code is 1 if a run failed.
     """
 
     spec: tyro.conf.Positional[Path]
-    """A TOML file: [base] is what all runs share, each [[axes]] table is an axis along which they differ."""
+    """TOML file: [base] holds what all runs share; each [[axes]] table is an axis along which they differ."""
     out: Path | None = None
-    """Where the runs go; by default sweeps/ and the specification's name."""
+    """Directory of the sweep. Default: sweeps/ plus the name of the specification."""
     workers: int | None = None
-    """Worker processes, each with one thread; by default one for each usable core."""
+    """Number of worker processes, one thread each. Default: one per usable core."""
     scheduler: str | None = None
-    """Address of a running dask scheduler, such as tcp://127.0.0.1:8786, whose workers run instead of our own."""
+    """Address of a running dask scheduler, such as tcp://127.0.0.1:8786, to use its workers instead of our own."""
 
     def __call__(self) -> int:
         from rich.console import Console
@@ -217,19 +217,19 @@ class Sweep:
         spec = read_spec(self.spec)
         out = Path("sweeps") / spec.name if self.out is None else self.out
         outcome = sweep(spec, out, workers=self.workers, scheduler=self.scheduler, console=Console())
-        print(f"{outcome.finished} runs finished, {outcome.reused} before, {outcome.failed} failed")
-        print(f"look at them with   flossing report {out}")
+        print(f"{outcome.finished} runs finished, {outcome.reused} had finished before, {outcome.failed} failed")
+        print(f"view them with   flossing report {out}")
         return 1 if outcome.failed else 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Collect:
-    """Put the finished runs of a sweep, or of any folder with runs, into one labelled dataset (xarray, Zarr)."""
+    """Collect the finished runs of a sweep, or of any folder with runs, into one labelled dataset (xarray, Zarr)."""
 
     directory: tyro.conf.Positional[Path]
-    """The directory of a sweep, or any folder with runs below."""
+    """Sweep directory, or any folder that contains runs."""
     out: Path | None = None
-    """The Zarr store, replaced if it is one of ours; by default collected.zarr in the directory."""
+    """Zarr store to write; it may replace only a store of this command. Default: collected.zarr in the directory."""
 
     def __call__(self):
         from flossing_lab.sweeps.dataset import collect
@@ -241,12 +241,12 @@ class Collect:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Write one HTML page that shows runs, a comparison or a sweep; it needs no network to be read."""
+    """Write one self-contained HTML page that shows runs, a comparison or a sweep; it opens offline."""
 
     directories: tyro.conf.Positional[tuple[Path, ...]]
-    """Run directories, directories of sweeps, or folders with runs below."""
+    """Run directories, sweep directories, or folders that contain runs."""
     out: Path = Path("report.html")
-    """Where the page goes."""
+    """Output file for the page."""
 
     def __call__(self):
         from flossing_lab.report import write_report
@@ -258,24 +258,25 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class Paper:
-    """Make the paper, figure by figure: run what is missing, draw, and say which of its claims are found here.
+    """Reproduce the paper, figure by figure: run what is missing, draw, and report which claims hold here.
 
-    Writes a picture and a data file for each figure, and RESULTS.md. The same command again makes what is missing and
-    reuses the rest. Exit code 1 if a run failed.
+    This writes a picture and a data file for each figure, and RESULTS.md. Repeating the command computes only what is
+    missing. The exit code is 1 if a run failed.
     """
 
     scale: Literal["laptop", "paper", "tiny"] = "laptop"
     """laptop: half an hour on two cores; paper: 20 networks, all delays, 10,000 epochs, for a cluster; tiny: a few
-    minutes, to see that all works."""
+    minutes, to check that everything works."""
     only: str | None = None
-    """Figures to make runs for, such as fig1,fig3; all of the paper by default. above_n, capacity, frontier,
-    gradient_snr, larger and limits go beyond it: tens of core-hours. Those not named are drawn from what there is."""
+    """Figures to compute, such as fig1,fig3. Default: all figures of the paper. above_n, capacity, frontier,
+    gradient_snr, larger and limits go beyond the paper and take tens of core-hours. Other figures are drawn from
+    existing results."""
     out: Path = Path("paper-runs")
-    """Where pictures, data, RESULTS.md, runs/ and calculations/ go."""
+    """Directory for pictures, data, RESULTS.md, runs/ and calculations/."""
     workers: int | None = None
-    """Worker processes, each with one thread; by default one for each usable core."""
+    """Number of worker processes, one thread each. Default: one per usable core."""
     scheduler: str | None = None
-    """Address of a running dask scheduler, such as tcp://127.0.0.1:8786, whose workers run instead of our own."""
+    """Address of a running dask scheduler, such as tcp://127.0.0.1:8786, to use its workers instead of our own."""
 
     def __call__(self) -> int:
         from rich.console import Console
@@ -299,11 +300,11 @@ COMMANDS: dict[str, Callable] = {
 
 
 def _parse(arguments: Sequence[str] | None) -> Any:
-    # tyro draws a box around what it cannot parse; its first paragraph says all, and fits into our one line.
-    said, words = io.StringIO(), list(sys.argv[1:] if arguments is None else arguments)
+    # tyro prints a parse error in a box. The first paragraph holds the whole message, which fits into our one line.
+    output, words = io.StringIO(), list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with contextlib.redirect_stderr(said):
-            # `train` takes the arguments of the first experiment without a word, which no parser of ours would allow.
+        with contextlib.redirect_stderr(output):
+            # `train` alone takes the arguments of the first experiment, which tyro's subcommands cannot express.
             if words[:2] == ["train", "balance"]:
                 return tyro.cli(TrainBalance, prog="flossing train balance", args=words[2:])
             return tyro.extras.subcommand_cli_from_dict(
@@ -315,13 +316,13 @@ def _parse(arguments: Sequence[str] | None) -> Any:
     except SystemExit as end:
         if not end.code:
             raise
-    lines = [line.strip("│ ") for line in said.getvalue().splitlines() if not line.startswith(("╭", "╰"))]
+    lines = [line.strip("│ ") for line in output.getvalue().splitlines() if not line.startswith(("╭", "╰"))]
     paragraph = itertools.takewhile(lambda line: not line.startswith("─"), lines)
     _stop(f"{' '.join(paragraph)} ({_program(words)} --help tells what is legal)", 2)
 
 
 def _program(words: Sequence[str]) -> str:
-    # The command that knows the arguments, as far as there is one.
+    # The command whose --help lists the arguments, as far as the words name one.
     known = 2 if words[:2] == ["train", "balance"] else int(words[:1] != [] and words[0] in COMMANDS)
     return " ".join(["flossing", *words[:known]])
 
@@ -329,7 +330,7 @@ def _program(words: Sequence[str]) -> str:
 _KEPT = "; what was done is kept, and the same command goes on from there"
 _RESUMABLE = (Train, TrainBalance, Sweep, Paper)
 _BAD_PATH = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
-"""An argument that names something else than it should, rather than a disk that is full."""
+"""Errors from a wrong path in the arguments, unlike those from a full disk."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -364,7 +365,7 @@ def _say(text: str):
 
 
 def _cache():
-    # Compiled programs stay on the disk from one start of the command line to the next.
+    # Keep compiled programs on disk from one command to the next.
     from flossing_lab.runs.process import cache_compilations
 
     cache_compilations()

@@ -1,7 +1,7 @@
 """Build wheel and sdist, and try them as a user meets them: `python -m tests.dist TESTS`, or `make dist`.
 
-In an empty environment the wheel must import without the laboratory, run the first example of the README, and say in one
-line how to install the command line. The tests named then run there, from the files of the sdist, on the installed wheel.
+In an empty environment the wheel must import without the laboratory, run the first example of the README, and say in
+one line how to install the command line. The tests then run there, from the files of the sdist, on the installed wheel.
 """
 
 import re

@@ -107,9 +107,9 @@ def test_what_is_missing_is_made_and_nothing_else(made, tmp_path):
 def test_without_its_runs_a_figure_says_so_and_one_left_out_keeps_its_data(made, tmp_path):
     folder = Folder(tmp_path)
     shutil.copytree(made[0] / "data", tmp_path / "data")
-    figure, rooms = find_figures()["fig3"], find_figures()
+    figure, figures = find_figures()["fig3"], find_figures()
     make.keep_data(folder, figure, "tiny", chosen=False)
-    make.write_page(folder, rooms)
+    make.write_page(folder, figures)
     kept = (tmp_path / "RESULTS.md").read_text("utf-8")
     assert kept == (made[0] / "RESULTS.md").read_text("utf-8")  # pictures and page need no runs
     assert (tmp_path / "fig3.png").is_file()
@@ -119,7 +119,7 @@ def test_without_its_runs_a_figure_says_so_and_one_left_out_keeps_its_data(made,
     shutil.rmtree(tmp_path / "runs")
     make.keep_data(folder, find_figures()["fig4"], "tiny", chosen=True)
     (tmp_path / "data" / "supplement_k.json").unlink()
-    make.write_page(folder, rooms)
+    make.write_page(folder, figures)
     page = (tmp_path / "RESULTS.md").read_text("utf-8")
     assert "Scale tiny: 7 of 8 runs." in page
     assert "- fig3-temporal_xor: delay=2, condition=none, seed 1\n" in page
@@ -127,7 +127,7 @@ def test_without_its_runs_a_figure_says_so_and_one_left_out_keeps_its_data(made,
     assert "- fig4-spatial_xor: all 6 runs\n" in page
     assert "(fig4.png)" not in page
     assert "\n| supplement_k | How many exponents to floss | **not run** | 0 |\n" in page
-    assert {claim.verdict for claim in rooms["fig4"].claims(folder.read_data("fig4")["data"])} == {"not run"}
+    assert {claim.verdict for claim in figures["fig4"].claims(folder.read_data("fig4")["data"])} == {"not run"}
 
 
 def test_ctrl_c_keeps_what_was_done(tmp_path):
@@ -379,11 +379,11 @@ def test_the_verdict_on_k(solved, verdict):
 
 
 def test_the_committed_results_follow_from_the_committed_data():
-    folder, rooms = Folder(ROOT / "paper"), find_figures()
-    contents = {name: content for name in rooms if (content := folder.read_data(name)) is not None}
+    folder, figures = Folder(ROOT / "paper"), find_figures()
+    contents = {name: content for name in figures if (content := folder.read_data(name)) is not None}
     assert contents
-    assert make.page(rooms, contents) == (ROOT / "paper" / "RESULTS.md").read_text("utf-8")
+    assert make.page(figures, contents) == (ROOT / "paper" / "RESULTS.md").read_text("utf-8")
     for name, content in contents.items():
         if content["runs"]["made"] + content["calculations"]["made"]:
-            assert rooms[name].draw(content["data"]).axes
+            assert figures[name].draw(content["data"]).axes
             assert (ROOT / "paper" / f"{name}.png").is_file()

@@ -17,7 +17,7 @@ from flossing_lab.paper.figures import fig1, fig2, find_figures, supplement_lstm
 from flossing_lab.runs.files import plain
 from tests.helpers import tanh_network
 
-ROOMS = (fig1, fig2, surrogate, supplement_lstm)
+FIGURES = (fig1, fig2, surrogate, supplement_lstm)
 FAKE = np.random.default_rng(0)
 
 
@@ -34,9 +34,9 @@ class Stored:
         return self.made(calculation)
 
 
-def collected(room, made, scale="tiny"):
+def collected(figure, made, scale="tiny"):
     """Data as they come back from a JSON file."""
-    return json.loads(json.dumps(plain(room.collect(Stored(made), scale)), allow_nan=False))
+    return json.loads(json.dumps(plain(figure.collect(Stored(made), scale)), allow_nan=False))
 
 
 def spectra(networks, first, last, units=6):
@@ -81,22 +81,22 @@ def flossing_changes_nothing(calculation):
     return {**found, "along": along, "exponents": exponents, "log_singular_values": logs, "log_feedback": logs[:, :, 0]}
 
 
-@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.NAME)
-def test_verdicts_follow_from_the_data(room):
-    assert isinstance(room, FigureModule)
-    assert room.specs("tiny") == []
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.NAME)
+def test_verdicts_follow_from_the_data(figure):
+    assert isinstance(figure, FigureModule)
+    assert figure.specs("tiny") == []
     for made, verdict in ((flossed_well, "holds"), (flossing_changes_nothing, "does not hold"), (nothing, "not run")):
-        data = collected(room, made)
-        assert {claim.verdict for claim in room.claims(data)} == {verdict}
-        assert isinstance(room.draw(data), Figure)
-        assert [claim.n > 0 for claim in room.claims(data)] == [verdict != "not run"] * len(room.claims(data))
-        assert all("\n" not in claim.found and "nan" not in claim.found for claim in room.claims(data))
+        data = collected(figure, made)
+        assert {claim.verdict for claim in figure.claims(data)} == {verdict}
+        assert isinstance(figure.draw(data), Figure)
+        assert [claim.n > 0 for claim in figure.claims(data)] == [verdict != "not run"] * len(figure.claims(data))
+        assert all("\n" not in claim.found and "nan" not in claim.found for claim in figure.claims(data))
 
 
 @pytest.mark.parametrize("scale", ["laptop", "paper"])
-@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.NAME)
-def test_half_of_the_calculations_are_enough_to_draw(room, scale):
-    calculations = room.calculations(scale)
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.NAME)
+def test_half_of_the_calculations_are_enough_to_draw(figure, scale):
+    calculations = figure.calculations(scale)
     names = [calculation.name for calculation in calculations]
     assert len(set(names)) == len(names)
     assert json.loads(json.dumps([calculation.arguments for calculation in calculations]))
@@ -105,10 +105,15 @@ def test_half_of_the_calculations_are_enough_to_draw(room, scale):
         def made(calculation, part=part):
             return _sized(calculation) if calculation.name in part else None
 
-        data = collected(room, made, scale)
+        data = collected(figure, made, scale)
         assert len(json.dumps(data)) < 200_000
-        room.draw(data)
-        assert {claim.verdict for claim in room.claims(data)} <= {"holds", "holds in part", "does not hold", "not run"}
+        figure.draw(data)
+        assert {claim.verdict for claim in figure.claims(data)} <= {
+            "holds",
+            "holds in part",
+            "does not hold",
+            "not run",
+        }
 
 
 def _sized(calculation):
@@ -127,11 +132,11 @@ def _sized(calculation):
     return {"along": along, "exponents": exponents, "log_singular_values": logs, "log_feedback": logs[..., 0]}
 
 
-@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.NAME)
-def test_calculations_name_functions_that_take_their_arguments(room):
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.NAME)
+def test_calculations_name_functions_that_take_their_arguments(figure):
     import inspect
 
-    for calculation in room.calculations("laptop"):
+    for calculation in figure.calculations("laptop"):
         signature = inspect.signature(find_calculation(calculation.function))
         signature.bind(**calculation.arguments)
         assert set(calculation.arguments) == set(signature.parameters)

@@ -256,7 +256,7 @@ def test_the_extra_is_named_if_it_is_missing(tmp_path, monkeypatch):
 def test_progress_is_counted_in_epochs(monkeypatch):
     said, now = io.StringIO(), [0.0]
     monkeypatch.setattr(working.time, "monotonic", lambda: now[0])
-    with working.Board(4, Console(file=said, width=200)) as board:
+    with working.ProgressBoard(4, Console(file=said, width=200)) as board:
         now[0] = 100.0  # until the workers are there
         board.follow("a", 0.5)  # a run that goes on half-way
         now[0] = 110.0

@@ -25,9 +25,9 @@ def main() -> int:
     parser.add_argument("--cheap", action="store_true", help="only what takes seconds; writes nothing")
     arguments = parser.parse_args()
     console, rows, start = Console(), [], time.monotonic()
-    rooms = (matrices, maps, flows, networks)
-    for room in rooms:
-        for check in room.CHEAP if arguments.cheap else (*room.CHEAP, *room.DEAR):
+    modules = (matrices, maps, flows, networks)
+    for module in modules:
+        for check in module.CHEAP if arguments.cheap else (*module.CHEAP, *module.DEAR):
             for row in check():
                 rows.append(row)
                 console.print(_line(row), highlight=False, soft_wrap=True)

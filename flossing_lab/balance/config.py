@@ -22,7 +22,7 @@ from flossing_lab.runs.config import (
 )
 
 LEAST_STEP = 1e-4
-"""Smaller steps would take minutes to relax the initial state."""
+"""With smaller steps, relaxing the initial state would take minutes."""
 
 LARGEST = {"float32": 3.4028234663852886e38, "float64": 1.7976931348623157e308}
 """The largest finite number of each precision."""
@@ -38,9 +38,9 @@ class BalanceNetworkConfig(Section):
     sigma: RealOrZero = 1.0
     """Strength of the noise that each unit receives."""
     gain: Real = 0.032
-    """The recurrent weights J have the standard deviation gain / sqrt(N) off the diagonal, which is zero."""
+    """Standard deviation of the recurrent weights J, times sqrt(N). The diagonal of J is zero."""
     mean_coupling: Real = -1.0
-    """Mean of the recurrent weights, times N. The wanted output is the signal divided by minus this."""
+    """Mean of the recurrent weights, times N. The target is the signal divided by -MEAN_COUPLING."""
     input_scale: Real = 0.01
     """Standard deviation of the input weights ws."""
     input_mean: Real = 1.0
@@ -52,16 +52,16 @@ class BalanceNetworkConfig(Section):
 
 
 class BalanceTaskConfig(Section):
-    """The task: give back Ornstein-Uhlenbeck signals while they come in."""
+    """The task: reproduce Ornstein-Uhlenbeck signals as they arrive."""
 
     signals: Count = 1
-    """Number of independent signals S, each with an input and a readout of its own."""
+    """Number of independent signals S, each with its own input and readout."""
     tau: PositiveReal = 0.1
     """Correlation time of a signal, in time constants of the network."""
     amplitude: Real = 0.1
     """Strength of a signal's fluctuations I1, whose standard deviation is I1 / sqrt(2 tau)."""
     mean_signal: Real = 1.0
-    """Mean of a signal I0, where it also starts."""
+    """Mean I0 of a signal; also its initial value."""
     steps: Count = 50
     """Length T of a sequence, in steps of dt."""
     first_scored: Count | None = None
@@ -78,44 +78,46 @@ class BalanceTrainingConfig(Section):
     learning_rate: PositiveReal = 1e-3
     """Adam's step size."""
     beta1: Fraction = 0.9
-    """Adam's decay of the first moment."""
+    """Adam's decay rate of the first moment."""
     beta2: Fraction = 0.999
-    """Adam's decay of the second moment."""
+    """Adam's decay rate of the second moment."""
     activity_cost: RealOrZero = 1e-4
-    """Weight, in the loss, of the summed square of x."""
+    """Weight of the summed squares of x in the loss."""
     relax_every: Count = 1000
-    """Training epochs after which the initial state is relaxed anew, with the weights of the time."""
+    """Training epochs between relaxations of the initial state, with the current weights."""
     chunk: Annotated[int, Field(ge=1, le=10**5)] = 1000
-    """At most so many epochs run between two looks: progress, metrics on disk, perhaps a checkpoint."""
+    """Largest number of epochs per chunk. After each chunk, the run shows progress, writes metrics and may write a
+    checkpoint."""
 
 
 class MeasuringConfig(Section):
-    """What is measured besides the loss."""
+    """Measurements besides the loss."""
 
     test_every: Count = 1000
-    """Training epochs between two tests, which decide nothing of training."""
+    """Training epochs between tests, which do not affect training."""
     clusters: Count | None = None
-    """Clusters into which k-means divides the neurons, by their columns of J. Default: one for each signal."""
+    """Number of clusters into which k-means divides the neurons, by their columns of J. Default: one per signal."""
     spectrum_steps: Count = 1000
     """Steps over which the Lyapunov spectrum is averaged, before and after training."""
 
 
 class BalanceSeedConfig(Section):
-    """Seeds, each for its own stream: equal seeds do not give equal numbers."""
+    """Seeds of independent random streams: equal seeds do not give equal numbers."""
 
     seed_network: Seed = 1
     """Seed of the weights."""
     seed_input: Seed = 1
     """Seed of the signals and of the noise."""
     seed_basis: Seed = 1
-    """Seed of the initial orthonormal basis, with which exponents are measured."""
+    """Seed of the initial orthonormal basis for measuring exponents."""
 
 
 class BalanceSafetyConfig(SafetyConfig):
-    """As in the first experiment, with fewer snapshots, since runs are longer. No run that ends well depends on it."""
+    """As in the first experiment, with fewer snapshots, since runs are longer. These settings never change a successful
+    run."""
 
     snapshots_every: CountOrNone = 1000
-    """Training epochs between two snapshots of the parameters, of which the film is made; 0 for none."""
+    """Training epochs between snapshots of the parameters, from which the film is made; 0 for none."""
 
 
 class BalanceConfig(RunConfig):
@@ -128,9 +130,9 @@ class BalanceConfig(RunConfig):
     seeds: BalanceSeedConfig = BalanceSeedConfig()
     safety: BalanceSafetyConfig = BalanceSafetyConfig()
     dtype: Literal["float32", "float64"] = "float32"
-    """Floating precision of everything."""
+    """Floating-point precision of all computations."""
     experiment: Literal["balance"] = "balance"
-    """Which experiment this is a run of."""
+    """The experiment that this run belongs to."""
 
     units_are: ClassVar[str] = "rectified"
     driven_by: ClassVar[str] = "signals and frozen noise"
@@ -157,12 +159,12 @@ class BalanceConfig(RunConfig):
 
     @property
     def clusters(self) -> int:
-        """How many clusters are looked for."""
+        """Number of clusters to find."""
         return self.measuring.clusters or self.task.signals
 
     @property
     def name(self) -> str:
-        """A name that tells runs apart at a glance."""
+        """A short name that identifies the run."""
         return f"balance-S{self.task.signals}-seed{self.seeds.seed_network}"
 
     @property
@@ -173,17 +175,17 @@ class BalanceConfig(RunConfig):
 
     @property
     def condition(self) -> Literal["none"]:
-        """When it flosses: never."""
+        """When the run flosses: never."""
         return "none"
 
     @property
     def k(self) -> int:
-        """How many exponents its spectra hold: all."""
+        """Number of exponents in its spectra: all."""
         return self.network.units
 
     @property
     def clip(self) -> None:
-        """Largest norm of a gradient: any."""
+        """Largest norm of a gradient: no limit."""
         return None
 
 

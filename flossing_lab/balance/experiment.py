@@ -34,21 +34,21 @@ from flossing_lab.runs.checkpoint import with_parameters
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.experiment import Experiment, Measurements
 from flossing_lab.runs.files import read_arrays
-from flossing_lab.runs.plotting import evenly
+from flossing_lab.runs.plotting import evenly_spaced
 from flossing_lab.runs.process import check_fits, configure_dtype
 
 RELAXATION = 100
-"""The initial state is relaxed for so many time constants of the network."""
+"""Duration of the relaxation of the initial state, in time constants of the network."""
 
 TRANSIENT = 100
-"""Steps before those over which the spectrum is averaged."""
+"""Steps before the average of the spectrum begins."""
 
 MOST_FRAMES = 101
-"""So many snapshots, evenly chosen, become frames of a film."""
+"""Largest number of frames in a film, made from evenly spaced snapshots."""
 
 
 class BalanceModel(eqx.Module):
-    """What a run holds: the network, and the initial state of all sequences (N,), which is relaxed and not trained."""
+    """The model of a run: the network, and the initial state of all sequences (N,), which is relaxed, not trained."""
 
     network: BalancedRNN
     x0: Float[Array, " N"]
@@ -99,7 +99,7 @@ def orbits(model: BalanceModel, batch: DrivenBatch) -> Float[Array, "B T N"]:
 
 
 class Relax(eqx.Module):
-    """Relaxes the initial state anew, under a constant signal and without noise, with the weights that there are."""
+    """Relaxes the initial state with the current weights, under a constant signal and without noise."""
 
     signal: float = eqx.field(static=True)
     steps: int = eqx.field(static=True)
@@ -111,7 +111,7 @@ class Relax(eqx.Module):
 
 
 def check(config: BalanceConfig, *, here: bool = True):
-    """Raise ValueError without scikit-learn, if it is needed, or for more than the memory of this machine holds."""
+    """Raise ValueError if scikit-learn is needed but missing, or if the run needs more memory than this machine has."""
     if config.clusters > 1:
         require_clustering()
     units, batch, steps = config.network.units, config.training.batch, config.task.steps
@@ -128,7 +128,7 @@ def check(config: BalanceConfig, *, here: bool = True):
 def build(config: BalanceConfig, step_scale: float = 1.0) -> Experiment:
     """Draw the network and set up the experiment that `config` describes, its step size times `step_scale`.
 
-    Raises ValueError for what cannot be run: more than the memory holds, or a network without a resting state.
+    Raises ValueError if the run needs more memory than this machine has, or if the network has no resting state.
     """
     check(config)
     model, network = draw_model(config), config.network
@@ -173,10 +173,10 @@ def draw_model(config: BalanceConfig) -> BalanceModel:
 
 
 def test_model(model: BalanceModel, start: BalanceModel, config: BalanceConfig) -> dict[str, np.ndarray | float]:
-    """What a test finds: the loss of fixed sequences, the activity term included, and the measures of its weights.
+    """The results of a test: the loss on fixed sequences, including the activity term, and measures of the weights.
 
-    `start` is the model before training. `outliers` are means over the states at the ends of the test's
-    sequences, `outliers_sd` standard deviations.
+    `start` is the model before training. `outliers` and `outliers_sd` are means and standard deviations over the final
+    states of the test sequences.
     """
     model = _make_relax(config)(model)
     (error, metrics), x = _evaluate(TrackingLoss(config.training.activity_cost), model, test_batch(config))
@@ -224,7 +224,7 @@ def draw(run: RunDirectory) -> Figure:
 
 
 def film(run: RunDirectory) -> Path:
-    """Write the film of a run, J sorted by the final clusters and the eigenvalues; return where it is.
+    """Write the film of a run, which shows J sorted by final cluster and the eigenvalues; return its path.
 
     Raises ValueError if the run has no snapshots.
     """
@@ -233,13 +233,13 @@ def film(run: RunDirectory) -> Path:
         raise ValueError(f"run must hold snapshots for a film, got {str(run.path)!r}, which has none")
     configure_dtype(config.dtype)
     start = draw_model(config)
-    chosen = [snapshots[index] for index in evenly(len(snapshots), MOST_FRAMES)]
+    chosen = [snapshots[index] for index in evenly_spaced(len(snapshots), MOST_FRAMES)]
     frames = {epoch: view(with_parameters(start, read_arrays(path)), config) for (epoch, _), path in chosen}
     return balance_figures.write_film(run, frames)
 
 
 def view(model: BalanceModel, config: BalanceConfig) -> View:
-    """What a picture shows of a network: its weights, and the first sequence of the test."""
+    """The data for a picture of a network: its weights, and the first test sequence."""
     model = _make_relax(config)(model)
     batch = jax.tree_util.tree_map(lambda leaf: leaf[:1], test_batch(config))
     x = _orbits(model, batch)[0]
@@ -272,7 +272,7 @@ class _Streams(NamedTuple):
 
 
 def _streams(config: BalanceConfig) -> _Streams:
-    # The stream's own number is folded in, so that equal seeds do not give equal numbers.
+    # Fold in the number of each stream, so that equal seeds do not give equal numbers.
     seeds = config.seeds
     order = (seeds.seed_network, seeds.seed_input, seeds.seed_basis, seeds.seed_input, seeds.seed_input)
     return _Streams(*(jax.random.fold_in(jax.random.key(seed), number) for number, seed in enumerate(order)))

@@ -14,13 +14,13 @@ from PIL import Image
 
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.files import write_atomically
-from flossing_lab.runs.plotting import INK, PALE, clean
+from flossing_lab.runs.plotting import DARK, LIGHT_GREY, remove_spines
 
 PURPLE, RED, BLUE = "#9b30b0", "#c8372d", "#2563b0"
 EXAMPLES = 5
-"""So many neurons are shown as examples."""
+"""Number of example neurons to show."""
 FRAME, LEAST_FILM, LAST_FRAME = 80, 4000, 1500
-"""Milliseconds: of a frame, of all frames at least, and for which the last one stays."""
+"""In milliseconds: a frame, the shortest film, and the extra time of the last frame."""
 
 
 class View(NamedTuple):
@@ -42,11 +42,11 @@ def draw_run(run: RunDirectory, start: View, end: View) -> Figure:
     config, test = run.config, run.metrics("test")
     figure = Figure(figsize=(15, 7), layout="constrained")
     (error, tracking, spectrum, weights), (states, matrix, couplings, balance) = figure.subplots(2, 4)
-    figure.suptitle(f"{config.title}: {config.network.units} {config.units_are} units", fontsize=12, color=INK)
+    figure.suptitle(f"{config.title}: {config.network.units} {config.units_are} units", fontsize=12, color=DARK)
 
-    error.semilogy(test["epoch"], test["test_error"], color=INK, lw=1.5)
+    error.semilogy(test["epoch"], test["test_error"], color=DARK, lw=1.5)
     error.set(xlabel="training epoch", ylabel="loss")
-    error.set_title("Loss of the test", loc="left", fontsize=10)
+    error.set_title("Test loss", loc="left", fontsize=10)
     _draw_tracking(tracking, end)
     _draw_eigenvalues(spectrum, start.eigenvalues, end.eigenvalues, "after training")
     _draw_weights(weights, end)
@@ -61,20 +61,20 @@ def draw_run(run: RunDirectory, start: View, end: View) -> Figure:
     curves = {"within": RED, "between": BLUE} if len(set(clusters.tolist())) > 1 else {}
     for name, colour in curves.items():
         couplings.plot(test["epoch"], test[f"coupling_{name}"], color=colour, lw=1.5, label=f"{name} clusters")
-    couplings.plot(test["epoch"], test["coupling"], color=INK, lw=1.5, label="all")
+    couplings.plot(test["epoch"], test["coupling"], color=DARK, lw=1.5, label="all")
     couplings.set(xlabel="training epoch", ylabel="mean coupling")
     _legend(couplings, ncols=3)
     couplings.set_title("Mean coupling", loc="left", fontsize=10)
-    balance.plot(test["epoch"], test["balance"], color=INK, lw=1.5)
+    balance.plot(test["epoch"], test["balance"], color=DARK, lw=1.5)
     balance.set(xlabel="training epoch", ylabel="mean coupling / its initial value")
     balance.set_title("Tightness of balance", loc="left", fontsize=10)
     for axes in (error, tracking, spectrum, weights, states, couplings, balance):
-        clean(axes)
+        remove_spines(axes)
     return figure
 
 
 def write_film(run: RunDirectory, frames: Mapping[int, View]) -> Path:
-    """J, sorted by the final clusters, and the eigenvalues over the epochs, as `film.gif`; return where it is."""
+    """Write `film.gif`, which shows J sorted by final cluster and the eigenvalues over the epochs; return its path."""
     clusters, views = run.metrics("test", ("clusters",))["clusters"][-1], list(frames.values())
     limit = float(max(np.abs(view.J).max() for view in views))
     values = np.concatenate([view.eigenvalues for view in views])
@@ -89,14 +89,14 @@ def write_film(run: RunDirectory, frames: Mapping[int, View]) -> Path:
     spectrum.set_xlim(min(values.real.min(), -1) - margin, max(values.real.max(), 1) + margin)
     spectrum.set_ylim(min(values.imag.min(), -1) - margin, max(values.imag.max(), 1) + margin)
     spectrum.set_aspect("equal", adjustable="box")
-    # These axes are lower than others, so that a legend at a share of their height would lie upon the label.
+    # These axes are lower than others, so a legend placed relative to their height would cover the label.
     spectrum.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.45), ncols=2)
-    clean(spectrum)
+    remove_spines(spectrum)
     order = np.argsort(clusters, kind="stable")
 
     pictures = []
     for epoch, view in frames.items():
-        figure.suptitle(f"epoch {epoch:,}", fontsize=11, color=INK)
+        figure.suptitle(f"epoch {epoch:,}", fontsize=11, color=DARK)
         image.set_data(view.J[np.ix_(order, order)])
         dots.set_data(view.eigenvalues.real, view.eigenvalues.imag)
         canvas.draw()
@@ -115,23 +115,23 @@ def _legend(axes: Axes, **options):
 
 
 def _draw_tracking(axes: Axes, view: View):
-    # The wanted outputs are broad and pale below the given ones, and those are dashed from the second on, so that each
-    # is seen where they agree.
+    # Targets are broad and pale, below the outputs. Outputs are dashed from the second signal on, so that each is
+    # visible where they agree.
     for signal in range(view.targets.shape[1]):
         colour, name = f"C{signal}", f" {signal + 1}" if view.targets.shape[1] > 1 else ""
-        axes.plot(view.time, view.targets[:, signal], color=colour, lw=4, alpha=0.3, label=f"wanted{name}")
+        axes.plot(view.time, view.targets[:, signal], color=colour, lw=4, alpha=0.3, label=f"target{name}")
         dashes = "--" if signal else "-"
-        axes.plot(view.time, view.outputs[:, signal], color=colour, lw=1.2, ls=dashes, label=f"given{name}")
+        axes.plot(view.time, view.outputs[:, signal], color=colour, lw=1.2, ls=dashes, label=f"output{name}")
     axes.set(xlabel="time (time constants)", ylabel="output")
     _legend(axes, ncols=min(max(2, view.targets.shape[1]), 3))
-    axes.set_title("A sequence of the test, after training", loc="left", fontsize=10)
+    axes.set_title("A test sequence, after training", loc="left", fontsize=10)
 
 
 def _draw_eigenvalues(axes: Axes, start: NDArray[np.complex128], end: NDArray[np.complex128], name: str):
     turn = np.linspace(0, 2 * np.pi, 200)
-    axes.plot(np.cos(turn), np.sin(turn), color=PALE, lw=0.8, zorder=0)
-    axes.axvline(1, color=PALE, lw=0.8, ls=":", zorder=0)
-    axes.plot(start.real, start.imag, "o", color=PALE, ms=4, label="at the start")
+    axes.plot(np.cos(turn), np.sin(turn), color=LIGHT_GREY, lw=0.8, zorder=0)
+    axes.axvline(1, color=LIGHT_GREY, lw=0.8, ls=":", zorder=0)
+    axes.plot(start.real, start.imag, "o", color=LIGHT_GREY, ms=4, label="at the start")
     (dots,) = axes.plot(end.real, end.imag, "o", color=PURPLE, ms=5, mew=0, label=name)
     axes.set(xlabel="real part", ylabel="imaginary part")
     _legend(axes, ncols=2)
@@ -144,7 +144,7 @@ def _draw_weights(axes: Axes, view: View):
     signals = range(view.ws.shape[1])
     crossed = [(view.ws[:, i], view.wr[o]) for o in signals for i in signals if o != i]
     for pairs, colour, label in (
-        (crossed, PALE, "of another signal"),
+        (crossed, LIGHT_GREY, "of another signal"),
         ([(view.ws[:, i], view.wr[i]) for i in signals], RED, "of the same signal"),
     ):
         if pairs:

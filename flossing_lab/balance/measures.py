@@ -1,8 +1,8 @@
-"""What is measured of a network that balances itself: pure functions of its weights and states, in NumPy.
+"""Measures of a network that balances itself: pure functions of its weights and states, in NumPy.
 
-J has the coupling from neuron j to neuron i at [i, j], so that a column is what one neuron sends to all.
+J[i, j] is the coupling from neuron j to neuron i, so a column holds the outgoing couplings of one neuron.
 
-Source: Engelken et al. (NeurIPS 2022), released code, which measures the same but for what docs/balance.md lists.
+Source: Engelken et al. (NeurIPS 2022), released code; docs/balance.md lists the differences.
 """
 
 import importlib.util
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 
 def tightness(J: np.ndarray, J_start: np.ndarray) -> float:
-    """Tightness of balance: the mean coupling over that of the start, whole matrices, diagonals included."""
+    """Tightness of balance: mean coupling divided by initial mean coupling, over whole matrices with diagonals."""
     with np.errstate(invalid="ignore", divide="ignore"):  # a single unit has no coupling
         return float(J.mean() / J_start.mean())
 
 
 def require_clustering():
-    """Raise ValueError without the extra that brings scikit-learn."""
+    """Raise ValueError if the extra with scikit-learn is not installed."""
     if importlib.util.find_spec("sklearn") is None:
         raise ValueError("clusters of neurons need the extra [runs]: pip install 'flossing[runs]'")
 
@@ -27,8 +27,8 @@ def require_clustering():
 def find_clusters(J: np.ndarray, count: int) -> np.ndarray:
     """The cluster of each neuron (N,), 0 to `count` - 1 in order of appearance: k-means on the columns of J.
 
-    Fixed random state, the best of ten starts; fewer clusters than wanted if there are fewer different columns. Raises
-    ValueError for more clusters than neurons.
+    The random state is fixed, and the best of ten starts counts. There are fewer than `count` clusters if J has fewer
+    distinct columns. Raises ValueError for more clusters than neurons.
     """
     if not 1 <= count <= len(J):
         raise ValueError(f"clusters must be at least 1 and at most units={len(J)}, got clusters={count}")
@@ -48,23 +48,23 @@ def find_clusters(J: np.ndarray, count: int) -> np.ndarray:
 def mean_couplings(J: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
     """Mean coupling within and between clusters, over all pairs (i, j); NaN between if there is but one cluster.
 
-    Pairs i = j count as within, with their coupling of zero: so does the released code.
+    Pairs i = j, whose coupling is zero, count as within a cluster, as in the released code.
     """
     same = clusters[:, None] == clusters[None, :]
     return float(J[same].mean()), float(J[~same].mean()) if not same.all() else float("nan")
 
 
 def eigenvalues(J: np.ndarray, x: np.ndarray) -> NDArray[np.complex128]:
-    """Of J diag(phi'(x)), phi the rectifier, at each of several states x (..., N); complex, by their real parts."""
+    """Eigenvalues of J diag(phi'(x)), phi the rectifier, at each of several states x (..., N), sorted by real part."""
     values = np.linalg.eigvals(np.asarray(J, np.float64) * (x > 0)[..., None, :]).astype(np.complex128)
     return np.take_along_axis(values, np.argsort(values.real, axis=-1), axis=-1)
 
 
 def outliers(values: NDArray[np.complex128], count: int) -> np.ndarray:
-    """The real parts of the `count` leftmost of the eigenvalues (M, N) at M states, for each from the left: (M, count).
+    """Real parts of the `count` leftmost eigenvalues at each of M states, from left to right: (M, N) -> (M, count).
 
-    A mean over states is a mean by rank: where outliers change places, it is further left for the first, and further
-    right for the last, than the mean of any one of them. The mean of all is not biased.
+    A mean over states is a mean by rank. Where outliers swap ranks, it lies further left for the first rank, and
+    further right for the last, than the mean of any single outlier. The mean over all ranks is unbiased.
     """
     return values.real[:, :count]
 

@@ -1,10 +1,10 @@
 """The results of the second experiment: `python -m flossing_lab.balance.table RUNS docs/data`.
 
-RUNS is the directory of a sweep of balance runs that differ by the number of signals and by their seeds. Written are
-`balance.json`, the numbers of each run, `balance.txt`, the table that docs/balance.md shows, and, for each number of
-signals, the picture of its first run in small.
+RUNS is the directory of a sweep of balance runs that differ in the number of signals and in their seeds. This writes
+`balance.json`, the numbers of each run; `balance.txt`, the table that docs/balance.md shows; and, for each number of
+signals, a small picture of its first run.
 
-With `--by dt`, of runs that differ by their steps of time: `balance_dt.json` and `balance_dt.txt`.
+With `--by dt`, for runs that differ in their time step, it writes `balance_dt.json` and `balance_dt.txt`.
 """
 
 import io
@@ -64,7 +64,7 @@ MEASURES_BY_STEP: dict[str, Callable[[Row], Any]] = {
 
 
 def summarise(run: RunDirectory) -> dict[str, Any]:
-    """The numbers of one run, as balance.json holds them; ValueError if it is no finished run of this experiment."""
+    """The numbers of one run, as balance.json holds them; ValueError unless it is a finished run of this one."""
     config, info = run.config, run.info
     if not isinstance(config, BalanceConfig) or info["status"] != "finished":
         raise ValueError(f"runs must be finished runs of the experiment 'balance', got {str(run.path)!r}")
@@ -96,16 +96,16 @@ def summarise(run: RunDirectory) -> dict[str, Any]:
 
 
 def plateau_end(test: Mapping[str, np.ndarray]) -> int:
-    """The epoch of the first test after which at most half of the fall from the plateau to the end is still to come.
+    """The epoch of the first test at which the error has fallen at least halfway from the plateau to its final value.
 
-    The plateau's error is that at epoch EARLY.
+    The error of the plateau is that at epoch EARLY.
     """
     epoch, error = test["epoch"], test["test_error"]
     return int(epoch[np.argmax(error <= (error[epoch == EARLY][0] + error[-1]) / 2)])
 
 
 def shrink(run: RunDirectory) -> bytes:
-    """The picture of a run as a PNG of some 60 kB."""
+    """The picture of a run as a PNG of about 60 kB."""
     from flossing_lab.balance.experiment import draw
 
     large, small = io.BytesIO(), io.BytesIO()
@@ -128,12 +128,12 @@ def tabulate(runs: Sequence[Row], by: Axis = "signals") -> str:
 
 
 def _spread(values: Sequence[Any]) -> str:
-    # JSON has numbers, None for what is missing, and infinities as text.
-    there = [float(value) for value in values if value is not None]
-    if not there:
+    # The JSON holds numbers, null for missing values, and infinities as text.
+    present = [float(value) for value in values if value is not None]
+    if not present:
         return "–"
-    middle, low, high = (_number(float(value)) for value in (np.median(there), min(there), max(there)))
-    return f"{middle} [{low}, {high}]" if len(there) > 1 else middle
+    middle, low, high = (_number(float(value)) for value in (np.median(present), min(present), max(present)))
+    return f"{middle} [{low}, {high}]" if len(present) > 1 else middle
 
 
 def _number(value: float) -> str:
@@ -145,9 +145,9 @@ def main(runs: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], by: 
     """Write the numbers, the table and the pictures of all runs in a directory.
 
     Args:
-        runs: The directory of a sweep, or any folder with runs below.
-        out: Where they go.
-        by: What the columns differ by; there are pictures by signals alone.
+        runs: Sweep directory, or any folder that contains runs.
+        out: Output directory.
+        by: The field that distinguishes the columns. Only `signals` writes pictures.
     """
     found = [(summarise(run), run) for run in find_runs([runs])]
     found.sort(key=lambda each: (each[0][by], each[0]["seed"]))

@@ -1,5 +1,5 @@
-"""Tasks by networks, without and with flossing: `python -m flossing_lab.comparison`.
+"""Compares training without and with flossing, for each task and network: `python -m flossing_lab.comparison`.
 
-`settings.py` says what is compared, `runs.py` makes one run, `table.py` the table, `__main__.py` shares the runs out
-among processes. Nothing here is imported by the library.
+`settings.py` lists tasks, networks and settings, `runs.py` performs one run, `table.py` renders the table, and
+`__main__.py` distributes the runs over processes. The library imports nothing from here.
 """

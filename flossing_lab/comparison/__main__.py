@@ -1,11 +1,11 @@
-"""Make the runs that are not there yet, on two cores, and write the table.
+"""Perform the missing runs on two cores, and write the table.
 
     python -m flossing_lab.comparison                      250 runs, about an hour; run it again to continue
     python -m flossing_lab.comparison --only xor,digits    these tasks only
     python -m flossing_lab.comparison --seeds 101,102      other seeds, to choose settings; the table leaves them out
-    python -m flossing_lab.comparison --quick              a tiny version, to see that everything works; no table
+    python -m flossing_lab.comparison --quick              a tiny version, to check that everything works; no table
 
-Each run is a small file in runs/; results.json holds them all, table.md is what docs/comparison.md shows.
+Each run is a small file in runs/; results.json holds them all, and docs/comparison.md shows table.md.
 """
 
 import argparse
@@ -25,23 +25,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from flossing_lab.comparison.runs import CONDITIONS, FORMAT, is_done, run_file
 from flossing_lab.comparison.settings import FULL, NETWORKS, QUICK, SEEDS, TASKS
 from flossing_lab.comparison.table import markdown
-from flossing_lab.runs.files import read_json, remove_parts, write_atomically
+from flossing_lab.runs.files import read_json, remove_temporary_files, write_atomically
 from flossing_lab.runs.process import ONE_THREAD
 from flossing_lab.runs.provenance import measured_on
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code: 1 if a process failed."""
+    """Run the comparison; return the exit code, 1 if a process failed."""
     parser = argparse.ArgumentParser(
         prog="python -m flossing_lab.comparison",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", default=",".join(TASKS), help=f"tasks, of {','.join(TASKS)}")
+    parser.add_argument("--only", default=",".join(TASKS), help=f"tasks, from {','.join(TASKS)}")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="seeds of the runs")
     parser.add_argument("--workers", type=int, default=2, help="processes, with one thread each")
-    parser.add_argument("--out", type=Path, default=Path("comparison"), help="where runs/ and the results go")
-    parser.add_argument("--quick", action="store_true", help="a tiny version, to see that all works; writes no table")
+    parser.add_argument("--out", type=Path, default=Path("comparison"), help="directory for runs/ and the results")
+    parser.add_argument("--quick", action="store_true", help="a tiny version, to check that all works; writes no table")
     options = parser.parse_args(arguments)
     tasks = options.only.split(",")
     unknown = [name for name in tasks if name not in TASKS]
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     seeds = [int(seed) for seed in options.seeds.split(",")]
     runs = options.out / "runs"
     runs.mkdir(parents=True, exist_ok=True)
-    remove_parts(runs)
+    remove_temporary_files(runs)
     try:
         failures = make_runs(tasks, seeds, runs, options.workers, options.quick, console)
     finally:
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
 def make_runs(
     tasks: list[str], seeds: list[int], folder: Path, workers: int, quick: bool, console: Console
 ) -> list[str]:
-    """Make what is not there yet, a process for each cell of the table -> a line for each process that failed."""
+    """Perform the missing runs, one process per cell of the table; return one line per failed process."""
     settings = QUICK if quick else FULL
     wanted = list(itertools.product(tasks, NETWORKS, CONDITIONS, seeds))
 
@@ -98,7 +98,7 @@ def make_runs(
             try:
                 while wait(futures, timeout=1).not_done:
                     progress.update(bar, completed=done())
-            except KeyboardInterrupt:  # the processes get theirs from the terminal; nothing more is started
+            except KeyboardInterrupt:  # the terminal also sends it to the processes; start no more
                 threads.shutdown(cancel_futures=True)
                 raise
         progress.update(bar, completed=done())
@@ -106,7 +106,7 @@ def make_runs(
 
 
 def write_table(out: Path, console: Console):
-    """Collect the runs of the table that were made with the full settings, and render them."""
+    """Collect the runs of the table that used the full settings, and render them."""
     runs = []
     for task, network, condition, seed in itertools.product(TASKS, NETWORKS, CONDITIONS, SEEDS):
         file = run_file(out / "runs", task, network, condition, seed)
@@ -118,7 +118,7 @@ def write_table(out: Path, console: Console):
     tasks = {name: repr(task.make()) for name, task in TASKS.items()}
     made = measured_on(("flossing", "jax", "jaxlib", "numpy", "optax", "equinox"), cores=1)
     results = made | {"settings": dataclasses.asdict(FULL), "tasks": tasks}
-    # A line a run, so that a change of one is a change of one line.
+    # One line per run, so that a changed run changes one line.
     lines = ",\n".join("  " + json.dumps(run, ensure_ascii=False) for run in runs)
     head = json.dumps(results, indent=1, ensure_ascii=False).removesuffix("\n}")
     write_atomically(out / "results.json", f'{head},\n "runs": [\n{lines}\n ]\n}}\n'.encode())
@@ -127,7 +127,7 @@ def write_table(out: Path, console: Console):
 
 
 def read_results(out: Path) -> dict[str, Any]:
-    """What has been run so far."""
+    """The results of all runs so far."""
     file = out / "results.json"
     return json.loads(file.read_text("utf-8")) if file.exists() else {"runs": []}
 
@@ -138,8 +138,8 @@ def page(results: dict[str, Any]) -> str:
     if not results["runs"]:
         return f"{head}\n\nNot run yet: `python -m flossing_lab.comparison`.\n"
     made, jax = results["measured"][:10], results["versions"]["jax"]
-    said = f"{len(results['runs'])} runs, {made}, a core of {results['processor']} each, JAX {jax}."
-    return f"{head}\n\n{said}\n\n{markdown(results['runs'])}\n"
+    summary = f"{len(results['runs'])} runs, {made}, a core of {results['processor']} each, JAX {jax}."
+    return f"{head}\n\n{summary}\n\n{markdown(results['runs'])}\n"
 
 
 if __name__ == "__main__":

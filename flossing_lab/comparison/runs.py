@@ -1,8 +1,8 @@
-"""One run: a task, a network, with or without flossing, a seed; and the process that makes the runs of some seeds.
+"""One run, of a task and a network with or without flossing and with a seed; and the process for several seeds.
 
     python -m flossing_lab.comparison.runs TASK NETWORK without|with FOLDER --seeds 1,2 [--quick]
 
-Runs that differ in their seed alone compile once.
+Runs that differ only in their seed compile once.
 """
 
 import argparse
@@ -22,12 +22,12 @@ from flossing_lab.runs.files import read_json, write_json
 FORMAT = 1
 CONDITIONS = ("without", "with")
 CHUNK = 50
-"""Epochs between two looks. A curve has a point for each."""
+"""Epochs per chunk. A curve has one point per chunk."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """The mean score of a network over a batch, as `train` wants it."""
+    """The mean score of a network over a batch, in the form that `train` expects."""
 
     task: Any
 
@@ -50,7 +50,7 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """Draws what drives a flossing epoch: one sequence of the task."""
+    """Draws the inputs of a flossing epoch: one sequence of the task."""
 
     task: Any
 
@@ -59,17 +59,17 @@ class Inputs:
 
 
 def optimiser(learning_rate: float, clip: float) -> optax.GradientTransformation:
-    """Adam after clipping each array's gradient, as the reference has it; one object for all runs of a process."""
+    """Adam after clipping each array's gradient, as in the reference; one object for all runs of a process."""
     return optax.chain(fl.clip_by_array_norm(clip), optax.adam(learning_rate))
 
 
 def test_data(task: Any, settings: Settings) -> fl.tasks.Trial:
-    """The test set, if the task has one, else sequences that no training draws; the same for all seeds."""
+    """The test set of the task if it has one, else sequences that training never draws; the same for all seeds."""
     return task.test() if hasattr(task, "test") else Batch(task, settings.test)(jax.random.key(0))
 
 
 def run(task_name: str, network_name: str, condition: str, seed: int, settings: Settings) -> dict[str, Any]:
-    """Train one network and test it -> what is kept of it.
+    """Train and test one network; return the results to store.
 
     A seed gives the same network, the same batches and the same sequences for flossing in both conditions.
     """
@@ -129,7 +129,7 @@ def run(task_name: str, network_name: str, condition: str, seed: int, settings: 
 
 
 def _ends(flossing: fl.Flossing, network: Any) -> list[float]:
-    # The first and the last of the flossed exponents, along one sequence that is the same throughout.
+    # The first and the last of the flossed exponents, always along the same sequence.
     exponents = _exponents(flossing, network)
     return [_round(exponents[0]), _round(exponents[-1])]
 
@@ -144,12 +144,12 @@ def _round(value: Any) -> float:
 
 
 def run_file(folder: Path, task: str, network: str, condition: str, seed: int) -> Path:
-    """Where a run is kept."""
+    """The file of a run."""
     return folder / f"{task}-{network.replace(', ', '_')}-{condition}-{seed}.json"
 
 
 def is_done(file: Path, task: str, settings: Settings) -> bool:
-    """Whether this run is there, made with these settings."""
+    """Whether the file holds a run with these settings."""
     if not file.exists():
         return False
     try:
@@ -160,7 +160,7 @@ def is_done(file: Path, task: str, settings: Settings) -> bool:
 
 
 def main(arguments: list[str] | None = None):
-    """Make the runs of one cell of the table that are not there yet."""
+    """Perform the missing runs of one cell of the table."""
     parser = argparse.ArgumentParser(prog="python -m flossing_lab.comparison.runs", description=__doc__)
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("network", choices=NETWORKS)

@@ -1,4 +1,4 @@
-"""What is compared, and the numbers that all runs share."""
+"""The tasks and networks compared, and the settings that all runs share."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,9 +8,9 @@ import flossing as fl
 
 
 class Compared(NamedTuple):
-    """A task, what the table calls it, and what it reports: the `measure` on test data.
+    """A task, its title in the table, and the `measure` on test data that the table reports.
 
-    `trivial` is what that measure is for whoever guesses, or remembers nothing.
+    `trivial` is the value of that measure for a network that guesses or remembers nothing.
     """
 
     make: Callable[[], Any]
@@ -38,7 +38,7 @@ def _orthogonal(units: int, inputs: int, *, key):
 
 
 class Kind(NamedTuple):
-    """A kind of cell, `make(units, inputs, key=...)`, and how many exponents are flossed, as a share of its units."""
+    """A kind of cell, `make(units, inputs, key=...)`, and the number of flossed exponents as a share of its units."""
 
     make: Callable[..., Any]
     share: float
@@ -53,7 +53,7 @@ NETWORKS = {
 }
 
 SEEDS = (1, 2, 3, 4, 5)
-"""The seeds of the table. Settings were chosen on others, from 101 on."""
+"""The seeds of the table. Settings were tuned on other seeds, from 101 on."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the runs say, as Markdown."""
+"""The results of the runs as Markdown tables."""
 
 import statistics
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ SAID = {
 
 
 def markdown(runs: Sequence[Run]) -> str:
-    """A table for each task, a row for each network; what has not been run in both conditions is left out."""
+    """One table per task, one row per network; networks without runs in both conditions are left out."""
     parts = []
     for name, task in TASKS.items():
         rows = [_row(pairs, task.measure, network) for network in NETWORKS if (pairs := paired(runs, name, network))]
@@ -48,7 +48,7 @@ def _row(pairs: list[tuple[Run, Run]], measure: str, network: str) -> tuple[str,
 
 
 def is_better(run: Run, other: Run, measure: str) -> bool:
-    """Whether `run` ended better than `other`; a run that failed is no better than any."""
+    """Whether `run` ended better than `other`; a failed run is never better."""
     if run["failure"] or other["failure"]:
         return not run["failure"]
     return run[measure] > other[measure] if measure == "accuracy" else run[measure] < other[measure]

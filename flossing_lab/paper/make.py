@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from flossing_lab.paper.analysis.merge import known_runs, with_kept
+from flossing_lab.paper.analysis.merge import known_runs, merge_data
 from flossing_lab.paper.contract import Calculation, Data, FigureModule, Scale
 from flossing_lab.paper.figures import find_figures
 from flossing_lab.paper.results import Folder, by_name
@@ -82,8 +82,8 @@ def check_names(scale: str, only: Sequence[str], figures: Collection[str]):
 def keep_data(folder: Folder, figure: FigureModule, scale: Scale, *, chosen: bool):
     """Write data/<name>.json from what is there; a figure that was not chosen may keep what it has."""
     specs, calculations = figure.specs(scale), figure.calculations(scale)
-    kept = _kept(folder, figure, scale)
-    missing_runs = {spec.name: _missing(folder, spec, known_runs(kept)) for spec in specs}
+    stored = _stored(folder, figure, scale)
+    missing_runs = {spec.name: _missing(folder, spec, known_runs(stored)) for spec in specs}
     missing_calculations = [each.name for each in calculations if folder.calculation(each) is None]
     wanted = sum(len(spec.points()) for spec in specs), len(calculations)
     made = wanted[0] - sum(map(len, missing_runs.values())), wanted[1] - len(missing_calculations)
@@ -98,9 +98,9 @@ def keep_data(folder: Folder, figure: FigureModule, scale: Scale, *, chosen: boo
         "scale": scale,
         "runs": {"made": made[0], "wanted": wanted[0]},
         "calculations": {"made": made[1], "wanted": wanted[1]},
-        "missing": [*_tell(missing_runs, specs), *missing_calculations],
+        "missing": [*_list_missing(missing_runs, specs), *missing_calculations],
         "provenance": brief_provenance(),
-        "data": with_kept(kept, figure.collect(folder, scale), [p.config.digest for s in specs for p in s.points()]),
+        "data": merge_data(stored, figure.collect(folder, scale), [p.config.digest for s in specs for p in s.points()]),
     }
     folder.write_data(figure.NAME, content)
 
@@ -108,11 +108,11 @@ def keep_data(folder: Folder, figure: FigureModule, scale: Scale, *, chosen: boo
 def write_page(folder: Folder, figures: Mapping[str, FigureModule]):
     """Draw every figure and write RESULTS.md, from the data alone."""
     contents = {name: folder.read_data(name) for name in figures}
-    there = {name: content for name, content in contents.items() if content is not None}
-    for name, content in there.items():
+    available = {name: content for name, content in contents.items() if content is not None}
+    for name, content in available.items():
         if content["runs"]["made"] + content["calculations"]["made"]:
             save_figure(figures[name].draw(content["data"]), folder.path / f"{name}.png")
-    write_atomically(folder.path / "RESULTS.md", page(figures, there).encode())
+    write_atomically(folder.path / "RESULTS.md", page(figures, available).encode())
 
 
 def _make_missing(
@@ -130,7 +130,7 @@ def _make_missing(
     for figure, spec in ((each, spec) for each in figures for spec in each.specs(scale)):
         check_points(spec.name, spec.points(), here=scheduler is None)
         points |= {point.config.digest: point for point in spec.points()}
-        known = known_runs(_kept(folder, figure, scale))
+        known = known_runs(_stored(folder, figure, scale))
         missing |= {point.config.digest for point in _missing(folder, spec, known)}
     calculations = by_name(each for figure in figures for each in figure.calculations(scale))
     # Calculations first: some are longer than any run, and one such at the end would keep the other workers idle.
@@ -143,8 +143,8 @@ def _make_missing(
     for config in side_by_side(waiting, cores() if workers is None else workers):
         jobs[f"runs/{config.digest}"] = run_job(folder.path, config)
     done = len(points) + len(calculations) - len(jobs)
-    told = f"{len(points)} runs and {len(calculations)} calculations, {done} finished before"
-    say(console, f"paper at scale {scale}: {told}\ndirectory   {folder.path}")
+    listed = f"{len(points)} runs and {len(calculations)} calculations, {done} finished before"
+    say(console, f"paper at scale {scale}: {listed}\ndirectory   {folder.path}")
     if not jobs:
         return {}
     failures = run_jobs(jobs, workers=workers, scheduler=scheduler, console=console)
@@ -153,7 +153,7 @@ def _make_missing(
     return failures
 
 
-def _kept(folder: Folder, figure: FigureModule, scale: Scale) -> Data:
+def _stored(folder: Folder, figure: FigureModule, scale: Scale) -> Data:
     content = None if figure.IN_PAPER else folder.read_data(figure.NAME)
     return content["data"] if content is not None and content["scale"] == scale else {}
 
@@ -162,7 +162,7 @@ def _missing(folder: Folder, spec: Spec, known: Collection[str]) -> list[Point]:
     return [p for p in spec.points() if p.config.digest not in known and not has_finished(folder.path, p.config)]
 
 
-def _tell(missing: Mapping[str, Sequence[Point]], specs: Sequence[Spec]) -> list[str]:
+def _list_missing(missing: Mapping[str, Sequence[Point]], specs: Sequence[Spec]) -> list[str]:
     # One line for runs that differ by their seeds alone.
     lines = []
     for spec in specs:
@@ -173,7 +173,7 @@ def _tell(missing: Mapping[str, Sequence[Point]], specs: Sequence[Spec]) -> list
         for point in missing[spec.name]:
             values = {field: value for field, value in point.values.items() if field != "seed"}
             seeds.setdefault(describe(values), []).append(point.values["seed"])
-        lines += [f"{spec.name}: {told}, seed {', '.join(map(str, each))}" for told, each in seeds.items()]
+        lines += [f"{spec.name}: {listed}, seed {', '.join(map(str, each))}" for listed, each in seeds.items()]
     return lines
 
 

@@ -80,8 +80,8 @@ class Folder:
 
 def digest(calculation: Calculation) -> str:
     """12 hexadecimal digits that name what a calculation is made from."""
-    said = json.dumps([digest_name(calculation.function), calculation.arguments], sort_keys=True)
-    return hashlib.sha256(said.encode()).hexdigest()[:12]
+    text = json.dumps([digest_name(calculation.function), calculation.arguments], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def by_name(calculations: Iterable[Calculation]) -> dict[str, Calculation]:

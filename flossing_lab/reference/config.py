@@ -1,7 +1,7 @@
 """The configuration of one run: one frozen, typed value that the command line, a file and a run directory share.
 
-The defaults are the reference call of the paper's released code, argument by argument. The second experiment has its
-own, in `balance_config.py`. These rooms import no JAX, so that `--help` answers at once.
+The defaults match the reference call of the paper's released code, argument by argument. The second experiment has its
+own configuration, in `flossing_lab.balance.config`. Neither imports JAX, so `--help` responds immediately.
 """
 
 import math
@@ -53,7 +53,7 @@ class NetworkConfig(Section):
 
 
 class TaskConfig(Section):
-    """The task: what the readout must say at each step."""
+    """The task: the target of the readout at each step."""
 
     task: TaskName = "temporal_xor"
     """copy: the bit of DELAY steps ago; temporal_xor: the parity of 2^ORDER bits, DELAY apart; spatial_xor: the
@@ -65,18 +65,18 @@ class TaskConfig(Section):
     channels: Literal[1, 3] | None = None
     """Input channels S: 1 for copy and temporal_xor, 3 for spatial_xor, which is also the default."""
     amplitude: Real = 1.0
-    """Inputs are bits times this; targets come from the bits."""
+    """Inputs are bits times this; targets follow from the bits themselves."""
     input_kind: Literal["binary"] = "binary"
-    """Kind of input; the released code has a number for it that nothing reads."""
+    """Kind of input. (The released code sets a number for it but never reads it.)"""
     steps: Count = 300
     """Length T of a training sequence."""
     first_scored: Count | None = None
-    """First scored step, from 1. Default: the longest lag. (2 DELAY says what the released code does for a task
-    number above 0.)"""
+    """First scored step, counted from 1. Default: the longest lag. (For task numbers above 0, the released code uses
+    2 DELAY.)"""
 
 
 class TrainingConfig(Section):
-    """Training on the task, by Adam after limiting the norm of each array's gradient on its own."""
+    """Training on the task with Adam, after clipping the gradient norm of each array separately."""
 
     epochs: Count = 3001
     """Training epochs, one fresh batch each."""
@@ -85,60 +85,63 @@ class TrainingConfig(Section):
     learning_rate: PositiveReal = 1e-3
     """Adam's step size, for training and, unless FLOSSING_RATE is given, for flossing."""
     decay: CountOrNone = 0
-    """Over so many epochs at the end of EPOCHS, the step size of training falls to 0, linearly; 0 keeps it as it is."""
+    """Number of final epochs over which the training step size falls linearly to 0; 0 keeps it constant."""
     beta1: Fraction = 0.9
-    """Adam's decay of the first moment, both optimisers."""
+    """Adam's decay rate of the first moment, in both optimisers."""
     beta2: Fraction = 0.999
-    """Adam's decay of the second moment, both optimisers."""
+    """Adam's decay rate of the second moment, in both optimisers."""
     clip: PositiveReal = 0.03
     """Largest Frobenius norm of each array's gradient."""
     chunk: Annotated[int, Field(ge=1, le=10**5)] = 100
-    """At most so many epochs run between two looks: progress, metrics on disk, exponents, perhaps a checkpoint."""
+    """Largest number of epochs per chunk. After each chunk, the run shows progress, writes metrics, measures exponents
+    and may write a checkpoint."""
     singular_values_every: CountOrNone = 100
-    """Epochs between two records of the singular values of the raw dL/dJ and dL/dx0; 0 for none."""
+    """Epochs between records of the singular values of the raw gradients dL/dJ and dL/dx0; 0 for none."""
 
 
 class FlossingConfig(Section):
-    """Gradient flossing: when, how long, and what. Some defaults depend on CONDITION; the first is the reference's."""
+    """Gradient flossing: when, how long, and which exponents. Some defaults depend on CONDITION; the first one given is
+    that of the reference."""
 
     condition: Condition = "before_and_during"
-    """When to floss: none; before training; during it; or both, at fixed epochs. adaptive: before it, and during it
-    while the gradient does not reach back: |dL/dx0| <= THRESHOLD |dL/dJ|, the norms before clipping."""
+    """When to floss: none; before training; during training; or both, at fixed epochs. adaptive: before training, and
+    during it while the gradient does not reach the initial states: |dL/dx0| <= THRESHOLD |dL/dJ|, with the norms
+    before clipping."""
     k: Count | None = None
-    """How many exponents are flossed, from the largest. Default: 75, or all if there are fewer; adaptive: all."""
+    """Number of exponents to floss, largest first. Default: 75, or all if there are fewer; adaptive: all."""
     target: Real = 0.0
-    """The value they are pulled to, per step."""
+    """Target value of the flossed exponents, per step."""
     window: Count | None = None
-    """Steps over which exponents are measured. Default: 55; adaptive: twice the longest lag, at most a sequence."""
+    """Steps over which exponents are measured. Default: 55; adaptive: twice the longest lag, at most STEPS."""
     transient: CountOrNone | None = None
-    """Steps of the window left out of the average. Default: 10 + WINDOW / 10, rounded up, and at most half of it."""
+    """First steps of the window, left out of the average. Default: 10 + WINDOW / 10, rounded up, at most WINDOW / 2."""
     interval: Count | Literal["auto"] = "auto"
-    """Steps between re-orthonormalisations. auto: as many as TOLERANCE allows, chosen anew after every ten epochs."""
+    """Reorthonormalisation interval in steps. auto: the longest that TOLERANCE allows, adapted every ten epochs."""
     tolerance: PositiveReal | None = None
-    """How far interval=auto may move the gradient from that with QR after every step, relative to its norm. Default:
-    1e-3 in float32, 1e-9 in float64."""
+    """Largest relative deviation of the gradient with interval=auto from the gradient with QR after every step.
+    Default: 1e-3 in float32, 1e-9 in float64."""
     flossing_steps: Count = 300
-    """Length of the sequence drawn for flossing, of which the window is the start. (adaptive: at least the window.)"""
+    """Length of the sequence drawn for flossing. The window is its start. (adaptive: at least the window.)"""
     epochs_before: CountOrNone | None = None
     """Flossing epochs before the first training epoch (preflossing). Default: 500; adaptive: 1500."""
     epochs_during: CountOrNone | None = None
     """Flossing epochs in each block during training (interflossing). Default: 500; adaptive: 50."""
     every: Count | None = None
-    """Training epochs between blocks; adaptive: after which it is asked again. Default: 100; adaptive: 25."""
+    """Training epochs between blocks or, if adaptive, between checks of the rule. Default: 100; adaptive: 25."""
     blocks: CountOrNone = 2
-    """At most so many blocks; adaptive: as many as it takes."""
+    """Largest number of blocks; adaptive: no limit."""
     flossing_rate: PositiveReal | None = None
     """Adam's step size for flossing. Default: LEARNING_RATE."""
     flossing_clip: PositiveReal | None = None
-    """Largest norm of the gradient in a flossing epoch, all arrays together. Default: any, as the reference."""
+    """Largest gradient norm in a flossing epoch, over all arrays together. Default: no limit, as in the reference."""
     threshold: PositiveReal | None = None
-    """adaptive: the ratio |dL/dx0| / |dL/dJ| up to which it flosses. Default: 0.004 / sqrt(BATCH), since the ratio
-    falls with the batch: with 16 sequences it is 1e-3 to 1e-2 for networks that learn, below 1e-4 if nothing is learnt.
+    """adaptive: floss while |dL/dx0| / |dL/dJ| is at most this. Default: 0.004 / sqrt(BATCH), since the ratio falls
+    with batch size: with 16 sequences, it is 1e-3 to 1e-2 for networks that learn and below 1e-4 for those that do not.
     """
 
 
 class Plan(NamedTuple):
-    """How a run flosses: the fields of these names, with their defaults filled in."""
+    """The flossing settings of a run: the fields of the same names, with their defaults filled in."""
 
     k: int
     window: int
@@ -150,27 +153,27 @@ class Plan(NamedTuple):
 
 
 class TermConfig(Section):
-    """Flossing as a term of the loss, beside blocks of flossing or, with `condition` none, instead of them."""
+    """Flossing as a term of the loss, in addition to flossing blocks or, with `condition` none, instead of them."""
 
     term_weight: RealOrZero = 0.0
-    """The loss is that of the task plus this times the mean squared exponent; 0 for the task alone."""
+    """Weight of the mean squared exponent that is added to the task loss; 0 for the task loss alone."""
     term_every: Count = 1
-    """Training epochs from one in which the term is added to the next."""
+    """Period of the term in training epochs; 1 adds it in every epoch."""
 
 
 class StoppingConfig(Section):
-    """When training ends before its last epoch, by the accuracy: its mean over the last 100 epochs."""
+    """Early stopping, by the mean accuracy over the last 100 epochs."""
 
     stop_at: Fraction | None = None
-    """End at this accuracy. Default: never."""
+    """Stop at this accuracy. Default: never."""
     give_up_after: Count | None = None
-    """After so many epochs, end if the accuracy was never GIVE_UP_BELOW. Default: never."""
+    """Stop after this many epochs if the accuracy has never reached GIVE_UP_BELOW. Default: never."""
     give_up_below: Fraction = 0.55
-    """What is as good as chance."""
+    """Any accuracy below this counts as chance."""
 
 
 class SeedConfig(Section):
-    """Seeds, each for its own stream: equal seeds do not give equal numbers."""
+    """Seeds of independent random streams: equal seeds do not give equal numbers."""
 
     seed_network: Seed = 1
     """Seed of the weights."""
@@ -194,9 +197,9 @@ class Config(RunConfig):
     seeds: SeedConfig = SeedConfig()
     safety: SafetyConfig = SafetyConfig()
     dtype: Literal["float32", "float64"] = "float32"
-    """Floating precision of everything."""
+    """Floating-point precision of all computations."""
     experiment: Literal["reference"] = "reference"
-    """Which experiment this is a run of."""
+    """The experiment that this run belongs to."""
 
     units_are: ClassVar[str] = "tanh"
     driven_by: ClassVar[str] = "random bits"
@@ -204,7 +207,7 @@ class Config(RunConfig):
     @model_validator(mode="before")
     @classmethod
     def _read_first_names(cls, values: Any) -> Any:
-        # Run directories made before version 0.2 know the threshold as `share`.
+        # Run directories from before version 0.2 call the threshold `share`.
         flossing = values.get("flossing") if isinstance(values, dict) else None
         if isinstance(flossing, dict) and "share" in flossing and "threshold" not in flossing:
             renamed = {("threshold" if name == "share" else name): value for name, value in flossing.items()}
@@ -234,19 +237,19 @@ class Config(RunConfig):
 
     @property
     def longest_lag(self) -> int:
-        """How far back the task looks, in steps."""
+        """The longest lag of the task, in steps."""
         return self.task.delay * (2**self.task.order if self.task.task == "temporal_xor" else 1)
 
     @property
     def plan(self) -> Plan:
-        """How it flosses, with the defaults that depend on the condition, the network, the task and the training."""
+        """The flossing settings; their defaults depend on the condition, the network, the task and the training."""
         filled = {name: getattr(self.flossing, name) for name in Plan._fields}
         return self._default_plan._replace(**{name: value for name, value in filled.items() if value is not None})
 
     @property
     def _default_plan(self) -> Plan:
         units, training = self.network.units, self.training
-        # x0 has a row for each sequence: its gradient falls with the root of the batch, that of J does not.
+        # x0 has one row per sequence, so its gradient norm falls with the square root of the batch; that of J does not.
         common = {"flossing_rate": training.learning_rate, "threshold": 4e-3 / math.sqrt(training.batch)}
         if self.condition == "adaptive":
             window = min(2 * self.longest_lag, self.task.steps)
@@ -254,16 +257,16 @@ class Config(RunConfig):
         return Plan(k=min(75, units), window=55, epochs_before=500, epochs_during=500, every=100, **common)
 
     def values(self) -> dict[str, Any]:
-        """All that decides the result, by name as on the command line; defaults are filled in."""
+        """All fields that affect the result, named as on the command line, with defaults filled in."""
         return {**super().values(), **self.plan._asdict()}
 
-    def _said(self) -> dict[str, Any]:
-        # What says the same as the default is left out, as if it had not been given.
-        said, defaults = super()._said(), self._default_plan._asdict()
-        flossing = {name: value for name, value in said.pop("flossing", {}).items() if value != defaults.get(name)}
-        if "threshold" in flossing:  # digests know it by its first name
+    def _non_defaults(self) -> dict[str, Any]:
+        # Values equal to their default are left out, as if they had not been given.
+        stated, defaults = super()._non_defaults(), self._default_plan._asdict()
+        flossing = {name: value for name, value in stated.pop("flossing", {}).items() if value != defaults.get(name)}
+        if "threshold" in flossing:  # digests use its first name
             flossing["share"] = flossing.pop("threshold")
-        return {**said, "flossing": flossing} if flossing else said
+        return {**stated, "flossing": flossing} if flossing else stated
 
     @property
     def window(self) -> int:
@@ -272,7 +275,7 @@ class Config(RunConfig):
 
     @property
     def name(self) -> str:
-        """A name that tells runs apart at a glance."""
+        """A short name that identifies the run."""
         return f"{self.task.task}-{self.task.delay}-{self.flossing.condition}-seed{self.seeds.seed_network}"
 
     @property
@@ -287,12 +290,12 @@ class Config(RunConfig):
 
     @property
     def condition(self) -> Condition:
-        """When it flosses."""
+        """When the run flosses."""
         return self.flossing.condition
 
     @property
     def k(self) -> int:
-        """How many exponents its spectra hold."""
+        """Number of exponents in its spectra."""
         return self.plan.k
 
     @property

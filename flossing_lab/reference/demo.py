@@ -16,19 +16,19 @@ from flossing_lab.runs.run import run
 
 CONDITIONS: tuple[Condition, ...] = ("none", "before", "before_and_during")
 LAST = 100
-"""The final accuracy is the mean over so many epochs at the end, each on a fresh batch."""
+"""Number of final epochs, each on a fresh batch, whose mean is the final accuracy."""
 
 
 def demo(config: Config, out: Path, console: Console) -> Path:
-    """Run `config` under the three conditions, write the comparison to `out`, and print what came out."""
+    """Run `config` under the three conditions, write the comparison to `out`, and print the results."""
     console.print(
         f"[bold]{config.title}[/], {config.network.units} tanh units, "
         f"{config.training.epochs} training epochs, three conditions from the same start. "
         f"Accuracy 0.5 is chance. λ1 to λ{config.k} are Lyapunov exponents: the rate, per step, at which "
-        "error feedback shrinks (below 0) or grows (above 0).\n",
+        "backpropagated gradients shrink (below 0) or grow (above 0).\n",
         highlight=False,
     )
-    # A demo that was stopped goes on; one that came to its end is shown again, from the start.
+    # An interrupted demo continues; a complete one starts again.
     complete = (out / "summary.json").exists()
     (out / "summary.json").unlink(missing_ok=True)
     runs: dict[str, RunDirectory] = {}
@@ -44,7 +44,7 @@ def demo(config: Config, out: Path, console: Console) -> Path:
     save_figure(draw_comparison(runs), picture)
     console.print(_table(summary))
     console.print(f"picture   {picture}\nnumbers   {out / 'summary.json'}", highlight=False)
-    console.print(f"look closer with   flossing report {out}", highlight=False)
+    console.print(f"view details with   flossing report {out}", highlight=False)
     return picture
 
 

@@ -27,17 +27,17 @@ from flossing_lab.runs.experiment import Experiment, Measurements
 from flossing_lab.runs.process import check_fits
 
 RELAXATION = 100
-"""Input-free steps by which the initial states are relaxed."""
+"""Number of input-free steps that relax the initial states."""
 
 RECENT = 100
-"""The accuracy by which training ends early is a mean over so many epochs."""
+"""Number of epochs in the mean accuracy that decides early stopping."""
 
 HORIZONS = 16
-"""Horizons at which the long-term Jacobian is measured, in equal ratios."""
+"""Number of horizons at which the long-term Jacobian is measured, geometrically spaced."""
 
 
 class ReferenceModel(eqx.Module):
-    """What training trains: the network, and an initial x for each sequence of the batch (B, N)."""
+    """The trained model: the network, and an initial x for each sequence of the batch (B, N)."""
 
     network: VanillaRNN
     x0: Float[Array, "B N"]
@@ -48,7 +48,7 @@ class ReferenceModel(eqx.Module):
 
 
 def task_loss(model: ReferenceModel, batch: tasks.Trial):
-    """Binary cross-entropy, mean over batch and scored steps; and the accuracy of `logits >= 0` on the same."""
+    """Mean binary cross-entropy over batch and scored steps, and the accuracy of `logits >= 0` over the same."""
     logits = model.logits(batch.inputs)
     scored = batch.mask.astype(logits.dtype)
     loss = optax.sigmoid_binary_cross_entropy(logits, batch.targets)
@@ -67,12 +67,12 @@ def first_state(model: ReferenceModel) -> Float[Array, " N"]:
 
 
 def flossed_leaves(model: ReferenceModel):
-    """What flossing trains: input weights, recurrent weights, bias."""
+    """The parameters that flossing trains: input weights, recurrent weights, bias."""
     return model.network.ws, model.network.J, model.network.b
 
 
 def singular_values(model: ReferenceModel, gradient: ReferenceModel) -> dict[str, Array]:
-    """Of the raw gradients dL/dJ and dL/dx0, and the effective rank of dL/dJ."""
+    """Singular values of the raw gradients dL/dJ and dL/dx0, and the effective rank of dL/dJ."""
     del model
     values = jnp.linalg.svdvals(gradient.network.J)
     return {
@@ -104,7 +104,7 @@ class FlossingInputs(eqx.Module):
 
 
 def check(config: Config, *, here: bool = True):
-    """Raise ValueError for a delay that leaves no scored step, or more than the memory of this machine holds."""
+    """Raise ValueError if the delay leaves no scored step, or if the run needs more memory than this machine has."""
     make_task(config)
     if here:
         check_memory(config)
@@ -113,7 +113,7 @@ def check(config: Config, *, here: bool = True):
 def build(config: Config, step_scale: float = 1.0) -> Experiment:
     """Draw the network and set up the experiment that `config` describes, its step sizes times `step_scale`.
 
-    Raises ValueError for what cannot be run: a delay that leaves no scored step, more than the memory holds.
+    Raises ValueError if the delay leaves no scored step, or if the run needs more memory than this machine has.
     """
     check_memory(config)
     _, _, input_key, basis_key = _streams(config)
@@ -167,18 +167,18 @@ def _draw(config: NetworkConfig, channels: int, batch: int, network_key: RandomK
 
 
 def _clipped_adam(limit: float, learning_rate: float, beta1: float, beta2: float, begin: int = 0, decay: int = 0):
-    # A schedule counts updates, in the optimiser's state; without one that state is as it was in the first version.
+    # A schedule stores an update count in the optimiser's state. Without one, the state is that of the first version.
     rate = optax.linear_schedule(learning_rate, 0.0, decay, transition_begin=begin) if decay else learning_rate
     return optax.chain(clip_by_array_norm(limit), optax.adam(rate, beta1, beta2))
 
 
 def _falling(training: TrainingConfig) -> tuple[int, ...]:
-    # After how many updates the step size begins to fall, and over how many it falls; nothing if it does not.
+    # The number of updates before the step size begins to fall, and the number over which it falls; or nothing.
     return (training.epochs - training.decay, training.decay) if training.decay else ()
 
 
 def check_memory(config: Config):
-    """Raise ValueError, naming what is too large, if the arrays of a run would not fit into this machine."""
+    """Raise ValueError, naming the largest, if the arrays of a run exceed this machine's memory."""
     units, batch, k = config.network.units, config.training.batch, config.k
     steps, window, chunk = config.task.steps, config.window, config.training.chunk
     # Weights, gradient and four moments; states and their cotangents; tangents likewise; the records of a chunk.
@@ -207,7 +207,7 @@ def make_task(config: Config) -> tasks.DelayedCopy | tasks.TemporalXOR | tasks.S
 
 
 def make_schedule(config: Config) -> Schedule:
-    """When this configuration flosses."""
+    """The flossing schedule of this configuration."""
     settings, plan = config.flossing, config.plan
     if settings.condition == "adaptive":
         return schedules.adaptive(
@@ -226,7 +226,7 @@ def make_schedule(config: Config) -> Schedule:
 
 
 def make_stop(stopping: StoppingConfig) -> Callable[[Mapping[str, np.ndarray]], str | None] | None:
-    """Why training ends before its last epoch, by the metrics of all epochs so far; None if it never does."""
+    """A function of the metrics so far that returns why to stop early, or None; None if training never stops early."""
     stop_at, after, below = stopping.stop_at, stopping.give_up_after, stopping.give_up_below
     if stop_at is None and after is None:
         return None
@@ -238,7 +238,7 @@ def make_stop(stopping: StoppingConfig) -> Callable[[Mapping[str, np.ndarray]], 
         means = np.convolve(metrics["accuracy"], np.full(RECENT, 1 / RECENT), mode="valid")
         if stop_at is not None and means[-1] >= stop_at:
             return f"accuracy {means[-1]:.4f} has reached stop_at={stop_at}"
-        # A block of flossing can set back a network that had learnt: the best it ever did counts.
+        # A block of flossing can set back a network that had learnt, so its best accuracy counts.
         if after is not None and epoch >= after and means.max() < below:
             return f"accuracy has been {means.max():.4f} at most, below give_up_below={below}"
         return None
@@ -247,7 +247,7 @@ def make_stop(stopping: StoppingConfig) -> Callable[[Mapping[str, np.ndarray]], 
 
 
 def measure_spectrum(model: ReferenceModel, config: Config, k: int | None = None) -> Spectrum:
-    """The first `k` exponents over a whole sequence of the task, a tenth plus 10 steps of it left out."""
+    """The first `k` exponents over a whole sequence of the task, without a transient of 10 steps plus a tenth of it."""
     _, _, input_key, basis_key = _streams(config)
     inputs = FlossingInputs(config.task.steps, make_task(config).channels, config.task.amplitude)(input_key)
     return _measure(model, inputs, basis_key, k or config.k)
@@ -263,7 +263,7 @@ def measure_horizons(model: ReferenceModel, config: Config) -> tuple[np.ndarray,
 
 
 def measure(model: ReferenceModel, config: Config) -> Measurements:
-    """The spectrum over a whole sequence, and how far error feedback reaches."""
+    """The spectrum over a whole sequence, and the singular values of the long-term Jacobian at each horizon."""
     exponents = np.asarray(measure_spectrum(model, config).exponents)
     return Measurements({"spectra": exponents}, measure_horizons(model, config))
 
@@ -281,8 +281,8 @@ def _measure(model: ReferenceModel, inputs: Array, key: RandomKey, k: int) -> Sp
 
 
 def _streams(config: Config) -> list[RandomKey]:
-    # The stream's own number is folded in: the reference gives all four the seed 1, and a network must not be drawn
-    # from the same numbers as its initial states.
+    # Fold in the number of each stream: in the reference, all four seeds are 1, but a network and its initial states
+    # must not share random numbers.
     seeds = config.seeds
     order = (seeds.seed_network, seeds.seed_initial, seeds.seed_input, seeds.seed_basis)
     return [jax.random.fold_in(jax.random.key(seed), number) for number, seed in enumerate(order)]

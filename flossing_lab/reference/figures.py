@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.plotting import (
     COLOURS,
-    INK,
+    DARK,
     LABELS,
-    PALE,
+    LIGHT_GREY,
     as_exponents,
-    clean,
     draw_spectrum,
+    remove_spines,
     running_mean,
     running_median,
 )
@@ -28,7 +28,7 @@ def draw_comparison(runs: Mapping[str, RunDirectory]) -> Figure:
     config = next(iter(runs.values())).config
     figure = Figure(figsize=(12.5, 4.7), layout="constrained")
     accuracy, spectra, gradient = figure.subplots(1, 3, width_ratios=[1.35, 1, 1])
-    figure.suptitle(f"{config.title}: {config.network.units} tanh units", fontsize=12, color=INK)
+    figure.suptitle(f"{config.title}: {config.network.units} tanh units", fontsize=12, color=DARK)
 
     for condition, run in runs.items():
         metrics, colour = run.metrics("training"), COLOURS[condition]
@@ -38,7 +38,7 @@ def draw_comparison(runs: Mapping[str, RunDirectory]) -> Figure:
         gradient.plot(epochs, norm, color=colour, lw=1.5)
     _mark_blocks(accuracy, runs)
     _style_accuracy(accuracy)
-    # Curves can go anywhere inside the axes; the keys stay out of them.
+    # Curves can go anywhere inside the axes, so the legend stays outside.
     figure.legend(*accuracy.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=len(runs))
     accuracy.set_title("Accuracy on fresh sequences", loc="left", fontsize=10)
 
@@ -46,7 +46,7 @@ def draw_comparison(runs: Mapping[str, RunDirectory]) -> Figure:
     gradient.set(yscale="log", xlabel="training epoch")
     gradient.set_title("Gradient norm at the initial states, |dL/dx₀|", loc="left", fontsize=10)
     for axes in (accuracy, spectra, gradient):
-        clean(axes)
+        remove_spines(axes)
     return figure
 
 
@@ -56,10 +56,10 @@ def draw_run(run: RunDirectory) -> Figure:
     colour = COLOURS[config.condition]
     figure = Figure(figsize=(10.5, 7), layout="constrained")
     (accuracy, exponents), (gradient, spectra) = figure.subplots(2, 2)
-    figure.suptitle(f"{config.title}, {LABELS[config.condition]}", fontsize=12, color=INK)
+    figure.suptitle(f"{config.title}, {LABELS[config.condition]}", fontsize=12, color=DARK)
 
     epochs, smooth = running_mean(training["epoch"], training["accuracy"])
-    accuracy.plot(training["epoch"], training["accuracy"], color=PALE, lw=0.5)
+    accuracy.plot(training["epoch"], training["accuracy"], color=LIGHT_GREY, lw=0.5)
     accuracy.plot(epochs, smooth, color=colour, lw=1.8)
     _mark_blocks(accuracy, {config.condition: run})
     _style_accuracy(accuracy)
@@ -71,7 +71,7 @@ def draw_run(run: RunDirectory) -> Figure:
         line = measured[:, index]
         exponents.plot(training["measured_epoch"], line, color=colour, lw=1.3, alpha=0.35 + 0.65 * (1 - index / k))
         exponents.annotate(f" λ{index + 1}", (training["measured_epoch"][-1], line[-1]), fontsize=8, va="center")
-    exponents.axhline(0, color=PALE, lw=0.8, zorder=0)
+    exponents.axhline(0, color=LIGHT_GREY, lw=0.8, zorder=0)
     exponents.set(xlabel="training epoch", ylabel="exponent (per step)")
     exponents.set_title("Lyapunov exponents over the flossing window", loc="left", fontsize=10)
 
@@ -80,19 +80,19 @@ def draw_run(run: RunDirectory) -> Figure:
         epochs, norm = running_median(training["epoch"], training[name])
         label = name.removeprefix("gradient_norm/").removeprefix("network.")
         gradient.plot(epochs, norm, lw=1.2, color=_viridis(shade), label=label)
-    gradient.axhline(config.clip, color=PALE, lw=0.8, ls="--", zorder=0)
+    gradient.axhline(config.clip, color=LIGHT_GREY, lw=0.8, ls="--", zorder=0)
     gradient.set(yscale="log", xlabel="training epoch")
     gradient.legend(frameon=False, fontsize=8, ncols=3)
-    gradient.set_title("Gradient norms; dashed: where each is clipped", loc="left", fontsize=10)
+    gradient.set_title("Gradient norms; dashed: clipping limit", loc="left", fontsize=10)
 
     names = {"start": "at the start", "after_preflossing": "after preflossing", "end": "after training"}
-    shades = {"start": PALE, "after_preflossing": colour, "end": INK}
+    shades = {"start": LIGHT_GREY, "after_preflossing": colour, "end": DARK}
     for name, values in info["spectra"].items():
         draw_spectrum(spectra, as_exponents(values), color=shades[name], label=names[name])
     spectra.legend(frameon=False, fontsize=8)
     spectra.set_title("Lyapunov spectrum over a whole sequence", loc="left", fontsize=10)
     for axes in (accuracy, exponents, gradient, spectra):
-        clean(axes)
+        remove_spines(axes)
     return figure
 
 
@@ -123,7 +123,7 @@ def _mark_blocks(axes: Axes, runs: Mapping[str, RunDirectory]):
 
 
 def _style_accuracy(axes: Axes):
-    axes.axhline(0.5, color=PALE, lw=0.8, zorder=0)
+    axes.axhline(0.5, color=LIGHT_GREY, lw=0.8, zorder=0)
     axes.set(xlabel="training epoch", ylabel="accuracy", ylim=(0.45, 1.02))
     axes.annotate(
         "chance", (1, 0.5), xycoords=("axes fraction", "data"), fontsize=8, color="#888888", ha="right", va="bottom"

@@ -8,34 +8,34 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
 from flossing_lab.report.runs import Group, Run, is_numeric, label_of, numbers, quartiles
-from flossing_lab.runs.plotting import COLOURS, evenly, running_mean
+from flossing_lab.runs.plotting import COLOURS, evenly_spaced, running_mean
 
 MOST_LINES = 10
-"""So many lines a person can tell apart in one picture."""
+"""The most lines that a reader can tell apart in one picture."""
 MOST_POINTS = 400
 MOST_BLOCKS = 60
-_PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito's, for all eyes
+_PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito's, colour-blind safe
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 Axes = dict[str, list[Any]]
 
 
 def learning_curves(axes: Axes, groups: Sequence[Group]) -> dict[str, Any] | str:
-    """Accuracy and loss against the training epoch, one line a group; or a sentence why there are none."""
+    """Accuracy and loss against the training epoch, one line per group; or a sentence that says why there are none."""
     begun = [group for group in groups if any(len(run.epoch) for run in group.runs)]
     if not begun:
         return "No training epoch has been completed yet."
     pictures = _arrange(axes, begun, list(axes))
     return {
         "pictures": [
-            {"label": label, "lines": [look | _learning_curve(group) for look, (group,) in lines]}
+            {"label": label, "lines": [style | _learning_curve(group) for style, (group,) in lines]}
             for label, lines in pictures
         ]
     }
 
 
 def final_accuracy(axes: Axes, groups: Sequence[Group]) -> dict[str, Any] | None:
-    """Final accuracy against the numeric axis with most values, one line for what else differs; None without one."""
+    """Final accuracy against the numeric axis with most values, one line per combination of the others; else None."""
     numeric = [name for name, values in axes.items() if is_numeric(values)]
     if not numeric:
         return None
@@ -45,7 +45,7 @@ def final_accuracy(axes: Axes, groups: Sequence[Group]) -> dict[str, Any] | None
         "axis": axis,
         "log": _is_geometric(axes[axis]),
         "pictures": [
-            {"label": label, "lines": [look | _accuracy_against(axis, members) for look, members in lines]}
+            {"label": label, "lines": [style | _accuracy_against(axis, members) for style, members in lines]}
             for label, lines in pictures
         ],
     }
@@ -53,18 +53,18 @@ def final_accuracy(axes: Axes, groups: Sequence[Group]) -> dict[str, Any] | None
 
 def _learning_curve(group: Group) -> dict[str, Any]:
     longest = max(group.runs, key=lambda run: len(run.epoch))
-    points = evenly(len(longest.epoch), MOST_POINTS)
+    points = evenly_spaced(len(longest.epoch), MOST_POINTS)
     blocks = np.unique(np.concatenate([run.blocks for run in group.runs]))
     return {
         "x": longest.epoch[points].tolist(),
         "accuracy": _band([_smooth(run, run.accuracy, points) for run in group.runs]),
         "loss": _band([_smooth(run, run.loss, points) for run in group.runs]),
-        "blocks": blocks[evenly(len(blocks), MOST_BLOCKS)].tolist(),
+        "blocks": blocks[evenly_spaced(len(blocks), MOST_BLOCKS)].tolist(),
     }
 
 
 def _is_geometric(values: Sequence[int | float]) -> bool:
-    # Whether the middle of positive values lies nearer to their geometric than to their arithmetic mean.
+    # Whether the median of positive values is closer to the geometric than to the arithmetic mean of the extremes.
     low, middle, high = min(values), np.median(values), max(values)
     return bool(low > 0 and len(values) > 2 and middle < (np.sqrt(low * high) + (low + high) / 2) / 2)
 
@@ -83,33 +83,33 @@ def _band(rows: Sequence[np.ndarray]) -> dict[str, list[float | None]]:
 
 
 def _smooth(run: Run, values: np.ndarray, points: np.ndarray) -> np.ndarray:
-    # A run that has not come so far yet has no number there.
+    # A run that has not got that far yet has no value there.
     _, smooth = running_mean(run.epoch, values)
-    there = points < len(smooth)
-    return np.where(there, np.append(smooth, np.nan)[np.where(there, points, -1)], np.nan)
+    present = points < len(smooth)
+    return np.where(present, np.append(smooth, np.nan)[np.where(present, points, -1)], np.nan)
 
 
 def _arrange(axes: Axes, groups: Sequence[Group], names: list[str]) -> list[tuple[str, list[tuple[dict, list[Group]]]]]:
-    # One picture if its lines can be told apart; else one for each combination of all axes but one. Each has a label
-    # and lines, a line its looks and the groups it is made of.
+    # One picture if its lines can be told apart; else one for each combination of all axes but one. A picture has a
+    # label and lines; a line has a style and the groups it shows.
     together = names
     if len(_split(groups, names)) > MOST_LINES and len(names) > 1:
         together = ["condition"] if "condition" in names else [min(names, key=lambda name: len(axes[name]))]
     apart = [name for name in names if name not in together]
-    looks = _looks(groups, together)
+    styles = _line_styles(groups, together)
     return [
-        (label_of(choice), [(looks[tuple(values.values())], members) for values, members in _split(chosen, together)])
+        (label_of(choice), [(styles[tuple(values.values())], members) for values, members in _split(chosen, together)])
         for choice, chosen in _split(groups, apart)
     ]
 
 
-def _looks(groups: Sequence[Group], names: list[str]) -> dict[tuple, dict[str, str]]:
-    # Name, colour and dash by the values of the named axes. The condition has colours of its own; what differs
-    # besides it is told by the dash.
+def _line_styles(groups: Sequence[Group], names: list[str]) -> dict[tuple, dict[str, str]]:
+    # Name, colour and dash by the values of the named axes. Conditions have their own colours; then the
+    # dash shows all other differences.
     others = [name for name in names if name != "condition"]
     kinds = [tuple(values.values()) for values, _ in _split(groups, others)]
     graded = len(others) == 1 and len(kinds) > len(_PALETTE) and is_numeric([value for (value,) in kinds])
-    looks = {}
+    styles = {}
     for values, members in _split(groups, names):
         kind = kinds.index(tuple(values[name] for name in others))
         condition = members[0].config.condition
@@ -119,8 +119,8 @@ def _looks(groups: Sequence[Group], names: list[str]) -> dict[tuple, dict[str, s
         elif graded:
             colour, dash = to_hex(colormaps["viridis"](0.9 * kind / (len(kinds) - 1))), "solid"
         name = label_of(values) or label_of({"condition": condition})
-        looks[tuple(values.values())] = {"name": name, "colour": colour, "dash": dash}
-    return looks
+        styles[tuple(values.values())] = {"name": name, "colour": colour, "dash": dash}
+    return styles
 
 
 def _split(groups: Sequence[Group], names: Sequence[str]) -> list[tuple[dict[str, Any], list[Group]]]:

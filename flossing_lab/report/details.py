@@ -13,14 +13,14 @@ from flossing_lab.reference.config import Config
 from flossing_lab.report.runs import UNREADABLE, Group, Run, explain, numbers
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.files import read_arrays
-from flossing_lab.runs.plotting import COLOURS, evenly, running_median
+from flossing_lab.runs.plotting import COLOURS, evenly_spaced, running_median
 
 MOST_RUNS = 12
 MOST_SNAPSHOTS = 60
 MOST_WEIGHTS = 3_000_000
-"""So many weights are on the page, and go through an eigenvalue decomposition: more would make it heavy and slow."""
+"""The most weights on the page, each matrix with its eigenvalues; more would make the page large and slow."""
 MOST_UNITS = 128
-"""So many rows and columns of a weight matrix are shown: more a screen cannot tell apart."""
+"""The most rows and columns of a weight matrix to show; a screen cannot resolve more."""
 _RECURRENT = "network.J"
 _COLUMNS = 160
 _INDICES = 100
@@ -31,15 +31,15 @@ Panel = dict[str, Any] | str
 
 
 def choose_runs(groups: Sequence[Group]) -> list[Run]:
-    """The runs to show in detail: all, if they are few, else one of each group, evenly chosen groups if need be."""
+    """The runs to show in detail: all if there are few, else one per group, from evenly spaced groups if necessary."""
     runs = [run for group in groups for run in group.runs]
     if len(runs) <= MOST_RUNS:
         return runs
-    return [groups[index].representative for index in evenly(len(groups), MOST_RUNS)]
+    return [groups[index].representative for index in evenly_spaced(len(groups), MOST_RUNS)]
 
 
 def show_in_detail(run: Run, among: int) -> dict[str, Panel]:
-    """All panels of one run, which shares the page's room for weights with others."""
+    """All panels of one run; `among` runs share the space for weights on the page."""
     training, flossing = run.directory.metrics("training"), run.directory.metrics("flossing")
     panels: dict[str, Callable[[], Panel]] = {
         "exponents": lambda: _exponents(training, flossing),
@@ -60,15 +60,15 @@ def _try(read: Callable[[], Panel]) -> Panel:
 
 
 def _exponents(training: Metrics, flossing: Metrics) -> Panel:
-    # Time is counted in epochs of both kinds: a flossing epoch comes after the training epochs done before it, and a
-    # row of `measured_exponents` after the flossing epochs done by then.
+    # Time counts epochs of both kinds: a flossing epoch comes after the training epochs done before it, and a row of
+    # `measured_exponents` after the flossing epochs done by then.
     rows = []
     if "measured_epoch" in training:
         done = training["measured_epoch"]
         flossed = (flossing["training_epoch"][:, None] < done).sum(axis=0) if flossing else np.zeros_like(done)
         rows.append((done, flossed, training["measured_exponents"], np.zeros(len(done), bool)))
     if flossing:
-        some = evenly(len(flossing["epoch"]), _COLUMNS)
+        some = evenly_spaced(len(flossing["epoch"]), _COLUMNS)
         done, flossed = flossing["training_epoch"][some], flossing["epoch"][some]
         rows.append((done, flossed, flossing["exponents"][some], np.ones(len(done), bool)))
     if not rows:
@@ -76,7 +76,7 @@ def _exponents(training: Metrics, flossing: Metrics) -> Panel:
     done, flossed, exponents, by_flossing = (np.concatenate(column) for column in zip(*rows, strict=True))
     order = np.argsort(done + flossed, kind="stable")
     lines = _quartile_indices(exponents.shape[1])
-    indices = np.union1d(evenly(exponents.shape[1], _INDICES), lines)
+    indices = np.union1d(evenly_spaced(exponents.shape[1], _INDICES), lines)
     return {
         "training": done[order].tolist(),
         "flossing": flossed[order].tolist(),
@@ -91,7 +91,7 @@ def _squares(flossing: Metrics, config: RunConfig) -> Panel:
     if not flossing or not isinstance(config, Config):
         never = config.condition == "none"
         return "This network is not flossed." if never else "No flossing epoch has been completed yet."
-    points = evenly(len(flossing["epoch"]), _POINTS)
+    points = evenly_spaced(len(flossing["epoch"]), _POINTS)
     squares = (flossing["exponents"][points] - config.flossing.target) ** 2
     starts = np.flatnonzero(np.diff(flossing["training_epoch"])) + 1
     return {
@@ -113,7 +113,7 @@ def _gradients(training: Metrics, clip: float | None) -> Panel:
     for name in training:
         if name.startswith(prefix):
             epochs, norm = running_median(training["epoch"], training[name])
-            points = evenly(len(epochs), _POINTS)
+            points = evenly_spaced(len(epochs), _POINTS)
             label = name.removeprefix(prefix).removeprefix("network.")
             lines[label] = {"x": epochs[points].tolist(), "y": numbers(norm[points])}
     return {"lines": lines, "clip": clip} if lines else "No gradient has been computed yet."
@@ -125,7 +125,7 @@ def _horizons(run: Run) -> Panel:
         return "This run holds no condition numbers of the long-term Jacobian."
     k, horizon = run.config.k, stored.pop("horizon")
     lines = {}
-    # A singular Jacobian has an infinite condition number, and -inf for exponents: gaps in the lines.
+    # A singular Jacobian has an infinite condition number and exponents of -inf, which leave gaps in the lines.
     with np.errstate(invalid="ignore"):
         for stage, logs in stored.items():
             exponents = run.spectra.get(stage, np.full(1, np.nan))
@@ -141,18 +141,18 @@ def _horizons(run: Run) -> Panel:
     }
 
 
-def _network(run: Run, room: int) -> Panel:
+def _network(run: Run, budget: int) -> Panel:
     snapshots = list(run.directory.snapshots.items())
     if not snapshots:
         return "This run holds no snapshots of its weights."
     units = run.config.network.units
-    chosen = evenly(len(snapshots), max(2, min(MOST_SNAPSHOTS, room // units**2)))
+    chosen = evenly_spaced(len(snapshots), max(2, min(MOST_SNAPSHOTS, budget // units**2)))
     epochs = [snapshots[index][0] for index in chosen]
     weights = np.array([read_arrays(snapshots[index][1])[_RECURRENT] for index in chosen], np.float64)
     eigenvalues = np.linalg.eigvals(weights)
-    # Where neurons were found to form clusters, those of one stand together.
+    # If the run has clusters of neurons, sort the neurons by cluster.
     clusters = run.directory.metrics("test", ("clusters",)).get("clusters", np.zeros((1, units)))[-1]
-    shown = np.argsort(clusters, kind="stable")[evenly(units, MOST_UNITS)]
+    shown = np.argsort(clusters, kind="stable")[evenly_spaced(units, MOST_UNITS)]
     seen = weights[:, shown][:, :, shown]
     # One byte a weight, on a scale common to all snapshots.
     scale = float(np.abs(seen).max()) / 127 or 1.0

@@ -1,4 +1,4 @@
-"""The page itself: words, tables and data into one HTML file."""
+"""Renders the text, tables and data of the report into one HTML file."""
 
 import base64
 import hashlib
@@ -16,10 +16,10 @@ _HERE = Path(__file__).parent
 
 
 def write_report(paths: Sequence[Path | str], out: Path) -> Path:
-    """Write the report of all runs in `paths` to the HTML file `out`, which needs nothing else to be read.
+    """Write the report of all runs in `paths` to the self-contained HTML file `out`.
 
-    A path is a run directory, the directory of a sweep, or a folder with runs somewhere below. Runs that cannot be
-    read are named in the report. Raises ValueError if there are no others, or if the extra `[runs]` is missing.
+    A path is a run directory, a sweep directory, or a folder that contains runs at any depth. The report lists runs
+    that cannot be read. Raises ValueError if no run can be read, or if the extra `[runs]` is missing.
     """
     environment, plotly = _tools()
     content = collect(*read_runs(paths))
@@ -33,11 +33,11 @@ def write_report(paths: Sequence[Path | str], out: Path) -> Path:
 
 
 def collect(runs: Sequence[Run], damaged: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """All that the page says, as plain values; `data` is what its figures show."""
+    """The content of the page as plain values; `data` holds the data of its figures."""
     axes, groups = group_runs(runs)
     detailed = choose_runs(groups)
     header, rows = summary.tabulate(list(axes), groups)
-    troubles, more_troubles = summary.list_troubles(runs, damaged)
+    troubles, more_troubles = summary.list_problems(runs, damaged)
     return {
         **summary.describe(runs),
         "troubles": troubles,
@@ -58,7 +58,7 @@ def collect(runs: Sequence[Run], damaged: Sequence[tuple[str, str]]) -> dict[str
 
 
 def _tools() -> tuple[Any, str]:
-    # Whoever only trains needs neither of them.
+    # Imported only here: training needs neither of them.
     try:
         import jinja2
         from plotly.offline import get_plotlyjs
@@ -67,11 +67,11 @@ def _tools() -> tuple[Any, str]:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    # NaN is not JSON: should one get here, it must not become a page that shows nothing.
+    # NaN is not valid JSON. Fail on one here rather than write a page that shows nothing.
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment, get_plotlyjs()
 
 
 def _hash(script: str) -> str:
-    # The page's policy names its scripts by content, so that no other can run, whatever gets into the page.
+    # The page's content security policy lists its scripts by hash, so that no injected script can run.
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""Runs as the report sees them: read once, and put into groups that differ by their seeds alone."""
+"""Runs as the report uses them: read once, and grouped. The runs of a group differ only in their seeds."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -13,16 +13,16 @@ from flossing_lab.runs.plotting import LABELS, as_exponents, running_mean
 from flossing_lab.sweeps.collection import ABSENT, axes_of, find_runs, labels_of
 
 LAST = 100
-"""Final numbers are means over so many epochs at the end."""
+"""Number of final epochs whose mean is a final value."""
 SOLVED = 0.95
-"""The accuracy, as a running mean, from which on a task counts as solved."""
+"""A task counts as solved once the running mean of its accuracy reaches this value."""
 UNREADABLE = (ValueError, KeyError, OSError)
-"""What reading a damaged directory may raise."""
+"""The errors that reading a damaged directory may raise."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the report keeps of a run in memory; the rest of its directory is read when it is shown in detail."""
+    """The part of a run that the report holds in memory; the rest is read only if the run is shown in detail."""
 
     directory: RunDirectory
     info: dict[str, Any]
@@ -33,7 +33,7 @@ class Run:
     blocks: np.ndarray
     """Training epochs after which the network was flossed."""
     spectra: dict[str, np.ndarray]
-    """Exponents by stage, `start`, `after_preflossing` and `end`, as far as the run came."""
+    """Exponents by stage, `start`, `after_preflossing` and `end`, as far as the run has got."""
 
     @property
     def status(self) -> str:
@@ -49,7 +49,7 @@ class Run:
 
     @property
     def solved(self) -> float:
-        """The training epoch from which on the running mean of the accuracy was high enough once; NaN if never."""
+        """The first training epoch at which the running mean of the accuracy reached SOLVED; NaN if it never did."""
         epochs, smooth = running_mean(self.epoch, self.accuracy)
         reached = np.flatnonzero(smooth >= SOLVED)
         return float(epochs[reached[0]]) if len(reached) else np.nan
@@ -66,7 +66,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs that differ by their seeds alone, and the values of the axes that they share."""
+    """Runs that differ only in their seeds, and the values that they share on the axes."""
 
     values: dict[str, Any]
     runs: list[Run]
@@ -85,7 +85,7 @@ class Group:
 
 
 def read_runs(paths: Sequence[Path | str]) -> tuple[list[Run], list[tuple[str, str]]]:
-    """The runs in `paths`, and those that cannot be read: where they are, and why. ValueError if none can be read."""
+    """The runs in `paths`, and the path and reason of each that cannot be read. ValueError if none can be read."""
     runs, damaged = [], []
     for directory in find_runs(paths):
         try:
@@ -99,7 +99,7 @@ def read_runs(paths: Sequence[Path | str]) -> tuple[list[Run], list[tuple[str, s
 
 
 def group_runs(runs: Sequence[Run]) -> tuple[dict[str, list[Any]], list[Group]]:
-    """The axes, seeds left out, each with its values in order; and the groups, in the order of the axes."""
+    """The axes except seeds, each with its values in order, and the groups in the order of the axes."""
     axes = {name: _in_order(values) for name, values in axes_of([run.config for run in runs]).items()}
     axes = {name: values for name, values in axes.items() if not name.startswith("seed")}
     found: dict[tuple, Group] = {}
@@ -112,7 +112,7 @@ def group_runs(runs: Sequence[Run]) -> tuple[dict[str, list[Any]], list[Group]]:
 
 
 def name_runs(runs: Sequence[Run]) -> list[str]:
-    """Each run in words: in what it differs from the others, and the name of its directory."""
+    """A name for each run: the values in which it differs from the others, and its directory."""
     axes = axes_of([run.config for run in runs]) or {"condition": []}
     names = []
     for run in runs:
@@ -124,9 +124,9 @@ def name_runs(runs: Sequence[Run]) -> list[str]:
 
 def label_of(values: dict[str, Any]) -> str:
     """Values of axes in words; empty if there are none."""
-    there = {name: value for name, value in values.items() if value != ABSENT}
+    present = {name: value for name, value in values.items() if value != ABSENT}
     return ", ".join(
-        LABELS[value] if name == "condition" else f"{name} {shown(value)}" for name, value in there.items()
+        LABELS[value] if name == "condition" else f"{name} {shown(value)}" for name, value in present.items()
     )
 
 
@@ -146,7 +146,7 @@ def explain(error: Exception) -> str:
 
 
 def quartiles(values: np.ndarray) -> np.ndarray:
-    """Lower quartile, median and upper quartile along the first axis, of what is not NaN; NaN where nothing is."""
+    """Lower quartile, median and upper quartile along the first axis, ignoring NaN; NaN where all values are NaN."""
     ordered = np.sort(values, axis=0)  # NaN comes last
     last = np.maximum((~np.isnan(values)).sum(axis=0) - 1, 0)
     rows = []
@@ -157,14 +157,14 @@ def quartiles(values: np.ndarray) -> np.ndarray:
             for index in (np.floor(place), np.ceil(place))
         )
         part = place % 1
-        # Exponents can be -inf, and infinities have no difference.
+        # Exponents can be -inf, and inf - inf is NaN.
         with np.errstate(invalid="ignore"):
             rows.append(np.where(below == above, below, (1 - part) * below + part * above))
     return np.array(rows)
 
 
 def numbers(values: Iterable, digits: int = 4) -> list[float | None]:
-    """Numbers for the page, of so many significant digits; None, a gap, for what is not finite."""
+    """Numbers for the page, rounded to `digits` significant digits; None, shown as a gap, for non-finite ones."""
     return [float(f"{value:.{digits}g}") if np.isfinite(value) else None for value in values]
 
 
@@ -189,7 +189,7 @@ def _final(values: np.ndarray) -> float:
 
 
 def _in_order(values: list[Any]) -> list[Any]:
-    # Numbers by size, conditions from none to all, others as they came.
+    # Numbers in ascending order, conditions from none to all, other values in order of appearance.
     if is_numeric(values):
         return sorted(values)
     return sorted(values, key=lambda value: list(LABELS).index(value) if value in LABELS else 0)

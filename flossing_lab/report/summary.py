@@ -1,4 +1,4 @@
-"""The words and tables of the page. All of it is plain text, which the template escapes."""
+"""The text and tables of the page, all as plain text that the template escapes."""
 
 import time
 from collections import Counter
@@ -32,14 +32,14 @@ def describe(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def list_troubles(runs: Sequence[Run], damaged: Sequence[tuple[str, str]]) -> tuple[list[tuple[str, str]], int]:
-    """Where something went wrong, and what; and how many such places are not listed."""
+def list_problems(runs: Sequence[Run], damaged: Sequence[tuple[str, str]]) -> tuple[list[tuple[str, str]], int]:
+    """The path and message of each problem, up to MOST_TROUBLES, and the number of problems not listed."""
     troubles = [(place, f"left out, since it cannot be read: {why}") for place, why in damaged]
     for run in runs:
         if "error" in run.info:
             troubles.append((str(run.directory.path), f"{run.status}: {run.info['error']}"))
         for note in run.info.get("halvings") or []:
-            text = "went on with a step size of {learning_rate} after training epoch {epoch}: {reason}"
+            text = "continued with a step size of {learning_rate} after training epoch {epoch}: {reason}"
             troubles.append((str(run.directory.path), text.format(**note)))
     return troubles[:MOST_TROUBLES], max(0, len(troubles) - MOST_TROUBLES)
 
@@ -77,7 +77,7 @@ def tabulate_configuration(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def tabulate_versions(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """Versions of the packages, and the machines, that the runs were made with."""
+    """The package versions and machines of the runs."""
     found: dict[str, dict[str, None]] = {}
     for run in runs:
         machine = {name: run.info[name] for name in ("device", "platform") if name in run.info}
@@ -119,11 +119,11 @@ def _epochs_to_solved(group: Group) -> str:
 
 def _spread(values: Iterable[float], form: str) -> str:
     # The median and, of several, the quartiles.
-    there = np.array([value for value in values if not np.isnan(value)])
-    if not len(there):
+    present = np.array([value for value in values if not np.isnan(value)])
+    if not len(present):
         return "–"
-    lower, median, upper = (_number(value, form) for value in quartiles(there))
-    return f"{median} [{lower}, {upper}]" if len(there) > 1 else median
+    lower, median, upper = (_number(value, form) for value in quartiles(present))
+    return f"{median} [{lower}, {upper}]" if len(present) > 1 else median
 
 
 def _number(value: float, form: str) -> str:

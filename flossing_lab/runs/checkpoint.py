@@ -1,9 +1,9 @@
-"""Checkpoints: all that a run needs to go on, as if it had never stopped.
+"""Checkpoints: everything a run needs to continue as if it had never stopped.
 
-A file is a line with the digest of what follows, a line of JSON (counts, and what measures there are), and then the
-arrays of the training state as Equinox writes them: model, both optimisers, measures. The random keys of an epoch
-follow from the seeds and its number, so the counts are all there is to know of them; with the measures, they are the
-schedule's state as well.
+A file holds one line with the digest of the rest, one line of JSON (counts, and the shapes of the measures), and the
+arrays of the training state as Equinox writes them: model, both optimisers, measures. The seeds and the number of an
+epoch determine its random keys, so the counts suffice to restore them. Counts and measures together are also the
+schedule's state.
 """
 
 import hashlib
@@ -24,17 +24,17 @@ from flossing._training.train import TrainingState, array_name
 from flossing_lab.runs.files import write_atomically
 
 FORMAT = 2
-KEPT = 2
-"""So many checkpoints are kept: should the newest be damaged, there is one before it."""
+NUM_CHECKPOINTS = 2
+"""Number of checkpoints to keep. If the newest is damaged, the one before it remains."""
 
 _log = logging.getLogger("flossing")
 _COUNTS = ("epoch", "flossing_epoch", "queried_epoch", "pending")
-_FIRST_NAMES = {"queried_epoch": "asked", "pending": "due"}
-"""What format 1 calls some counts."""
+_FORMAT_1_NAMES = {"queried_epoch": "asked", "pending": "due"}
+"""Names of some counts in format 1."""
 
 
 class Checkpoint(eqx.Module):
-    """A state to go on from, how often the step size was halved on the way to it, and the seconds spent so far."""
+    """A training state to continue from, how often the step size was halved before it, and the seconds spent so far."""
 
     state: TrainingState
     halvings: int = 0
@@ -57,12 +57,12 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint):
     content = json.dumps(header).encode() + b"\n" + arrays.getvalue()
     name = f"{state.epoch:08d}-{state.flossing_epoch:08d}.eqx"
     write_atomically(folder / name, _digest(content) + b"\n" + content)
-    for path in sorted(folder.glob("*.eqx"))[:-KEPT]:
+    for path in sorted(folder.glob("*.eqx"))[:-NUM_CHECKPOINTS]:
         path.unlink(missing_ok=True)
 
 
 def newest_checkpoint(folder: Path, like: TrainingState) -> Checkpoint | None:
-    """The newest checkpoint in `folder` that can be read, None if there is none; a damaged one is named in the log.
+    """Return the newest readable checkpoint in `folder`, or None. Damaged checkpoints are logged.
 
     `like` is the state of a new run of the same configuration.
     """
@@ -83,7 +83,7 @@ def _read(path: Path, like: TrainingState) -> Checkpoint:
     if header["format"] not in (1, FORMAT):
         raise ValueError(f"its format is {header['format']}, this version reads {FORMAT}")
     if header["format"] == 1:
-        header |= {name: header[first] for name, first in _FIRST_NAMES.items()}
+        header |= {name: header[first] for name, first in _FORMAT_1_NAMES.items()}
     measures = {name: np.zeros(shape, np.dtype(kind)) for name, (kind, shape) in header["measures"].items()}
     trees, measures = eqx.tree_deserialise_leaves(io.BytesIO(arrays), (_trees(like), measures))
     model, opt_state, flossing = trees

@@ -1,6 +1,6 @@
-"""What the configurations of all experiments are made of: kinds of value, sections, and the methods they share.
+"""The building blocks of every experiment's configuration: value types, sections, and shared methods.
 
-This room imports no JAX, so that `--help` answers at once.
+This module imports no JAX, so `--help` responds immediately.
 """
 
 import hashlib
@@ -20,34 +20,34 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 Kind = TypeVar("Kind", bound="RunConfig")
 
-FIRST = "reference"
-"""The experiment of a configuration that names none."""
+DEFAULT_EXPERIMENT = "reference"
+"""The experiment of a configuration without the field `experiment`."""
 
 
 class Section(BaseModel):
-    """Fields that belong together; frozen, and nothing else is accepted."""
+    """A group of related fields. It is frozen and rejects unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=True)
 
 
 class SafetyConfig(Section):
-    """What is kept on disk, and what happens when numbers fail. No run that ends well without depends on it."""
+    """What to store on disk, and what to do when training diverges. These settings never change a successful run."""
 
     checkpoint_every: Count = 100
-    """Epochs, of both kinds together, between two checkpoints; at most so many are run again after a crash."""
+    """Epochs between checkpoints, training and flossing together. A crash loses at most this many epochs."""
     snapshots_every: CountOrNone = 100
-    """Training epochs between two snapshots of the parameters, which the report's slider shows; 0 for none."""
+    """Training epochs between snapshots of the parameters, which the report's slider shows; 0 for none."""
     halvings: Annotated[int, Field(ge=0, le=100)] = 0
-    """How often a run whose numbers cease to be finite goes on from its last good state with half the step size."""
+    """How often a run that diverges may continue from its last good state with half the step size."""
 
 
 class RunConfig(Section):
-    """One run of an experiment: sections of fields, whose names are all different; `dtype`; which `experiment` it is.
+    """One run of an experiment: sections of fields with unique names, `dtype`, and the name of the `experiment`.
 
-    What else the program asks of a configuration is declared here, and for each experiment to say.
+    Each experiment implements the properties declared here, on which the rest of the program relies.
     """
 
-    if TYPE_CHECKING:  # every experiment declares these, with types of its own
+    if TYPE_CHECKING:  # every experiment declares these, with its own types
         network: Any = ...
         task: Any = ...
         training: Any = ...
@@ -57,14 +57,14 @@ class RunConfig(Section):
         experiment: Any = ...
 
     units_are: ClassVar[str]
-    """The kind of its units, in a word."""
+    """The kind of units, in one word."""
     driven_by: ClassVar[str]
-    """What drives the network whose exponents are measured, in words."""
+    """The input that drives the network while its exponents are measured, in words."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """A name that tells runs apart at a glance; the default name of a directory."""
+        """A short name that identifies the run; the default directory name."""
 
     @property
     @abstractmethod
@@ -74,22 +74,22 @@ class RunConfig(Section):
     @property
     @abstractmethod
     def condition(self) -> str:
-        """When it flosses: `"none"` for never."""
+        """When the run flosses; `"none"` for never."""
 
     @property
     @abstractmethod
     def k(self) -> int:
-        """How many exponents its spectra hold."""
+        """Number of exponents in its spectra."""
 
     @property
     @abstractmethod
     def clip(self) -> float | None:
-        """Largest norm of each array's gradient, None for any."""
+        """Largest norm of each array's gradient; None for no limit."""
 
     def with_values(self: Kind, **values: Any) -> Kind:
         """This configuration with some fields changed, each named as on the command line: `delay=20`, `k=10`.
 
-        `seed` stands for all seeds. Raises ValueError for a name that is no field, ValidationError for a value.
+        `seed` stands for all seeds. Raises ValueError for an unknown field, ValidationError for an illegal value.
         """
         sections = self.model_dump()
         home = {field: name for name in sections if isinstance(sections[name], dict) for field in sections[name]}
@@ -106,7 +106,7 @@ class RunConfig(Section):
         return type(self).model_validate(sections)
 
     def values(self) -> dict[str, Any]:
-        """All that decides the result, by name as on the command line; safety does not."""
+        """All fields that affect the result, named as on the command line; the safety fields do not."""
         sections = self.model_dump(exclude={"safety", "experiment"})
         flat = {"dtype": sections.pop("dtype")}
         for section in sections.values():
@@ -114,7 +114,7 @@ class RunConfig(Section):
         return flat
 
     def differences(self, other: "RunConfig") -> dict[str, tuple[Any, Any]]:
-        """The fields in which another configuration leads to another result, with both values."""
+        """The fields that affect the result and differ in `other`, with both values."""
         ours, theirs = self.values(), other.values()
         if type(self) is not type(other):
             ours, theirs = self.model_dump(include={"experiment"}), other.model_dump(include={"experiment"})
@@ -122,31 +122,32 @@ class RunConfig(Section):
 
     @property
     def digest(self) -> str:
-        """12 hexadecimal digits that name this configuration: equal for equal results, the same in later versions.
+        """12 hexadecimal digits that identify this configuration: equal for equal results, stable across versions.
 
-        Defaults are left out, so that a field added later changes no name; and so is the first experiment there was.
+        Defaults do not enter the digest, so a field added later changes no digest. Nor does the name of the first
+        experiment.
         """
-        said = self._said()
-        said |= {name: kind for name, kind in self.model_dump(include={"experiment"}).items() if kind != FIRST}
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+        stated = self._non_defaults()
+        stated |= {name: kind for name, kind in self.model_dump(include={"experiment"}).items() if kind != DEFAULT_EXPERIMENT}
+        return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:12]
 
-    def _said(self) -> dict[str, Any]:
+    def _non_defaults(self) -> dict[str, Any]:
         return self.model_dump(exclude={"safety", "experiment"}, exclude_defaults=True)
 
 
 def explain_invalid(error: ValidationError) -> str:
     """pydantic's report as one line: each field, what is legal, and the value given."""
-    told: dict[tuple[str, str], list[str]] = {}
+    messages: dict[tuple[str, str], list[str]] = {}
     for problem in error.errors(include_url=False):
         message, given = problem["msg"], problem["input"]
         if problem["type"] == "value_error":
-            told[message.removeprefix("Value error, "), ""] = []
+            messages[message.removeprefix("Value error, "), ""] = []
             continue
-        # A field within its section; what may come after it names the alternatives that were tried.
+        # The field within its section. Further entries of `loc` name the alternatives that pydantic tried.
         name = str((problem["loc"] or ("",))[:2][-1])
         if message.startswith("Input should "):
             legal, ending = message.removeprefix("Input should "), f", got {name}={given!r}"
-            told.setdefault((f"{name} must ", ending), []).append(legal)
+            messages.setdefault((f"{name} must ", ending), []).append(legal)
         else:
-            told[f"{name}: {message}, got {given!r}", ""] = []
-    return "; ".join(start + " or ".join(legal) + ending for (start, ending), legal in told.items())
+            messages[f"{name}: {message}, got {given!r}", ""] = []
+    return "; ".join(start + " or ".join(legal) + ending for (start, ending), legal in messages.items())

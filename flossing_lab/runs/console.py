@@ -1,4 +1,4 @@
-"""What a person sees while a run is on: a live line on a terminal, a plain line now and then in a log."""
+"""The progress display of a run: a live line on a terminal, a plain line now and then in a log."""
 
 import dataclasses
 import time
@@ -11,8 +11,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 @dataclasses.dataclass
 class Status:
-    """How far a run is: epochs done and wanted, the exponents of the flossing window if there is one, and other numbers
-    to be shown, by name, each with its format."""
+    """The progress of a run: epochs done and in total, the exponents of the flossing window if there is one, and other
+    numbers to show, by name, each with its format."""
 
     epoch: int
     epochs: int
@@ -31,7 +31,7 @@ class Status:
 
 
 class TimeLeft:
-    """Seconds a run still needs, from the pace of each kind of epoch; a kind's first chunk compiles and is left out."""
+    """Estimates the time left from the pace of each kind of epoch, ignoring its first chunk, which compiles."""
 
     def __init__(self, status: Status):
         self._seen = dataclasses.replace(status)
@@ -40,7 +40,7 @@ class TimeLeft:
         self._chunks = {"epoch": 0, "flossing_epoch": 0}
 
     def update(self, status: Status) -> float | None:
-        """Seconds left after the chunk that led to `status`; None as long as there is nothing to go by."""
+        """Seconds left after the chunk that led to `status`; None while the pace is unknown."""
         now = time.monotonic()
         for kind in self._chunks:
             count = getattr(status, kind) - getattr(self._seen, kind)
@@ -57,7 +57,7 @@ class TimeLeft:
 
 
 class Display:
-    """Shows the status of one run after another; use as a context, `start` each run, `update` after each chunk."""
+    """Shows the status of successive runs. A context manager: `start` each run, `update` after each chunk."""
 
     def __init__(self, console: Console | None = None):
         self._console = console or Console()
@@ -83,14 +83,14 @@ class Display:
         self._bars.stop()
 
     def start(self, title: str):
-        """A new run begins."""
+        """Begin a new run."""
         self._title, self._left, self._printed = title, None, -1.0
         self._bar = self._bars.add_task(title, total=None, text="compiling")
         if not self._live:
             self._console.print(f"{title}: compiling", highlight=False)
 
     def update(self, status: Status):
-        """A chunk is done."""
+        """Show the status after a chunk."""
         if self._left is None:
             self._left = TimeLeft(status)
             left = None

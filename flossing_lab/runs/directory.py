@@ -1,15 +1,15 @@
-"""A run directory: what is in it, and how it gets there so that a killed run leaves nothing half-written.
+"""The run directory: its files, and how to write them so that a killed run leaves nothing half-written.
 
     run.json           configuration, versions, device, status, spectra
-    metrics/*.npz      one file a chunk of epochs, `training-00000001.npz` from epoch 1 on; one a test
+    metrics/*.npz      one file per chunk of epochs, `training-00000001.npz` from epoch 1 on; one per test
     snapshots/*.npz    parameters along the way, `00000100-00000500.npz` after 100 training and 500 flossing epochs
-    checkpoints/*.eqx  the newest states that the run can go on from
+    checkpoints/*.eqx  the newest states from which the run can continue
     parameters.npz     the parameters after the last chunk, by name
     horizons.npz       singular values of the long-term Jacobian against the horizon
     run.png            the picture
-    film.gif           the film, of an experiment that has one
+    film.gif           the film, if the experiment has one
 
-Arrays are plain NPZ, read with pickle forbidden. No name in here comes from a file's content.
+Arrays are plain NPZ, read without pickle. No file name is taken from the content of a file.
 """
 
 import os
@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.registry import read_config
-from flossing_lab.runs.files import read_arrays, read_json, remove_parts, write_arrays, write_json
+from flossing_lab.runs.files import read_arrays, read_json, remove_temporary_files, write_arrays, write_json
 
 FORMAT = 1
 """Version of the layout."""
@@ -34,7 +34,7 @@ _LOCK = ".lock"
 
 
 class RunDirectory:
-    """One run on disk. Opening reads nothing: everything is read when asked for."""
+    """One run on disk. The constructor reads nothing; each access reads its file."""
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
@@ -58,7 +58,7 @@ class RunDirectory:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a run here."""
+        """Whether this directory holds a run."""
         return (self.path / "run.json").is_file()
 
     def has_finished(self, config: RunConfig) -> bool:
@@ -66,9 +66,9 @@ class RunDirectory:
         return self.exists and self.info["status"] == "finished" and self.config.digest == config.digest
 
     def metrics(self, kind: str, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
-        """The metrics of one kind, `"training"`, `"flossing"` or `"test"`: all, or those `names` that there are.
+        """The metrics of one kind, `"training"`, `"flossing"` or `"test"`: all, or those in `names` that exist.
 
-        One row an epoch or a test. Empty if there were none.
+        One row per epoch or test. Empty if there are none yet.
         """
         chunks = [_read_if_there(path, names) for path in sorted((self.path / "metrics").glob(f"{kind}-*.npz"))]
         chunks = [chunk for chunk in chunks if chunk]
@@ -85,13 +85,13 @@ class RunDirectory:
 
     @property
     def horizons(self) -> dict[str, np.ndarray]:
-        """`horizon` (H,), and log singular values of the long-term Jacobian (H, N) by name, as the spectra in
-        run.json: `start`, `after_preflossing`, `end`. Empty if there are none yet."""
+        """`horizon` (H,), and the log singular values of the long-term Jacobian (H, N) at each stage, named like the
+        spectra in run.json: `start`, `after_preflossing`, `end`. Empty if there are none yet."""
         return _read_if_there(self.path / "horizons.npz")
 
     @property
     def snapshots(self) -> dict[tuple[int, int], Path]:
-        """The files of the snapshots, by the training and flossing epochs done, in order of time."""
+        """The snapshot files by the training and flossing epochs done, in chronological order."""
         found = {}
         for path in sorted((self.path / "snapshots").glob("*.npz")):
             training, _, flossing = path.stem.partition("-")
@@ -101,10 +101,10 @@ class RunDirectory:
 
     @contextmanager
     def opened(self, *, overwrite: bool = False, wait: float = 10.0) -> Iterator[None]:
-        """Hold this directory for one process: make it if needed, empty it of an earlier run if `overwrite`.
+        """Lock this directory for one process. Create it if needed; with `overwrite`, remove an earlier run first.
 
-        The lock ends with the process, however that ends. Raises ValueError if the directory cannot be made, holds
-        what is not of a run, or is still held by another process after `wait` seconds.
+        The lock ends with the process, however that ends. Raises ValueError if the directory cannot be created, holds
+        files that no run wrote, or is still locked by another process after `wait` seconds.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"out must be a directory, got {str(self.path)!r}, which is a file")
@@ -131,8 +131,8 @@ class RunDirectory:
                 if (self.path / folder).is_symlink():
                     raise ValueError(f"{self.path / folder} must be a folder of its own, got a link")
                 (self.path / folder).mkdir(exist_ok=True)
-                remove_parts(self.path / folder)
-            remove_parts(self.path)
+                remove_temporary_files(self.path / folder)
+            remove_temporary_files(self.path)
             yield
         finally:
             lock.release()
@@ -158,7 +158,7 @@ class RunDirectory:
         write_arrays(self.path / "snapshots" / f"{epoch:08d}-{flossing_epoch:08d}.npz", arrays)
 
     def truncate_after(self, epoch: int, flossing_epoch: int):
-        """Remove what lies beyond these epochs: a run that goes on from there writes it again."""
+        """Remove everything after these epochs; a run that continues from there writes it again."""
         done = {"training": epoch, "flossing": flossing_epoch, "test": epoch}
         for kind, last in done.items():
             for path in (self.path / "metrics").glob(f"{kind}-*.npz"):
@@ -169,13 +169,12 @@ class RunDirectory:
                 path.unlink()
 
     def _not_ours(self) -> list[str]:
-        # A start that was killed before run.json existed leaves these, and must not stand in the way of the next.
+        # A run that was killed before it wrote run.json leaves these, and they must not block the next run.
         ours = {*_FOLDERS, _LOCK}
         return sorted(p.name for p in self.path.iterdir() if p.name not in ours and not p.name.endswith(".part"))
 
     def _remove_run(self):
-        # Only what a run writes, and run.json first, without which nothing here is a run: a directory is never
-        # emptied of what is not ours.
+        # Remove only files that a run writes, and run.json first: without it, the directory no longer counts as a run.
         (self.path / "run.json").unlink(missing_ok=True)
         for folder, pattern in _FOLDERS.items():
             if not (self.path / folder).is_symlink():
@@ -186,7 +185,7 @@ class RunDirectory:
 
 
 def _read_if_there(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    # A run that goes on from an earlier checkpoint may remove a chunk between our look and our reading.
+    # A run that continues from an earlier checkpoint may remove a chunk after we list it and before we read it.
     try:
         return read_arrays(path, names)
     except FileNotFoundError:

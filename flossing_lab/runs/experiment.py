@@ -1,4 +1,4 @@
-"""What every experiment is."""
+"""The interface that every experiment implements."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -20,13 +20,13 @@ from flossing_lab.runs.directory import RunDirectory
 
 
 class Experiment(NamedTuple):
-    """All that [`train`][] needs, made from a configuration, and what is looked at between two chunks of epochs.
+    """Everything [`train`][] needs, built from a configuration, and the functions to call between chunks of epochs.
 
-    `renew(model) -> model` is called after every `renew_every` epochs. `test(model) -> {name: number}` is called every
-    `test_every` epochs, before the first and after the last one, and changes nothing; None for never.
-    `stop(metrics)` gets the training metrics of all epochs so far after each chunk, and says why training ends, or None
-    if it goes on; None for never.
-    `shown` are the numbers for whoever watches, each with its format: metrics of training, as means over a chunk, or
+    `renew(model) -> model` is called every `renew_every` epochs. `test(model) -> {name: number}` is called every
+    `test_every` epochs, before the first and after the last one, and does not affect training; None for no tests.
+    `stop(metrics)` receives the training metrics of all epochs so far after each chunk. It returns the reason to stop
+    training, or None to continue; None for no early stopping.
+    `shown` names the numbers in the progress display, each with its format: training metrics, as means over a chunk, or
     results of the newest test.
     """
 
@@ -49,10 +49,10 @@ class Experiment(NamedTuple):
 
 
 class Measurements(NamedTuple):
-    """What is seen of a network at the start of a run, after preflossing and at the end.
+    """Measurements of a network at the start of a run, after preflossing and at the end.
 
-    `notes` are for run.json; `horizons` (H,) and log singular values of the long-term Jacobian (H, N) are None where
-    they are not measured.
+    `notes` go to run.json. `horizons` holds the horizons (H,) and the log singular values of the long-term Jacobian
+    (H, N); None if they are not measured.
     """
 
     notes: Mapping[str, Any]
@@ -61,11 +61,11 @@ class Measurements(NamedTuple):
 
 @runtime_checkable
 class ExperimentModule(Protocol):
-    """What a run asks of the experiment it is of: the module `experiment` of its package."""
+    """What a run needs from its experiment: the module `experiment` of the experiment's package."""
 
     def check(self, config: Any, *, here: bool = True) -> None:
-        """Raise ValueError for what its configuration cannot know: a task without a step to score, and, if it is to
-        run on this machine, too much memory."""
+        """Raise ValueError for errors that the configuration cannot detect: a task without a step to score, or, if the
+        run is `here` on this machine, too little memory."""
         ...
 
     def draw_model(self, config: Any) -> Any:
@@ -77,11 +77,11 @@ class ExperimentModule(Protocol):
         ...
 
     def measure_spectrum(self, model: Any, config: Any, k: int | None = None) -> Spectrum:
-        """The first `k` exponents of a network along inputs of its task, by default as many as a run keeps."""
+        """The first `k` exponents of a network along inputs of its task; by default as many as a run stores."""
         ...
 
     def measure(self, model: Any, config: Any) -> Measurements:
-        """What is worth seeing of a network; rather slow."""
+        """Measure a network for the record of its run; rather slow."""
         ...
 
     def draw(self, run: RunDirectory) -> Figure:
@@ -90,5 +90,5 @@ class ExperimentModule(Protocol):
 
 
 def experiment_module(config: RunConfig) -> ExperimentModule:
-    """The experiment that `config` is a configuration of."""
+    """The module of the experiment that `config` belongs to."""
     return importlib.import_module(f"{EXPERIMENTS[config.experiment]}.experiment")  # pyright: ignore[reportReturnType]

@@ -1,4 +1,4 @@
-"""Files that a killed process leaves whole: written beside their place, flushed to disk, renamed."""
+"""Atomic file writes, which a killed process cannot leave half-done: write a temporary file, flush it, rename it."""
 
 import io
 import json
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def write_atomically(path: Path, content: bytes):
-    """Put `content` at `path`, or leave what was there: there is no state between."""
+    """Write `content` to `path` completely, or leave the old file unchanged."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(beside, "wb") as file:
@@ -27,19 +27,19 @@ def write_atomically(path: Path, content: bytes):
         beside.unlink(missing_ok=True)
 
 
-def remove_parts(folder: Path):
-    """Remove what a process that was killed in the middle of `write_atomically` left."""
+def remove_temporary_files(folder: Path):
+    """Remove the temporary files of a process that was killed during `write_atomically`."""
     for path in folder.glob(".*.part"):
         path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any):
-    """Write JSON; NaN and infinities become null and strings, since JSON has no word for them."""
+    """Write JSON. NaN becomes null and infinities become strings, since JSON can represent neither."""
     write_atomically(path, (json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path, format: int) -> dict[str, Any]:
-    """Read a JSON object of the layout `format`; ValueError, in one line, if it is none or of another layout."""
+    """Read a JSON object of layout version `format`; raises a one-line ValueError for anything else."""
     try:
         content = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -48,7 +48,7 @@ def read_json(path: Path, format: int) -> dict[str, Any]:
     if not isinstance(content, dict) or found != format:
         raise ValueError(
             f"{path} must have format {format}, which this version reads, got {found!r}; "
-            "what another version wrote must be opened with that version, or run anew elsewhere"
+            "open files of another version with that version, or rerun in a new directory"
         )
     return content
 
@@ -61,14 +61,14 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]):
 
 
 def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """Read what `write_arrays` wrote, all of it or those `names` that are there; nothing is unpickled.
+    """Read the arrays that `write_arrays` wrote, all of them or those in `names` that exist, without pickle.
 
-    Raises ValueError, in one line, if the file is damaged.
+    Raises a one-line ValueError if the file is damaged.
     """
     try:
         with open(path, "rb") as stream:
             if not zipfile.is_zipfile(stream):
-                raise ValueError("it is no ZIP archive")
+                raise ValueError("it is not a ZIP archive")
             with np.load(stream, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files if names is None or name in names}
     except FileNotFoundError:
@@ -78,7 +78,7 @@ def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, n
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can hold it."""
+    """Convert a value to types that JSON can represent."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):

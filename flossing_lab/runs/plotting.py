@@ -25,11 +25,11 @@ COLOURS = {
     "before_and_during": "#2563b0",
     "adaptive": "#8a3fa0",
 }
-INK, PALE = "#222222", "#c9c9c9"
+DARK, LIGHT_GREY = "#222222", "#c9c9c9"
 
 
 def save_figure(figure: Figure, path: Path):
-    """Write a figure as PNG, beside its place first."""
+    """Write a figure as PNG, atomically."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
     write_atomically(path, picture.getvalue())
@@ -37,14 +37,14 @@ def save_figure(figure: Figure, path: Path):
 
 def draw_spectrum(axes: Axes, exponents: np.ndarray, **style):
     """Exponents against their index, with zero marked."""
-    axes.axhline(0, color=PALE, lw=0.8, zorder=0)
+    axes.axhline(0, color=LIGHT_GREY, lw=0.8, zorder=0)
     axes.plot(np.arange(1, len(exponents) + 1), exponents, lw=1.8, marker="." if len(exponents) < 40 else None, **style)
     axes.set(xlabel="index i", ylabel="Lyapunov exponent λᵢ (per step)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def as_exponents(values: list) -> np.ndarray:
-    """Exponents as run.json holds them, `-inf` written as text."""
+    """Exponents from run.json, which stores `-inf` as text, as an array."""
     return np.asarray([np.nan if value is None else float(value) for value in values])
 
 
@@ -57,7 +57,7 @@ def running_mean(epochs: np.ndarray, values: np.ndarray, width: int = 25) -> tup
 
 
 def running_median(epochs: np.ndarray, values: np.ndarray, width: int = 25) -> tuple[np.ndarray, np.ndarray]:
-    """Median over stretches of `width` epochs."""
+    """Median over consecutive windows of `width` epochs."""
     count = len(values) // width
     if count == 0:
         return epochs, values
@@ -65,12 +65,12 @@ def running_median(epochs: np.ndarray, values: np.ndarray, width: int = 25) -> t
     return epochs[cut].reshape(count, width).mean(1), np.median(values[cut].reshape(count, width), axis=1)
 
 
-def evenly(count: int, most: int) -> np.ndarray:
+def evenly_spaced(count: int, most: int) -> np.ndarray:
     """At most `most` of the indices below `count`, evenly spaced, with the first and the last."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 
 
-def clean(axes: Axes):
-    """Leave out what frames the axes without need."""
+def remove_spines(axes: Axes):
+    """Remove the top and right spines and shrink the tick labels."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)

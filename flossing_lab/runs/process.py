@@ -1,6 +1,6 @@
-"""What a program decides for its whole process and a library must not: precision, threads, where compilations go.
+"""Process-wide settings, which a program may choose and a library must not: precision, threads, compilation cache.
 
-And what its machine can bear.
+Also checks whether a run fits into the memory of this machine.
 """
 
 import os
@@ -18,19 +18,19 @@ ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
-"""The environment of a process that shall keep to one core, set before it starts."""
+"""Environment variables that restrict a process to one core; set them before it starts."""
 
 CACHE_LIMIT = 2**30
-"""Bytes of compilations that a start leaves on disk; the least recently used go first."""
+"""Largest size of the compilation cache in bytes when a command starts; the least recently used files go first."""
 
 
 def configure_dtype(dtype: str):
-    """Switch JAX to 64 bits if asked for float64. The library never does this; a program of its own may."""
+    """Switch JAX to 64 bits for float64, else to 32. The library never does this; a program may."""
     jax.config.update("jax_enable_x64", dtype == "float64")
 
 
 def cache_compilations():
-    """Keep compiled programs on disk, so that a second start of the same shapes does not compile.
+    """Cache compiled programs on disk, so that the next process with the same shapes does not compile.
 
     They go to the user's cache folder, or to JAX_COMPILATION_CACHE_DIR; JAX_ENABLE_COMPILATION_CACHE=0 switches the
     cache off.
@@ -42,37 +42,37 @@ def cache_compilations():
 
 
 def cache_folder() -> Path:
-    """Where compiled programs are kept."""
+    """Folder of the compilation cache."""
     return user_cache_path("flossing") / "xla"
 
 
 def limit_folder(folder: Path, limit: int):
-    """Delete the files of a folder that were used longest ago, until the rest take up at most `limit` bytes.
+    """Delete the least recently used files of a folder until the rest take up at most `limit` bytes.
 
-    JAX has such a limit of its own, but reads the whole folder for it at every compilation: with the thousands of small
-    programs that some sweeps leave behind, that takes longer than to compile.
+    JAX has its own limit, but to enforce it reads the whole folder at every compilation. With the thousands of small
+    programs that some sweeps leave behind, that takes longer than compiling.
     """
-    kept = 0
+    total = 0
     for path, status in sorted(_files(folder), key=lambda file: max(file[1].st_atime, file[1].st_mtime), reverse=True):
-        kept += status.st_size
-        if kept > limit:
+        total += status.st_size
+        if total > limit:
             path.unlink(missing_ok=True)
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
     for path in folder.glob("*"):
-        with suppress(FileNotFoundError):  # another process tidies up, too
+        with suppress(FileNotFoundError):  # another process may have deleted it
             yield path, path.stat()
 
 
 def check_fits(needs: Mapping[str, int], dtype: str):
-    """Raise ValueError, naming the largest, if arrays of so many entries would not fit into this machine."""
+    """Raise ValueError, naming the largest array, if arrays with `needs` entries exceed this machine's memory."""
     size = np.dtype(dtype).itemsize
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size * sum(needs.values()) > there:
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size * sum(needs.values()) > available:
         largest = max(needs, key=lambda name: needs[name])
         raise ValueError(
-            f"arrays must fit into the {there / 2**30:.0f} GiB of this machine, "
+            f"arrays must fit into the {available / 2**30:.0f} GiB of this machine, "
             f"got {largest} ({size * needs[largest] / 2**30:.3g} GiB)"
         )
 

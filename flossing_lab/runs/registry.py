@@ -1,4 +1,4 @@
-"""The experiments by name. To add one, write its folder and add a line here.
+"""The experiments by name. To add one, write its package and add a line here.
 
 An experiment is a package with two modules: `config` defines `CONFIG`, its [`RunConfig`][], and imports no JAX;
 `experiment` is an [`ExperimentModule`][flossing_lab.runs.experiment.ExperimentModule].
@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from flossing_lab.runs.config import FIRST, RunConfig, explain_invalid
+from flossing_lab.runs.config import DEFAULT_EXPERIMENT, RunConfig, explain_invalid
 
 EXPERIMENTS = {"reference": "flossing_lab.reference", "balance": "flossing_lab.balance"}
 """The package of each experiment."""
@@ -25,10 +25,10 @@ def config_class(experiment: Any) -> type[RunConfig]:
 
 
 def read_config(stored: Any) -> RunConfig:
-    """The configuration that a run directory holds; ValueError, in one line, if it is not a legal one."""
+    """The configuration stored in a run directory; raises a one-line ValueError if it is illegal."""
     if not isinstance(stored, Mapping):
         raise ValueError(f"config must be a table of sections, got {type(stored).__name__}")
     try:
-        return config_class(stored.get("experiment", FIRST)).model_validate(stored)
+        return config_class(stored.get("experiment", DEFAULT_EXPERIMENT)).model_validate(stored)
     except ValidationError as error:
         raise ValueError(explain_invalid(error)) from None

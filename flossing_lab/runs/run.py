@@ -26,10 +26,10 @@ def run(
 ) -> RunDirectory:
     """Run the experiment that `config` describes and write it to the directory `out`.
 
-    A run of the same configuration that `out` already holds continues from its newest checkpoint, to the bit as if it
-    had never stopped (same machine, versions and threads); a finished one is returned as it is. Metrics and parameters
-    are written after each chunk of epochs, so that whatever stops a run leaves a directory that can be read and
-    continued.
+    If `out` already holds a run of the same configuration, this continues from its newest checkpoint, bit for bit as if
+    it had never stopped (on the same machine, with the same versions and threads). A finished run is returned as it is.
+    Metrics and parameters are written after each chunk of epochs, so the directory of an interrupted run can always be
+    read and continued.
 
     **Raises:** `ValueError` if `out` holds a run of another configuration or other files, is in use, or if a value of
     `config` is not legal; `FloatingPointError` if training diverges, after the last good state has been stored;
@@ -66,7 +66,7 @@ def load_model(directory: RunDirectory) -> Any:
 
 
 class _Session:
-    """One process that works on one run, from the newest checkpoint to the end or to what stops it."""
+    """One process that works on one run, from the newest checkpoint until training ends or something stops it."""
 
     def __init__(self, config: RunConfig, directory: RunDirectory, experiment: Experiment, on_progress: OnProgress):
         self.config, self.directory, self.on_progress = config, directory, on_progress
@@ -80,7 +80,7 @@ class _Session:
             self._scale_step()
 
     def work(self):
-        """Train to the end; run.json says what stopped it, whatever that is."""
+        """Train to the end. If anything stops the run, run.json records it."""
         recorder, error = self.recorder, None
         try:
             recorder.open(self.experiment, self.last.state)
@@ -97,7 +97,8 @@ class _Session:
             recorder.close(error, time.monotonic() - self.began)
 
     def _train(self) -> bool:
-        # To the end, or until numbers cease to be finite; then from the last good state with half the step size.
+        # True at the end. False if training diverged: call again to continue from the last good state with half the
+        # step size.
         status = self._status()
         self.on_progress(status)
         since = time.monotonic()
@@ -119,7 +120,7 @@ class _Session:
         return True
 
     def _chunks(self) -> Iterator[Chunk]:
-        # In stretches that end where the network is tested or renewed.
+        # Train in segments that end where the network is tested or renewed.
         experiment = self.experiment
         while not self._is_over(self.last.state):
             for done in train(
@@ -157,12 +158,12 @@ class _Session:
         return state.epoch >= self.epochs or self._why_stop() is not None
 
     def _why_stop(self) -> str | None:
-        # Metrics decide, and they are on the disk: a run that is continued comes to the same end.
+        # Only metrics decide, and they are on disk, so a resumed run ends at the same epoch.
         trained = self.recorder.trained
         return self.experiment.stop(trained) if self.experiment.stop and trained else None
 
     def _keep(self, done: Chunk, seconds: float):
-        # The checkpoint comes last: what it stands for is then on the disk.
+        # Write the checkpoint last, when everything it relies on is on disk.
         state, count = done.state, len(done.epochs)
         self.recorder.remember(done)
         is_last = done.kind == "training" and self._is_over(state)
@@ -187,7 +188,7 @@ class _Session:
         return Status(state.epoch, self.epochs, state.flossing_epoch, self._flossing_epochs(state), exponents)
 
     def _flossing_epochs(self, state: TrainingState) -> int:
-        # Done, pending, and sure to come.
+        # Epochs done, pending, and certain to come.
         schedule = self.experiment.schedule or never()
         return state.flossing_epoch + state.pending + certain_epochs(schedule, state.queried_epoch, self.epochs)
 
@@ -197,7 +198,7 @@ class _Session:
         status.flossing_epochs = self._flossing_epochs(state)
         status.exponents = state.measures.get("exponents")
         if done.kind == "training":
-            # One batch is noisy; a person wants to read the mean over the chunk.
+            # One batch is noisy, so show the mean over the chunk.
             known = self.recorder.tested | {name: values.mean() for name, values in done.metrics.items()}
             shown = self.experiment.shown
             status.shown = {name: (float(known[name]), form) for name, form in shown.items() if name in known}

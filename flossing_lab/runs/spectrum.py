@@ -1,4 +1,4 @@
-"""The spectrum of a saved or a freshly drawn network, printed and drawn."""
+"""Prints and plots the spectrum of a saved run or of a freshly drawn network."""
 
 from pathlib import Path
 
@@ -14,31 +14,31 @@ from flossing_lab.runs.plotting import draw_spectrum, save_figure
 from flossing_lab.runs.experiment import experiment_module
 from flossing_lab.runs.run import configure_dtype, load_model
 
-LEAST = 160
-"""Steps below which a standard error by batch means is not to be had."""
+MIN_STEPS_FOR_ERROR = 160
+"""Fewest averaged steps that allow a standard error by batch means."""
 
 
 def show_spectrum(
     config: RunConfig, source: Path | None, first: int | None, picture: Path, console: Console
 ) -> np.ndarray:
-    """Measure, print and draw the `first` exponents of the run in `source`, or of a network drawn from `config`."""
+    """Measure, print and plot the `first` exponents of the run in `source`, or of a network drawn from `config`."""
     config = config if source is None else RunDirectory(source).config
     units = config.network.units
     first = units if first is None else first
     check_integer("first", first, least=1, most=units, note=f" (the network has {units} units)")
     configure_dtype(config.dtype)
-    room = experiment_module(config)
-    model = room.build(config).model if source is None else load_model(RunDirectory(source))
-    spectrum = room.measure_spectrum(model, config, first)
+    module = experiment_module(config)
+    model = module.build(config).model if source is None else load_model(RunDirectory(source))
+    spectrum = module.measure_spectrum(model, config, first)
     exponents = np.asarray(spectrum.exponents)
     title = "freshly drawn network" if source is None else str(source)
-    kept, steps = len(spectrum.growth), len(spectrum.growth) + len(spectrum.transient_growth)
-    errors = np.asarray(spectrum.uncertainty().standard_error) if kept >= LEAST else None
+    averaged, steps = len(spectrum.growth), len(spectrum.growth) + len(spectrum.transient_growth)
+    errors = np.asarray(spectrum.uncertainty().standard_error) if averaged >= MIN_STEPS_FOR_ERROR else None
     console.print(_table(exponents, errors, f"Lyapunov exponents, {title}"))
     console.print(
         f"{len(exponents)} of {config.network.units}, per step, natural logarithm"
-        f"{'' if errors is None else ', ± standard error by batch means'}; driven by {config.driven_by}, {kept} of "
-        f"{steps} steps averaged, {config.dtype}",
+        f"{'' if errors is None else ', ± standard error by batch means'}; driven by {config.driven_by}, "
+        f"averaged over {averaged} of {steps} steps, {config.dtype}",
         highlight=False,
     )
     figure = Figure(figsize=(6, 4), layout="constrained")

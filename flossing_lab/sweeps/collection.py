@@ -1,4 +1,4 @@
-"""Many runs: where they are, and in what they differ."""
+"""Collections of runs: find them, and find the fields in which they differ."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,10 +19,10 @@ _DIGEST = re.compile(r"[0-9a-f]{12}")
 
 
 def find_runs(paths: Iterable[Path | str]) -> list[RunDirectory]:
-    """The runs in `paths`, each a run directory, the directory of a sweep, or a folder with runs somewhere below.
+    """The runs in `paths`, each a run directory, a sweep directory, or a folder that contains runs at any depth.
 
-    Of a sweep, those that its newest specification names and that have begun. Raises ValueError, naming the path, if
-    there is none in one of them.
+    For a sweep, these are the runs of its newest specification that have started. Raises ValueError, naming the path,
+    if a path holds no run.
     """
     found: dict[Path, RunDirectory] = {}
     for path in map(Path, paths):
@@ -46,7 +46,7 @@ def read_sweep(path: Path) -> dict[str, Any]:
         raise ValueError(f"sweep directory must hold sweep.json, got {str(path)!r}")
     content = read_json(file, SWEEP_FORMAT)
     runs = content.get("runs")
-    # A digest becomes a folder's name: nothing else may stand there.
+    # A digest becomes a folder name, so nothing else is legal.
     if not isinstance(runs, list) or not all(
         isinstance(run, dict) and isinstance(run.get("values"), dict) and _DIGEST.fullmatch(str(run.get("digest")))
         for run in runs
@@ -63,8 +63,9 @@ def write_sweep(path: Path, content: Mapping[str, Any]):
 def axes_of(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
     """The fields in which configurations differ, each with its values in order of appearance.
 
-    All seeds count as one field, `seed`, where they agree in each configuration. Of several experiments, the fields in
-    which configurations of one differ, and `experiment`; ABSENT is the value where an experiment has no such field.
+    All seeds count as one field, `seed`, if they are equal within each configuration. With several experiments, the
+    fields are `experiment` and those that differ within an experiment; the value is ABSENT where an experiment lacks
+    the field.
     """
     flat = [labels_of(config) for config in configs]
     experiments = {values["experiment"] for values in flat}
@@ -77,7 +78,7 @@ def axes_of(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
 
 
 def labels_of(config: RunConfig) -> dict[str, Any]:
-    """The experiment and all fields that decide the result, with one `seed` instead of several if they are equal."""
+    """The experiment and all fields that affect the result, with one `seed` instead of several if they are equal."""
     values = {"experiment": config.experiment, **config.values()}
     seeds = [name for name in values if name.startswith("seed_")]
     if len({values[name] for name in seeds}) == 1:

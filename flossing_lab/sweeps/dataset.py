@@ -1,14 +1,14 @@
-"""Runs as labelled arrays: one run as an xarray dataset, many runs as one dataset over the axes in which they differ.
+"""Runs as labelled arrays: one run as an xarray dataset, many runs as one dataset over the axes that differ.
 
     epoch              training epoch: loss, accuracy, gradient_norm (of each `array`)
-    probe_epoch        training epochs in which singular values were recorded, and nothing between
-    flossing_epoch     flossing epoch: flossing_loss, flossing_exponents; `training_epoch` says what was done before it
-    test_epoch         after each test, of an experiment that has them: test_error, balance, coupling, ..., clusters
+    probe_epoch        only the training epochs in which singular values were recorded
+    flossing_epoch     flossing epoch: flossing_loss, flossing_exponents; `training_epoch` counts the training before it
+    test_epoch         after each test, if the experiment has tests: test_error, balance, coupling, ..., clusters
     measurement        after each chunk: measured_exponents; `measured_epoch` and `measured_flossing_epoch` say when
     stage              start, after_preflossing, end: spectrum, long_term_log_singular_values (against `horizon`)
-    index              number of an exponent, from the largest, from 1; `singular_index` that of a singular value
+    index              rank of an exponent, from 1 for the largest; `singular_index` likewise for singular values
 
-xarray is imported when it is needed: it comes with the extra [runs].
+xarray is imported only when needed; it comes with the extra [runs].
 """
 
 import json
@@ -33,19 +33,19 @@ STAGES = ("start", "after_preflossing", "end")
 _MARK = "flossing_dataset"
 _PER_STEP = {"units": "per step, natural logarithm"}
 _ATTRIBUTES: dict[str, dict[str, str]] = {
-    "squared_error": {"long_name": "loss of the fresh batch without the cost of activity"},
-    "test_error": {"long_name": "loss of the sequences of the test"},
-    "test_squared_error": {"long_name": "loss of the sequences of the test without the cost of activity"},
-    "balance": {"long_name": "mean coupling over its initial value"},
+    "squared_error": {"long_name": "loss on the fresh batch, without the activity cost"},
+    "test_error": {"long_name": "loss on the test sequences"},
+    "test_squared_error": {"long_name": "loss on the test sequences, without the activity cost"},
+    "balance": {"long_name": "mean coupling relative to its initial value"},
     "coupling": {"long_name": "mean coupling"},
     "coupling_within": {"long_name": "mean coupling within clusters"},
     "coupling_between": {"long_name": "mean coupling between clusters"},
     "outliers": {"long_name": "leftmost eigenvalues of J diag(phi'(x)), real parts"},
-    "outliers_sd": {"long_name": "standard deviation of the outliers over the sequences of the test"},
-    "weight_correlations": {"long_name": "correlation of the weights of an output with those of an input"},
+    "outliers_sd": {"long_name": "standard deviation of the outliers over the test sequences"},
+    "weight_correlations": {"long_name": "correlation between the weights of an output and of an input"},
     "clusters": {"long_name": "cluster of each neuron, by k-means on the columns of J"},
-    "loss": {"long_name": "loss of the fresh batch, before the update"},
-    "accuracy": {"long_name": "share of the scored steps that are right, before the update"},
+    "loss": {"long_name": "loss on the fresh batch, before the update"},
+    "accuracy": {"long_name": "fraction of scored steps that are correct, before the update"},
     "gradient_norm": {"long_name": "Frobenius norm of the raw gradient"},
     "singular_values_J": {"long_name": "singular values of the raw gradient dL/dJ"},
     "singular_values_x0": {"long_name": "singular values of the raw gradient dL/dx0"},
@@ -63,14 +63,14 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
     "training_epoch": {"long_name": "training epochs done before"},
     "measured_epoch": {"long_name": "training epochs done"},
     "measured_flossing_epoch": {"long_name": "flossing epochs done"},
-    "index": {"long_name": "number of the exponent, from the largest"},
-    "singular_index": {"long_name": "number of the singular value, from the largest"},
+    "index": {"long_name": "rank of the exponent, largest first"},
+    "singular_index": {"long_name": "rank of the singular value, largest first"},
     "horizon": {"long_name": "steps that the long-term Jacobian spans", "units": "steps"},
     "seconds": {"long_name": "time that the run took", "units": "s"},
-    "status": {"long_name": "status of the run; only those that are finished have numbers"},
+    "status": {"long_name": "status of the run; only finished runs have values"},
 }
 _ROOM = 4
-"""A folder's runs are laid on a grid if it has at most so many times as many places as there are runs."""
+"""The runs of a folder form a grid if the grid has at most this many cells per run."""
 _TEST_DIMS = {
     "outliers": ("signal",),
     "outliers_sd": ("signal",),
@@ -83,7 +83,7 @@ _Variables = dict[str, tuple[str | tuple[str, ...], Any]]
 
 
 def run_dataset(directory: RunDirectory) -> "xarray.Dataset":
-    """All numbers of a run, labelled; of a run that is still going on, up to its newest chunk."""
+    """All numbers of a run as labelled arrays; for a run in progress, up to its newest chunk."""
     xarray = _require_xarray()
     info, config, horizons = directory.info, directory.config, directory.horizons
     training, flossing, test = (_read_metrics(directory, kind) for kind in ("training", "flossing", "test"))
@@ -120,13 +120,13 @@ def run_dataset(directory: RunDirectory) -> "xarray.Dataset":
 
 
 def collect(directory: Path | str, out: Path | str) -> "xarray.Dataset":
-    """The finished runs of a sweep as one dataset over its axes, saved at `out` as a Zarr store.
+    """Collect the finished runs of a sweep into one dataset over its axes, and save it at `out` as a Zarr store.
 
-    Each axis of the specification is a dimension, named by its first field; its other fields are coordinates along
-    it. Runs that are missing or not finished are NaN, and `status` tells them; shorter ones are filled up with NaN.
-    Any other folder with runs will do as well, its axes being the fields in which the configurations differ.
+    Each axis of the specification is a dimension, named after its first field; its other fields are coordinates along
+    it. Missing and unfinished runs are NaN, and `status` marks them; shorter runs are padded with NaN. Any other folder
+    with runs works as well: its axes are the fields in which the configurations differ.
 
-    **Raises:** `ValueError` if there is no run, or `out` holds what is not such a store.
+    **Raises:** `ValueError` if there is no run, or if `out` holds anything but such a store.
     """
     xarray = _require_xarray()
     directory, out = Path(directory), Path(out)
@@ -164,13 +164,13 @@ def collect(directory: Path | str, out: Path | str) -> "xarray.Dataset":
 
 
 def _read_metrics(directory: RunDirectory, kind: str) -> dict[str, np.ndarray]:
-    # As RunDirectory.metrics, and the last epoch of each chunk besides.
+    # Like RunDirectory.metrics, plus the last epoch of each chunk.
     chunks = []
     for path in sorted((directory.path / "metrics").glob(f"{kind}-*.npz")):
         try:
             chunks.append(read_arrays(path))
         except FileNotFoundError:
-            continue  # a run that goes on from an earlier checkpoint writes it anew
+            continue  # a run that continues from an earlier checkpoint will rewrite it
         chunks[-1]["chunk_end"] = chunks[-1]["epoch"][-1:]
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in (chunks[0] if chunks else {})}
 
@@ -183,7 +183,7 @@ def _training_variables(training: Mapping[str, np.ndarray], units: int) -> _Vari
         **{name: ("epoch", training[name]) for name in ("loss", "accuracy", "squared_error") if name in training},
         "gradient_norm": (("epoch", "array"), np.stack([training[name] for name in norms.values()], axis=1)),
     }
-    # Probes are NaN but in some epochs, and with `singular_values_every=0` in all of them.
+    # Probes are NaN in most epochs, and with `singular_values_every=0` in all of them.
     recorded = ~np.isnan(training.get("effective_rank/network.J", np.full(len(training["epoch"]), np.nan)))
     variables["probe_epoch"] = ("probe_epoch", training["epoch"][recorded])
     for name in training:
@@ -193,7 +193,7 @@ def _training_variables(training: Mapping[str, np.ndarray], units: int) -> _Vari
         values = training[name][recorded]
         dims = ("probe_epoch", "singular_index")[: values.ndim]
         if values.ndim == 2:
-            # dL/dx0 has as many as the smaller of batch and units.
+            # dL/dx0 has min(batch, units) singular values.
             values = np.pad(values, ((0, 0), (0, units - values.shape[1])), constant_values=np.nan)
         variables[f"{kind}_{array.removeprefix('network.')}"] = (dims, values)
     return variables
@@ -219,7 +219,7 @@ def _test_variables(test: Mapping[str, np.ndarray]) -> _Variables:
 
 
 def _measurements(training: Mapping[str, np.ndarray], flossing: Mapping[str, np.ndarray]) -> _Variables:
-    # One row for each chunk of either kind, in order of time.
+    # One row per chunk of either kind, in chronological order.
     epochs, flossing_epochs, exponents = [], [], []
     if training:
         epochs.append(training["measured_epoch"])
@@ -246,7 +246,7 @@ def _by_stage(values: Mapping[str, Any], dtype: str) -> np.ndarray:
 
 
 class _Grid(NamedTuple):
-    """Where each run stands: axes by dimension, each a table of fields; runs by their place on the axes."""
+    """Runs on a grid: the axes by dimension, each a table of fields; the runs by their position on the axes."""
 
     name: str
     axes: dict[str, dict[str, list[Any]]]
@@ -278,7 +278,7 @@ def _folder_grid(directory: Path) -> _Grid:
             tuple(values.index(label.get(field, ABSENT)) for field, values in differing.items()) for label in labels
         ]
     else:
-        # Fields that vary together would make a grid of holes.
+        # If fields vary together, most cells of the grid would be empty.
         names = [str(run.path.relative_to(directory)) for run in runs]
         axes = {"run": {"run": names, **{field: [label.get(field, ABSENT) for label in labels] for field in differing}}}
         places = [(number,) for number in range(len(runs))]
@@ -295,7 +295,7 @@ def _labels(values: list[Any]) -> np.ndarray:
 
 
 def _stacked(runs: Mapping[tuple[int, ...], "xarray.Dataset"], shape: tuple[int, ...], dims: list[str]) -> _Variables:
-    # Each variable of all runs in one array, NaN where a run has nothing; and the labels along its dimensions.
+    # Each variable of all runs in one array, NaN where a run has no value, and the labels along its dimensions.
     labels: dict[str, list[Any]] = {}
     for dataset in runs.values():
         for dim in map(str, dataset.dims):
@@ -324,7 +324,7 @@ def _described(dataset: "xarray.Dataset") -> "xarray.Dataset":
 
 
 def _check_replaceable(out: Path):
-    # A crash between the two renames of `_save` leaves the old store beside its place.
+    # A crash between the two renames of `_save` leaves the old store under its temporary name.
     if not out.exists() and _old(out).is_dir():
         _old(out).rename(out)
     try:
@@ -336,7 +336,7 @@ def _check_replaceable(out: Path):
 
 
 def _save(dataset: "xarray.Dataset", out: Path):
-    # Format 2, which every version of Zarr reads, and which has a word for texts of fixed length.
+    # Every version of Zarr reads format 2, and it supports fixed-length strings.
     new = out.with_name(f".{out.name}.new")
     for left in (new, _old(out)):
         shutil.rmtree(left, ignore_errors=True)

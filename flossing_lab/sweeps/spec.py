@@ -1,17 +1,17 @@
-"""A sweep's specification: a TOML file in, the configurations it stands for out, all of them legal before one starts.
+"""A sweep's specification: expands a TOML file into configurations, all validated before the first run starts.
 
     [base]                         # fields of the configuration, as on the command line; `seed` is all four seeds
     epochs = 1000
 
-    [[axes]]                       # a table is an axis: its fields vary together, from value to value
+    [[axes]]                       # each table is one axis; its fields vary together
     delay = [10, 20, 40]
     window = [30, 55, 110]
 
     [[axes]]                       # several axes multiply
     condition = ["none", "before_and_during"]
 
-`experiment = "balance"`, in [base] alone, is for the second experiment, whose fields are others. An optional `name` at
-the top, by default the file's, names the sweep. This room imports no JAX.
+`experiment = "balance"`, legal only in [base], selects the second experiment, which has other fields. The optional
+top-level key `name` names the sweep; it defaults to the name of the file. This module imports no JAX.
 """
 
 import itertools
@@ -24,12 +24,12 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
-from flossing_lab.runs.config import FIRST, explain_invalid
+from flossing_lab.runs.config import DEFAULT_EXPERIMENT, explain_invalid
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.registry import config_class
 
 MOST_POINTS = 100_000
-"""More points than this are taken for a mistake."""
+"""A specification with more points than this is rejected as a mistake."""
 
 _MOST_LETTERS = 600
 
@@ -72,8 +72,8 @@ class Spec(BaseModel):
                 if not isinstance(values, list) or not values:
                     raise ValueError(f"{field} must be a list of at least one value, got {field}={values!r}")
             if len({len(values) for values in axis.values()}) > 1:
-                told = ", ".join(f"{len(values)} of {field}" for field, values in axis.items())
-                raise ValueError(f"the fields of one axis vary together and must have equally many values, got {told}")
+                listed = ", ".join(f"{len(values)} of {field}" for field, values in axis.items())
+                raise ValueError(f"the fields of one axis vary together and must have equally many values, got {listed}")
         return axes
 
     @model_validator(mode="after")
@@ -102,7 +102,7 @@ class Spec(BaseModel):
 
 
 def read_spec(path: Path | str) -> Spec:
-    """Read a specification from a TOML file; whatever is wrong with it is a ValueError in one line."""
+    """Read a specification from a TOML file; raises a one-line ValueError if anything is wrong with it."""
     try:
         content = _read_toml(Path(path))
         unknown = [key for key in content if key not in Spec.model_fields]
@@ -123,7 +123,7 @@ def describe(values: Mapping[str, Any]) -> str:
 def _point(base: Mapping[str, Any], combination: tuple[dict[str, Any], ...]) -> Point:
     values = {field: value for step in combination for field, value in step.items()}
     given = {**base, **values}
-    # `seed` first: beside it, one of the four may have a value of its own.
+    # Apply `seed` first, so that a value for a single seed overrides it.
     given = {"seed": given.pop("seed"), **given} if "seed" in given else given
     try:
         return Point(values, _plain_config(given).with_values(**given))
@@ -132,7 +132,7 @@ def _point(base: Mapping[str, Any], combination: tuple[dict[str, Any], ...]) -> 
 
 
 def _plain_config(given: Mapping[str, Any]) -> RunConfig:
-    return config_class(given.get("experiment", FIRST))()
+    return config_class(given.get("experiment", DEFAULT_EXPERIMENT))()
 
 
 def _legal_fields(base: Mapping[str, Any]) -> set[str]:
@@ -145,7 +145,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         if not path.is_file():
             found = "a directory" if path.is_dir() else "something else" if path.exists() else "nothing"
             raise ValueError(f"specification must be a TOML file, got {found}")
-        # Editors of another system begin a file with a byte order mark, which TOML does not know.
+        # Some editors begin a file with a byte order mark, which TOML does not allow.
         return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
@@ -159,6 +159,6 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def one_line(text: str) -> str:
-    """A message without line breaks, cut where nobody reads on."""
+    """A message without line breaks, truncated if it is very long."""
     text = " ".join(text.split())
     return text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]} ..."

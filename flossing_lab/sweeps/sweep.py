@@ -1,10 +1,10 @@
-"""A sweep: the runs of a specification on the workers of dask, each in a directory of its own.
+"""A sweep: the runs of a specification on dask workers, each in its own directory.
 
     sweep.json         name, base, axes, and the runs with the values of their axes
     runs/<digest>/     the run directory of each configuration, named by its digest
 
-A worker that dies leaves its run to another, which goes on from the newest checkpoint. What is finished is not run
-again, so the same command completes, repairs and enlarges a sweep. JAX computes in the workers alone.
+If a worker dies, another continues its run from the newest checkpoint. Finished runs are not repeated, so the same
+command completes, repairs or extends a sweep. JAX computes only in the workers.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from flossing_lab.sweeps.collection import write_sweep
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.registry import read_config
 from flossing_lab.runs.directory import RunDirectory
-from flossing_lab.runs.files import remove_parts
+from flossing_lab.runs.files import remove_temporary_files
 from flossing_lab.sweeps.spec import Point, Spec, describe
 from flossing_lab.sweeps.workers import Job, run_jobs, check_workers, evict_compilations, say
 
@@ -31,7 +31,7 @@ _PATIENCE = 10.0  # seconds to wait for a directory that is in use
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How many runs were finished now, had been finished before, and failed."""
+    """The number of runs that finished now, had finished before, and failed."""
 
     finished: int
     reused: int
@@ -41,14 +41,14 @@ class Outcome:
 def sweep(
     spec: Spec, out: Path | str, *, workers: int | None = None, scheduler: str | None = None, console: Console
 ) -> Outcome:
-    """Run what is not finished yet of `spec` in the directory `out`; progress and failures go to the console.
+    """Perform the unfinished runs of `spec` in the directory `out`; progress and failures go to the console.
 
-    On `workers` processes of this machine, each with one thread, by default one for each usable core; or on the dask
+    The runs use `workers` processes of this machine with one thread each, by default one per usable core, or the dask
     cluster at the address `scheduler`, whose workers must see `out` under the same path. A script that calls this
-    needs its `if __name__ == "__main__":`, since the processes import it.
+    needs an `if __name__ == "__main__":` guard, since the processes import it.
 
-    **Raises:** `ValueError` if the task cannot use a point, or `out` is in use or holds something else;
-    `KeyboardInterrupt` after Ctrl-C, with all that was done kept.
+    **Raises:** `ValueError` if the task cannot use a point, or if `out` is in use or holds something else;
+    `KeyboardInterrupt` after Ctrl-C, with all progress saved.
     """
     check_workers("sweep", workers, scheduler)
     points = {point.config.digest: point for point in spec.points()}
@@ -70,12 +70,12 @@ def sweep(
 
 
 def run_job(out: Path, config: RunConfig) -> Job:
-    """The run of `config` in the directory `out`, a job for a worker."""
+    """The job for a worker that runs `config` in the directory `out`."""
     return Job(_run, (config.model_dump(), str(out / "runs" / config.digest)))
 
 
 def _run(config: Mapping[str, Any], place: str, on_progress: Any):
-    # In a worker: one run to its end.
+    # In a worker: complete one run.
     from flossing_lab.runs.run import run
 
     wanted = read_config(config)
@@ -85,10 +85,10 @@ def _run(config: Mapping[str, Any], place: str, on_progress: Any):
 
 @contextmanager
 def locked(out: Path, what: str, mark: str, ours: Collection[str]) -> Iterator[None]:
-    """Hold the directory of `what` for one process; the lock ends with the process, however that ends.
+    """Lock the directory of a `what`, such as a sweep, for one process; the lock ends with the process in any case.
 
-    It must be new, empty, hold the file or folder `mark`, or nothing but those in `ours`; else ValueError, as also if
-    it is in use or cannot be written.
+    Raises ValueError unless the directory is new or empty, contains the file or folder `mark`, or contains only names
+    in `ours`. Also raises it if the directory is in use or cannot be written.
     """
     if out.is_dir() and not (out / mark).exists():
         others = [path.name for path in out.iterdir() if path.name not in (*ours, LOCK) and path.suffix != ".part"]
@@ -103,7 +103,7 @@ def locked(out: Path, what: str, mark: str, ours: Collection[str]) -> Iterator[N
     except OSError as error:
         raise ValueError(f"out must be a directory that can be written, got {str(out)!r}: {error.strerror}") from None
     try:
-        remove_parts(out)
+        remove_temporary_files(out)
         yield
     finally:
         lock.release()
@@ -114,12 +114,12 @@ def has_finished(out: Path, config: RunConfig) -> bool:
     try:
         return RunDirectory(out / "runs" / config.digest).has_finished(config)
     except ValueError:
-        return False  # a damaged directory, which the run itself will name
+        return False  # a damaged directory, which the run itself will report
 
 
 def check_points(name: str, points: Iterable[Point], *, here: bool):
-    """Raise ValueError for what a configuration alone does not know: a delay that leaves no step to score, or, if the
-    runs are to be made `here`, too little memory."""
+    """Raise ValueError for errors that a configuration alone cannot detect: a delay that leaves no step to score, or,
+    if the runs are `here` on this machine, too little memory."""
     from flossing_lab.runs.experiment import experiment_module
 
     for point in points:

@@ -1,7 +1,7 @@
-"""Jobs on the workers of dask: a function and its arguments each, done in processes of this machine or of a cluster.
+"""Jobs on dask workers, in processes of this machine or of a cluster. A job is a function with its arguments.
 
-Dask starts workers, hands out jobs, notices a dead worker and gives its job to another. What a job makes is on the
-disk; what travels back is a line for one that failed. JAX computes in the workers alone.
+Dask starts workers, assigns jobs, notices when a worker dies and gives its job to another. A job writes its results to
+disk and returns only a one-line error message if it failed. JAX computes only in the workers.
 """
 
 import logging
@@ -28,25 +28,25 @@ from flossing_lab.sweeps.spec import one_line
 if TYPE_CHECKING:
     import distributed
 
-KILLS = 10
-"""A job may lose so many workers; the next one that it loses is taken for its own fault."""
+MAX_WORKER_DEATHS = 10
+"""A job may lose this many workers. If it loses one more, the job itself counts as the cause."""
 
-KINDS = 4
-"""A worker keeps in memory what is compiled for so many kinds of jobs, 150 MB each; runs of a kind differ in seeds."""
+MAX_CACHED_KINDS = 4
+"""Kinds of jobs whose compiled programs a worker holds in memory, 150 MB each. Runs of a kind differ in seeds only."""
 
 _kinds: set[str] = set()
 _ADDRESS = re.compile(r"((tcp|tls|ws|wss)://)?[^\s/]+:\d{1,5}")
 
 
 class Job(NamedTuple):
-    """`function(*arguments, on_progress)`, to be called in a worker; a function of a module, which travels by name."""
+    """`function(*arguments, on_progress)`, to call in a worker; a module-level function, which is pickled by name."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
 
 
 def check_workers(command: str, workers: int | None, scheduler: str | None):
-    """Raise ValueError if these cannot be the workers of a command, or if the extra that it needs is not there."""
+    """Raise ValueError if `workers` or `scheduler` is illegal, or if the extra that the command needs is missing."""
     if workers is not None and (workers < 1 or scheduler is not None):
         raise ValueError(f"workers must be at least 1, and left out with scheduler, got workers={workers}")
     if scheduler is not None and not _ADDRESS.fullmatch(scheduler):
@@ -60,26 +60,26 @@ def check_workers(command: str, workers: int | None, scheduler: str | None):
 def run_jobs(
     jobs: Mapping[str, Job], *, workers: int | None, scheduler: str | None, console: Console
 ) -> dict[str, str]:
-    """Do all jobs; what stopped those that failed, in one line, by name. Progress goes to the console.
+    """Run all jobs; return the one-line error messages of failed jobs by name. Progress goes to the console.
 
-    On `workers` processes of this machine, by default one for each usable core, or on those of the cluster at the
-    address `scheduler`. Raises KeyboardInterrupt after Ctrl-C, when all that was at work has stopped.
+    The jobs use `workers` processes of this machine, by default one per usable core, or the cluster at the address
+    `scheduler`. Raises KeyboardInterrupt after Ctrl-C, once all running jobs have stopped.
     """
-    with _connected(workers, scheduler, len(jobs)) as client, Board(len(jobs), console) as board:
+    with _connected(workers, scheduler, len(jobs)) as client, ProgressBoard(len(jobs), console) as board:
         say(console, f"dashboard   {client.dashboard_link}")
         return _execute(client, jobs, board)
 
 
 def evict_compilations(kind: str):
-    """In a worker: say of what kind the job is, so that compiled programs of few kinds are held in memory."""
+    """In a worker: register the kind of a job, so that only a few kinds keep their compiled programs in memory."""
     import jax
 
     from flossing_lab.runs.process import cache_compilations
 
     cache_compilations()
     _kinds.add(kind)
-    if len(_kinds) > KINDS:
-        jax.clear_caches()  # from the disk they are soon back
+    if len(_kinds) > MAX_CACHED_KINDS:
+        jax.clear_caches()  # they reload quickly from disk
         _kinds.clear()
 
 
@@ -88,7 +88,7 @@ def say(console: Console, text: str):
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _execute(client: "distributed.Client", jobs: Mapping[str, Job], board: "Board") -> dict[str, str]:
+def _execute(client: "distributed.Client", jobs: Mapping[str, Job], board: "ProgressBoard") -> dict[str, str]:
     from distributed import KilledWorker, as_completed
 
     topic = f"flossing-{uuid.uuid4().hex}"
@@ -101,8 +101,8 @@ def _execute(client: "distributed.Client", jobs: Mapping[str, Job], board: "Boar
         board.end(name, failed=error is not None)
 
     def attempt(names: list[str]) -> list[str]:
-        # Returns the jobs that lost too many workers. No future is kept once it is done: dask would run it anew if
-        # the worker that holds its answer died.
+        # Returns the jobs that lost too many workers. Futures are released once they are done: dask would rerun one if
+        # the worker that holds its result died.
         group, lost = f"flossing-{uuid.uuid4().hex[:8]}", []
         keys, asked = [(group, name) for name in names], [jobs[name] for name in names]
         done = as_completed(client.map(_do, asked, names, topic=topic, key=keys, pure=False), loop=client.loop)
@@ -113,12 +113,12 @@ def _execute(client: "distributed.Client", jobs: Mapping[str, Job], board: "Boar
             except KilledWorker:
                 lost.append(name)
             except CancelledError:
-                end(name, "the scheduler is gone, or gave it up")
+                end(name, "the scheduler is gone or gave up the job")
             except Exception as error:
                 end(name, one_line(f"{type(error).__name__}: {error}"))
         return lost
 
-    # All jobs that a worker held when it died are under suspicion. Alone, only the guilty one loses it again.
+    # Any job that a worker held when it died may be the cause. Run alone, only the culprit loses its worker again.
     for name in attempt(list(jobs)):
         if attempt([name]):
             end(name, "every worker that took it up died")
@@ -126,7 +126,7 @@ def _execute(client: "distributed.Client", jobs: Mapping[str, Job], board: "Boar
 
 
 def _do(job: Job, name: str, topic: str) -> str | None:
-    # In a worker: one job to its end. What stopped it goes back as text, since not every exception travels well.
+    # In a worker: complete one job. Return an error as text, since not every exception can be pickled.
     try:
         job.function(*job.arguments, _Reporter(topic, name))
     except (Exception, _Cancelled) as error:
@@ -135,11 +135,11 @@ def _do(job: Job, name: str, topic: str) -> str | None:
 
 
 class _Cancelled(KeyboardInterrupt):
-    """Whoever wanted this job is gone; it stops as after Ctrl-C."""
+    """The client that submitted this job is gone; the job stops as after Ctrl-C."""
 
 
 class _Reporter:
-    """In a worker: tells the client how far a job is, at most once a second."""
+    """In a worker: reports the progress of a job to the client, at most once a second."""
 
     def __init__(self, topic: str, name: str):
         from distributed import get_worker
@@ -149,7 +149,7 @@ class _Reporter:
         self._told = -1.0
 
     def __call__(self, status: Status):
-        # Dask does not stop a task that runs already, it only marks it.
+        # Dask does not stop a running task; it only marks it as cancelled.
         if self._task.state == "cancelled":
             raise _Cancelled("the command was stopped")
         if time.monotonic() - self._told >= 1:
@@ -157,14 +157,14 @@ class _Reporter:
             self._worker.log_event(self._topic, [self._name, status.done / status.total])
 
 
-class Board:
-    """How far all jobs are: a live line on a terminal, a plain line now and then in a log."""
+class ProgressBoard:
+    """The progress display of all jobs: a live line on a terminal, a plain line now and then in a log."""
 
     def __init__(self, jobs: int, console: Console):
         self._jobs, self._console, self._live = jobs, console, console.is_terminal
         self._shares: dict[str, float] = {}
         self._ended = self._failed = 0
-        self._given = 0.0  # what was done in an earlier sitting, or will not be done: it says nothing of our pace
+        self._given = 0.0  # done in an earlier session, or never to be done: left out of our pace
         self._began = self._printed_at = time.monotonic()
         self._printed = 0.0
         self._lock = threading.Lock()
@@ -173,7 +173,7 @@ class Board:
         )
         self._bar = self._bars.add_task("", total=jobs, text="starting workers")
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "ProgressBoard":
         self._bars.start()
         return self
 
@@ -181,7 +181,7 @@ class Board:
         self._bars.stop()
 
     def follow(self, name: str, share: float):
-        """A job tells how much of it is done."""
+        """Record the share of a job that is done."""
         with self._lock:
             if not self._shares:
                 self._began = time.monotonic()
@@ -191,7 +191,7 @@ class Board:
             self._show()
 
     def end(self, name: str, *, failed: bool):
-        """A job is over."""
+        """Record the end of a job."""
         with self._lock:
             if failed:
                 self._given += 1.0 - self._shares.get(name, 0.0)
@@ -211,7 +211,7 @@ class Board:
     def _text(self, now: float, done: float) -> str:
         running = len(self._shares) - self._ended
         parts = [f"{self._ended - self._failed} of {self._jobs} finished"]
-        if running:  # jobs that do not tell how far they are go unseen until they end
+        if running:  # jobs that report no progress count only once they end
             parts.append(f"{running} running")
         if self._failed:
             parts.append(f"{self._failed} failed")
@@ -225,7 +225,7 @@ class Board:
 
 @contextmanager
 def _connected(workers: int | None, scheduler: str | None, jobs: int) -> Iterator["distributed.Client"]:
-    # The client of a cluster of our own, which ends with it, or of the one at the address `scheduler`.
+    # The client of our own cluster, which stops on exit, or of the cluster at the address `scheduler`.
     import dask.config
     from distributed import Client, LocalCluster
 
@@ -240,11 +240,11 @@ def _connected(workers: int | None, scheduler: str | None, jobs: int) -> Iterato
             yield client
         return
     settings = {
-        "distributed.scheduler.allowed-failures": KILLS,
-        # A worker holds no job but the one it works on, so that its death says little about others.
+        "distributed.scheduler.allowed-failures": MAX_WORKER_DEATHS,
+        # A worker holds only the job it works on, so its death implicates few other jobs.
         "distributed.scheduler.worker-saturation": 1.0,
-        # Dead workers are started again. Dask would also give up a place whose worker is dead 15 s after a death, even
-        # if that is another death; and it would wait for ever should there be no place left.
+        # Dead workers are restarted. By default, dask also gives up any slot whose worker is dead 15 s after a death,
+        # even after the death of another worker; and it waits for ever once no slot is left.
         "distributed.deploy.lost-worker-timeout": "1000 days",
         "distributed.scheduler.no-workers-timeout": "5 minutes",
         "distributed.worker.profile.enabled": False,
@@ -264,7 +264,7 @@ def _connected(workers: int | None, scheduler: str | None, jobs: int) -> Iterato
 
 
 def _dashboard_port() -> int:
-    # Dask's usual one, or any if that is taken, of which dask would make a warning.
+    # Dask's default port, or any free port if that one is taken, which avoids a warning from dask.
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", 8787))
@@ -275,8 +275,8 @@ def _dashboard_port() -> int:
 
 @contextmanager
 def _deaf_to_ctrl_c() -> Iterator[None]:
-    # New threads and processes inherit what is blocked: Ctrl-C, which goes to every process of a terminal, then stops
-    # the client, and the client its workers. The resource tracker must be there before, as its start unblocks it.
+    # New threads and processes inherit the blocked signal. Ctrl-C, which reaches every process of a terminal, then
+    # stops only the client, which stops its workers. The resource tracker must start first: that unblocks it.
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -290,7 +290,7 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    # New processes inherit it, also those that dask starts in place of dead ones.
+    # New processes inherit it, including those that dask starts to replace dead ones.
     before = dict(os.environ)
     os.environ.update(values)
     try:

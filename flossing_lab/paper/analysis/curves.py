@@ -9,14 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
 from flossing_lab.paper.analysis.measures import POINTS, numbers, short, shorten
-from flossing_lab.runs.plotting import COLOURS, evenly
+from flossing_lab.runs.plotting import COLOURS, evenly_spaced
 
 
 def summary(x: Any, values: np.ndarray) -> dict[str, list[float]]:
     """Median and quartiles over networks of `values` (networks, points) against `x`, thinned."""
-    kept = evenly(values.shape[1], POINTS)
-    low, middle, high = quartiles_of(values[:, kept])
-    return {"x": shorten(np.asarray(x)[kept]), "low": shorten(low), "middle": shorten(middle), "high": shorten(high)}
+    indices = evenly_spaced(values.shape[1], POINTS)
+    low, middle, high = quartiles_of(values[:, indices])
+    return {"x": shorten(np.asarray(x)[indices]), "low": shorten(low), "middle": shorten(middle), "high": shorten(high)}
 
 
 def quartiles_of(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -8,16 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from flossing_lab.paper.analysis.measures import SOLVED, Group, numbers
-from flossing_lab.runs.plotting import COLOURS, INK, LABELS, PALE, clean
+from flossing_lab.runs.plotting import COLOURS, DARK, LABELS, LIGHT_GREY, remove_spines
 
 GREY = "#888888"
-_LEFT: dict[str, Any] = {"loc": "left", "fontsize": 10, "color": INK}
+_LEFT: dict[str, Any] = {"loc": "left", "fontsize": 10, "color": DARK}
 
 
 def new_figure(title: str, rows: int, columns: int, *, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
     """A figure with a title and a grid of axes (rows, columns)."""
     figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(title, fontsize=12, color=INK)
+    figure.suptitle(title, fontsize=12, color=DARK)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
@@ -25,7 +25,7 @@ def panel(axes: Axes, title: str, **settings: Any):
     """Title and labels of one panel."""
     axes.set_title(title, **_LEFT)
     axes.set(**settings)
-    clean(axes)
+    remove_spines(axes)
     axes.tick_params(which="minor", labelsize=8)
 
 
@@ -57,7 +57,7 @@ def accuracy_axes(axes: Axes, title: str, xlabel: str):
     """A panel whose ordinate is accuracy: chance and what counts as solved are marked."""
     panel(axes, title, xlabel=xlabel, ylabel="accuracy", ylim=(0.45, 1.02))
     for height, word in ((0.5, "chance"), (SOLVED, "solved")):
-        axes.axhline(height, color=PALE, lw=0.8, ls="-" if height == 0.5 else ":", zorder=0)
+        axes.axhline(height, color=LIGHT_GREY, lw=0.8, ls="-" if height == 0.5 else ":", zorder=0)
         # Outside, where no curve can be.
         place: Any = (1.01, height), ("axes fraction", "data")
         axes.annotate(word, place[0], xycoords=place[1], fontsize=7.5, color=GREY, va="center", annotation_clip=False)
@@ -66,9 +66,9 @@ def accuracy_axes(axes: Axes, title: str, xlabel: str):
 def draw_final(axes: Axes, rows: Sequence[Group], conditions: Sequence[str], title: str):
     """Final accuracy against the longest lag, a line a condition."""
     for index, condition in enumerate(conditions):
-        there = [row for row in rows if row["condition"] == condition]
+        matching = [row for row in rows if row["condition"] == condition]
         shift = 4.0 * (index - (len(conditions) - 1) / 2)
-        medians(axes, there, "d", "final_accuracy", colour=COLOURS[condition], label=LABELS[condition], shift=shift)
+        medians(axes, matching, "d", "final_accuracy", colour=COLOURS[condition], label=LABELS[condition], shift=shift)
     accuracy_axes(axes, title, "longest lag d (steps)")
     lags = sorted({row["d"] for row in rows})
     if 0 < len(lags) <= 10:

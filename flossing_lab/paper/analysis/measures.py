@@ -10,7 +10,7 @@ from flossing_lab.paper.contract import Results, Scale
 from flossing_lab.paper.scales import SIZES
 from flossing_lab.reference.config import Config, TaskName
 from flossing_lab.runs.directory import RunDirectory
-from flossing_lab.runs.plotting import evenly, running_mean, running_median
+from flossing_lab.runs.plotting import evenly_spaced, running_mean, running_median
 from flossing_lab.sweeps.spec import Spec
 
 SOLVED = 0.95
@@ -107,8 +107,8 @@ def courses(results: Results, spec: Spec) -> list[dict[str, Any]]:
     for values, run in results.runs(spec):
         training = run.metrics("training", ("epoch", "accuracy"))
         epoch, accuracy = running_mean(training["epoch"], training["accuracy"], LAST)
-        kept = evenly(len(epoch), POINTS)
-        curve = {"epoch": shorten(epoch[kept]), "accuracy": shorten(accuracy[kept])}
+        indices = evenly_spaced(len(epoch), POINTS)
+        curve = {"epoch": shorten(epoch[indices]), "accuracy": shorten(accuracy[indices])}
         found.append({"d": longest_lag(run), "seed": values["seed"], RUN: run.config.digest, **curve})
     return found
 
@@ -116,9 +116,14 @@ def courses(results: Results, spec: Spec) -> list[dict[str, Any]]:
 def quartiles(lines: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, list[float]]:
     """Median and quartiles over curves with the same abscissae, thinned."""
     values = np.stack([line for _, line in lines])
-    kept = evenly(values.shape[1], POINTS)
-    low, middle, high = np.quantile(values[:, kept], (0.25, 0.5, 0.75), axis=0)
-    return {"epoch": shorten(lines[0][0][kept]), "low": shorten(low), "middle": shorten(middle), "high": shorten(high)}
+    indices = evenly_spaced(values.shape[1], POINTS)
+    low, middle, high = np.quantile(values[:, indices], (0.25, 0.5, 0.75), axis=0)
+    return {
+        "epoch": shorten(lines[0][0][indices]),
+        "low": shorten(low),
+        "middle": shorten(middle),
+        "high": shorten(high),
+    }
 
 
 def shorten(values: Any) -> list[float]:

@@ -25,7 +25,7 @@ def known_runs(data: Data) -> frozenset[str]:
     )
 
 
-def with_kept(before: Data, now: Data, wanted: Sequence[str]) -> Data:
+def merge_data(before: Data, now: Data, wanted: Sequence[str]) -> Data:
     """`now`, and what `before` has of other runs that are among the digests `wanted`, in their order."""
     if not (_name_runs(before) and _name_runs(now)):
         return now

@@ -31,11 +31,11 @@ def reaches_further(
     ]
     solved = [sum(count_solved(group[d]) for d in lags) for group in (ours, theirs)]
     runs = [sum(len(group[d]["seed"]) for d in lags) for group in (ours, theirs)]
-    told = [
+    listed = [
         f"{names[name]}: {f'up to d = {far}' if far else 'at no d'} ({done} of {count} networks over all d)"
         for name, far, done, count in zip((better, worse), reach, solved, runs, strict=True)
     ]
-    found = f"Solved by the median network (final accuracy ≥ {SOLVED}), {'; '.join(told)}; d = {_list(lags)}."
+    found = f"Solved by the median network (final accuracy ≥ {SOLVED}), {'; '.join(listed)}; d = {_list(lags)}."
     if solved == runs:
         return Claim(claim, f"{found} {NO_DIFFERENCE}", networks(rows), "undecided")
     more = solved[0] / runs[0] > solved[1] / runs[1]
@@ -54,10 +54,10 @@ def learns_faster(claim: str, rows: Sequence[Group], better: str, worse: str) ->
     if not pairs:
         found = "The median network solves it at no d, with neither."
         return Claim(claim, found, networks(rows), "does not hold")
-    told = "; ".join(f"d = {d}: {_epochs(a)} against {_epochs(b)}" for d, (a, b) in pairs.items())
+    listed = "; ".join(f"d = {d}: {_epochs(a)} against {_epochs(b)}" for d, (a, b) in pairs.items())
     faster = [a < b for a, b in pairs.values()]
     verdict = "holds" if all(faster) else "holds in part" if any(faster) else "does not hold"
-    found = f"Median epochs to accuracy {SOLVED}, {LABELS[better]} against {LABELS[worse]}: {told}."
+    found = f"Median epochs to accuracy {SOLVED}, {LABELS[better]} against {LABELS[worse]}: {listed}."
     return Claim(claim, found, networks(rows), verdict)
 
 
@@ -74,7 +74,7 @@ def best_is_between(claim: str, rows: Sequence[Group], key: str) -> Claim:
     ends = [ranked[min(ranked)], ranked[max(ranked)]]
     inner = {value: rank for value, rank in ranked.items() if value not in (min(ranked), max(ranked))}
     best = max(inner, key=lambda value: inner[value])
-    told = "; ".join(
+    listed = "; ".join(
         f"{key} = {row[key]}: {count_solved(row)} of {len(row['seed'])}, {_epochs(-ranked[row[key]][1])}"
         for row in rows
     )
@@ -82,7 +82,7 @@ def best_is_between(claim: str, rows: Sequence[Group], key: str) -> Claim:
     worse = [_is_better(end, inner[best]) for end in ends]
     verdict = "holds" if all(better) else "holds in part" if any(better) and not any(worse) else "does not hold"
     found = (
-        f"Networks that solve the task (final accuracy ≥ {SOLVED}), and the median epochs they need: {told}. "
+        f"Networks that solve the task (final accuracy ≥ {SOLVED}), and the median epochs they need: {listed}. "
         "Less than a tenth of the epochs counts for nothing."
     )
     return Claim(claim, found, networks(rows), verdict)
@@ -106,8 +106,8 @@ def networks(rows: Sequence[Group]) -> int | str:
 
 def solved_share(rows: Sequence[Group], chosen: Callable[[Group], bool]) -> tuple[int, int]:
     """How many networks of the chosen groups solve their task, and how many there are."""
-    there = [row for row in rows if chosen(row)]
-    return sum(count_solved(row) for row in there), sum(len(row["seed"]) for row in there)
+    matching = [row for row in rows if chosen(row)]
+    return sum(count_solved(row) for row in matching), sum(len(row["seed"]) for row in matching)
 
 
 def _by_lag(rows: Sequence[Group], key: str, value: Any) -> Rows:

@@ -87,12 +87,12 @@ def draw(data: Data) -> Figure:
     sizes = sorted({row["units"] for row in rows})
     figure, grid = new_figure(f"{TITLE}: temporal XOR", max(len(sizes), 1), 3, size=(13.0, 3.6 * max(len(sizes), 1)))
     for (course, final, speed), units in zip(grid, sizes, strict=False):
-        there = [row for row in rows if row["units"] == units]
-        shades = _shades(sorted({row["d"] for row in there}))
+        matching = [row for row in rows if row["units"] == units]
+        shades = _shades(sorted({row["d"] for row in matching}))
         for curve in (curve for curve in curves if curve["units"] == units):
             line = _LINES[curve["trained"]]
             course.plot(numbers(curve["epoch"]), numbers(curve["accuracy"]), line, color=shades[curve["d"]], lw=1.2)
-        for row in there:
+        for row in matching:
             for axes, name in ((final, "final_accuracy"), (speed, "epochs_to_solve")):
                 _each(axes, row, numbers(row[name]), shades[row["d"]])
         accuracy_axes(course, f"N = {units}: accuracy", "training epoch")
@@ -103,7 +103,7 @@ def draw(data: Data) -> Figure:
             axes.locator_params(axis="x", nbins=5)
         for d, shade in shades.items():
             course.plot([], [], color=shade, label=f"d = {d}")
-        for name in (name for name in TRAINED if any(row["trained"] == name for row in there)):
+        for name in (name for name in TRAINED if any(row["trained"] == name for row in matching)):
             final.plot([], [], _LINES[name], marker=_MARKERS[name], ms=4, color=GREY, lw=1.2, label=name)
         course.legend(frameon=False, fontsize=8, loc="lower right")
         final.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(0.07, 0.42))
@@ -153,15 +153,15 @@ def _falling_helps(data: Data, units: int) -> Claim:
 
 
 def _solves(claim: str, data: Data, chosen: Callable[[float], bool]) -> Claim:
-    there = [row for row in data["groups"] if chosen(row["load"])]
-    if not there:
+    matching = [row for row in data["groups"] if chosen(row["load"])]
+    if not matching:
         return not_run(claim)
-    told, solved, tried = [], 0, 0
-    for row in sorted(there, key=lambda row: (row["units"], row["d"])):
+    listed, solved, tried = [], 0, 0
+    for row in sorted(matching, key=lambda row: (row["units"], row["d"])):
         accuracy = numbers(row["final_accuracy"])
-        held = int((accuracy >= SOLVED).sum())
+        outcomes = int((accuracy >= SOLVED).sum())
         place = f"N = {row['units']}, d = {row['d']}, {row['trained']}"
-        told.append(f"{place}: {held} of {len(accuracy)}, the best {accuracy.max():.3f}")
-        solved, tried = solved + held, tried + len(accuracy)
+        listed.append(f"{place}: {outcomes} of {len(accuracy)}, the best {accuracy.max():.3f}")
+        solved, tried = solved + outcomes, tried + len(accuracy)
     verdict = "holds" if solved == tried else "holds in part" if solved else "does not hold"
-    return Claim(claim, f"Final accuracy ≥ {SOLVED}: {'; '.join(told)}.", networks(there), verdict)
+    return Claim(claim, f"Final accuracy ≥ {SOLVED}: {'; '.join(listed)}.", networks(matching), verdict)

@@ -129,10 +129,10 @@ def claims(data: Data) -> list[Claim]:
 
 def _holds_parities(data: Data) -> Claim:
     claim = "(Our question.) Networks that solve d = 0.95 N hold d functions of their input: d/2 bits and d/2 parities."
-    there = [row for row in data["rows"] if row["kind"] == "whole"]
-    if not there:
+    matching = [row for row in data["rows"] if row["kind"] == "whole"]
+    if not matching:
         return not_run(claim)
-    bits, parities = (numbers(there[0][name]) for name in ("capacity", "parity_capacity"))
+    bits, parities = (numbers(matching[0][name]) for name in ("capacity", "parity_capacity"))
     d = 2 * data["apart"]
     found = (
         f"Trained with adaptive flossing of all directions, median capacity: bits {np.median(bits):.1f}, parities "

@@ -11,7 +11,7 @@ from flossing_lab.paper.analysis.drawing import new_figure, panel
 from flossing_lab.paper.analysis.measures import numbers, shorten
 from flossing_lab.paper.analysis.verdicts import not_run
 from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
-from flossing_lab.runs.plotting import PALE, evenly
+from flossing_lab.runs.plotting import LIGHT_GREY, evenly_spaced
 from flossing_lab.sweeps.spec import Spec
 
 NAME = "fig1"
@@ -91,12 +91,12 @@ def collect(results: Results, scale: Scale) -> Data:
 
 def _towards(found: dict[str, np.ndarray], target: float) -> dict[str, Any]:
     first = found["along"][:, :, 0].astype(float)
-    epochs, kept = np.arange(first.shape[1]), evenly(first.shape[1], 41)
+    epochs, indices = np.arange(first.shape[1]), evenly_spaced(first.shape[1], 41)
     return {
         "square": summary(epochs, (first - target) ** 2),
         "exponent": summary(epochs, first),
-        "each": [shorten(line[kept]) for line in first],
-        "each_at": kept.tolist(),
+        "each": [shorten(line[indices]) for line in first],
+        "each_at": indices.tolist(),
         "after": shorten(found["exponents"][:, 0]),
     }
 
@@ -125,7 +125,7 @@ def draw(data: Data) -> Figure:
         label = f"k = {row['k']}"
         draw_summary(means, row["mean_square"], colour=colours[row["k"]], label=label)
         draw_summary(spectra, row["spectrum"], colour=colours[row["k"]], label=label)
-    spectra.axhline(0, color=PALE, lw=0.8, zorder=0)
+    spectra.axhline(0, color=LIGHT_GREY, lw=0.8, zorder=0)
     panel(first, "A  The largest exponent", xlabel="flossing epoch", ylabel="λ₁ (per step)")
     panel(squares, "B  Its squared distance from the target", xlabel="flossing epoch", ylabel="(λ₁ − target)²")
     panel(means, "C  Flossed to 0: mean of λᵢ² over i ≤ k", xlabel="flossing epoch", ylabel="mean of λᵢ²")
@@ -144,7 +144,7 @@ def _draw_target(first: Axes, squares: Axes, row: dict[str, Any]):
     for line in row["each"]:
         first.plot(row["each_at"], numbers(line), color=colour, lw=0.5, alpha=0.45)
     first.plot(numbers(row["exponent"]["x"]), numbers(row["exponent"]["middle"]), color=colour, lw=2, label=label)
-    first.axhline(target, color=PALE, lw=0.8, zorder=0)
+    first.axhline(target, color=LIGHT_GREY, lw=0.8, zorder=0)
     draw_summary(squares, row["square"], colour=colour, label=label)
 
 
@@ -157,13 +157,13 @@ def _targets_claim(data: Data) -> Claim:
     claim = "Flossing brings the largest Lyapunov exponent to a target of −1, −0.5 or 0."
     if not data["targets"]:
         return not_run(claim)
-    there = [sum(abs(numbers(row["after"]) - row["target"]) <= NEAR) for row in data["targets"]]
-    told = "; ".join(
+    matching = [sum(abs(numbers(row["after"]) - row["target"]) <= NEAR) for row in data["targets"]]
+    listed = "; ".join(
         f"target {row['target']:g}: median {median(row['after']):.2f}, {count} of {len(row['after'])}"
-        for row, count in zip(data["targets"], there, strict=True)
+        for row, count in zip(data["targets"], matching, strict=True)
     )
-    most = [2 * count > len(row["after"]) for row, count in zip(data["targets"], there, strict=True)]
-    found = f"λ₁ after flossing over other bits, and networks within {NEAR} of the target: {told}."
+    most = [2 * count > len(row["after"]) for row, count in zip(data["targets"], matching, strict=True)]
+    found = f"λ₁ after flossing over other bits, and networks within {NEAR} of the target: {listed}."
     return Claim(claim, found, data["networks"], _verdict(most, len(TARGETS)))
 
 
@@ -172,8 +172,8 @@ def _speed_claim(data: Data) -> Claim:
     rows = [(row["target"], _settling(row)) for row in data["targets"]]
     if not rows:
         return not_run(claim)
-    told = "; ".join(f"target {target:g}: {_epochs(epoch)}" for target, epoch in rows)
-    found = f"Epoch from which on the median distance stays within {NEAR}: {told}. The step size is ours."
+    listed = "; ".join(f"target {target:g}: {_epochs(epoch)}" for target, epoch in rows)
+    found = f"Epoch from which on the median distance stays within {NEAR}: {listed}. The step size is ours."
     return Claim(claim, found, data["networks"], _verdict([epoch <= SETTLED_BY for _, epoch in rows], len(TARGETS)))
 
 
@@ -190,8 +190,8 @@ def _counts_claim(data: Data) -> Claim:
     if not data["flossed"] or not data["before"]:
         return not_run(claim)
     pairs = [(row["k"], median(data["sizes_before"][str(row["k"])]), median(row["size"])) for row in data["flossed"]]
-    told = "; ".join(f"k = {k}: {before:.2f} before, {after:.2f} after" for k, before, after in pairs)
-    found = f"Mean of |λᵢ| over i ≤ k, median over networks: {told}. It holds where less than {NEAR} is left."
+    listed = "; ".join(f"k = {k}: {before:.2f} before, {after:.2f} after" for k, before, after in pairs)
+    found = f"Mean of |λᵢ| over i ≤ k, median over networks: {listed}. It holds where less than {NEAR} is left."
     return Claim(claim, found, data["networks"], _verdict([after < NEAR for _, _, after in pairs], len(data["k"])))
 
 

@@ -12,7 +12,7 @@ from flossing_lab.paper.analysis.measures import numbers, short, shorten
 from flossing_lab.paper.analysis.verdicts import not_run
 from flossing_lab.paper.calculations.ball_arithmetic import is_available
 from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
-from flossing_lab.runs.plotting import INK
+from flossing_lab.runs.plotting import DARK
 from flossing_lab.sweeps.spec import Spec
 
 NAME = "fig2"
@@ -78,8 +78,8 @@ def collect(results: Results, scale: Scale) -> Data:
     data |= {"m": ms, "rows": [], "exact": []}
     for k in (0, *sizes["k"]):
         if (found := results.calculation(_calculation(scale, k))) is not None:
-            kept = ms if k == 0 else sorted({max(k, 2), sizes["units"]})
-            numbers_by_m = {str(m): _condition(found, m, sizes["horizons"]) for m in kept}
+            indices = ms if k == 0 else sorted({max(k, 2), sizes["units"]})
+            numbers_by_m = {str(m): _condition(found, m, sizes["horizons"]) for m in indices}
             data["rows"].append({"k": k, "condition": numbers_by_m})
     for k in _checked(scale):
         if (found := results.calculation(_exact(scale, k))) is not None:
@@ -107,7 +107,7 @@ def draw(data: Data) -> Figure:
     rows = {row["k"]: row["condition"] for row in data["rows"]}
     exact = {row["k"]: row for row in data["exact"]}
     units = data["units"]
-    shades = {**colours, units: INK}
+    shades = {**colours, units: DARK}
     for m in data["m"]:
         if 0 in rows:
             _draw(before, rows[0][str(m)], data, shades[m], f"m = {m}", exact.get(0), m)
@@ -168,10 +168,10 @@ def _prediction_claim(data: Data) -> Claim:
     for m, row in before.items():
         measured = numbers([line[-1] for line in row["each"]])
         errors[m] = float(np.median(np.abs(numbers(row["predicted"]) * end / measured - 1)))
-    told = ", ".join(f"m = {m}: {100 * error:.1f} %" for m, error in errors.items())
+    listed = ", ".join(f"m = {m}: {100 * error:.1f} %" for m, error in errors.items())
     largest = median([line[-1] for line in before[str(data["units"])]["each"]])
     found = (
-        f"Before flossing, at t = {end}, the prediction of log κₘ is off by, median over networks, {told}; "
+        f"Before flossing, at t = {end}, the prediction of log κₘ is off by, median over networks, {listed}; "
         f"κ of all {data['units']} directions is 1e{largest:.0f} there. It holds where less than 10 % is missed."
     )
     return Claim(claim, found, data["networks"], _verdict([error < 0.1 for error in errors.values()]))
@@ -181,9 +181,9 @@ def _precision_claim(data: Data) -> Claim:
     claim = "The numbers stand in extended precision."
     if not data["exact"]:
         return Claim(claim, "Not calculated: it needs python-flint (`pip install python-flint`).", 0, "not run")
-    told = "; ".join(_compared_precision(row, str(data["units"])) for row in data["exact"])
+    listed = "; ".join(_compared_precision(row, str(data["units"])) for row in data["exact"])
     which = f"logarithms of all {data['units']} singular values, float64 against ball arithmetic"
-    found = f"Natural {which}: {told}. It holds where less than 1e-6."
+    found = f"Natural {which}: {listed}. It holds where less than 1e-6."
     return Claim(claim, found, 1, _verdict([row["worst"] < 1e-6 for row in data["exact"]]))
 
 
@@ -211,8 +211,8 @@ def _whole_claim(data: Data) -> Claim:
 def _compared(claim: str, data: Data, pairs: dict[int, list[float]], name: str, at: int) -> Claim:
     if not pairs:
         return not_run(claim)
-    told = "; ".join(f"k = {k}: {before:.1f} before, {after:.1f} after" for k, (before, after) in pairs.items())
-    found = f"{name} at t = {data['horizons'][at]}, median over networks: {told}."
+    listed = "; ".join(f"k = {k}: {before:.1f} before, {after:.1f} after" for k, (before, after) in pairs.items())
+    found = f"{name} at t = {data['horizons'][at]}, median over networks: {listed}."
     return Claim(claim, found, data["networks"], _verdict([after < before for before, after in pairs.values()]))
 
 

@@ -58,11 +58,11 @@ def draw(data: Data) -> Figure:
     figure, grid = new_figure(f"{TITLE}: temporal XOR", 2, max(len(sizes), 1), size=(max(10.0, 4.3 * len(sizes)), 7.2))
     for (final, speed), units in zip(grid.T, sizes, strict=False):
         for index, schedule in enumerate(LABELS):
-            there = [row for row in rows if row["units"] == units and row["schedule"] == schedule]
-            if there:
+            matching = [row for row in rows if row["units"] == units and row["schedule"] == schedule]
+            if matching:
                 style = {"colour": COLOURS[schedule], "label": LABELS[schedule], "shift": 2.5 * (index - 3)}
-                medians(final, there, "load", "final_accuracy", **style)
-                medians(speed, there, "load", "epochs_to_solve", **style)
+                medians(final, matching, "load", "final_accuracy", **style)
+                medians(speed, matching, "load", "epochs_to_solve", **style)
         accuracy_axes(final, f"N = {units}: accuracy at the end", "d / N")
         panel(speed, "Epochs to accuracy 0.95", xlabel="d / N", ylabel="training epoch")
         for axes in (final, speed):
@@ -91,8 +91,8 @@ def claims(data: Data) -> list[Claim]:
 
 def _reaches(rows: Sequence[Group], schedule: str, units: int) -> Claim:
     claim = f"(Our goal.) {OURS[schedule]} solves d = 0.95 N in nine of ten networks, N = {units}."
-    there = [row for row in _of(rows, schedule) if row["units"] == units and round(0.95 * units) == row["d"]]
-    return nine_of_ten(claim, there[0]) if there else not_run(claim)
+    matching = [row for row in _of(rows, schedule) if row["units"] == units and round(0.95 * units) == row["d"]]
+    return nine_of_ten(claim, matching[0]) if matching else not_run(claim)
 
 
 def _costs_less(rows: Sequence[Group], schedule: str) -> Claim:
@@ -105,8 +105,10 @@ def _costs_less(rows: Sequence[Group], schedule: str) -> Claim:
         return not_run(claim)
     ours = [float(np.median(numbers(a["flossed_steps"]))) for a, _ in pairs]
     theirs = [float(np.median(numbers(b["flossed_steps"]))) for _, b in pairs]
-    told = "; ".join(f"{_where(a)}: {x:.0f} against {y:.0f}" for (a, _), x, y in zip(pairs, ours, theirs, strict=True))
-    found = f"Steps flossed in all epochs, median over networks: {told}."
+    listed = "; ".join(
+        f"{_where(a)}: {x:.0f} against {y:.0f}" for (a, _), x, y in zip(pairs, ours, theirs, strict=True)
+    )
+    found = f"Steps flossed in all epochs, median over networks: {listed}."
     compared = [row for pair in pairs for row in pair]
     return Claim(claim, found, networks(compared), _share([x < y for x, y in zip(ours, theirs, strict=True)]))
 
@@ -116,33 +118,33 @@ def _is_no_slower(rows: Sequence[Group], schedule: str) -> Claim:
         f"(Our goal.) At delays below 0.95 N {OURS[schedule].lower()} is no more than 20 % slower than the best other "
         "schedule."
     )
-    told, held, compared = [], [], []
+    listed, outcomes, compared = [], [], []
     for row in _of(rows, schedule):
         rivals = [r for r in rows if r["schedule"] not in OURS and _where(r) == _where(row)]
         if row["load"] >= 0.94 or not rivals:
             continue
         best = min(rivals, key=epochs_of)
         if np.isfinite(epochs_of(best)):
-            told.append(
+            listed.append(
                 f"{_where(row)}: {epochs_of(row):.0f} against {epochs_of(best):.0f} ({LABELS[best['schedule']]})"
             )
-            held.append(epochs_of(row) <= 1.2 * epochs_of(best))
+            outcomes.append(epochs_of(row) <= 1.2 * epochs_of(best))
             compared += [row, best]
-    if not held:
+    if not outcomes:
         return not_run(claim)
-    found = f"Epochs to accuracy {SOLVED}, median over networks: {'; '.join(told)}."
-    return Claim(claim, found, networks(compared), _share(held))
+    found = f"Epochs to accuracy {SOLVED}, median over networks: {'; '.join(listed)}."
+    return Claim(claim, found, networks(compared), _share(outcomes))
 
 
 def _goes_beyond(rows: Sequence[Group]) -> Claim:
     claim = "(Our question.) Some network of N units solves a delay d above N with no more epochs than these."
-    there = [row for row in rows if row["load"] > 1]
-    if not there:
+    matching = [row for row in rows if row["load"] > 1]
+    if not matching:
         return not_run(claim)
-    best = max(there, key=lambda row: numbers(row["final_accuracy"]).max())
+    best = max(matching, key=lambda row: numbers(row["final_accuracy"]).max())
     reached = numbers(best["final_accuracy"]).max()
     found = f"The best network beyond reaches {reached:.3f}: {_where(best)}, {LABELS[best['schedule']]}."
-    return Claim(claim, found, networks(there), "holds" if reached >= SOLVED else "does not hold")
+    return Claim(claim, found, networks(matching), "holds" if reached >= SOLVED else "does not hold")
 
 
 def _of(rows: Sequence[Group], schedule: str) -> list[Group]:
@@ -150,13 +152,13 @@ def _of(rows: Sequence[Group], schedule: str) -> list[Group]:
 
 
 def _pairs(rows: Sequence[Group], ours: str, theirs: str) -> list[tuple[Group, Group]]:
-    there = {_where(row): row for row in _of(rows, theirs)}
-    return [(row, there[_where(row)]) for row in _of(rows, ours) if _where(row) in there]
+    matching = {_where(row): row for row in _of(rows, theirs)}
+    return [(row, matching[_where(row)]) for row in _of(rows, ours) if _where(row) in matching]
 
 
 def _where(row: Group) -> str:
     return f"N = {row['units']}, d = {row['d']}"
 
 
-def _share(held: Sequence[bool]) -> Verdict:
-    return "holds" if all(held) else "holds in part" if any(held) else "does not hold"
+def _share(outcomes: Sequence[bool]) -> Verdict:
+    return "holds" if all(outcomes) else "holds in part" if any(outcomes) else "does not hold"

@@ -172,7 +172,7 @@ def _tells(rows: Sequence[dict[str, Any]]) -> Claim:
         f"{len(batches)} networks that left chance: rank correlation {both[0]:.2f}, and {both[1]:.2f} among those of "
         f"N = {most} (criterion: at least 0.7); epochs over batches {np.median(epochs / batches):.1f} in the median."
     )
-    held = [correlation >= 0.7 for correlation in both]
+    outcomes = [correlation >= 0.7 for correlation in both]
     return Claim(
-        claim, found, len(batches), "holds" if all(held) else "holds in part" if any(held) else "does not hold"
+        claim, found, len(batches), "holds" if all(outcomes) else "holds in part" if any(outcomes) else "does not hold"
     )

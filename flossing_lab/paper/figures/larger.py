@@ -133,15 +133,19 @@ def _helps(data: Data, change: str, claim: str) -> Claim:
     for row in data["groups"]:
         found.setdefault(row["d"], {})[row["change"]] = row
     pairs = {
-        d: (there[change], there[before]) for d, there in sorted(found.items()) if {change, before} <= there.keys()
+        d: (matching[change], matching[before])
+        for d, matching in sorted(found.items())
+        if {change, before} <= matching.keys()
     }
     if not pairs:
         return not_run(claim)
-    told, verdicts = [], []
+    listed, verdicts = [], []
     for d, (ours, theirs) in pairs.items():
-        held, tried, less, of = count_solved(ours), len(ours["seed"]), count_solved(theirs), len(theirs["seed"])
-        told.append(f"d = {d}: {held} of {tried} {change}, {less} of {of} {before}")
-        verdicts.append("holds" if held == tried and not less else "holds in part" if held / tried > less / of else "")
+        solved, tried, less, of = count_solved(ours), len(ours["seed"]), count_solved(theirs), len(theirs["seed"])
+        listed.append(f"d = {d}: {solved} of {tried} {change}, {less} of {of} {before}")
+        verdicts.append(
+            "holds" if solved == tried and not less else "holds in part" if solved / tried > less / of else ""
+        )
     verdict = "holds" if "holds" in verdicts else "holds in part" if any(verdicts) else "does not hold"
     used = [row for pair in pairs.values() for row in pair]
-    return Claim(claim, f"Final accuracy ≥ {SOLVED}: {'; '.join(told)}.", networks(used), verdict)
+    return Claim(claim, f"Final accuracy ≥ {SOLVED}: {'; '.join(listed)}.", networks(used), verdict)

@@ -116,10 +116,10 @@ def claims(data: Data) -> list[Claim]:
     claim = "(Our question.) Some change brings all networks to d = 0.95 N, N = 80."
     if not rows or rows[0]["change"] != AS_IS:
         return [not_run(claim), not_run(_ALIVE)]
-    told = [f"{row['change']}: {np.median(numbers(row['final_accuracy'])):.3f}" for row in rows]
-    held = [row["change"] for row in rows if (numbers(row["final_accuracy"]) >= SOLVED).all()]
-    found = f"Median of the final accuracy: {'; '.join(told)}."
-    return [Claim(claim, found, networks(rows), "holds" if held else "does not hold"), _goes_with_directions(rows)]
+    listed = [f"{row['change']}: {np.median(numbers(row['final_accuracy'])):.3f}" for row in rows]
+    outcomes = [row["change"] for row in rows if (numbers(row["final_accuracy"]) >= SOLVED).all()]
+    found = f"Median of the final accuracy: {'; '.join(listed)}."
+    return [Claim(claim, found, networks(rows), "holds" if outcomes else "does not hold"), _goes_with_directions(rows)]
 
 
 _ALIVE = "(Our question.) A network is as good as it has directions alive."

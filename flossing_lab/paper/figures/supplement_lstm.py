@@ -13,7 +13,7 @@ from flossing_lab.paper.analysis.measures import LAST, SMOOTH, numbers, short, s
 from flossing_lab.paper.analysis.verdicts import not_run
 from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
 from flossing_lab.reference.config import Condition
-from flossing_lab.runs.plotting import COLOURS, LABELS, PALE, running_mean
+from flossing_lab.runs.plotting import COLOURS, LABELS, LIGHT_GREY, running_mean
 from flossing_lab.sweeps.spec import Spec
 
 NAME = "supplement_lstm"
@@ -80,9 +80,9 @@ def collect(results: Results, scale: Scale) -> Data:
     for d, bias in tasks:
         for condition in CONDITIONS:
             found = {s: results.calculation(_calculation(scale, d, bias, condition, s)) for s in sizes["seeds"]}
-            there = {seed: arrays for seed, arrays in found.items() if arrays is not None}
-            if there:
-                data["rows"].append({"d": d, "forget_bias": bias, "condition": condition, **_row(there)})
+            matching = {seed: arrays for seed, arrays in found.items() if arrays is not None}
+            if matching:
+                data["rows"].append({"d": d, "forget_bias": bias, "condition": condition, **_row(matching)})
     return data
 
 
@@ -105,8 +105,8 @@ def draw(data: Data) -> Figure:
     rows = data["rows"]
     sizes = sorted({len(row["seed"]) for row in rows})
     title = f"{TITLE}: temporal XOR, {data['units']} units, k = {data['k']}"
-    told = f" ({' to '.join(map(str, sizes))} networks)" if sizes else ""
-    figure, grid = new_figure(title + told, 2, 3, size=(11.5, 6.6))
+    listed = f" ({' to '.join(map(str, sizes))} networks)" if sizes else ""
+    figure, grid = new_figure(title + listed, 2, 3, size=(11.5, 6.6))
     *learning, final, exponents = grid.ravel()
     for axes, (d, bias) in zip(learning, _shown(data["tasks"]), strict=False):
         for row in rows:
@@ -144,7 +144,7 @@ def _draw_exponents(axes: Axes, rows: Sequence[dict[str, Any]], k: int):
             axes.plot(np.median(each, axis=0), color=colour, lw=1.7)
             for line in each:
                 axes.plot(line, color=colour, ls="none", marker="o", ms=4, mew=0, alpha=0.65)
-    axes.axhline(0, color=PALE, lw=0.8, zorder=0)
+    axes.axhline(0, color=LIGHT_GREY, lw=0.8, zorder=0)
     panel(axes, "Last flossed exponent, forget bias 0", ylabel=f"λ{k} (per step)")
     axes.set_xticks(range(len(STAGES)), STAGES)
 
@@ -166,11 +166,13 @@ def _accuracy_claim(data: Data, bias: float, claim: str) -> Claim:
     if not lags:
         return not_run(claim)
     pairs = {d: [finals[d, name] for name in CONDITIONS] for d in lags}
-    told = "; ".join(f"d = {d}: {without:.3f} without, {flossed:.3f} with" for d, (without, flossed) in pairs.items())
+    listed = "; ".join(f"d = {d}: {without:.3f} without, {flossed:.3f} with" for d, (without, flossed) in pairs.items())
     better, worse = (
         [d for d, (without, flossed) in pairs.items() if sign * (flossed - without) >= BETTER] for sign in (1, -1)
     )
-    found = f"Median accuracy at the end, {told}. It holds where the gain is {BETTER} at all d, in part where at some."
+    found = (
+        f"Median accuracy at the end, {listed}. It holds where the gain is {BETTER} at all d, in part where at some."
+    )
     verdict = "holds" if len(better) == len(pairs) else "holds in part" if better and not worse else "does not hold"
     return Claim(claim, found, _networks(rows), verdict)
 
@@ -181,12 +183,12 @@ def _exponents_claim(data: Data) -> Claim:
     if not rows:
         return not_run(claim)
     each = np.asarray([[numbers(ends) for ends in network] for row in rows for network in row["exponents"]])
-    told = ", ".join(
+    listed = ", ".join(
         f"{first:.3f} and {last:.3f} {stage}"
         for (first, last), stage in zip(np.median(each, axis=0), STAGES, strict=True)
     )
     found = (
-        f"λ₁ and λ{data['k']} over one sequence, median over lags and networks: {told}. It holds where both are "
+        f"λ₁ and λ{data['k']} over one sequence, median over lags and networks: {listed}. It holds where both are "
         f"within 0.05 of 0 before training."
     )
     good = np.abs(np.median(each, axis=0)[1]) < 0.05

@@ -57,9 +57,9 @@ def draw(data: Data) -> Figure:
     (axes,) = grid[0]
     for index, kind in enumerate(_names()):
         start, condition = kind.split()
-        there = [row for row in rows if row["kind"] == kind]
+        matching = [row for row in rows if row["kind"] == kind]
         style = {"colour": COLOURS[condition], "label": _names()[kind], "ls": STARTS[start]}
-        medians(axes, there, "d", "final_accuracy", shift=4.0 * (index - 1.5), **style)
+        medians(axes, matching, "d", "final_accuracy", shift=4.0 * (index - 1.5), **style)
     accuracy_axes(axes, "Temporal XOR: accuracy at the end", "longest lag d (steps)")
     axes.set_xticks(sorted({row["d"] for row in rows}))
     legend_below(figure, axes, columns=2)

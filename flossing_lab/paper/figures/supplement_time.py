@@ -9,7 +9,7 @@ from flossing_lab.paper.analysis.verdicts import networks, not_run
 from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
 from flossing_lab.paper.figures.supplement_k import specs as k_specs
 from flossing_lab.paper.scales import SIZES
-from flossing_lab.runs.plotting import COLOURS, INK
+from flossing_lab.runs.plotting import COLOURS, DARK
 from flossing_lab.sweeps.spec import Spec
 
 NAME = "supplement_time"
@@ -60,7 +60,7 @@ def draw(data: Data) -> Figure:
     rows = data["groups"]
     figure, grid = new_figure(f"{TITLE} ({count(rows)})", 1, 1, size=(6.4, 4.2))
     (axes,) = grid[0]
-    medians(axes, rows, "k", "training", colour=INK, label="training epoch", shift=-2.0)
+    medians(axes, rows, "k", "training", colour=DARK, label="training epoch", shift=-2.0)
     medians(axes, rows, "k", "flossing", colour=COLOURS["before_and_during"], label="flossing epoch", shift=2.0)
     panel(axes, "Time of one epoch, on one core", xlabel="flossed exponents k", ylabel="time (ms)")
     axes.set_ylim(bottom=0)

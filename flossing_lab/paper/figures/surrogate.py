@@ -10,7 +10,7 @@ from flossing_lab.paper.analysis.drawing import new_figure, panel
 from flossing_lab.paper.analysis.measures import short, shorten
 from flossing_lab.paper.analysis.verdicts import not_run
 from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
-from flossing_lab.runs.plotting import PALE
+from flossing_lab.runs.plotting import LIGHT_GREY
 from flossing_lab.sweeps.spec import Spec
 
 NAME = "surrogate"
@@ -97,7 +97,7 @@ def draw(data: Data) -> Figure:
         draw_summary(condition, row["condition"], **style)
         draw_summary(feedback, row["feedback"], **style)
     for axes in (spectra, feedback):
-        axes.axhline(0, color=PALE, lw=0.8, zorder=0)
+        axes.axhline(0, color=LIGHT_GREY, lw=0.8, zorder=0)
     panel(along, "A  Mean of |λᵢ| over i ≤ k", xlabel="flossing epoch", ylabel="mean of |λᵢ| (per step)")
     along.set_yscale("log")
     panel(spectra, "B  All surrogate exponents", xlabel="index i", ylabel="λᵢ (per step)")
@@ -122,9 +122,9 @@ def claims(data: Data) -> list[Claim]:
         return [not_run(claim) for claim in (exponents, condition, feedback)]
 
     def compare(claim: str, pairs: dict[int, tuple[float, float]], what: str, better: list[bool]) -> Claim:
-        told = "; ".join(f"k = {k}: {was:.3g} before, {now:.3g} after" for k, (was, now) in pairs.items())
+        listed = "; ".join(f"k = {k}: {was:.3g} before, {now:.3g} after" for k, (was, now) in pairs.items())
         verdict = "holds" if all(better) else "holds in part" if any(better) else "does not hold"
-        return Claim(claim, f"{what}, median over networks: {told}.", data["networks"], verdict)
+        return Claim(claim, f"{what}, median over networks: {listed}.", data["networks"], verdict)
 
     sizes = {k: (median(before["size"][str(k)]), median(rows[k]["size"][str(k)])) for k in ks}
     conditions = {k: (median(before["condition_end"]), median(rows[k]["condition_end"])) for k in ks}

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from flossing_lab.paper import make
-from flossing_lab.paper.analysis.merge import known_runs, with_kept
+from flossing_lab.paper.analysis.merge import known_runs, merge_data
 from flossing_lab.paper.figures import find_figures
 from flossing_lab.paper.results import Folder
 from flossing_lab.runs.files import plain
@@ -29,7 +29,7 @@ ORDER = [f"{condition}{seed}" for condition in ("none", "before") for seed in (1
 def test_networks_join_those_of_their_row_and_what_is_newer_counts():
     before = {"groups": [group(network(1, 0.5), network(3, 0.6)), group(network(2, 0.7, "before"))]}
     now = {"groups": [group(network(1, 0.9, "before")), group(network(2, 0.8), network(3, 0.9))]}
-    assert with_kept(before, now, ORDER) == {
+    assert merge_data(before, now, ORDER) == {
         "groups": [
             group(network(1, 0.5), network(2, 0.8), network(3, 0.9)),
             group(network(1, 0.9, "before"), network(2, 0.7, "before")),
@@ -40,7 +40,7 @@ def test_networks_join_those_of_their_row_and_what_is_newer_counts():
 def test_what_nobody_wants_any_more_is_left_out():
     before = {"groups": [group(network(1, 0.5), network(7, 0.6))], "curves": [network(7, 0.6), network(1, 0.5)]}
     now = {"groups": [], "curves": [network(2, 0.7)]}
-    kept = with_kept(before, now, ORDER)
+    kept = merge_data(before, now, ORDER)
     assert kept == {"groups": [group(network(1, 0.5))], "curves": [network(1, 0.5), network(2, 0.7)]}
 
 
@@ -48,7 +48,7 @@ def test_a_new_column_and_a_new_name_do_no_harm():
     """What is newer counts whatever its row is called; networks without a column stay in a row of their own."""
     before = {"groups": [group(network(1, 0.5), network(2, 0.6))]}
     now = {"groups": [group(network(2, 0.8)) | {"condition": "renamed", "alive": [7]}]}
-    kept = with_kept(before, now, ORDER)
+    kept = merge_data(before, now, ORDER)
     assert kept == {"groups": [group(network(1, 0.5)), group(network(2, 0.8)) | {"condition": "renamed", "alive": [7]}]}
 
 
@@ -57,7 +57,7 @@ def test_only_runs_that_every_list_knows_are_known():
     assert known_runs(rows) == {"none2"}
     for other in ({"at_least": 3}, {"curves": [{"n": 3, "low": [0.1]}]}):
         assert not known_runs(rows | other)
-        assert with_kept(rows | other, {"groups": [], **other}, ORDER) == {"groups": [], **other}
+        assert merge_data(rows | other, {"groups": [], **other}, ORDER) == {"groups": [], **other}
     assert not known_runs({})
 
 
@@ -83,13 +83,13 @@ class Everything:
 
 @pytest.mark.parametrize(("figure", "kept"), [("frontier", True), ("supplement_k", False)])
 def test_directories_may_go_where_a_map_grows(tmp_path, figure, kept):
-    room, folder = find_figures()[figure], Folder(tmp_path)
+    figure, folder = find_figures()[figure], Folder(tmp_path)
     nothing = {"scale": "tiny", "runs": {"made": 0, "wanted": 0}, "calculations": {"made": 0, "wanted": 0}}
-    data = plain(room.collect(Everything(), "tiny"))
+    data = plain(figure.collect(Everything(), "tiny"))
     folder.write_data(figure, nothing | {"data": data})
-    make.keep_data(folder, room, "tiny", chosen=True)
+    make.keep_data(folder, figure, "tiny", chosen=True)
     after = folder.read_data(figure)
-    count = sum(len(spec.points()) for spec in room.specs("tiny"))
+    count = sum(len(spec.points()) for spec in figure.specs("tiny"))
     assert after["runs"] == {"made": count if kept else 0, "wanted": count}
     assert bool(after["missing"]) == (not kept)
     # At this scale two schedules are the same runs, and these rows change places.
@@ -98,11 +98,11 @@ def test_directories_may_go_where_a_map_grows(tmp_path, figure, kept):
 
 def test_a_figure_that_names_no_runs_keeps_what_it_has(tmp_path):
     """Its runs cannot be added to; but the directory does not come to say less than it did."""
-    room, folder = find_figures()["capacity"], Folder(tmp_path)
+    figure, folder = find_figures()["capacity"], Folder(tmp_path)
     content = {"scale": "tiny", "runs": {"made": 2, "wanted": 4}, "calculations": {"made": 1, "wanted": 1}}
     folder.write_data("capacity", content | {"data": {"kept": 1}})
     for chosen in (True, False):
-        make.keep_data(folder, room, "tiny", chosen=chosen)
+        make.keep_data(folder, figure, "tiny", chosen=chosen)
         assert folder.read_data("capacity")["data"] == {"kept": 1}
-    make.keep_data(folder, room, "laptop", chosen=True)  # another scale was asked for
+    make.keep_data(folder, figure, "laptop", chosen=True)  # another scale was asked for
     assert folder.read_data("capacity")["scale"] == "laptop"
