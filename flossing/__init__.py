@@ -1,7 +1,7 @@
 """Train recurrent networks over long horizons by controlling their Lyapunov exponents.
 
-The names are listed in `__init__.pyi`, once, and resolve when first used: importing this package, and thus
-`flossing --help` or `flossing.pytorch`, does not import JAX.
+`__init__.pyi` lists the public names. They resolve on first use, so importing this package, and thus `flossing --help`
+or `flossing.pytorch`, does not import JAX.
 """
 
 import importlib.metadata

@@ -6,7 +6,7 @@ from ._spectra.covariant import (
     angles_between as angles_between,
     covariant_vectors as covariant_vectors,
 )
-from ._spectra.feedback import GradientNorms as GradientNorms, backpropagated_norms as backpropagated_norms
+from ._spectra.gradient_norms import GradientNorms as GradientNorms, backpropagated_norms as backpropagated_norms
 from ._spectra.jacobian import (
     LongTermJacobian as LongTermJacobian,
     long_term_jacobian as long_term_jacobian,

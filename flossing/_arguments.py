@@ -1,4 +1,4 @@
-"""Checks of numbers that need no JAX; errors as in `_checks`, which hands them on."""
+"""Argument checks that need no JAX; `_checks` re-exports them."""
 
 import math
 from typing import Any
@@ -22,5 +22,5 @@ def check_positive(name: str, value: Any):
 
 
 def default_transient(steps: int) -> int:
-    """Steps left out of an average over `steps`: `10 + ceil(steps / 10)` as in the reference, at most half."""
+    """The default transient of a run of `steps`: `10 + ceil(steps / 10)` as in the reference, at most half."""
     return min(10 + math.ceil(steps / 10), steps // 2)

@@ -1,7 +1,7 @@
-"""Errors at the boundary: one line that names the argument, its value and what is legal.
+"""Argument checks with one-line errors that name the argument, its value and the legal values.
 
-Everything here looks at concrete values only. A traced value (inside `jit`, `grad` or `vmap`)
-has no value to look at and passes; its shape and dtype are still checked by whoever needs them.
+They check concrete values only. A traced value (inside `jit`, `grad` or `vmap`) passes; the code that uses it
+still checks its shape and dtype.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from flossing._arguments import check_integer as check_integer, check_positive a
 
 
 def check_leaves(name: str, tree: Any):
-    """Raise ValueError if a leaf is not an array, would lose its float64, or is not finite."""
+    """Raise ValueError if a leaf is not an array, would silently lose float64 precision, or is not finite."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         label = name + jax.tree_util.keystr(path)
         if isinstance(leaf, Tracer):
@@ -27,7 +27,7 @@ def check_leaves(name: str, tree: Any):
 
 
 def _check_width(label: str, leaf: Any):
-    # Python scalars are weakly typed and take the default width; a NumPy array was given its width on purpose.
+    # Python scalars are weakly typed and take the default width; the dtype of a NumPy array is deliberate.
     if not isinstance(leaf, (np.ndarray, np.generic)):
         return
     if leaf.dtype.kind not in "fciub":

@@ -1,4 +1,4 @@
-"""How a model is called, in words; shared by the JAX and the PyTorch side, and needs neither.
+"""The calling convention of models, and its error messages; shared by the JAX and PyTorch sides, imports neither.
 
 A function is a step, `step(state, input) -> state`; a module is called as its own ecosystem calls a cell.
 """
@@ -7,13 +7,13 @@ import inspect
 from typing import Any
 
 FUNCTION_ORDER, MODULE_ORDER = ("state", "input"), ("input", "state")
-"""The order of arguments of a step that is a function, and of a cell."""
+"""The order of arguments of a step function, and of a cell."""
 
 _NAMES = {
     "state": {"state", "states", "h", "hx", "hidden", "hidden_state", "carry", "memory", "prev", "previous"},
     "input": {"input", "inputs", "inp", "drive", "stimulus"},
 }
-"""Names that mean only one of the two. Letters such as x, s and u may be either."""
+"""Unambiguous argument names; letters such as x, s and u may mean either."""
 
 
 def argument_names(model: Any) -> tuple[str, ...]:
@@ -27,12 +27,12 @@ def argument_names(model: Any) -> tuple[str, ...]:
 
 
 def contradicts(names: tuple[str, ...], order: tuple[str, str]) -> bool:
-    """Whether an argument in one place has a name that means the other."""
+    """Whether the name of an argument contradicts its position."""
     return any(name.lower() in _NAMES[other] for name, other in zip(names, reversed(order), strict=False))
 
 
-def explain_order(names: tuple[str, ...], order: tuple[str, str]) -> str:
-    """The line that settles the order where a model may take its two arguments the other way round."""
+def order_hint(names: tuple[str, ...], order: tuple[str, str]) -> str:
+    """The hint for a model that may expect its two arguments in the opposite order."""
     named = f", but its arguments are named ({', '.join(names)})" if contradicts(names, order) else ""
     kind = "a function is called as step(state, input)" if order == FUNCTION_ORDER else "a module as cell(input, state)"
     this, other = "model(state, input)", "model(input, state)"

@@ -1,18 +1,18 @@
-"""Errors that several rooms raise, in one line each; needs no JAX."""
+"""One-line error messages shared by several modules; needs no JAX."""
 
 import numpy as np
 
 
-def explain_escape(where: str) -> str:
-    """What to say where the state or its tangents cease to be finite."""
+def escape_message(where: str) -> str:
+    """The message for a state or tangents that are no longer finite."""
     return (
         f"step must keep the state and its tangents finite, got NaN or infinity {where}: check its parameters, or "
         "whether the orbit escapes"
     )
 
 
-def explain_infinite(exponents: np.ndarray) -> str:
-    """What to say of a vector of exponents that is not finite: the reason, and what to do."""
+def infinite_exponent_message(exponents: np.ndarray) -> str:
+    """The message for exponents that are not finite: the reason and the remedy."""
     index = int(np.argmin(np.isfinite(exponents)))
     if np.isneginf(exponents[index]):
         return (

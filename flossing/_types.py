@@ -1,4 +1,4 @@
-"""Names for the few kinds of value that every room passes around."""
+"""Type aliases shared by all subpackages."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -9,7 +9,7 @@ State: TypeAlias = PyTree
 """The state of one network: an array or a pytree such as an LSTM's `(h, c)`."""
 
 Input: TypeAlias = PyTree
-"""What drives one step; a sequence of inputs has a leading time axis on every leaf."""
+"""The input of one step; a sequence of inputs has a leading time axis on every leaf."""
 
 Step: TypeAlias = Callable[[State, Input], State]
 """One step of a driven dynamical system, `step(state, input) -> state`, pure."""

@@ -1,7 +1,7 @@
-"""Steps of flows: an ordinary differential equation becomes `step(state, input) -> state`, with a fixed time step.
+"""Steps for flows: turn an ordinary differential equation into `step(state, input) -> state` with a fixed time step.
 
-The exponents of the step are those of the integrator's map. Give `time_step=dt` to `lyapunov_spectrum` to have them per
-unit of time; they differ from the flow's by the integrator's error, which falls with dt at the integrator's order.
+The exponents of the step are those of the integrator's map. Pass `time_step=dt` to `lyapunov_spectrum` to get them per
+unit of time. They differ from the flow's by the integrator's error, which falls with dt at the integrator's order.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from flossing._checks import check_positive
 from flossing._types import Input, State, Step
 
 VectorField: TypeAlias = Callable[[State, Input], PyTree]
-"""The right-hand side, `field(state, input) -> d state / dt`; the input is held over a step."""
+"""The right-hand side, `field(state, input) -> d state / dt`; the input is constant over a step."""
 
 
 def rk4(field: VectorField, dt: float) -> Step:
-    """The classical Runge-Kutta step of fourth order; its error over a fixed time falls like dt^4.
+    """The classical fourth-order Runge-Kutta step; its error over a fixed time falls as dt^4.
 
     State and derivative are pytrees of the same structure. Raises ValueError unless `dt` is a positive number.
     """
@@ -41,7 +41,8 @@ def rk4(field: VectorField, dt: float) -> Step:
 def diffrax_step(field: VectorField, dt: float, solver: Any = None) -> Step:
     """One fixed step of a diffrax solver, Tsit5 by default; needs the extra `flossing[flows]`.
 
-    The solver must be explicit and differentiable forward: give diffrax's Runge-Kutta solvers `scan_kind="bounded"`.
+    The solver must be explicit and support forward-mode differentiation: pass `scan_kind="bounded"` to diffrax's
+    Runge-Kutta solvers.
     Raises ValueError unless `dt` is a positive number.
     """
     import diffrax

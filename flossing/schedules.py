@@ -1,12 +1,11 @@
-"""When to floss: a schedule says at which training epochs it wants to be queried, and how much flossing is due there.
+"""When to floss: a schedule sets at which training epochs to query it, and how many flossing epochs are due there.
 
-    schedule.next_query(epoch)       the first epoch after `epoch` at which it wants to be queried, None for never
+    schedule.next_query(epoch)       the first epoch after `epoch` at which to query it, None for never
     schedule(epoch, measures)        the flossing epochs due before the training step of `epoch`
 
-Epochs count from 1. `measures` maps names to the newest values, those of the training epoch before: `loss`, what the
-loss function returns besides (such as `accuracy`), `gradient_norm/<array>`, `exponents`. Before the first training
-epoch there are only `exponents`. [`train`][] ends a chunk where a schedule wants to be queried, so that measures are
-fresh.
+Epochs count from 1. `measures` maps names to the latest values, from the previous training epoch: `loss`, the other
+metrics of the loss function (such as `accuracy`), `gradient_norm/<array>`, `exponents`. Before the first training
+epoch it holds only `exponents`. [`train`][] ends a chunk before each query, so the measures are up to date.
 """
 
 import dataclasses
@@ -20,10 +19,10 @@ Measures = Mapping[str, Any]
 
 @runtime_checkable
 class Schedule(Protocol):
-    """What every schedule is; yours may be any object with these two methods."""
+    """The protocol of schedules; any object with these two methods is one."""
 
     def next_query(self, epoch: int, /) -> int | None:
-        """The first training epoch after `epoch` at which it wants to be queried; None for never again."""
+        """The first training epoch after `epoch` at which to query the schedule; None for never again."""
         ...
 
     def __call__(self, epoch: int, measures: Measures, /) -> int:
@@ -33,7 +32,7 @@ class Schedule(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class _Fixed:
-    """Flossing at epochs that are known beforehand: `epochs` whenever the epoch is `first`, `first + every`, ..."""
+    """Flossing at fixed training epochs: `epochs` flossing epochs at `first`, `first + every`, ..."""
 
     epochs: int
     first: int
@@ -49,8 +48,8 @@ class _Fixed:
     def __call__(self, epoch: int, measures: Measures, /) -> int:
         return self.epochs if self.next_query(epoch - 1) == epoch else 0
 
-    def certain(self, after: int, until: int) -> int:
-        """Flossing epochs that are sure to come at training epochs `after + 1` to `until`."""
+    def guaranteed(self, after: int, until: int) -> int:
+        """The flossing epochs already guaranteed for training epochs `after + 1` to `until`."""
         total, epoch = 0, self.next_query(after)
         while epoch is not None and epoch <= until:
             total, epoch = total + self.epochs, self.next_query(epoch)
@@ -87,60 +86,60 @@ def interflossing(epochs: int = 500, *, every: int = 100, blocks: int | None = 2
 
 @dataclasses.dataclass(frozen=True)
 class _Rule:
-    """A function of the epoch and the measures, queried every so many epochs; `before` epochs of preflossing."""
+    """Some preflossing, then a function of the epoch and the measures, queried after every `every` epochs."""
 
     function: Callable[[int, Measures], int]
     every: int
-    before: int
+    preflossing: int
 
     def next_query(self, epoch: int, /) -> int | None:
-        if epoch < 1 and self.before:
+        if epoch < 1 and self.preflossing:
             return 1
         return 1 + max(1, (epoch - 1) // self.every + 1) * self.every
 
     def __call__(self, epoch: int, measures: Measures, /) -> int:
         if epoch == 1:
-            return self.before
+            return self.preflossing
         return self.function(epoch, measures) if (epoch - 1) % self.every == 0 else 0
 
-    def certain(self, after: int, until: int) -> int:
-        """Flossing epochs that are sure to come at training epochs `after + 1` to `until`."""
-        return self.before if after < 1 <= until else 0
+    def guaranteed(self, after: int, until: int) -> int:
+        """The flossing epochs already guaranteed for training epochs `after + 1` to `until`."""
+        return self.preflossing if after < 1 <= until else 0
 
 
-def rule(function: Callable[[int, Measures], int], *, every: int = 100, before: int = 0) -> Schedule:
+def rule(function: Callable[[int, Measures], int], *, every: int = 100, preflossing: int = 0) -> Schedule:
     """Your own rule: `function(epoch, measures) -> flossing epochs due`, queried after every `every` training epochs.
 
-    `before`: flossing epochs before the first training epoch. Raises ValueError for numbers out of range.
+    `preflossing`: flossing epochs before the first training epoch. Raises ValueError for numbers out of range.
 
         schedule = fl.schedules.rule(lambda epoch, measures: 50 if measures["accuracy"] < 0.6 else 0, every=200)
     """
     check_integer("every", every, least=1)
-    check_integer("before", before, least=0)
-    return _Rule(function, every, before)
+    check_integer("preflossing", preflossing, least=0)
+    return _Rule(function, every, preflossing)
 
 
 def adaptive(
-    *, distant: str, local: str, threshold: float = 1e-3, before: int = 500, epochs: int = 50, every: int = 100
+    *, distant: str, local: str, threshold: float = 1e-3, preflossing: int = 500, epochs: int = 50, every: int = 100
 ) -> Schedule:
-    """Preflossing, and again whenever the gradient no longer reaches back: while
+    """Preflossing, then interflossing whenever the gradient no longer reaches back, that is, while
 
         |dL/d distant| <= threshold |dL/d local|.
 
-    `distant` and `local` name two gradient norms that [`train`][] records. `distant` is that of parameters that act
-    through the whole horizon only, such as trained initial states ("gradient_norm/x0"); `local` that of parameters that
-    act at each step, such as the recurrent weights ("gradient_norm/network.J"). The norms come with training at no
+    `distant` and `local` name two gradient norms that [`train`][] records. `distant` belongs to parameters that act
+    only through the whole horizon, such as trained initial states ("gradient_norm/x0"); `local` to parameters that act
+    at each step, such as the recurrent weights ("gradient_norm/network.J"). Training records both norms at no extra
     cost, and both scale alike with the loss. With batches of 16 the ratio is 1e-5 or less for a network that cannot
-    learn, and some 1e-2 to 1e-3 for one that learns, so that `threshold` needs no tuning by task. A network that has
-    learnt is not flossed, where a schedule that follows the epoch alone may undo what was learnt.
+    learn and about 1e-3 to 1e-2 for one that learns, so `threshold` needs no tuning per task. The rule does not floss a
+    network that has learnt, whereas a schedule that depends on the epoch alone may undo the learning.
 
-    Larger batches want a smaller threshold, 4e-3 / sqrt(B): the gradients of B sequences with respect to their initial
-    states add up like a random walk, but once the network learns their gradients of the weights agree, so that the
-    ratio falls with the root of B.
+    Larger batches need a smaller threshold, 4e-3 / sqrt(B). The gradients of B sequences with respect to their initial
+    states add up like a random walk. Once the network learns, their gradients with respect to the weights agree, so the
+    ratio falls as 1 / sqrt(B).
 
-    `before`: flossing epochs before epoch 1. `epochs`: flossing epochs each time, after which training goes on and the
-    rule is queried again `every` epochs later. The flossing window should span the longest lag that the task needs;
-    twice that is a good value. Raises ValueError for numbers out of range.
+    `preflossing`: flossing epochs before epoch 1. `epochs`: flossing epochs per block; the next query follows after
+    `every` more training epochs. The flossing window should span the longest lag of the task; twice that lag is a good
+    value. Raises ValueError for numbers out of range.
 
         schedule = fl.schedules.adaptive(distant="gradient_norm/x0", local="gradient_norm/network.J")
     """
@@ -154,7 +153,7 @@ def adaptive(
                 raise ValueError(f"distant and local must name recorded gradient norms ({legal}), got {name!r}")
         return epochs if float(measures[distant]) <= threshold * float(measures[local]) else 0
 
-    return rule(is_lost, every=every, before=before)
+    return rule(is_lost, every=every, preflossing=preflossing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,24 +166,24 @@ class _Sum:
     def __call__(self, epoch: int, measures: Measures, /) -> int:
         return sum(each(epoch, measures) for each in self.schedules if each.next_query(epoch - 1) == epoch)
 
-    def certain(self, after: int, until: int) -> int:
-        """Flossing epochs that are sure to come at training epochs `after + 1` to `until`."""
-        return sum(certain_epochs(each, after, until) for each in self.schedules)
+    def guaranteed(self, after: int, until: int) -> int:
+        """The flossing epochs already guaranteed for training epochs `after + 1` to `until`."""
+        return sum(guaranteed_epochs(each, after, until) for each in self.schedules)
 
 
 def sum_schedules(*schedules: Schedule) -> Schedule:
-    """All of them: the flossing epochs due are the sum."""
+    """Combine schedules: the flossing epochs due are the sum of theirs."""
     return _Sum(schedules)
 
 
-def certain_epochs(schedule: Schedule, after: int, until: int) -> int:
-    """Flossing epochs that are sure to come at training epochs `after + 1` to `until`, as far as a schedule knows."""
-    certain = getattr(schedule, "certain", None)
-    return certain(after, until) if certain is not None else 0
+def guaranteed_epochs(schedule: Schedule, after: int, until: int) -> int:
+    """The flossing epochs already guaranteed for training epochs `after + 1` to `until`, as far as a schedule knows."""
+    guaranteed = getattr(schedule, "guaranteed", None)
+    return guaranteed(after, until) if guaranteed is not None else 0
 
 
 def as_schedule(schedule: Any, every: int) -> Schedule:
-    """A schedule as it is; a plain function of the epoch and the measures as a rule queried every `every` epochs."""
+    """A schedule unchanged; a plain function of the epoch and the measures as a rule queried every `every` epochs."""
     if schedule is None:
         return never()
     if isinstance(schedule, Schedule):

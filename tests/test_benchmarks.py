@@ -68,7 +68,7 @@ def our_gradient():
     flossing = fl.Flossing(cell, bits, optimiser=ours.keep_gradient(), clip=None, interval=1, **options)
     assert flossing.transient == TRANSIENT == epochs.default_transient(STEPS)
     _, state, record = ours.update_once()(flossing, cell, flossing.init(cell), jax.random.key(0))
-    return numbers, bits, record.loss, ours.flossed_leaves(state.optimiser)
+    return numbers, bits, record.loss, ours.flossed_leaves(state.opt_state)
 
 
 def test_peers_floss_the_same(peer, optax_promotion):

@@ -48,16 +48,16 @@ SYSTEMS = {
 @functools.cache
 def run(name, **options):
     step, state, inputs, steps = SYSTEMS[name]
-    options = {"transient": 0, "settling": 0} | options
+    options = {"transient": 0, "backward_transient": 0} | options
     return covariant_vectors(step, inputs, state=state, steps=steps, key=KEY, **options)
 
 
 @functools.cache
 def jacobians(name):
-    """D of the step that each of the states of `run(name, settling=100)` enters, by jacfwd: (n, N, N)."""
+    """D of the step that each of the states of `run(name, backward_transient=100)` enters, by jacfwd: (n, N, N)."""
     step, _, inputs, _ = SYSTEMS[name]
     return jax.jit(jax.vmap(jax.jacfwd(step)))(
-        run(name, settling=100).states, None if inputs is None else inputs[:-100]
+        run(name, backward_transient=100).states, None if inputs is None else inputs[:-100]
     )
 
 
@@ -79,7 +79,7 @@ def basis_of(name):
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_each_vector_is_mapped_onto_the_next(name):
-    result = run(name, settling=100)
+    result = run(name, backward_transient=100)
     v = result.vectors
     pushed = jnp.einsum("tij,tjk->tik", jacobians(name), v)
     np.testing.assert_allclose(jnp.linalg.norm(v, axis=1), 1, **EXACT)
@@ -95,7 +95,7 @@ def test_each_vector_is_mapped_onto_the_next(name):
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_growth_is_that_of_gram_schmidt_up_to_the_boundary(name):
     """V = Q C with C triangular: each growth is log R_ii plus the change of log C_ii, and that sums to the ends."""
-    result = run(name, settling=100)
+    result = run(name, backward_transient=100)
     q, log_r = gram_schmidt(name)
     log_c = np.log(np.einsum("tik,tik->tk", q, result.vectors))
     np.testing.assert_allclose((result.growth - log_r)[:-1], log_c[:-1] - log_c[1:], rtol=0, atol=1e-8)
@@ -105,7 +105,7 @@ def test_growth_is_that_of_gram_schmidt_up_to_the_boundary(name):
 
 def test_exponents_are_those_of_lyapunov_spectrum_up_to_the_boundary():
     spectrum = fl.lyapunov_spectrum(network, SIGNAL[:200], state=jnp.zeros(6), key=KEY, transient=0)
-    result = run("network", settling=100)
+    result = run("network", backward_transient=100)
     assert len(result.growth) == spectrum.steps == 200
     np.testing.assert_allclose(result.exponents, spectrum.exponents, rtol=0, atol=5 / 200)
 
@@ -115,7 +115,7 @@ def test_constant_matrix_gives_its_eigenvectors(block):
     moduli = np.array([3.0, -2.0, 1.2, 0.6, -0.3])
     eigenvectors = np.random.default_rng(0).normal(size=(5, 5))
     matrix = jnp.asarray(eigenvectors @ np.diag(moduli) @ np.linalg.inv(eigenvectors))
-    options = {"steps": 200, "transient": 93, "settling": 90}
+    options = {"steps": 200, "transient": 93, "backward_transient": 90}
     result = covariant_vectors(linear(matrix), None, state=jnp.zeros(5), block=block, **options)
     assert result.vectors.shape == (17, 5, 5)
     cosines = np.einsum("ik,tik->tk", eigenvectors / np.linalg.norm(eigenvectors, axis=0), result.vectors)
@@ -129,7 +129,9 @@ def test_fixed_point_of_henon():
     """At x = 1 - 1.4 x^2 + 0.3 x the vectors are the eigenvectors of the Jacobian."""
     x = (-0.7 + np.sqrt(0.49 + 5.6)) / 2.8
     # The fixed point is unstable: a short run, before rounding has led away from it.
-    result = covariant_vectors(henon, None, state=jnp.array([x, 0.3 * x]), steps=30, transient=13, settling=13)
+    result = covariant_vectors(
+        henon, None, state=jnp.array([x, 0.3 * x]), steps=30, transient=13, backward_transient=13
+    )
     values, eigenvectors = np.linalg.eig(np.array([[-2.8 * x, 1], [0.3, 0]]))
     order = np.argsort(-np.abs(values))
     cosines = np.einsum("ik,tik->tk", eigenvectors[:, order], result.vectors)
@@ -139,9 +141,9 @@ def test_fixed_point_of_henon():
 
 def test_transient_and_settling_make_the_vectors_those_of_the_orbit():
     """Another first basis and another end: the same vectors in between, up to their sign."""
-    here = run("network", settling=100)
+    here = run("network", backward_transient=100)
     other = covariant_vectors(
-        network, SIGNAL[:280], state=jnp.zeros(6), key=jax.random.key(9), transient=100, settling=130
+        network, SIGNAL[:280], state=jnp.zeros(6), key=jax.random.key(9), transient=100, backward_transient=130
     )
     cosines = np.einsum("tik,tik->tk", here.vectors[100:150], other.vectors)
     np.testing.assert_allclose(np.abs(cosines), 1, **EXACT)
@@ -151,15 +153,17 @@ def test_transient_and_settling_make_the_vectors_those_of_the_orbit():
 
 @pytest.mark.parametrize("block", [1, 7, 300])
 def test_block_does_not_change_the_result(block):
-    ours, other = run("network", settling=100), run("network", settling=100, block=block)
+    ours, other = run("network", backward_transient=100), run("network", backward_transient=100, block=block)
     for a, b in zip(jax.tree_util.tree_leaves(ours), jax.tree_util.tree_leaves(other), strict=True):
         np.testing.assert_allclose(a, b, **EXACT)
 
 
 def test_first_k_of_the_full_set():
     k = 3
-    full = run("network", settling=100)
-    part = covariant_vectors(network, SIGNAL, state=jnp.zeros(6), basis=basis_of("network")[:, :k], settling=100)
+    full = run("network", backward_transient=100)
+    part = covariant_vectors(
+        network, SIGNAL, state=jnp.zeros(6), basis=basis_of("network")[:, :k], backward_transient=100
+    )
     np.testing.assert_allclose(part.vectors, full.vectors[:, :, :k], **EXACT)
     np.testing.assert_allclose(part.growth, full.growth[:, :k], **EXACT)
 
@@ -168,7 +172,7 @@ def test_measure_stores_what_could_be_computed_afterwards():
     def measure(vectors):
         return {"pairs": angles_between(vectors), "split": angle_between_subspaces(vectors, 2)}
 
-    result, plain = run("network", settling=100, measure=measure), run("network", settling=100)
+    result, plain = run("network", backward_transient=100, measure=measure), run("network", backward_transient=100)
     assert result.vectors is None
     assert result.states is None
     assert plain.measured is None
@@ -207,7 +211,7 @@ def test_pytree_state_with_a_key():
         return {"key": key, "h": network(state["h"], jax.random.normal(now, (6,)))}
 
     state = {"key": KEY, "h": jnp.zeros(6)}
-    result = covariant_vectors(noisy, None, state=state, steps=60, k=2, block=7, transient=0, settling=0)
+    result = covariant_vectors(noisy, None, state=state, steps=60, k=2, block=7, transient=0, backward_transient=0)
     again = jax.vmap(noisy, in_axes=(0, None))(result.states, None)
     np.testing.assert_allclose(again["h"][:-1], result.states["h"][1:], **EXACT)
     assert (jax.random.key_data(again["key"])[:-1] == jax.random.key_data(result.states["key"])[1:]).all()
@@ -216,11 +220,18 @@ def test_pytree_state_with_a_key():
 
 def test_float32_in_float32_out():
     state = jnp.array([0.1, 0.1], "f4")
-    result = covariant_vectors(henon, None, state=state, steps=50, measure=angles_between, transient=0, settling=0)
+    result = covariant_vectors(
+        henon, None, state=state, steps=50, measure=angles_between, transient=0, backward_transient=0
+    )
     assert {leaf.dtype for leaf in jax.tree_util.tree_leaves(result)} == {jnp.dtype("f4")}
     # A step that shrinks so much that squares underflow: log R_ii is seen, nothing overflows.
     tiny = covariant_vectors(
-        lambda h, _: jnp.array([1e-25, 1e-26], "f4") * h, None, state=state, steps=9, basis=np.eye(2), settling=0
+        lambda h, _: jnp.array([1e-25, 1e-26], "f4") * h,
+        None,
+        state=state,
+        steps=9,
+        basis=np.eye(2),
+        backward_transient=0,
     )
     np.testing.assert_allclose(tiny.exponents, np.log([1e-25, 1e-26]), rtol=1e-6)
 
@@ -233,11 +244,11 @@ def test_jit_vmap_and_a_cached_module():
             return self.cell(s, h)
 
     signals = SIGNAL.reshape(3, 100, 6)
-    many = jax.jit(jax.vmap(lambda s: covariant_vectors(network, s, state=jnp.zeros(6), k=3, transient=0, settling=0)))(
-        signals
-    )
+    many = jax.jit(
+        jax.vmap(lambda s: covariant_vectors(network, s, state=jnp.zeros(6), k=3, transient=0, backward_transient=0))
+    )(signals)
     for index, signal in enumerate(signals):
-        one = covariant_vectors(Driven(NETWORK), signal, state=jnp.zeros(6), k=3, transient=0, settling=0)
+        one = covariant_vectors(Driven(NETWORK), signal, state=jnp.zeros(6), k=3, transient=0, backward_transient=0)
         np.testing.assert_allclose(many.vectors[index], one.vectors, **EXACT)
         np.testing.assert_allclose(many.growth[index], one.growth, **EXACT)
 
@@ -255,15 +266,17 @@ def test_a_lost_vector_is_an_error():
     pulse = jnp.zeros(30).at[17].set(1.0)
     message = r"Jacobians of rank k or more, got one of rank 2 .* at step 17, in which vector 2 and the later ones"
     with pytest.raises(ValueError, match=message) as caught:
-        covariant_vectors(projected, pulse, state=jnp.zeros(3), transient=5, settling=0)
+        covariant_vectors(projected, pulse, state=jnp.zeros(3), transient=5, backward_transient=0)
     assert "\n" not in str(caught.value)
     # But not in the transient.
-    assert np.isfinite(covariant_vectors(projected, pulse, state=jnp.zeros(3), transient=18, settling=0).vectors).all()
+    assert np.isfinite(
+        covariant_vectors(projected, pulse, state=jnp.zeros(3), transient=18, backward_transient=0).vectors
+    ).all()
 
 
 def test_a_lost_vector_inside_jit_is_marked_and_leaves_the_others_alone():
     pulse = jnp.zeros(30).at[17].set(1.0)
-    options = {"key": KEY, "settling": 5}
+    options = {"key": KEY, "backward_transient": 5}
     full = jax.jit(lambda s: covariant_vectors(projected, s, state=jnp.zeros(3), basis=jnp.eye(3), **options))(pulse)
     part = covariant_vectors(projected, pulse, state=jnp.zeros(3), basis=np.eye(3)[:, :2], **options)
     np.testing.assert_allclose(full.vectors[:, :, :2], part.vectors, **EXACT)
@@ -282,7 +295,9 @@ def test_a_block_that_comes_out_differently_the_second_time_is_an_error():
         return henon(h + noise, None)
 
     with pytest.raises(ValueError, match="block must be so short .* got block=200 and bases .* apart"):
-        covariant_vectors(unsteady, None, state=jnp.array([0.1, 0.1]), steps=400, block=200, transient=0, settling=0)
+        covariant_vectors(
+            unsteady, None, state=jnp.array([0.1, 0.1]), steps=400, block=200, transient=0, backward_transient=0
+        )
 
 
 def test_blocks_come_out_the_same_the_second_time():
@@ -298,16 +313,19 @@ GOOD = {
     "state": jnp.zeros(3),
     "inputs": jnp.ones((10, 3)),
     "transient": 0,
-    "settling": 0,
+    "backward_transient": 0,
 }
 
 CASES = [
     ({"k": 4}, r"k must be an integer from 1 to 3 \(the state has 3 real coordinates\), got k=4"),
     ({"k": 0}, "k must be an integer from 1 to 3"),
     ({"transient": 10}, r"transient must be an integer from 0 to 9 \(the run has 10 steps\), got transient=10"),
-    ({"settling": 10}, "settling must be an integer from 0 to 9"),
-    ({"transient": 4, "settling": 6}, r"settling.* from 0 to 5 \(the run has 10 steps, transient=4\), got settling=6"),
-    ({"settling": -1}, "settling must be an integer from 0 to 9"),
+    ({"backward_transient": 10}, "backward_transient must be an integer from 0 to 9"),
+    (
+        {"transient": 4, "backward_transient": 6},
+        r"backward_transient.* from 0 to 5 \(the run has 10 steps, transient=4\), got backward_transient=6",
+    ),
+    ({"backward_transient": -1}, "backward_transient must be an integer from 0 to 9"),
     ({"block": 0}, "block must be an integer of at least 1, got block=0"),
     ({"basis": np.ones((3, 2))}, "basis must have linearly independent columns"),
     ({"inputs": None}, "steps must be given for an autonomous system"),

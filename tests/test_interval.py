@@ -12,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 
 import flossing as fl
 from flossing._tangent.interval import (
-    FACTORS,
+    MULTIPLES,
     TOLERANCE,
     largest_spread,
     longer_interval,
@@ -61,7 +61,7 @@ def drawn(units, k, gain, recurrent, steps, seed, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@settings(max_examples=6, deadline=None, derandomize=True)  # errors have a tail: see AMPLIFICATION
+@settings(max_examples=6, deadline=None, derandomize=True)  # errors have a tail: see ERROR_FACTOR
 @given(
     case=st.sampled_from([(8, 8), (20, 15), (40, 38)]),
     gain=st.floats(0.1, 3),
@@ -91,7 +91,7 @@ def test_beyond_the_limit_the_gradient_is_lost():
     exact, _, ratios = measured(network, inputs, state, basis, 1)
     gradient, _, ratio = measured(network, inputs, state, basis, 5)
     assert float(ratio[0]) > 1
-    assert float(ratios[FACTORS.index(4)]) > 1
+    assert float(ratios[MULTIPLES.index(4)]) > 1
     assert np.linalg.norm(gradient - exact) > 0.02 * np.linalg.norm(exact)
 
 
@@ -147,7 +147,7 @@ def test_strains_along_steps_are_those_of_blocks():
         known = np.zeros_like(growth)
         known[ends - 1] = blocks  # the growth of a block is known where it ends
         found = step_spread_ratio(jnp.asarray(known), transient=transient, interval=jnp.asarray(interval))
-        for factor, ratio in zip(FACTORS, found, strict=True):
+        for factor, ratio in zip(MULTIPLES, found, strict=True):
             joined, _ = blocks_of(growth, transient, factor * interval)
             spread = np.log(np.exp(np.ptp(joined, axis=1)).mean()) / largest_spread("float64")
             assert ratio == pytest.approx(spread, rel=1e-9)
@@ -157,13 +157,15 @@ def test_strains_are_spreads_over_the_limit():
     diagonal = jnp.asarray([0.9, 0.5, 0.1])
     spectrum = flow_of(lambda h, _: diagonal * h, jnp.ones(3), None, jnp.eye(3), length=40, transient=10, interval=1)
     rate = np.log(0.9 / 0.1)
-    expected = [np.log(np.exp(rate * lengths(40, factor)).mean()) / largest_spread("float64") for factor in FACTORS]
+    expected = [np.log(np.exp(rate * lengths(40, factor)).mean()) / largest_spread("float64") for factor in MULTIPLES]
     np.testing.assert_allclose(block_spread_ratio(spectrum.all_growth()), expected, rtol=1e-12)
     assert expected[0] == pytest.approx(rate / largest_spread("float64"))
     assert spectrum.transient_growth.shape == (10, 3)
     # At a longer interval the same holds for its multiples.
     longer = flow_of(lambda h, _: diagonal * h, jnp.ones(3), None, jnp.eye(3), length=40, transient=0, interval=4)
-    expected = [np.log(np.exp(4 * rate * lengths(10, factor)).mean()) / largest_spread("float64") for factor in FACTORS]
+    expected = [
+        np.log(np.exp(4 * rate * lengths(10, factor)).mean()) / largest_spread("float64") for factor in MULTIPLES
+    ]
     np.testing.assert_allclose(block_spread_ratio(longer.all_growth()), expected, rtol=1e-12)
 
 

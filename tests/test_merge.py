@@ -81,14 +81,14 @@ class Everything:
         return None
 
 
-@pytest.mark.parametrize(("figure", "kept"), [("frontier", True), ("supplement_k", False)])
-def test_directories_may_go_where_a_map_grows(tmp_path, figure, kept):
-    figure, folder = find_figures()[figure], Folder(tmp_path)
+@pytest.mark.parametrize(("name", "kept"), [("frontier", True), ("supplement_k", False)])
+def test_directories_may_go_where_a_map_grows(tmp_path, name, kept):
+    figure, folder = find_figures()[name], Folder(tmp_path)
     nothing = {"scale": "tiny", "runs": {"made": 0, "wanted": 0}, "calculations": {"made": 0, "wanted": 0}}
     data = plain(figure.collect(Everything(), "tiny"))
-    folder.write_data(figure, nothing | {"data": data})
+    folder.write_data(name, nothing | {"data": data})
     make.keep_data(folder, figure, "tiny", chosen=True)
-    after = folder.read_data(figure)
+    after = folder.read_data(name)
     count = sum(len(spec.points()) for spec in figure.specs("tiny"))
     assert after["runs"] == {"made": count if kept else 0, "wanted": count}
     assert bool(after["missing"]) == (not kept)

@@ -35,8 +35,8 @@ class _OldTanh(torch.autograd.Function):
 
 
 def ways_taken(monkeypatch):
-    taken, choose = [], _tangent._first_that_works
-    monkeypatch.setattr(_tangent, "_first_that_works", lambda *a: taken.append(way := choose(*a)) or way)
+    taken, choose = [], _tangent._first_supported
+    monkeypatch.setattr(_tangent, "_first_supported", lambda *a: taken.append(way := choose(*a)) or way)
     return taken
 
 
@@ -47,7 +47,7 @@ def test_all_ways_to_push_tangents_agree(monkeypatch, interval):
     inputs = torch.randn(70, 5, **DOUBLE)  # more steps than are taken together
     taken, results = ways_taken(monkeypatch), []
     for small, function in ((128, torch.tanh), (0, torch.tanh), (128, oldest_tanh)):
-        monkeypatch.setattr(_tangent, "SMALL", small)
+        monkeypatch.setattr(_tangent, "MAX_JACOBIAN_SIZE", small)
         options = {"k": 3, "transient": 4, "interval": interval}
         h = torch.zeros(5, **DOUBLE)
         spectrum = flt.lyapunov_spectrum(lambda h, s, f=function: f(W @ h + s), inputs, state=h, **options)
@@ -56,7 +56,7 @@ def test_all_ways_to_push_tangents_agree(monkeypatch, interval):
             again = flt.lyapunov_spectrum(lambda h, s, f=function: f(W @ h + s), inputs, state=h, **options)
         torch.testing.assert_close(again.growth, spectrum.growth.detach(), rtol=0, atol=1e-11)
         results.append((spectrum.growth.detach(), spectrum.state.detach(), gradient))
-    assert [way.__name__ for way in taken[::2]] == ["_together", "_forward", "_backward"]
+    assert [way.__name__ for way in taken[::2]] == ["_batched_jacobians", "_forward_mode", "_reverse_mode"]
     for result in results[1:]:
         for ours, first in zip(result, results[0], strict=True):
             torch.testing.assert_close(ours, first, rtol=0, atol=1e-11)

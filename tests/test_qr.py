@@ -219,7 +219,7 @@ MEASURED = {
     "long_term_jacobian": lambda step: fl.long_term_jacobian(step, BITS, state=STATE, horizons=[3]).log_singular_values,
     "long_term_jvp": lambda step: fl.long_term_jvp(step, BITS, state=STATE, vectors=np.eye(4, 2, dtype="float32"))[0],
     "covariant_vectors": lambda step: (
-        fl.covariant_vectors(step, BITS, state=STATE, k=2, transient=1, settling=0).exponents
+        fl.covariant_vectors(step, BITS, state=STATE, k=2, transient=1, backward_transient=0).exponents
     ),
     "backpropagated_norms": lambda step: (
         fl.backpropagated_norms(step, BITS, lambda h: h[-1].sum(), state=STATE).log_norm

@@ -67,7 +67,7 @@ NORMS = {"distant": "gradient_norm/x0", "local": "gradient_norm/J"}
 
 @pytest.mark.parametrize(("distant", "expected"), [(2e-3, 0), (1e-3, 7), (0.0, 7)])
 def test_adaptive_flosses_while_the_gradient_is_lost(distant, expected):
-    schedule = fl.schedules.adaptive(**NORMS, threshold=5e-4, before=9, epochs=7, every=10)
+    schedule = fl.schedules.adaptive(**NORMS, threshold=5e-4, preflossing=9, epochs=7, every=10)
     measures = {"gradient_norm/x0": np.asarray(distant), "gradient_norm/J": np.asarray(2.0)}
     happened = {epoch: schedule(epoch, measures) for epoch in range(1, 32)}
     assert happened == {epoch: 0 for epoch in range(1, 32)} | dict.fromkeys((11, 21, 31), expected) | {1: 9}
@@ -90,7 +90,7 @@ def test_adaptive_in_training():
             distant="gradient_norm/x0",
             local="gradient_norm/network.J",
             threshold=threshold,
-            before=5,
+            preflossing=5,
             epochs=3,
             every=4,
         )

@@ -154,7 +154,7 @@ def test_a_rule_of_ones_own_sees_the_accuracy_of_the_epoch_before(chunk):
         seen[epoch] = float(measures["accuracy"])
         return 3 if epoch == 9 else 0
 
-    chunks = list(progresses(schedule=fl.schedules.rule(rule, every=4, before=2), chunk=chunk))
+    chunks = list(progresses(schedule=fl.schedules.rule(rule, every=4, preflossing=2), chunk=chunk))
     accuracy = gather(chunks, "training", "accuracy")
     assert seen == {epoch: accuracy[epoch - 2] for epoch in (5, 9)}
     flossed = [(c.state.epoch, len(c.epochs)) for c in chunks if c.kind == "flossing"]

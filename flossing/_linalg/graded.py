@@ -1,8 +1,8 @@
-"""Matrices whose rows differ in size without limit, and their singular values.
+"""Matrices whose rows may differ arbitrarily in scale, and their singular values.
 
-A matrix diag(2^e) W keeps an integer exponent for each row, so that scaling is exact and no row under- or overflows.
-One-sided Jacobi rotates pairs of rows until all are orthogonal, and sees of the exponents only their differences:
-the norms are then the singular values, each to high relative accuracy (Demmel & Veselic 1992; Drmac & Veselic 2008).
+A matrix diag(2^e) W stores an integer exponent for each row, so scaling is exact and no row under- or overflows.
+One-sided Jacobi rotates pairs of rows until all are orthogonal, and uses only differences of exponents. The row norms
+are then the singular values, each to high relative accuracy (Demmel & Veselic 1992; Drmac & Veselic 2008).
 """
 
 import math
@@ -21,8 +21,9 @@ SWEEPS = 30
 """Limit on Jacobi sweeps; networks of 20 to 80 units took 2 to 8."""
 
 NOISE = 4
-"""Bounds on rounding that count as zero. On singular matrices of 2 to 200 random rows what was left was mostly below 1
-bound, and at most 8 (5 equal rows but for scale); on regular ones at least 1e10, and 15 in float32."""
+"""Entries up to this many times the rounding bound count as zero. On singular matrices of 2 to 200 random rows the
+remainders were mostly below 1 bound, and at most 8 (5 rows equal up to scale); on regular matrices they were at least
+1e10, and 15 in float32."""
 
 ZERO = -(2**30)
 """The exponent of a row of zeros: below any other, and differences of two exponents still fit in 32 bits."""
@@ -38,13 +39,13 @@ class Graded(NamedTuple):
 def log_singular_values(a: Graded) -> Float[Array, " N"]:
     """The natural logarithms of the singular values of `diag(2^e) W`, descending, by one-sided Jacobi on its rows."""
     size, dtype = a.rows.shape[0], a.rows.dtype
-    # Triangularised from both sides, a graded matrix is all but diagonal already (Drmac & Veselic 2008), and a
-    # dependent row has become a row of zeros.
+    # Triangularising from both sides makes a graded matrix nearly diagonal (Drmac & Veselic 2008), and turns a
+    # dependent row into a row of zeros.
     a = _triangularise(_triangularise(_triangularise(a)))
     if size % 2:
         a = Graded(jnp.append(a.exponents, ZERO), jnp.concatenate([a.rows, jnp.zeros_like(a.rows[:1])]))
     half = (size + 1) // 2
-    # Round robin, half against half: the first row stays, the others move round, until each has met each.
+    # Round-robin tournament, half against half: the first row stays, the others rotate, until every pair has met.
     seats = np.arange(2 * half)
     moved = np.concatenate([seats[:1], seats[half : half + 1], seats[1 : half - 1], seats[half + 1 :], [half - 1]])
     moved = moved if half > 1 else seats
@@ -66,12 +67,12 @@ def log_singular_values(a: Graded) -> Float[Array, " N"]:
 
 
 def factor(a: Float[Array, "N N"]) -> tuple[Float[Array, "N N"], Float[Array, "N N"]]:
-    """`A = Q R` with `R_ii >= 0`, good also where rows differ in size by many orders, as those of saturated units do.
+    """`A = Q R` with `R_ii >= 0`, accurate even where row sizes differ by many orders, as for saturated units.
 
-    Householder reflections that meet the largest rows first are stable row by row (Cox & Higham 1998). They leave in
-    R_ij an error of up to |q_i| . s (1 + |y_j|_1) units of rounding, where s are the sizes of the rows and y_j is
-    the j-th column in terms of the earlier ones. An R_ii that is nothing else is set to zero, with what else is
-    nothing else in its row.
+    Householder reflections on rows sorted by size, largest first, are row-wise stable (Cox & Higham 1998). Their error
+    in R_ij is at most |q_i| . s (1 + |y_j|_1) units of rounding, where s holds the row sizes and y_j the coefficients
+    of column j in terms of the earlier ones. Where R_ii is below this bound, it and all other entries of its row below
+    the bound are rounding noise and are set to zero.
     """
     sizes = jnp.max(jnp.abs(a), axis=1)
     order = jnp.argsort(sizes, descending=True)
@@ -79,7 +80,7 @@ def factor(a: Float[Array, "N N"]) -> tuple[Float[Array, "N N"], Float[Array, "N
     q = q[jnp.argsort(order)]
     diagonal = jnp.diagonal(r)
     rounding = NOISE * jnp.finfo(r.dtype).eps * jnp.sum(jnp.abs(q) * sizes[:, None], axis=0)
-    # Nothing is a multiple of a lost column: in its place stands the largest size.
+    # A lost column has no usable pivot; the largest row size replaces it.
     pivots = jnp.where(diagonal <= rounding, jnp.where(sizes.max() == 0, 1, sizes.max()), diagonal)
     combination = solve_triangular(r + jnp.diag(pivots - diagonal), jnp.diag(pivots))
     nothing = jnp.abs(r) <= rounding[:, None] * jnp.sum(jnp.abs(combination), axis=0)[None, :]
@@ -95,17 +96,17 @@ def multiply(r: Float[Array, "N N"], a: Graded) -> Graded:
 
 
 def _triangularise(a: Graded) -> Graded:
-    # Rows in descending order, W^T = Q R: the transpose of diag(2^e) W is Q R diag(2^e), of which Q is dropped.
+    # With rows in descending order and W^T = Q R, the transpose of diag(2^e) W is Q R diag(2^e); Q is dropped.
     a = _sort(a)
     _, r = factor(a.rows.T)
     return multiply(r, Graded(a.exponents, jnp.eye(r.shape[0], dtype=r.dtype)))
 
 
 def _rotate(x: Graded, y: Graded) -> tuple[Graded, Graded, Float[Array, " n"]]:
-    """Rotate each row of `x` against that of `y` into a right angle; also |cos| of the angle they had.
+    """Rotate each row of `x` against that of `y` until they are orthogonal; also |cos| of the angle before.
 
-    With r = 2^(e_y - e_x) and x the longer, tan(theta) / r = 2 x.y / (|x|^2 - r^2 |y|^2 + sqrt(...)): no scale but
-    the ratio enters, and as it underflows the rotation becomes a Gram-Schmidt step.
+    With r = 2^(e_y - e_x) and x the longer, tan(theta) / r = 2 x.y / (|x|^2 - r^2 |y|^2 + sqrt(...)): only the ratio of
+    the scales enters, and where it underflows the rotation becomes a Gram-Schmidt step.
     """
     swap = log_norms(x) < log_norms(y)
     x, y = _swap(swap, x, y)

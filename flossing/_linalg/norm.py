@@ -1,4 +1,4 @@
-"""The Euclidean norm where squares would overflow or vanish: feedback through many steps takes all sizes."""
+"""The Euclidean norm, safe from over- and underflow: gradients backpropagated through many steps take any size."""
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +7,10 @@ from jaxtyping import Array, Float, PyTree
 
 
 def norm_of(tree: PyTree) -> Float[Array, ""]:
-    """The Euclidean norm of all floating arrays of `tree` together, in float32 at least; finite where it can be.
+    """The Euclidean norm of all floating arrays of `tree` together, in at least float32; finite if representable.
 
-    Entries are divided by a power of two near the largest, which rounds nothing: where no square overflows or vanishes
-    the result is that of the plain formula, to the bit.
+    Entries are divided by a power of two near the largest, which is exact: where no square over- or underflows, the
+    result equals that of the plain formula bit for bit.
     """
     sizes = [jnp.abs(jnp.ravel(leaf)) for leaf in jax.tree_util.tree_leaves(tree) if jnp.size(leaf)]
     if not sizes:
@@ -29,7 +29,7 @@ def _power_of_two(largest: Float[Array, ""]) -> Float[Array, ""]:
 
 
 def clipped(tree: PyTree, limit: float) -> PyTree:
-    """`tree`, scaled to a norm of at most `limit`, all arrays together."""
+    """`tree`, scaled so that the norm of all its arrays together is at most `limit`."""
     norm = norm_of(tree)
     shrink = jnp.minimum(1, limit / jnp.where(norm > 0, norm, limit))
     return jax.tree_util.tree_map(lambda leaf: leaf * shrink.astype(leaf.dtype), tree)

@@ -1,8 +1,8 @@
-"""QR with a positive diagonal, and the two things the tangent flow needs of it: Q and log diag R.
+"""QR with a positive diagonal, and the two results that the tangent flow needs: Q and log diag R.
 
-`positive_qr` is a primitive of our own, because each platform has its own schemes (`qr_schemes.py`), and some must see
-all matrices of a batch at once; under `vmap` a condition would see each alone. `orthonormalise` has its own derivative,
-for two reasons: R itself carries none, and a column that depends on the ones before it (a singular Jacobian) gets
+`positive_qr` is a custom primitive: each platform has its own schemes (`qr_schemes.py`), and some decide for all
+matrices of a batch together, whereas a condition under `vmap` sees each matrix alone. `orthonormalise` has a custom
+derivative for two reasons: R itself carries none, and a column that depends on earlier ones (a singular Jacobian) gets
 log R_ii = -inf and no derivative, where the general rule divides by zero.
 """
 
@@ -21,9 +21,9 @@ from flossing._linalg.qr_schemes import decompose
 ROUNDING = 10
 """|R_ii| up to this many units of rounding of the largest column of A counts as zero.
 
-A null direction of D comes out of the product D Q not as 0 but as the rounding errors of its terms. On random singular
+In the product D Q, a null direction of D appears not as 0 but as the rounding errors of its terms. On random singular
 matrices of 2 to 400 rows the first such |R_ii| had a median below 3 units, with a tail up to 1e3 where D is far larger
-than D Q; a constant singular step is caught within a few steps, a single one now and then is not.
+than D Q. A constant singular Jacobian is detected within a few steps; a single one is sometimes missed.
 """
 
 
@@ -32,7 +32,7 @@ def orthonormalise(a: Float[Array, "N k"]) -> tuple[Float[Array, "N k"], Float[A
     """`A = Q R` with `R_ii > 0` -> `Q` (N, k), `log diag R` (k,); needs `k <= N`.
 
     From the first linearly dependent column on, `log R_ii` is -inf with zero gradient; `Q` stays orthonormal. Raises
-    `ValueError` for a matrix that is not of float32 or float64, or wider than high.
+    `ValueError` for a matrix that is not float32 or float64, or has more columns than rows.
 
         q, log_r = fl.orthonormalise(jax.random.normal(jax.random.key(0), (5, 2)))
     """
@@ -55,12 +55,12 @@ def qr_tangent(
 
 
 def log_diagonal(r: Float[Array, "k k"]) -> Float[Array, " k"]:
-    """log R_ii; -inf from the first column of A on that depends on the ones before it."""
+    """log R_ii; -inf from the first column of A onwards that depends on earlier ones."""
     return jnp.where(independent_columns(r), jnp.log(jnp.diagonal(r)), -jnp.inf)
 
 
 def positive_qr(a: Float[Array, "*B N k"]) -> tuple[Float[Array, "*B N k"], Float[Array, "*B k k"]]:
-    """`A = Q R` with `R_ii >= 0`, for each of a batch."""
+    """`A = Q R` with `R_ii >= 0`, for each matrix of a batch."""
     if a.ndim < 2 or not 1 <= a.shape[-1] <= a.shape[-2] or a.dtype not in (jnp.float32, jnp.float64):
         legal = "a matrix (N, k) of float32 or float64 with 1 <= k <= N"
         raise ValueError(f"a must be {legal}, got {a.dtype}[{','.join(map(str, a.shape))}]")
@@ -79,7 +79,7 @@ def qr_differential(
 
         d log R_ii = U_ii = C_ii,        dQ = X - Q U.
     """
-    # Dependent columns are taken out of the solve: no derivative enters or leaves through them.
+    # Exclude dependent columns from the solve: no derivative enters or leaves through them.
     independent = independent_columns(r)
     columns = independent[None, :]
     identity = jnp.eye(r.shape[0], dtype=r.dtype)
@@ -92,16 +92,16 @@ def qr_differential(
 
 def independent_columns(r: Float[Array, "k k"]) -> Bool[Array, " k"]:
     """Which columns of A come before the first that depends on earlier ones."""
-    entry = jnp.max(jnp.abs(r))
-    scaled = r / jnp.where(entry > 0, entry, 1)  # or the squares might overflow
-    largest = entry * jnp.sqrt(jnp.max(jnp.sum(jnp.square(scaled), axis=0)))
+    max_entry = jnp.max(jnp.abs(r))
+    scaled = r / jnp.where(max_entry > 0, max_entry, 1)  # or the squares might overflow
+    max_column_norm = max_entry * jnp.sqrt(jnp.max(jnp.sum(jnp.square(scaled), axis=0)))
     # Written so that NaN is not "dependent": it must stay visible.
-    dependent = jnp.diagonal(r) <= ROUNDING * jnp.finfo(r.dtype).eps * largest
+    dependent = jnp.diagonal(r) <= ROUNDING * jnp.finfo(r.dtype).eps * max_column_norm
     return jnp.cumsum(dependent) == 0
 
 
 def _derivative(primals, tangents):
-    # Whatever scheme found Q and R, the derivative is that of the decomposition itself.
+    # The derivative does not depend on the scheme that computed Q and R.
     q, r = positive_qr(*primals)
     differential = qr_differential
     for _ in range(q.ndim - 2):

@@ -1,11 +1,12 @@
-"""Ways to decompose A = Q R with a positive diagonal: a class each, with what it costs and where it is used.
+"""Schemes for A = Q R with a positive diagonal: one class each, with its cost and where it is used.
 
-Householder reflections work on one matrix after another; GPUs do them column by column, for many matrices hardly faster
-than for one. The others use the Gram matrix: with G = A^T A = R^T R the columns of A R^-1 are orthonormal, up to an
-error that grows with the square of the condition number. A second round leaves only rounding errors. All of it is
-matrix products and triangles of k rows. Where the condition number is too large, they fall back to reflections.
+Householder reflections treat one matrix after another; GPUs run them column by column and gain little from a batch. The
+other schemes use the Gram matrix: with G = A^T A = R^T R the columns of A R^-1 are orthonormal, up to an error that
+grows with the square of the condition number. A second round leaves only rounding errors. These schemes need only
+matrix products and triangular matrices of k rows. Where the condition number is too large, they fall back to
+reflections.
 
-To add a way, write its class and put it into `SCHEMES`.
+To add a scheme, write its class and put it into `SCHEMES`.
 """
 
 import functools
@@ -24,10 +25,10 @@ Decomposition = tuple[Float[Array, "*B N k"], Float[Array, "*B k k"]]
 
 
 class Scheme(Protocol):
-    """A way to decompose each matrix of a batch, whatever the matrices."""
+    """A scheme to decompose each matrix of a batch, whatever the matrices."""
 
     def is_fastest(self, platform: str, batch: int, n: int, k: int) -> bool:
-        """Whether to use it on "cpu" or "gpu" for a batch of n x k matrices; the first of `SCHEMES` that says so."""
+        """Whether it suits a batch of n x k matrices on "cpu" or "gpu"; the first of `SCHEMES` that does is used."""
         ...
 
     def __call__(self, a: Float[Array, "*B N k"]) -> Decomposition:
@@ -44,13 +45,13 @@ class CholeskyQR2:
         Householder         130 (230) us    960 (1800) us   1090 (2110) us
         CholeskyQR2          80 (180) us    640 (1110) us    510  (950) us
 
-    It works up to a condition number of about 1 / sqrt(eps), 1e3 in float32; beyond it the whole batch is decomposed
-    by reflections as well, which takes both times. A second LAPACK thread, which a user's own `jit` starts, costs more
-    than it gains: it competes with the threads of XLA.
+    It works up to a condition number of about 1 / sqrt(eps), 1e3 in float32. Beyond that, the whole batch is decomposed
+    again by reflections, at the cost of both. A second LAPACK thread, which a user's own `jit` starts, costs more than
+    it gains: it competes with the threads of XLA.
     """
 
     TALL, LARGE = 4, 8192
-    """Rows for each column, and entries, above which it is faster."""
+    """Rows per column, and number of entries, from which it is faster."""
 
     def is_fastest(self, platform: str, batch: int, n: int, k: int) -> bool:
         return platform == "cpu" and n >= self.TALL * k and n * k >= self.LARGE
@@ -60,8 +61,8 @@ class CholeskyQR2:
 
 
 class ShiftedCholeskyQR3:
-    """Three rounds, for many matrices on a GPU; the first has a shift, G + s I, that keeps G positive in spite of
-    rounding (Fukaya, Kannan, Nakatsukasa, Yamamoto & Yanagisawa 2020).
+    """Three rounds, for many matrices on a GPU; the first uses G + s I, which stays positive definite despite rounding
+    (Fukaya, Kannan, Nakatsukasa, Yamamoto & Yanagisawa 2020).
 
     On an NVIDIA H100, float32:
 
@@ -93,7 +94,7 @@ SCHEMES: tuple[Scheme, ...] = (CholeskyQR2(), ShiftedCholeskyQR3(), Householder(
 
 
 def decompose(a: Float[Array, "*B N k"], platform: str) -> Decomposition:
-    """`A = Q R` with `R_ii >= 0`, for each of a batch, by the scheme that is fastest on "cpu" or "gpu"."""
+    """`A = Q R` with `R_ii >= 0`, for each matrix of a batch, by the fastest scheme on "cpu" or "gpu"."""
     n, k = a.shape[-2:]
     batch = a.size // (n * k)
     scheme = next(scheme for scheme in SCHEMES if scheme.is_fastest(platform, batch, n, k))
@@ -108,14 +109,14 @@ def _or_householder(a: Float[Array, "*B N k"], rounds: Callable) -> Decompositio
 
 
 SHIFT = 10
-"""s in units of rounding of tr G: well above the rounding errors of G, and so small that two more rounds are enough."""
+"""s in units of rounding of tr G: well above the rounding errors of G, but so small that two more rounds suffice."""
 
 
 @in_full_precision
 def _rounds(
     a: Float[Array, "N k"], *, count: int, shift: int, divide: Callable
 ) -> tuple[Float[Array, "N k"], Float[Array, "k k"], Bool[Array, ""]]:
-    """Q, R, and whether Q before the last round was so nearly orthonormal that the last round makes it so."""
+    """Q, R, and whether Q was close enough to orthonormal for the last round to make it orthonormal."""
     identity = jnp.eye(a.shape[1], dtype=a.dtype)
     q, gram, r = a, a.T @ a, identity
     gram = gram + shift * jnp.finfo(a.dtype).eps * jnp.trace(gram) * identity
@@ -137,7 +138,7 @@ def _by_solving(q: Float[Array, "N k"], lower: Float[Array, "k k"]) -> Float[Arr
 
 
 def _by_inverse(q: Float[Array, "N k"], lower: Float[Array, "k k"]) -> Float[Array, "N k"]:
-    # LAPACK then has k rows to solve for, not N, and the product is XLA's.
+    # LAPACK then solves for k rows instead of N, and XLA computes the product.
     inverse = triangular_solve(lower, jnp.eye(len(lower), dtype=q.dtype), left_side=True, lower=True)
     return q @ inverse.T
 

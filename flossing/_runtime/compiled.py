@@ -1,7 +1,7 @@
-"""Measurements as whole compiled programs, which later calls find again.
+"""Compile a measurement as one program, and reuse it in later calls.
 
-Outside `jit`, JAX compiles operation by operation: a spectrum would cost some twenty-five compilations around that of
-its scan, and with a gradient forty.
+Outside `jit`, JAX compiles operation by operation: besides its scan, a spectrum would take about twenty-five
+compilations, and with a gradient forty.
 """
 
 import functools
@@ -14,15 +14,15 @@ import jax
 from flossing._tangent.problem import Problem
 from flossing._tangent.traced import TracedStep
 
-PROGRAMS = 64
-"""Measurements whose programs are held in memory, each for all shapes it was called with; some MB each."""
+CACHE_SIZE = 64
+"""Number of measurements whose programs stay in memory, each for all shapes it was called with; a few MB each."""
 
 
 def compiled(flow: Callable, problem: Problem) -> Callable:
     """`flow(problem, ...)` as one program: arrays are its arguments, everything else is compiled in.
 
-    A later call finds the program if its step computes the same, whatever arrays its model holds. `problem` must come
-    from `set_up`, which traced its step.
+    A later call reuses the program if its step computes the same, whatever arrays its model holds. `problem` must come
+    from `set_up`, which traces its step.
     """
     assert isinstance(problem.step, TracedStep)
     run = _program(flow, problem.step)
@@ -37,9 +37,9 @@ def compiled(flow: Callable, problem: Problem) -> Callable:
     return functools.partial(call, problem)
 
 
-@functools.lru_cache(maxsize=PROGRAMS)
+@functools.lru_cache(maxsize=CACHE_SIZE)
 def _program(flow: Callable, step: TracedStep) -> Callable:
-    # A function of its own for each entry: when the cache drops it, JAX drops what it compiled for it.
+    # Each cache entry has its own function, so JAX frees the compiled code when the cache evicts the entry.
     @functools.partial(jax.jit, static_argnums=(1, 2, 3))
     def run(arrays, is_array, static, structure):
         dynamic = iter(arrays)

@@ -1,4 +1,4 @@
-"""The one loop over epochs: compiled once for each shape, run in chunks of any length."""
+"""The loop over epochs: compiled once per shape, run in chunks of any length."""
 
 import functools
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from jaxtyping import PyTree
 from flossing._runtime.threads import one_lapack_thread
 
 Update = Callable[[PyTree, Any], tuple[PyTree, PyTree]]
-"""One epoch, `update(carry, epoch) -> (carry, record)`. As an Equinox module whose static functions are `interned`, its
-compiled loop is found again however often it is made."""
+"""One epoch, `update(carry, epoch) -> (carry, record)`. Equal updates share a compiled loop if they are Equinox modules
+whose static functions are `interned`."""
 
 COMPILER_OPTIONS: dict[str, Any] = {
     "xla_cpu_use_fusion_emitters": False,
@@ -23,8 +23,8 @@ COMPILER_OPTIONS: dict[str, Any] = {
     "xla_disable_hlo_passes": "tree_reduction_rewriter",
 }
 """On the CPU, XLA's newer fusion emitters take twice as long to compile a loop of epochs, which then runs no faster.
-Its library of kernels (YNNPACK) is good at products, but XLA's own loops sum over the tangents of each step in half the
-time, and in less without first summing groups of 32, which gains no precision where so few numbers are added."""
+XLA's kernel library (YNNPACK) is good at products, but XLA's own loops take half the time to sum over the tangents of
+each step. Without first summing groups of 32 they take even less; for so few numbers groups gain no precision."""
 
 
 def run_chunk(update: Update, carry: PyTree, first: int, count: int, *, capacity: int) -> tuple[PyTree, PyTree]:
@@ -42,13 +42,13 @@ def run_chunk(update: Update, carry: PyTree, first: int, count: int, *, capacity
 
 
 def _strongly_typed(leaf: Any) -> Any:
-    # Python numbers become weakly typed arrays; the loop returns strong ones, and would be compiled for both.
+    # Python numbers become weakly typed arrays; the loop returns strongly typed ones, and would compile for both.
     return jnp.asarray(leaf, leaf.dtype) if getattr(leaf, "weak_type", False) else leaf
 
 
 @functools.cache
 def compiler_options() -> dict[str, Any]:
-    """Those of `COMPILER_OPTIONS` that this JAX knows."""
+    """Those of `COMPILER_OPTIONS` that the installed JAX supports."""
     return {name: value for name, value in COMPILER_OPTIONS.items() if _is_known({name: value})}
 
 

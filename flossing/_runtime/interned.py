@@ -1,8 +1,8 @@
-"""Equal functions as one object, so that compiled loops are found again whoever made the functions anew.
+"""Map equal functions to one object, so that compiled loops are reused when a function is created again.
 
-JAX finds a compiled program by the identity of the functions that are static in it: `optax.adam(1e-3)` called twice
-gives two, and everything is compiled twice. Two functions are taken for equal here if they have the same code, in the
-same module, and close over equal values; arrays, and objects that may change, count by identity.
+JAX caches a compiled program by the identity of its static functions: two calls of `optax.adam(1e-3)` give different
+functions, and everything is compiled twice. Here, two functions are equal if they have the same code, in the same
+module, and close over equal values. Arrays and mutable objects are compared by identity.
 """
 
 import functools
@@ -10,8 +10,8 @@ import types
 from collections import OrderedDict
 from typing import Any, TypeVar
 
-KEPT = 128
-"""The number of functions that are remembered, those used last."""
+CACHE_SIZE = 128
+"""The number of functions remembered, the most recently used ones."""
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _known: OrderedDict[Any, Any] = OrderedDict()
@@ -20,19 +20,19 @@ Function = TypeVar("Function")
 
 
 def interned(function: Function) -> Function:
-    """The first object that was equal to `function`, which may be a tuple of functions, as optimisers of optax are."""
+    """The first known object equal to `function`, which may be a tuple of functions, as optax optimisers are."""
     if not isinstance(function, (types.FunctionType, types.MethodType, functools.partial, tuple)):
-        return function  # a module, say, which has an equality of its own
+        return function  # such as a module, which defines its own equality
     key = _content(function, set())
-    found = _known.setdefault(key, function)  # also keeps alive whatever the key holds by its identity
+    found = _known.setdefault(key, function)  # also keeps alive the objects that the key identifies by id
     _known.move_to_end(key)
-    if len(_known) > KEPT:
+    if len(_known) > CACHE_SIZE:
         _known.popitem(last=False)
     return found
 
 
 def _content(value: Any, outer: set[int]) -> Any:
-    """A hashable value, equal for objects that do the same."""
+    """A hashable value, equal for objects that behave the same."""
     if isinstance(value, _PLAIN):
         return type(value), repr(value)  # 1 is not 1.0, 0.0 not -0.0
     if id(value) in outer:
@@ -50,7 +50,7 @@ def _content(value: Any, outer: set[int]) -> Any:
         return "partial", *(_content(part, outer) for part in (value.func, value.args, named))
     if isinstance(value, tuple):
         return type(value), *(_content(part, outer) for part in value)
-    return "identity", id(value)  # arrays, and whatever may change: lists, dicts, objects
+    return "identity", id(value)  # arrays and mutable objects: lists, dicts, instances
 
 
 def _cell(cell: types.CellType) -> Any:

@@ -6,13 +6,13 @@ from typing import Any
 
 import jax
 
-PER_STEP = 6
-"""Residuals of a step, in arrays of the size of its tangents; an estimate."""
+RESIDUALS_PER_STEP = 6
+"""Estimated size of the residuals of one step, in units of the size of its tangents."""
 
 
 def too_large(length: int, tangents: jax.ShapeDtypeStruct | jax.Array) -> bool:
     """Whether the reverse pass over `length` steps would take more than half of the memory."""
-    return PER_STEP * length * tangents.size * tangents.dtype.itemsize > _memory() / 2
+    return RESIDUALS_PER_STEP * length * tangents.size * tangents.dtype.itemsize > _memory() / 2
 
 
 def _memory() -> float:

@@ -16,13 +16,13 @@ from threadpoolctl import ThreadpoolController
 
 @contextmanager
 def one_lapack_thread() -> Iterator[None]:
-    """A context in which LAPACK keeps to one thread; block until the result is there before leaving it."""
+    """A context in which LAPACK uses one thread; wait for the result before leaving it."""
     with _thread_pools(len(sys.modules)).limit(limits=1, user_api="blas"):
         yield
 
 
 @functools.lru_cache(maxsize=1)
 def _thread_pools(modules: int) -> ThreadpoolController:
-    # Finding them takes milliseconds, longer than a short epoch. Libraries are loaded by imports, as a rule, so they
-    # are searched for again when the number of imported modules has changed.
+    # Finding the thread pools takes milliseconds, longer than a short epoch. Imports usually load the libraries, so
+    # search again only when the number of imported modules has changed.
     return ThreadpoolController().select(user_api="blas")

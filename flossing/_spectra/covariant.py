@@ -1,12 +1,13 @@
 """Covariant Lyapunov vectors: the directions that the flow maps onto themselves, one for each exponent.
 
-Forward along the orbit an orthonormal basis is pushed, as for the exponents; backward an upper triangular C:
+The forward pass pushes an orthonormal basis along the orbit, as for the exponents; the backward pass an upper
+triangular C:
 
     D_t Q_{t-1} = Q_t R_t,        C_{t-1} = R_t^-1 C_t / |columns|,        V_t = Q_t C_t,
 
-so that D_t V_{t-1} = V_t diag(exp growth). Backwards any C converges to the right one, as any Q does forwards (Ginelli
-et al. 2007). The forward pass stores the basis only where a block of steps starts; the backward pass computes each
-block a second time and takes C back through it.
+so that D_t V_{t-1} = V_t diag(exp growth). Any initial C converges to the right one backwards, as any Q does forwards
+(Ginelli et al. 2007). The forward pass stores the basis only at the start of each block of steps; the backward pass
+recomputes each block and takes C back through it.
 """
 
 import math
@@ -26,7 +27,7 @@ from flossing._arguments import default_transient
 from flossing._checks import check_integer, check_leaves, is_concrete
 from flossing._linalg.precision import in_full_precision
 from flossing._linalg.qr import independent_columns, positive_qr
-from flossing._messages import explain_escape
+from flossing._messages import escape_message
 from flossing._runtime.compiled import compiled
 from flossing._tangent.problem import Point, Problem, initial_basis, set_up
 from flossing._tangent.traced import TracedStep, trace_step
@@ -34,14 +35,16 @@ from flossing._types import Input, RandomKey, State
 
 
 class CovariantVectors(eqx.Module):
-    """Covariant Lyapunov vectors of one network along one sequence, at n = T - transient - settling of its states.
+    """Covariant Lyapunov vectors of one network along one sequence.
+
+    At n of its states, those between the transient at the start and the backward transient at the end.
 
     Entry i belongs to the state that enters the step with `inputs[transient + i]`, and to the Jacobian D of that step:
     D vectors[i] = vectors[i + 1] diag(exp growth[i]), signs included.
 
     - `exponents` (k,): the mean of `growth`, per step, natural logarithm. Those of [`lyapunov_spectrum`][] along the
       same steps differ by a boundary term O(1/n).
-    - `growth` (n, k): the logarithm by which each vector grows in the step that follows.
+    - `growth` (n, k): the log growth of each vector in the next step.
     - `vectors` (n, N, k): unit columns in the coordinates of the state; None if a `measure` was given.
     - `states`: the n states, structured as the one given, with a leading axis of n; None if a `measure` was given.
     - `measured`: what `measure` returned, with a leading axis of n on every leaf; None without a `measure`.
@@ -64,7 +67,7 @@ def covariant_vectors(
     basis: ArrayLike | None = None,
     step: Callable | None = None,
     transient: int | None = None,
-    settling: int | None = None,
+    backward_transient: int | None = None,
     steps: int | None = None,
     block: int | None = None,
     measure: Callable[[Any], PyTree] | None = None,
@@ -74,26 +77,26 @@ def covariant_vectors(
     **Arguments:**
 
     - `model`, `inputs`, `state`, `k`, `key`, `basis`, `step`, `steps`, `transient`: as in [`lyapunov_spectrum`][].
-    - `settling`: steps at the end that are not returned, 0 to T - 1 - `transient`; in them C converges, backwards. By
-      default by the same rule as `transient`, of the steps that are left. At either end, m steps leave an error of the
-      order exp(-m gap), with the gap between neighbouring exponents.
-    - `block`: steps between two stored bases, at least 1; about sqrt(T) by default, which stores the fewest:
-      T / `block` + `block` bases. The result does not depend on it.
+    - `backward_transient`: steps at the end that are not returned, 0 to T - 1 - `transient`, while C converges
+      backwards. The default is that of `transient`, applied to the remaining steps. At either end, m steps leave an
+      error of order exp(-m gap), where gap is the distance between neighbouring exponents.
+    - `block`: steps between two stored bases, at least 1. T / `block` + `block` bases are stored, fewest for the
+      default of about sqrt(T). The result does not depend on it.
     - `measure`: `measure(vectors (N, k)) -> pytree`, such as [`angles_between`][], applied at each state; only its
-      result is stored, in place of vectors and states.
+      result is stored, instead of vectors and states.
 
     **Returns:** [`CovariantVectors`][]: unit vectors in the coordinates of the state; growth in nats per step.
 
-    A vector is defined up to its sign, which the basis sets and the flow carries on; vectors of equal exponents (as of
-    a complex pair) are covariant but not defined one by one. dtype: that of the state.
+    A vector is defined up to its sign, which the basis sets and the flow propagates. Vectors of equal exponents (such
+    as a complex pair) are covariant but not individually defined. dtype: that of the state.
 
     Where a Jacobian is singular (|R_ii| at rounding level) after the transient, vector i and the later ones are lost;
-    the earlier ones are not affected. That is an error outside `jit`; inside, where nothing can be raised, their growth
-    and exponents are -inf and their vectors NaN.
+    the earlier ones are not affected. Outside `jit` this is an error. Inside `jit`, growth and exponents of the lost
+    vectors are -inf and the vectors themselves NaN.
 
-    **Raises:** `ValueError`, in one line, as [`lyapunov_spectrum`][] does; for a lost vector; and if a block computed a
-    second time comes out differently (rounding that differs, amplified by a chaotic orbit). The last two are seen only
-    outside `jit`.
+    **Raises:** `ValueError`, in one line, as [`lyapunov_spectrum`][] does; for a lost vector; and if a recomputed block
+    differs from the first pass (different rounding, amplified by a chaotic orbit). The last two are raised only outside
+    `jit`.
 
     **Source:** Ginelli, Poggi, Turchi, Chaté, Livi & Politi, Phys. Rev. Lett. 99, 130601 (2007).
 
@@ -105,9 +108,9 @@ def covariant_vectors(
     if transient is None:
         transient = default_transient(length) if basis is None else 0
     check_integer("transient", transient, least=0, most=length - 1, note=f" (the run has {length} steps)")
-    settling = default_transient(length - transient) if settling is None else settling
+    backward_transient = default_transient(length - transient) if backward_transient is None else backward_transient
     note = f" (the run has {length} steps, transient={transient})"
-    check_integer("settling", settling, least=0, most=length - 1 - transient, note=note)
+    check_integer("backward_transient", backward_transient, least=0, most=length - 1 - transient, note=note)
     block = math.isqrt(length - transient) if block is None else block
     check_integer("block", block, least=1)
     block = min(block, length - transient)
@@ -119,13 +122,13 @@ def covariant_vectors(
     if measure is not None:
         traced, arrays, _ = trace_step(lambda measure, vectors, _: measure(vectors), measure, basis, None)
     flow = compiled(covariant_flow, problem)
-    result, trace = flow(basis, traced, arrays, stops=(transient, length - settling, length), block=block)
+    result, trace = flow(basis, traced, arrays, stops=(transient, length - backward_transient, length), block=block)
     _check_trace(trace, transient, block)
     return result
 
 
 class Trace(NamedTuple):
-    """What shows afterwards how a run went: diag R (0 where lost), the last x, the largest gap between two blocks."""
+    """Diagnostics of a run: diag R (0 where lost), the last x, the largest change of a recomputed basis."""
 
     diagonal: Float[Array, "steps k"]
     x: Float[Array, " N"]
@@ -140,7 +143,7 @@ class Frame(NamedTuple):
 
 
 class Pushed(NamedTuple):
-    """One step of the forward pass: where it started, R, and which columns are independent."""
+    """One step of the forward pass: its start, R, and which columns are independent."""
 
     start: Frame
     r: Float[Array, "k k"]
@@ -148,7 +151,7 @@ class Pushed(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """Inputs of steps, and which of the steps are real: the last block is filled up with steps that do nothing."""
+    """Inputs of steps, and which of the steps are real: the last block is padded with steps that do nothing."""
 
     inputs: Input
     real: Bool[Array, "..."]
@@ -166,8 +169,8 @@ def covariant_flow(
 ) -> tuple[CovariantVectors, Trace]:
     """The engine: forward over all steps, back to the end of the transient. Checks nothing.
 
-    `stops`: where the transient, the returned and the settling steps end. Blocks are counted from the end of the
-    transient.
+    `stops`: where the transient, the returned steps and the backward transient end. Blocks are counted from the end of
+    the transient.
     """
     transient, returned, length = stops[0], stops[1] - stops[0], stops[2] - stops[0]
     count = -(-length // block)
@@ -190,7 +193,7 @@ def covariant_flow(
             return growth, vectors, problem.state(frame.point), None
         return growth, None, None, measure(arrays, vectors, None)
 
-    # The block in which the returned steps end is computed whole, and cut afterwards.
+    # The last block with returned steps is computed in full and cut afterwards.
     shown = -(-returned // block)
     early, late = (jax.tree_util.tree_map(lambda s, cut=cut: s[cut], (starts, blocks)) for cut in _halves(shown))
     back = jnp.eye(basis.shape[1], dtype=basis.dtype), end.q, jnp.zeros_like(end.q[0, 0])
@@ -217,8 +220,8 @@ def _diagonal(problem: Problem, start: Frame, step: Steps) -> tuple[Frame, Float
 
 
 def _backward(show: Callable, c: Float[Array, "k k"], pushed: Pushed) -> tuple[Float[Array, "k k"], Any]:
-    """C_{t-1} = R_t^-1 C_t / |columns|, and what `show` returns there."""
-    # A lost column is taken out of the solve: it must not divide the zeros of the earlier ones by zero.
+    """C_{t-1} = R_t^-1 C_t / |columns|, and the result of `show` there."""
+    # Exclude lost columns from the solve: they would divide the zeros of the earlier ones by zero.
     identity = jnp.eye(len(c), dtype=c.dtype)
     c = triangular_solve(jnp.where(pushed.independent[None, :], pushed.r, identity), c, left_side=True)
     largest = jnp.max(jnp.abs(c), axis=0)
@@ -229,7 +232,7 @@ def _backward(show: Callable, c: Float[Array, "k k"], pushed: Pushed) -> tuple[F
 
 
 def _backward_block(problem: Problem, show: Callable, carry: Any, block: tuple[Frame, Steps]) -> tuple[Any, Any]:
-    """Push a block again from its start, take C back through it, and note how far its end is from the first time."""
+    """Recompute a block from its start, take C back through it, and record how far its end is from the first pass."""
     (c, q_after, gap), (start, steps) = carry, block
     end, pushed = lax.scan(partial(_forward, problem), start, steps)
     gap = jnp.maximum(gap, jnp.max(jnp.abs(end.q - q_after)))
@@ -254,7 +257,7 @@ def _check_trace(trace: Trace, transient: int, block: int):
         return
     escaped, lost = ~jnp.isfinite(trace.diagonal), trace.diagonal == 0
     if escaped.any():
-        raise ValueError(explain_escape(f"at step {transient + int(escaped.any(1).argmax())}"))
+        raise ValueError(escape_message(f"at step {transient + int(escaped.any(1).argmax())}"))
     check_leaves("state after the last step, x", trace.x)
     if lost.any():
         vector = int(lost.any(0).argmax())
@@ -264,16 +267,16 @@ def _check_trace(trace: Trace, transient: int, block: int):
         )
     if trace.gap > jnp.sqrt(jnp.finfo(trace.gap.dtype).eps):
         raise ValueError(
-            f"block must be so short that a block computed twice comes out alike, got block={block} and "
-            f"bases {float(trace.gap):.1e} apart: take a smaller one"
+            f"block must be so short that recomputing a block gives the same basis, got block={block} and "
+            f"bases {float(trace.gap):.1e} apart: use a smaller one"
         )
 
 
 def angles_between(vectors: ArrayLike) -> Float[Array, "k k"]:
     """The angles in radians, 0 to pi / 2, between all columns of `vectors` (N, k), nonzero, up to their signs.
 
-    A symmetric matrix with zeros on the diagonal, in the dtype of `vectors`; small angles lose no digits. `jax.vmap`
-    takes a time axis. Raises `ValueError` if `vectors` does not have two axes.
+    A symmetric matrix with zeros on the diagonal, in the dtype of `vectors`; small angles are accurate. Use
+    `jax.vmap` over a time axis. Raises `ValueError` if `vectors` does not have two axes.
     """
     v = _columns(vectors)
     v = v / jnp.linalg.norm(v, axis=0)[None, :]
@@ -286,8 +289,8 @@ def angles_between(vectors: ArrayLike) -> Float[Array, "k k"]:
 def angle_between_subspaces(vectors: ArrayLike, split: int) -> Float[Array, ""]:
     """The smallest principal angle between the span of the first `split` columns of `vectors` and that of the rest.
 
-    In radians, 0 to pi / 2, in the dtype of `vectors`, (N, k) with independent columns; small angles lose no digits.
-    With as many covariant vectors as expand for `split`, it tells how close an orbit comes to a tangency. Raises
+    In radians, 0 to pi / 2, in the dtype of `vectors`, (N, k) with independent columns; small angles are accurate.
+    With the number of expanding covariant vectors as `split`, it shows how close an orbit comes to a tangency. Raises
     `ValueError` unless `split` is from 1 to k - 1. Source: Björck & Golub, Math. Comp. 27, 579 (1973).
     """
     v = _columns(vectors, least=2)

@@ -1,8 +1,8 @@
 """The long-term Jacobian T_t = D_t ... D_1 and its singular values, however far apart they are.
 
 T maps a perturbation of the first state to that of the t-th; its transpose carries a gradient from the loss at t back
-to the start. Its condition number grows like exp((lambda_1 - lambda_N) t), soon beyond all floating point, so T is
-never multiplied out. With D_t Q_{t-1} = Q_t R_t from an orthogonal Q_0 on,
+to the start. Its condition number grows like exp((lambda_1 - lambda_N) t), soon beyond any floating-point range, so
+T is never formed. With D_t Q_{t-1} = Q_t R_t from an orthogonal Q_0 on,
 
     T_t = Q_t P_t Q_0^T,        P_t = R_t ... R_1 = diag(2^e) W,
 
@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int
 from flossing._checks import check_integer, check_leaves, is_concrete
 from flossing._linalg.graded import Graded, dot, factor, log_norms, log_singular_values, multiply, normalise
 from flossing._linalg.precision import in_full_precision
-from flossing._messages import explain_escape
+from flossing._messages import escape_message
 from flossing._runtime.compiled import compiled
 from flossing._tangent.problem import Problem, initial_basis, set_up
 from flossing._types import Input, RandomKey, State
@@ -82,20 +82,20 @@ def long_term_jacobian(
     **Arguments:**
 
     - `model`, `inputs`, `state`, `step`, `steps`: as in [`lyapunov_spectrum`][]. All N tangents are pushed.
-    - `horizons`: the t at which T_t is measured, increasing integers from 1 to T, known outside `jit`; by default all
-      of them. Each costs some N^2 row operations; steps after the last one are not run.
-    - `key`: draws the orthogonal Q_0; `jax.random.key(0)` by default. The result depends on it by rounding only.
+    - `horizons`: the times t at which T_t is measured, increasing integers from 1 to T, not traced; all by default.
+      Each costs about N^2 row operations; steps after the last one are not run.
+    - `key`: draws the orthogonal Q_0; `jax.random.key(0)` by default. It affects the result only by rounding.
 
     **Returns:** a [`LongTermJacobian`][]: natural logarithms, dtype that of the state.
 
     T may have any condition number, as long as those of the single steps, with rows scaled to one size, stay well below
-    1e16 (1e7 in float32): a step with a larger one counts as singular, and one singular step makes T so, with
-    log sigma = -inf for as many directions as it loses. What remains is what T itself does with rounding in its
-    factors: log sigma_i moves by about that divided by the cosine between what reaches a step from the start and what
-    is seen of it from the end, for which one unlucky step is enough. For a batch use `jax.vmap`. Reverse-mode
-    differentiation is not supported: the gradient of an exponent is that of `lyapunov_spectrum`.
+    1e16 (1e7 in float32). A step with a larger one counts as singular. One singular step makes T singular, with
+    log sigma = -inf for as many directions as it loses. T itself still amplifies rounding in its factors: log sigma_i
+    moves by about that rounding divided by the cosine, at any step, between the i-th direction pushed forward from the
+    start and the one pulled back from the end; one unlucky step is enough. For a batch use `jax.vmap`. Reverse-mode
+    differentiation is not supported; for gradients of exponents use `lyapunov_spectrum`.
 
-    **Raises:** `ValueError`, in one line, as `lyapunov_spectrum`, and for horizons that are not legal.
+    **Raises:** `ValueError`, in one line, as `lyapunov_spectrum` does, and for invalid `horizons`.
 
     **Source:** Engelken (NeurIPS 2023) section 3; Oliveira & Stewart (2000); Demmel & Veselic (1992); Drmac & Veselic
     (2008).
@@ -110,7 +110,7 @@ def long_term_jacobian(
     if is_concrete(logs):
         lost = jnp.isnan(logs).any(1) | jnp.isposinf(logs).any(1)
         if lost.any():
-            raise ValueError(explain_escape(f"at horizon {stops[int(lost.argmax())]}"))
+            raise ValueError(escape_message(f"at horizon {stops[int(lost.argmax())]}"))
         check_leaves("state after the last step, state", last)
     return LongTermJacobian(jnp.asarray(stops), logs)
 
@@ -132,7 +132,7 @@ def long_term_jvp(
     - `vectors` (N, m): perturbations of the first state, as columns.
 
     **Returns:** log norms (m,), natural logarithm, and unit directions (N, m) of T v; -inf and 0 for a vector that
-    vanishes. Columns are rescaled after each step by powers of two: they neither underflow nor overflow.
+    vanishes. Columns are rescaled by powers of two after each step, so they neither underflow nor overflow.
 
     **Raises:** `ValueError`, in one line, as `lyapunov_spectrum`.
 
@@ -153,7 +153,7 @@ def long_term_vjp(
     """Apply the transpose of T = D_T ... D_1 to vectors: how gradients at the last state arrive at the first.
 
     Arguments, results and errors are those of [`long_term_jvp`][]; `vectors` (N, m) are gradients with respect to the
-    last state. By reverse-mode differentiation of each step along the stored orbit (T x N numbers).
+    last state. It differentiates each step in reverse mode along the stored orbit (T x N numbers).
 
         log_norms, directions = fl.long_term_vjp(cell, inputs, jnp.eye(64))
     """
@@ -171,7 +171,7 @@ def _apply(flow: Callable, model: Any, inputs: Input, vectors: ArrayLike, **opti
     if is_concrete(directions):
         check_leaves("state after the last step, state", last)
         if not jnp.isfinite(directions).all():
-            raise ValueError(explain_escape("in the products"))
+            raise ValueError(escape_message("in the products"))
     return logs, directions
 
 

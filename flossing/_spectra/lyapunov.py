@@ -1,4 +1,4 @@
-"""Lyapunov exponents along a sequence, or along many."""
+"""Lyapunov exponents along one sequence or a batch of sequences."""
 
 import functools
 import warnings
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from flossing._arguments import default_transient
 from flossing._checks import check_integer, check_leaves, check_positive, is_concrete
-from flossing._messages import explain_escape
+from flossing._messages import escape_message
 from flossing._runtime.compiled import compiled
 from flossing._runtime.threads import one_lapack_thread
 from flossing._spectra.spectrum import Spectrum
@@ -53,31 +53,32 @@ def lyapunov_spectrum(
       without a tangent. With a batch it is one state for all sequences, or has a leading axis B on every leaf.
     - `k`: how many exponents, 1 to N; all N if neither `k` nor `basis` is given.
     - `key`: draws the initial basis, the Q factor of a Gaussian N x k matrix; `jax.random.key(0)` by default.
-    - `basis`: the initial basis itself (N, k) instead of `key`; its columns are orthonormalised first. With a batch
-      also (B, N, k), as an earlier result holds it.
-    - `step`: `step(model, state, input) -> state`, if the model is called in another way.
-    - `batched`: whether there is a batch axis. By default as a known cell's inputs say, (T, S) or (B, T, S); otherwise
-      there is none.
-    - `transient`: steps at the start in which the basis turns and growth is not counted, 0 to T - 1; a direction that a
-      singular Jacobian loses there is replaced by another, which counts. `10 + ceil(T / 10)` by default, at most half
-      of T; 0 if `basis` is given, since that continues a run.
-    - `interval`: steps between re-orthonormalisations. Exact in exact arithmetic; in floating point good as long as the
-      growth within one interval differs by less than 30 nats between directions in float64, 10 in float32. `"auto"`
-      measures the first steps twice to choose as many as keep the exponents to about 1e-9 in float64, 1e-3 in float32.
-      Inside `jit`, where values cannot be looked at, pass the `interval` of such a result.
-    - `steps`: how many steps are run, from the start of `inputs`; all of them by default.
+    - `basis`: the initial basis (N, k), instead of one drawn with `key`; its columns are orthonormalised first. With a
+      batch it may also have shape (B, N, k), as that of an earlier result.
+    - `step`: `step(model, state, input) -> state`, for a model with another calling convention.
+    - `batched`: whether there is a batch axis. By default inferred from the inputs of a known cell, (T, S) or
+      (B, T, S); False for other models.
+    - `transient`: steps at the start in which the basis aligns and growth is not counted, 0 to T - 1. A direction lost
+      there to a singular Jacobian is replaced by another, which counts. `10 + ceil(T / 10)` by default, at most half of
+      T; 0 if `basis` is given, since that continues a run.
+    - `interval`: steps between reorthonormalisations. In exact arithmetic every interval gives the same result; in
+      floating point the result is accurate as long as the growth within one interval differs by less than 30 nats
+      between directions in float64, 10 in float32. `"auto"` measures the first steps twice, and chooses the longest
+      interval that keeps the exponents to about 1e-9 in float64, 1e-3 in float32. Inside `jit`, where values are
+      traced, pass the `interval` of such a result.
+    - `steps`: the number of steps to run, from the start of `inputs`; all by default.
     - `time_step`: the duration of one step, for exponents per unit of time, such as those of a flow.
 
     **Returns:** a [`Spectrum`][]: exponents per step (or unit of time), natural logarithm.
 
-    The result is differentiable, in forward and in reverse mode, in the arrays of `model`, in what it closes over, in
-    `state` and in `inputs`. dtype: that of the state; nothing is promoted, x64 is never switched on. Where a Jacobian
-    is singular (|R_ii| at rounding level) that exponent and the later ones are -inf with zero gradient, the earlier
-    ones keep theirs. Calls whose model computes the same, with other weights, share one compiled program.
+    The result is differentiable, in forward and reverse mode, with respect to the arrays of `model`, the arrays it
+    closes over, `state` and `inputs`. dtype: that of the state; nothing is promoted, x64 is never switched on. Where a
+    Jacobian is singular (|R_ii| at rounding level), that exponent and the later ones are -inf with zero gradient; the
+    earlier ones are not affected. Calls whose models compute the same with other weights share one compiled program.
 
     **Raises:** `ValueError`, in one line, for arguments out of range, NaN or infinite values, a float64 NumPy array
-    while x64 is off, a model whose order of arguments is not clear, a step that changes the structure, shape or dtype
-    of its state, an orbit that ceases to be finite (outside `jit` only). Warns (`UserWarning`) where all exponents are
+    while x64 is off, a model whose order of arguments is ambiguous, a step that changes the structure, shape or dtype
+    of its state, an orbit that does not stay finite (outside `jit` only). Warns (`UserWarning`) if all exponents are
     -inf: the step forgets its state.
 
     **Source:** Engelken (NeurIPS 2023) sections 2 and 3; Benettin, Galgani, Giorgilli & Strelcyn (1980).
@@ -172,7 +173,7 @@ def check_spectrum(spectrum: Spectrum):
     if lost.any():
         *sequence, block = (int(i) for i in np.argwhere(lost)[0])
         where = f"sequence {sequence[0]}, block {block}" if sequence else f"block {block}"
-        raise ValueError(explain_escape(f"in {where} after the transient"))
+        raise ValueError(escape_message(f"in {where} after the transient"))
     check_leaves("state after the last step, state", spectrum.state)
     if np.isneginf(spectrum.exponents).all():
         warnings.warn("all exponents are -inf: step forgets its state, its Jacobian is zero", stacklevel=3)

@@ -1,4 +1,4 @@
-"""Lyapunov exponents as a measurement returns them, with their growth, their errors and what continues the run."""
+"""The result of a measurement: Lyapunov exponents, their growth and errors, and the state that continues the run."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -11,17 +11,17 @@ from flossing._types import State
 class Spectrum(eqx.Module):
     """Lyapunov exponents of one network along one sequence, or along each of B sequences.
 
-    - `exponents` (k,): per step (per unit of time if a `time_step` was given), natural logarithm, descending as the
-      flow settles; a function of the orbit, thus the exponents of the driven system where inputs drive it.
+    - `exponents` (k,): per step (per unit of time if a `time_step` was given), natural logarithm, descending once the
+      flow has settled. They depend on the orbit: with inputs, they are the exponents of the driven system.
     - `growth` (blocks, k): log R_ii of each block of `interval` steps after the transient; the last block may be
       shorter. `exponents` is its sum over blocks, divided by `steps * time_step`.
     - `state`: the state after the last step, structured as the one given.
     - `basis` (N, k): the orthonormal basis after the last step. `state` and `basis` continue the run.
     - `transient_growth` (before, k): the growth of the blocks of the transient.
-    - `steps`, `interval`, `time_step`: the number of steps averaged, those in a block, the duration of one.
+    - `steps`, `interval`, `time_step`: the number of steps averaged, the steps per block, the duration of one step.
 
     Along B sequences every array has a leading axis B, and so have the results of all methods but `mean`, `std` and
-    `standard_error`, which are over sequences.
+    `standard_error`, which reduce over sequences.
 
         spectrum = fl.lyapunov_spectrum(cell, inputs, k=8)
         print(spectrum.exponents, spectrum.uncertainty().standard_error)
@@ -37,7 +37,7 @@ class Spectrum(eqx.Module):
     time_step: float = eqx.field(static=True)
 
     def running_mean(self) -> Float[Array, "*B blocks k"]:
-        """The exponents after each block: how the average has converged, in the unit of the exponents."""
+        """The running average of the exponents after each block, which shows its convergence."""
         steps = jnp.minimum(jnp.arange(1, self.growth.shape[-2] + 1) * self.interval, self.steps)
         time = jnp.broadcast_to(steps.astype(self.growth.dtype)[:, None] * self.time_step, self.growth.shape)
         return jnp.cumsum(self.growth, axis=-2) / time

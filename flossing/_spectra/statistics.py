@@ -1,7 +1,8 @@
 """Errors of time averages by batch means, and numbers derived from a spectrum: dimension, entropy, effective ranks.
 
-The growth of successive blocks is correlated, so its variance over sqrt(T) is not the error of its mean. Averages over
-long batches are nearly independent, and their scatter is (batch means; Schmeiser 1982, Flegal & Jones 2010):
+The growth of successive blocks is correlated, so its standard deviation over sqrt(T) is not the error of its mean.
+Averages over long batches are nearly independent, so their scatter is (batch means; Schmeiser 1982, Flegal & Jones
+2010):
 
     s.e. = std(batch averages) / sqrt(batches),        (estimate - truth) / s.e. ~ Student t with batches - 1 degrees.
 """
@@ -16,17 +17,17 @@ from scipy import special
 from flossing._checks import check_integer
 
 SPLIT = 8
-"""The number of parts of each batch, which show how its scatter scales with its length."""
+"""The number of parts of each batch, which show how scatter scales with length."""
 
 
 class Uncertainty(NamedTuple):
     """The uncertainty of exponents, in their unit.
 
-    - `standard_error` (k,), by batch means; NaN for an infinite exponent. (B, k) if B sequences were measured at once.
+    - `standard_error` (k,), by batch means; NaN for an infinite exponent. (B, k) for B sequences.
     - `degrees_of_freedom`: batches - 1, of the Student t distribution that intervals follow.
     - `is_upper_bound` (k,): true where the average converges like 1/T rather than 1/sqrt(T), as it does where growth
       is constant along the orbit up to a coboundary (a zero exponent of a flow, the logistic map at r = 4, any constant
-      Jacobian). There is no asymptotic variance then, and the standard error is only a bound from above.
+      Jacobian). Then there is no asymptotic variance, and the standard error is only an upper bound.
     """
 
     standard_error: Float[Array, " k"]
@@ -41,11 +42,11 @@ class Uncertainty(NamedTuple):
 
 
 def batch_means(growth: Float[Array, "*B blocks k"], duration: float, batches: int = 20) -> Uncertainty:
-    """The uncertainty of `growth.mean(-2) / duration`, from equally long blocks of `duration`; each of a batch alone.
+    """The uncertainty of `growth.mean(-2) / duration`, from equally long blocks of `duration`, for each sequence.
 
-    Needs `batches * 8` blocks; what does not fill the batches is left out at the start. `is_upper_bound` compares the
-    variance of batches with that of their eighths: it falls like 1/length where there is an asymptotic variance, like
-    1/length^2 where there is none; the line is drawn half-way between, at a factor of sqrt(8).
+    Needs `batches * 8` blocks; surplus blocks at the start are left out. `is_upper_bound` compares the variance of
+    batches with that of their eighths. The variance falls like 1/length if an asymptotic variance exists, like
+    1/length^2 otherwise; the threshold lies half-way between, at a factor of sqrt(8).
     """
     check_integer("batches", batches, least=2)
     least = batches * SPLIT
@@ -57,7 +58,7 @@ def batch_means(growth: Float[Array, "*B blocks k"], duration: float, batches: i
     long = short.reshape(*several, batches, SPLIT, k).mean(-2)
     variance = jnp.var(long, axis=-2, ddof=1)
     scaling = SPLIT * variance / jnp.var(short, axis=-2, ddof=1)
-    # A constant Jacobian leaves nothing but rounding, whose scaling means nothing.
+    # With a constant Jacobian only rounding remains, and its scaling is meaningless.
     rounding = 100 * jnp.finfo(growth.dtype).eps * jnp.max(jnp.abs(long), axis=-2)
     bound = ~(scaling > 1 / np.sqrt(SPLIT)) | (jnp.sqrt(variance) <= rounding)
     return Uncertainty(jnp.sqrt(variance / batches), batches - 1, bound)
@@ -80,7 +81,7 @@ def kaplan_yorke_dimension(exponents: Float[Array, " k"]) -> Float[Array, ""]:
     next_one = jnp.where(between, exponents[jnp.minimum(j, exponents.size - 1)], -1)
     fraction = jnp.where(between, partial[jnp.maximum(j - 1, 0)] / -next_one, 0)
     dimension = j.astype(partial.dtype) + fraction
-    return jnp.where(jnp.isnan(partial[-1]), jnp.nan, dimension)  # NaN is not below zero, and must be seen
+    return jnp.where(jnp.isnan(partial[-1]), jnp.nan, dimension)  # NaN is not below zero, but must stay visible
 
 
 def entropy_rate(exponents: Float[Array, " k"]) -> Float[Array, ""]:
@@ -93,9 +94,9 @@ def entropy_rate(exponents: Float[Array, " k"]) -> Float[Array, ""]:
 
 
 def participation_ratio(variances: Float[Array, " n"]) -> Float[Array, ""]:
-    """How many of n non-negative weights take part: `(sum v)^2 / sum v^2`, from 1 (one alone) to n (all equal).
+    """The effective number of n non-negative weights: `(sum v)^2 / sum v^2`, from 1 (a single one) to n (all equal).
 
-    Of the eigenvalues of a covariance matrix it is a linear dimension of activity; of squared singular values, an
+    For the eigenvalues of a covariance matrix it is a linear dimension of activity; for squared singular values, an
     effective rank.
     """
     scaled = variances / jnp.max(variances)

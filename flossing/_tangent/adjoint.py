@@ -1,18 +1,18 @@
-"""The tangent flow over a window and its adjoint, re-orthonormalised at an interval that is data.
+"""The tangent flow over a window, and its adjoint, with the reorthonormalisation interval as a traced value.
 
-A flossing epoch differentiates this, with a reverse pass of its own. With D = df/dx the Jacobian of a step x' = f(x),
-with A = D Q, and with A = Q' R where a block ends, cotangents run backwards in time,
+A flossing epoch differentiates this flow with a custom reverse pass. Let D = df/dx be the Jacobian of a step x' = f(x),
+A = D Q, and A = Q' R where a block ends. Cotangents then run backwards in time,
 
     (x', A)  ->  (x, Q)        by the transpose of the derivative of the step at (x, Q),
     (Q', log diag R)  ->  A    by that of the QR decomposition.
 
-The loops run over blocks, and the number of blocks is data, so that one program serves all intervals. JAX cannot
-reverse such loops itself: it must know the number of turns when it compiles.
+The loops run over blocks, and the number of blocks is a traced value, so one program serves all intervals. JAX cannot
+differentiate such loops in reverse mode itself: it would need the number of iterations at compile time.
 
-The reverse pass needs the residuals of each step. They are stored for the last segment of the window only. For earlier
-segments the forward pass stores a checkpoint at their start, and the reverse pass pushes them again (Chen et al. 2016):
-with sqrt(T) segments of sqrt(T) steps memory is of order sqrt(T), for one more forward pass. A window of one segment
-pushes no step twice.
+The reverse pass needs the residuals of each step. The forward pass stores them for the last segment of the window only.
+For each earlier segment it stores a checkpoint at the start, and the reverse pass recomputes the segment (Chen et al.
+2016). With sqrt(T) segments of sqrt(T) steps, memory is of order sqrt(T), at the cost of one more forward pass. A
+window of one segment recomputes nothing.
 """
 
 import functools
@@ -32,21 +32,21 @@ from flossing._tangent.problem import Point, Problem
 
 
 class Checkpoint(NamedTuple):
-    """Where a segment starts: the point of the orbit, and the basis as rows."""
+    """The start of a segment: the point of the orbit, and the basis as rows."""
 
     point: Point
     q: Float[Array, "k N"]
 
 
 class Residuals(NamedTuple):
-    """What the reverse pass needs of a segment: residuals of each step, and Q and R of each block."""
+    """The stored data of a segment for the reverse pass: residuals of each step, and Q and R of each block."""
 
     steps: list[Array]
     decompositions: tuple[Array, Array]
 
 
 class Cotangents(NamedTuple):
-    """Cotangents of the model, of x and of Q, the last two at one time."""
+    """Cotangents of the model, and of x and Q at one time step."""
 
     model: PyTree
     x: Float[Array, " N"]
@@ -64,28 +64,28 @@ def window_growth(
 ) -> Float[Array, "T k"]:
     """log R_ii of each step, 0 where no block ends; differentiable in reverse mode.
 
-    Blocks of `interval` steps end exactly at `transient` and at the end, as those of `tangent_flow` do. `segment` is
-    the number of steps whose residuals are stored at a time, all by default.
+    Blocks of `interval` steps end exactly at `transient` and at the end, as in `tangent_flow`. `segment` is the number
+    of steps whose residuals are stored at a time, all by default.
     """
     problem = problem.closed()
     blocks = Blocks(interval, problem.length, transient)
-    moving = problem.model, problem.start.x, problem.inputs, basis.T
-    return _growth(moving, _without_moving(problem), blocks, segment or problem.length)
+    differentiable = problem.model, problem.start.x, problem.inputs, basis.T
+    return _growth(differentiable, _static_part(problem), blocks, segment or problem.length)
 
 
 @eqx.filter_custom_vjp
-def _growth(moving, problem, blocks, size):
-    return _forward(moving, problem, blocks, size)[0]
+def _growth(differentiable, problem, blocks, size):
+    return _forward(differentiable, problem, blocks, size)[0]
 
 
 @_growth.def_fwd
-def _growth_and_residuals(perturbed, moving, problem, blocks, size):
-    return _forward(moving, problem, blocks, size)
+def _growth_and_residuals(perturbed, differentiable, problem, blocks, size):
+    return _forward(differentiable, problem, blocks, size)
 
 
 @in_full_precision
-def _forward(moving, problem, blocks, size):
-    problem, q = _with_moving(problem, moving)
+def _forward(differentiable, problem, blocks, size):
+    problem, q = _combine(problem, differentiable)
     linearised = _linearise(problem, q)
     push = functools.partial(_push, problem, linearised)
     earlier, last = blocks.segments(size)
@@ -95,7 +95,7 @@ def _forward(moving, problem, blocks, size):
         return end, (growth, checkpoint)
 
     start = Checkpoint(problem.start, q)
-    if not last.start:  # nor is the step traced twice, for a scan over no segments
+    if not last.start:  # skip the empty scan, which would trace the step twice
         _, growth, residuals = push(start, last)
         return growth, (None, residuals)
     end, (before, checkpoints) = lax.scan(advance, start, jnp.arange(0, last.start, size))
@@ -105,8 +105,8 @@ def _forward(moving, problem, blocks, size):
 
 @_growth.def_bwd
 @in_full_precision
-def _backward(stored, dgrowth, perturbed, moving, problem, blocks, size):
-    problem, q = _with_moving(problem, moving)
+def _backward(stored, dgrowth, perturbed, differentiable, problem, blocks, size):
+    problem, q = _combine(problem, differentiable)
     checkpoints, residuals = stored
     linearised = _linearise(problem, q)
     pull = functools.partial(_pull, linearised, problem.inputs, dgrowth)
@@ -128,21 +128,21 @@ def _backward(stored, dgrowth, perturbed, moving, problem, blocks, size):
     return cotangents.model, cotangents.x, dinputs, cotangents.q
 
 
-def _without_moving(problem: Problem) -> Problem:
-    """`problem` without the arrays that are differentiated, which are passed on their own."""
+def _static_part(problem: Problem) -> Problem:
+    """`problem` without the differentiated arrays, which are passed separately."""
     start = Point(None, problem.start.nondiff)  # pyright: ignore[reportArgumentType]
     return Problem(None, start, None, problem.step, problem.coordinates, problem.length)
 
 
-def _with_moving(problem: Problem, moving: Any) -> tuple[Problem, Float[Array, "k N"]]:
-    """`problem` with these arrays again, and the basis as rows."""
-    model, x, inputs, q = moving
+def _combine(problem: Problem, differentiable: Any) -> tuple[Problem, Float[Array, "k N"]]:
+    """`problem` with these arrays put back, and the basis as rows."""
+    model, x, inputs, q = differentiable
     start = Point(x, problem.start.nondiff)
     return Problem(model, start, inputs, problem.step, problem.coordinates, problem.length), q
 
 
 def _linearise(problem: Problem, q: Float[Array, "k N"]) -> LinearisedStep:
-    # An example of its own: a start that is also a weight, the same array, would count once here and twice in a loop.
+    # Fresh arrays as an example: an array that is both start and weight would count once here but twice in a loop.
     start = Point(jnp.zeros_like(problem.start.x), problem.start.nondiff)
     return LinearisedStep(problem, start, _at(problem.inputs, 0), jnp.zeros_like(q))
 
@@ -150,7 +150,7 @@ def _linearise(problem: Problem, q: Float[Array, "k N"]) -> LinearisedStep:
 def _push(
     problem: Problem, linearised: LinearisedStep, start: Checkpoint, segment: Segment
 ) -> tuple[Checkpoint, Float[Array, "T k"], Residuals]:
-    """Through a segment -> the checkpoint at its end, log R_ii of its steps, and its residuals."""
+    """Push through a segment -> the checkpoint at its end, log R_ii of its steps, and its residuals."""
     inputs = segment.of(problem.inputs)
     k, first = len(start.q), segment.start
 
@@ -191,7 +191,7 @@ def _pull(
     residuals: Residuals,
     segment: Segment,
 ) -> tuple[Cotangents, PyTree]:
-    """Backwards through a segment -> the cotangents at its start, and those of its inputs."""
+    """Pull back through a segment -> the cotangents at its start, and those of its inputs."""
     first = segment.start
 
     def pull(i, carry, stop):
@@ -218,7 +218,7 @@ def _pull(
 
 
 def _joined(before: Array, last: Array) -> Array:
-    """The arrays of the earlier segments and of the last, with one axis of time."""
+    """The arrays of the earlier segments and of the last, joined along one time axis."""
     return jnp.concatenate([before.reshape(before.shape[0] * before.shape[1], *before.shape[2:]), last])
 
 

@@ -1,4 +1,4 @@
-"""Many sequences at once: which axes are batch axes, and the problem of a single sequence."""
+"""Batches of sequences: which axes are batch axes, and the problem of a single sequence."""
 
 from typing import Any, NamedTuple
 
@@ -13,10 +13,10 @@ from flossing._types import Input, RandomKey, State
 
 
 class Batch(NamedTuple):
-    """One problem, or B of the same step.
+    """One problem, or B problems with the same step.
 
-    `problem` is that of the first sequence. `starts` and `inputs` are those of all, with a leading axis of `size`
-    where `has_starts` and `has_inputs` say so. `size` is None for a single sequence.
+    `problem` is that of the first sequence. `starts` and `inputs` are those of all sequences, with a leading axis of
+    `size` if `has_starts` and `has_inputs` are true. `size` is None for a single sequence.
     """
 
     problem: Problem
@@ -28,17 +28,17 @@ class Batch(NamedTuple):
 
     @property
     def axes(self) -> tuple[int | None, int | None]:
-        """The batch axes of `starts` and `inputs`, as `jax.vmap` wants them."""
+        """The batch axes of `starts` and `inputs`, for `jax.vmap`."""
         return 0 if self.has_starts else None, 0 if self.has_inputs else None
 
 
 def set_up_batch(
     model: Any, inputs: Input, *, state: State, step: Any, steps: int | None, batched: bool | None
 ) -> Batch:
-    """As `set_up`, for one sequence or, if `batched`, for many; None: as the number of axes of a known cell says.
+    """Like `set_up`, for one sequence or, if `batched`, for many; None infers it from the input axes of a known cell.
 
     With a batch, the leaves of `inputs` have shape (B, T, ...), or `inputs` is None. `state` is one state for all
-    sequences, or has a leading axis B on every leaf: one state each, if the step takes it so.
+    sequences, or one state each if every leaf has a leading axis B and the step accepts a single entry.
     """
     read_step(model, step)
     check_leaves("state", state)
@@ -83,7 +83,7 @@ def _common_size(name: str, tree: Any) -> int | None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         label = name + jax.tree_util.keystr(path)
         if leaf.ndim == 0:
-            raise ValueError(f"{label} must have a leading batch axis, one entry a sequence, got a scalar")
+            raise ValueError(f"{label} must have a leading batch axis, one entry per sequence, got a scalar")
         sizes[label] = leaf.shape[0]
     if not sizes:
         return None
@@ -95,7 +95,7 @@ def _common_size(name: str, tree: Any) -> int | None:
 def initial_bases(
     batch: Batch, *, k: int | None, key: RandomKey | None, basis: Any
 ) -> tuple[Float[Array, "*B N k"], int | None]:
-    """The initial basis of all sequences, or one each if `basis` has three axes; and its batch axis."""
+    """The initial basis for all sequences, or one per sequence if `basis` has three axes; and its batch axis."""
     coordinates = batch.problem.coordinates
     if batch.size is None or basis is None or jnp.ndim(basis) != 3:
         return initial_basis(coordinates, k=k, key=key, basis=basis), None

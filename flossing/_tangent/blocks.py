@@ -1,4 +1,4 @@
-"""Where the blocks between re-orthonormalisations end, and where segments of the window cut them."""
+"""Boundaries of the blocks between reorthonormalisations, and of the segments of the window that cut them."""
 
 import functools
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class Blocks(eqx.Module):
         return jnp.maximum(0, (t - self._first) // self.interval + 1)
 
     def segments(self, size: int) -> tuple[Callable[[Index], "Segment"], "Segment"]:
-        """The window in segments of `size` steps: all but the last, by their first step, and the last."""
+        """The window in segments of `size` steps: a function from first step to segment, and the last segment."""
         start = (self.length - 1) // size * size
         return functools.partial(Segment, self, size, True), Segment(self, self.length - start, False, start)
 
@@ -76,9 +76,9 @@ class Segment(eqx.Module):
 
     @property
     def open_start(self) -> Int[Array, ""]:
-        """The first step, within the segment, of the block that the end of the segment cuts."""
+        """The first step, within the segment, of the block cut by the end of the segment."""
         return self.bounds(self.end)[0]
 
     def of(self, inputs: PyTree[Array]) -> Any:
-        """Its part of a tree with a leading time axis."""
+        """The segment's part of a tree with a leading time axis."""
         return jax.tree_util.tree_map(lambda s: lax.dynamic_slice_in_dim(s, self.start, self.size), inputs)

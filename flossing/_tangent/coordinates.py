@@ -14,8 +14,8 @@ class Coordinates:
     """The map between a state (any pytree) and its real coordinates, a vector of R^N.
 
     Floating leaves are raveled in the order of the tree; a complex leaf gives its real parts, then its imaginary parts.
-    Other leaves (random keys, counters) have no tangent: `split` returns them as `nondiff`. Two maps are equal if they
-    are for states of the same structure, shapes and dtypes.
+    Other leaves (random keys, counters) have no tangent: `split` returns them as `nondiff`. Two maps are equal if
+    their states have the same structure, shapes and dtypes.
     """
 
     def __init__(self, state: State):
@@ -53,7 +53,7 @@ class Coordinates:
         return jax.tree_util.tree_unflatten(self._treedef, leaves)
 
     def matches(self, state: State) -> bool:
-        """Whether `state` has the structure, shapes and dtypes that these coordinates were made for."""
+        """Whether `state` has the structure, shapes and dtypes of these coordinates."""
         leaves, treedef = jax.tree_util.tree_flatten(state)
         kinds = [(getattr(leaf, "shape", None), getattr(leaf, "dtype", None)) for leaf in leaves]
         return treedef == self._treedef and kinds == [(leaf.shape, leaf.dtype) for leaf in self._leaves]
@@ -76,10 +76,10 @@ def shape_of_one(inputs: Any) -> Any:
 
 def describe_structure(tree: Any) -> str:
     """A pytree with each array written as `dtype[shape]`."""
-    return str(jax.tree_util.tree_map(_Shown, tree))
+    return str(jax.tree_util.tree_map(_ShapeRepr, tree))
 
 
-class _Shown:
+class _ShapeRepr:
     def __init__(self, leaf):
         if not hasattr(leaf, "dtype"):
             self._text = repr(leaf)

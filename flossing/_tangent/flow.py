@@ -1,7 +1,7 @@
-"""The tangent flow: an orthonormal basis pushed along an orbit, and re-orthonormalised.
+"""The tangent flow: an orthonormal basis, pushed along an orbit and reorthonormalised.
 
 A perturbation of the state h of h' = f(h, s) is multiplied by the Jacobian D = df/dh of each step. An orthonormal basis
-Q (N x k), pushed along the orbit and re-orthonormalised, grows by the diagonal of R (Benettin et al. 1980):
+Q (N x k), pushed along the orbit and reorthonormalised, grows by the diagonal of R (Benettin et al. 1980):
 
     D Q = Q' R,        lambda_i = < log R_ii >,
 
@@ -23,7 +23,7 @@ from flossing._types import State
 
 
 class Flow(NamedTuple):
-    """What a run of the tangent flow returns; fields as in [`Spectrum`][]."""
+    """The result of the tangent flow; fields as in [`Spectrum`][]."""
 
     exponents: Float[Array, "*B k"]
     growth: Float[Array, "*B blocks k"]
@@ -77,9 +77,9 @@ def tangent_flow(
 
 
 def average(growth: Float[Array, "blocks k"], time: float) -> tuple[Float[Array, " k"], Float[Array, "blocks k"]]:
-    """The exponents, and the growth with -inf from the first block on in which a direction is lost."""
-    # A direction lost to a singular Jacobian is lost for the product of all. What completes Q afterwards is arbitrary
-    # and must not be counted; and no block of a lost direction may send a gradient.
+    """The exponents, and the growth with -inf for a direction from the first block onwards that loses it."""
+    # A direction lost to a singular Jacobian is lost for the whole product. The column that replaces it in Q is
+    # arbitrary and must not count, and no block of a lost direction may contribute a gradient.
     dead = jnp.cumsum(jnp.isneginf(growth), axis=0) > 0
     lost = dead[-1]
     total = jnp.where(lost[None, :], 0, growth).sum(0)

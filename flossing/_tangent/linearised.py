@@ -1,7 +1,7 @@
-"""A step of the tangent flow, linearised: its pullback as arrays, which a loop can store and use later.
+"""Linearise a step of the tangent flow: its pullback as arrays, which a loop can store and use later.
 
-A pullback of JAX is a pytree. Some of its leaves depend on the point where the step was taken; others, such as weights,
-are the same in every step, and a loop must not store them step by step. The traced program tells which are which.
+A JAX pullback is a pytree. Some of its leaves depend on the point where the step was taken. Others, such as weights,
+are the same in every step, and a loop must not store them for each step. The traced program shows which are which.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ from flossing._types import Input
 class LinearisedStep:
     """One step with tangents `q` (rows), and its pullback: of (x', A) to (model and input, x, q).
 
-    `example` is any `(point, input, q)`, for its shapes. The reverse pass keeps the results of products and computes
-    again what is cheap.
+    `example` is any `(point, input, q)`, for its shapes. Results of products are stored for the reverse pass; cheap
+    operations are recomputed.
     """
 
     def __init__(self, problem: Problem, *example: Any):
@@ -58,7 +58,7 @@ class LinearisedStep:
 
 
 def _real_products(primitive: Any, *operands: Any, **parameters: Any) -> bool:
-    """What is stored for the reverse pass; `jax.checkpoint` cannot store complex products, which are computed again."""
+    """The results to store for the reverse pass: real products. `jax.checkpoint` cannot store complex ones."""
     real = not any(jnp.issubdtype(operand.dtype, jnp.complexfloating) for operand in operands)
     return real and jax.checkpoint_policies.dots_saveable(primitive, *operands, **parameters)
 

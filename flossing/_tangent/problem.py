@@ -1,4 +1,4 @@
-"""What every measurement along an orbit works on: a step, where it starts, and what drives it."""
+"""The problem behind every measurement along an orbit: a step, its start and its inputs."""
 
 import functools
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from jaxtyping import Array, Float, PyTree
 from flossing._checks import check_integer, check_leaves, is_concrete
 from flossing._linalg.qr import orthonormalise
 from flossing._tangent.coordinates import Coordinates, describe_structure, shape_of_one
-from flossing._tangent.step import ExplicitStep, check_order, mend_order, read_step, zero_state
+from flossing._tangent.step import ExplicitStep, argument_order_hint, check_order, read_step, zero_state
 from flossing._tangent.traced import trace_step
 from flossing._types import Input, RandomKey, State
 
 
 class Point(NamedTuple):
-    """A state: its coordinates x (N,), and its leaves that have none."""
+    """A state: its coordinates x (N,), and the leaves without coordinates."""
 
     x: Float[Array, " N"]
     nondiff: list[Any]
@@ -28,7 +28,7 @@ class Point(NamedTuple):
 class Problem(eqx.Module):
     """A system along one sequence: h_t = step(model, h_{t-1}, input_t), t = 1 ... `length`, from `start`.
 
-    Every function that measures is a function of a `Problem`. `inputs` has a leading time axis of `length`, or no
+    Every measurement is a function of a `Problem`. `inputs` has a leading time axis of `length`, or no
     leaves for an autonomous system. The dynamics of a state are those of its coordinates; D is the Jacobian of a step.
     """
 
@@ -41,7 +41,7 @@ class Problem(eqx.Module):
 
     @classmethod
     def of(cls, model: PyTree, state: State, inputs: Input, step: ExplicitStep, length: int) -> "Problem":
-        """A problem from arguments that are known to fit one another; arrays, or tracers."""
+        """A problem from arguments known to be consistent; arrays or tracers."""
         coordinates = Coordinates(state)
         return cls(model, Point(*coordinates.split(state)), inputs, step, coordinates, length)
 
@@ -53,8 +53,8 @@ class Problem(eqx.Module):
     def push(self, point: Point, tangents: Float[Array, "k N"], input: Input) -> tuple[Point, Float[Array, "k N"]]:
         """The point after a step, and D times each tangent, by forward-mode differentiation.
 
-        Tangents are rows: they then lie in memory as LAPACK wants the columns of A, and no product with a Jacobian or
-        its transpose has to copy. At N = 256, k = 64 that halves the time of the products.
+        Tangents are rows. This is the memory layout that LAPACK expects for the columns of A, and products with a
+        Jacobian or its transpose need no copy. At N = 256, k = 64 it halves the time of the products.
         """
 
         def flow(x):
@@ -69,7 +69,7 @@ class Problem(eqx.Module):
     def push_many(
         self, point: Point, tangents: Float[Array, "k N"], inputs: Input, size: int
     ) -> tuple[Point, Float[Array, "k N"]]:
-        """The same through `size` steps along `inputs`."""
+        """`push` through `size` steps along `inputs`."""
 
         def push(carry, input):
             point, tangents = carry
@@ -105,7 +105,7 @@ class Problem(eqx.Module):
         return Problem(self.model, start, inputs, self.step, self.coordinates, length)
 
     def closed(self) -> "Problem":
-        """The same problem with whatever the step closes over as a part of `model`."""
+        """The same problem, with the arrays that the step closes over as part of `model`."""
         first = shape_of_one(self.inputs)
         step, arrays, _ = trace_step(self.step, self.model, self.state(self.start), first)
         return Problem(arrays, self.start, self.inputs, step, self.coordinates, self.length)
@@ -122,8 +122,8 @@ def set_up(
 ) -> Problem:
     """Check the arguments that all measurements share -> the problem they describe; errors as in `lyapunov_spectrum`.
 
-    The step is traced once. What it closes over becomes an argument, and a later call of the same shapes whose step
-    computes the same finds its compiled program again, with whatever arrays it then has.
+    The step is traced once, and the arrays it closes over become arguments. A later call with the same shapes reuses
+    the compiled program if its step computes the same, whatever its arrays.
     """
     call = read_step(model, step)
     check_leaves("model", eqx.filter(model, eqx.is_array))
@@ -138,8 +138,8 @@ def set_up(
     return Problem(arrays, Point(*coordinates.split(state)), inputs, traced, coordinates, length)
 
 
-_MISFITS = (TypeError, ValueError, AttributeError, LookupError)
-"""What Python and JAX raise where shapes, dtypes or structures do not fit together."""
+_MISMATCH_ERRORS = (TypeError, ValueError, AttributeError, LookupError)
+"""The exceptions that Python and JAX raise for mismatched shapes, dtypes or structures."""
 
 
 def check_step(
@@ -151,29 +151,29 @@ def check_step(
     def accepts(step: ExplicitStep) -> bool:
         try:
             return coordinates.matches(trace_step(step, model, state, first)[2])
-        except Exception:  # whatever it raises, the order of arguments is not this one
+        except Exception:  # any exception means that this is not the order of arguments
             return False
 
     if not is_explicit:
         check_order(model, accepts)
     try:
         traced, arrays, returned = trace_step(step, model, state, first)
-    except _MISFITS as error:  # its traceback stays attached
+    except _MISMATCH_ERRORS as error:  # its traceback stays attached
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"step must accept a state like {coordinates.describe()} and an input like {describe_structure(first)}, "
-            f"got {reason}{'' if is_explicit else mend_order(model, accepts)}"
+            f"got {reason}{'' if is_explicit else argument_order_hint(model, accepts)}"
         ) from error
     if not coordinates.matches(returned):
         raise ValueError(
             f"step must return a state like the one it was given, {coordinates.describe()}, "
-            f"got {describe_structure(returned)}{'' if is_explicit else mend_order(model, accepts)}"
+            f"got {describe_structure(returned)}{'' if is_explicit else argument_order_hint(model, accepts)}"
         )
     return traced, arrays
 
 
 def sequence_length(inputs: Input, steps: int | None = None, name: str = "steps") -> int:
-    """How many steps are run: `steps`, or all that the leading time axis of `inputs` has."""
+    """The number of steps to run: `steps`, or the length of the leading time axis of `inputs`."""
     leaves = jax.tree_util.tree_leaves_with_path(inputs)
     if not leaves:
         if steps is None:

@@ -1,4 +1,4 @@
-"""The spread of blocks between re-orthonormalisations, as a ratio to what a tolerance allows; see `interval.py`."""
+"""The spread of blocks between reorthonormalisations, as a ratio to the limit of a tolerance; see `interval.py`."""
 
 import jax
 import jax.numpy as jnp
@@ -6,13 +6,13 @@ from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
-from flossing._tangent.interval import FACTORS, limits
+from flossing._tangent.interval import MULTIPLES, limits
 
 
 def block_spread_ratio(growth: Float[Array, "blocks k"], tolerance: float | None = None) -> Float[Array, " factors"]:
-    """The spread of `FACTORS` joined blocks over the limit, from log R_ii of each block; 1 is the limit.
+    """The ratio of the spread of `MULTIPLES` joined blocks to the limit, from log R_ii of each block.
 
-    Infinite where a direction is lost, and larger than 1 also where tangents might over- or underflow.
+    Infinite where a direction is lost; also above 1 where tangents might over- or underflow.
     """
 
     def bounds(factor):
@@ -52,5 +52,5 @@ def _spread_ratio(growth, bounds, tolerance):
         spread = logsumexp(jnp.where(exists, most - least, -jnp.inf)) - jnp.log(exists.sum().astype(growth.dtype))
         return jnp.maximum(spread / limit, jnp.max(jnp.maximum(most, -least)) / reach)
 
-    ratios = jax.vmap(ratio)(jnp.asarray(FACTORS))
+    ratios = jax.vmap(ratio)(jnp.asarray(MULTIPLES))
     return lax.stop_gradient(jnp.where(jnp.isfinite(ratios), ratios, jnp.inf))

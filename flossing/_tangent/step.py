@@ -1,8 +1,8 @@
-"""How a model is called: the one convention, and the refusal where a call can be read in two ways.
+"""The calling convention of models, and the error for a call that can be read in two ways.
 
 A function is a step, `step(state, input) -> state`. A module is called as its own ecosystem calls a cell: Equinox and
-this library `cell(input, state)`, Flax `cell(carry, input)`. Everything below turns either into the explicit form,
-`step(model, state, input) -> state`.
+this library `cell(input, state)`, Flax `cell(carry, input)`. The functions below turn either into the explicit
+form, `step(model, state, input) -> state`.
 """
 
 import inspect
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax.numpy as jnp
 
-from flossing._convention import FUNCTION_ORDER, MODULE_ORDER, argument_names, contradicts, explain_order
+from flossing._convention import FUNCTION_ORDER, MODULE_ORDER, argument_names, contradicts, order_hint
 from flossing._types import Input, State
 
 ExplicitStep = Callable[[Any, State, Input], State]
@@ -21,7 +21,7 @@ ExplicitStep = Callable[[Any, State, Input], State]
 Convention = Literal["function", "module", "flax"]
 
 _KNOWN = ("flossing", "equinox", "flax")
-"""Packages whose cells keep the order of their ecosystem, whatever their arguments are called."""
+"""Packages whose cells follow the order of their ecosystem, whatever the names of their arguments."""
 
 
 def call_function(model: Any, state: State, input: Input) -> State:
@@ -43,7 +43,7 @@ _CALLS: dict[Convention, ExplicitStep] = {"function": call_function, "module": c
 
 
 def read_step(model: Any, step: Any = None) -> ExplicitStep:
-    """The explicit form of a model's step: `step` if it is given, else what the convention says."""
+    """The explicit form of a model's step: `step` if given, else the form that the convention implies."""
     if step is not None:
         if not callable(step):
             raise ValueError(f"step must be a function step(model, state, input) -> state, got step={step!r}")
@@ -57,7 +57,7 @@ def read_step(model: Any, step: Any = None) -> ExplicitStep:
 
 
 def convention_of(model: Any) -> Convention:
-    """By which convention a callable model is called."""
+    """The convention by which a callable model is called."""
     wrapped = inspect.unwrap(model) if not isinstance(model, type) else model
     if _comes_from(wrapped, "flax"):
         return "flax"
@@ -77,19 +77,19 @@ def check_order(model: Any, accepts: Callable[[ExplicitStep], bool]):
     order = FUNCTION_ORDER if convention == "function" else MODULE_ORDER
     if contradicts(names, order) and accepts(_other_order(convention)):
         raise ValueError(
-            f"model must be called in one order, got one that can be read in two: {explain_order(names, order)}"
+            f"model must be called in one order, got one that can be read in two: {order_hint(names, order)}"
         )
 
 
-def mend_order(model: Any, accepts: Callable[[ExplicitStep], bool]) -> str:
-    """What to add to an error about shapes, if the other order of arguments would have fitted; else nothing."""
+def argument_order_hint(model: Any, accepts: Callable[[ExplicitStep], bool]) -> str:
+    """The hint to append to a shape error if the other order of arguments would fit, else an empty string."""
     if not callable(model):
         return ""
     convention = convention_of(model)
     if not accepts(_other_order(convention)):
         return ""
     order = FUNCTION_ORDER if convention == "function" else MODULE_ORDER
-    return f"; {explain_order(argument_names(model), order)}"
+    return f"; {order_hint(argument_names(model), order)}"
 
 
 def zero_state(model: Any) -> State:
@@ -119,6 +119,6 @@ def _comes_from(model: Any, package: str) -> bool:
 
 
 def known_input_axes(model: Any) -> int | None:
-    """The number of axes of the input of one step, of a cell that is known to take a vector (S,); else None."""
+    """The number of input axes of one step of a known cell, 1 for a vector (S,); None for other models."""
     is_known = any(_comes_from(model, package) for package in _KNOWN) and convention_of(model) != "function"
     return getattr(model, "input_axes", 1) if is_known else None

@@ -1,8 +1,8 @@
-"""A step as JAX traces it, so that equal steps share compiled programs and closed-over arrays become arguments.
+"""Trace a step, so that equal steps share compiled programs and closed-over arrays become arguments.
 
-A plain function may close over arrays that its owner rebinds between two calls. A cache that finds programs by the
-identity of the function would then return stale numbers, and one that does not cache compiles at every call. Here the
-step is traced at every call, which takes milliseconds, and programs are found by what the trace says it computes.
+A plain function may close over arrays that are rebound between two calls. A cache keyed by the identity of the function
+would then return stale numbers, and without a cache every call would compile. Here every call traces the step, which
+takes milliseconds, and programs are cached by the traced computation.
 """
 
 import functools
@@ -19,14 +19,15 @@ from flossing._linalg.precision import in_full_precision
 from flossing._types import Input, State
 
 Arrays = tuple[list[Any], list[Any]]
-"""What a traced step needs beside state and input: what it closed over, and the arrays of its model."""
+"""The arguments of a traced step besides state and input: the arrays it closes over, and those of its model."""
 
 
 class TracedStep:
     """`step(arrays, state, input) -> state`, traced once; equal to another if both compute the same.
 
-    Two steps are equal if their jaxprs are, and those of their derivatives: the rules of `jax.custom_jvp` are
-    functions, which can only be compared by what they compute. Any other function within a jaxpr counts by identity.
+    Two steps are equal if their jaxprs and those of their derivatives are equal. Derivatives count because the rules of
+    `jax.custom_jvp` are functions, and only their jaxprs can be compared. Any other function within a jaxpr is compared
+    by identity.
     """
 
     def __init__(self, jaxpr: Jaxpr, structure: Any):
@@ -52,7 +53,7 @@ class TracedStep:
     def _derivative(self) -> Any:
         try:
             return _differentiate(self._jaxpr)
-        except Exception:  # without a forward derivative it is like no other
+        except Exception:  # without a forward derivative it equals no other step
             return self
 
 
@@ -60,9 +61,9 @@ class TracedStep:
 def trace_step(
     step: Callable[[Any, State, Input], State], model: PyTree, state: State, input: Input
 ) -> tuple[TracedStep, Arrays, State]:
-    """Trace `step(model, state, input)` -> the traced step, its arrays, and shapes and dtypes of what it returns.
+    """Trace `step(model, state, input)` -> the traced step, its arrays, and shapes and dtypes of its result.
 
-    `state` and `input` may be arrays or shapes and dtypes. What the step raises is passed on.
+    `state` and `input` may be arrays or shapes and dtypes. Exceptions of the step propagate.
     """
     leaves, rest = eqx.partition(model, eqx.is_array)
     leaves, model_structure = jax.tree_util.tree_flatten(leaves)
@@ -120,13 +121,13 @@ def _same(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
     if isinstance(one, (np.ndarray, np.generic)):
         return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
-    if isinstance(one, jax.Array):  # a large constant of an inner function: not worth a look at its values
+    if isinstance(one, jax.Array):  # a large constant of an inner function: do not compare its values
         return False
     if isinstance(one, float):
         return repr(one) == repr(other)  # 0.0 is not -0.0, and NaN is NaN
     try:
         return bool(one == other)
-    except Exception:  # an object that cannot be compared is not known to be the same
+    except Exception:  # objects that cannot be compared count as different
         return False
 
 
@@ -162,7 +163,7 @@ def _same_jaxpr(one: Jaxpr, other: Jaxpr) -> bool:
 
 
 def _compared(equation: Any) -> dict[str, Any]:
-    # The rule of a custom_jvp is a function, made anew in every trace; the jaxpr of the derivative says what it does.
+    # The rule of a custom_jvp is a function, created again by every trace; the jaxpr of the derivative covers it.
     if equation.primitive.name == "custom_jvp_call":
         return {name: value for name, value in equation.params.items() if name != "jvp_jaxpr_fun"}
     return equation.params

@@ -1,8 +1,8 @@
-"""What a flossing epoch measures: the exponents over its window, and how far blocks spread.
+"""The measurement of a flossing epoch: the exponents over its window, and the spread of blocks.
 
-The interval follows the network through flossing. Where it is data, one compiled program serves all its values, by our
-own adjoint, which is for reverse mode only. Where it is a number, and nothing is rematerialised, the engine is compiled
-for it and may be differentiated in any way.
+The interval adapts to the network during flossing. If it is a traced value, one compiled program serves all intervals;
+its custom adjoint supports reverse mode only. If it is a Python integer and nothing is rematerialised, the engine
+compiles for this interval and supports every mode of differentiation.
 """
 
 import math
@@ -25,7 +25,7 @@ def measure_window(
     transient: int,
     rematerialise: bool = False,
 ) -> tuple[Float[Array, " k"], Float[Array, " factors"]]:
-    """The exponents, and the spread of blocks over the limit; `rematerialise` is for reverse mode only."""
+    """The exponents, and the spread ratios of blocks; `rematerialise` supports reverse mode only."""
     if isinstance(interval, int) and not rematerialise:
         flow = tangent_flow(problem, basis, transient=transient, interval=interval)
         return flow.exponents, block_spread_ratio(flow.all_growth(), tolerance)

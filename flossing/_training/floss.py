@@ -26,10 +26,10 @@ Model = TypeVar("Model", bound=PyTree)
 
 
 class FlossingHistory(NamedTuple):
-    """A flossing phase, epoch by epoch, each measured before that epoch's update; NumPy arrays.
+    """The measurements of a flossing phase, one row per epoch, taken before that epoch's update; NumPy arrays.
 
     - `loss` (epochs,); `exponents` (epochs, k), per step, natural logarithm; `gradient_norm` (epochs,), Euclidean,
-      over all flossed leaves; `interval` (epochs,), the steps between re-orthonormalisations.
+      over all flossed leaves; `interval` (epochs,), the steps between reorthonormalisations.
     - `state`: pass it to the next `floss` to keep the optimiser's moments and the interval.
     """
 
@@ -63,7 +63,7 @@ def floss(
     chunk: int = 50,
     callback: Callable[[int, Any, FlossingRecord], Any] | None = None,
 ) -> tuple[Model, FlossingHistory]:
-    """Floss `model`: `epochs` steps of gradient descent on the flossing loss, between any two lines of your training.
+    """Floss `model`: take `epochs` gradient steps on the flossing loss, at any point of your training.
 
     **Arguments:**
 
@@ -71,28 +71,28 @@ def floss(
       `step(model, state, input) -> state`.
     - `inputs`: a sequence (leading time axis) used in every epoch; or a function of a key that draws a fresh one,
       called with the epoch folded into `key`; or `None` for an autonomous system.
-    - `state`: where each epoch starts: an array or pytree, or a function of the model; the model's zero state by
-      default.
+    - `state`: the initial state of each epoch: an array or pytree, or a function of the model; the model's zero state
+      by default.
     - `key`: draws the initial basis (the same in every epoch) and, folded, the inputs; `jax.random.key(0)` by default.
-    - `k`: exponents to floss, 1 to N; all by default.
-    - `epochs`: flossing epochs, at least 1.
-    - `window`: how many steps are run, from the start of the sequence; all by default, required if `inputs=None`.
+    - `k`: the number of exponents to floss, 1 to N; all by default.
+    - `epochs`: the number of flossing epochs, at least 1.
+    - `window`: the number of steps to run, from the start of the sequence; all by default, required if `inputs=None`.
     - `transient`: steps of the window left out of the average; `10 + ceil(window / 10)` by default, at most half.
-    - `interval`: steps between re-orthonormalisations. `"auto"` adapts it to the network: as many as keep the gradient
-      within `tolerance` of that with QR after every step; 1 at first, chosen anew after every ten epochs, and
-      lengthened where epochs become a tenth cheaper.
-    - `tolerance`: relative, in the 2-norm; 1e-3 in float32 and 1e-9 in float64 by default.
-    - `rematerialise`: compute parts of the forward pass again in the reverse pass, so that memory grows with the square
-      root of the window. By default where the arrays would fill half of the memory. Then `Flossing.loss`, too, has a
-      gradient in reverse mode only, once.
-    - `target`: the exponents wanted, per step: a number, or one for each (k,).
-    - `basis`: the initial basis (N, k) itself, instead of one drawn with `key`.
+    - `interval`: steps between reorthonormalisations. `"auto"` adapts it to the network: the longest interval that
+      keeps the gradient within `tolerance` of that with QR after every step. It starts at 1, is chosen again every ten
+      epochs, and grows only if that makes epochs at least 10 % cheaper.
+    - `tolerance`: relative, in the 2-norm, for `interval="auto"`; 1e-3 in float32 and 1e-9 in float64 by default.
+    - `rematerialise`: recompute parts of the forward pass in the reverse pass, so that memory grows with the square
+      root of the window. By default only if the arrays would fill half of the memory. `Flossing.loss` can then be
+      differentiated in reverse mode only, and only once.
+    - `target`: the target exponents, per step: a number for all, or one for each (k,).
+    - `basis`: the initial basis (N, k), instead of one drawn with `key`.
     - `where`: the leaves to floss, `where(model) -> leaf or tuple of leaves`; all floating arrays by default.
     - `optimiser`: any optax `GradientTransformation`; Adam(1e-3) by default.
-    - `clip`: the largest 2-norm of the gradient, all leaves together, that the optimiser receives; `None` for no limit,
-      as in the paper. Without it one spike of the gradient, which random networks have, slows Adam for hundreds of
-      epochs.
-    - `flossing_state`: the state of an earlier call, `history.state`; fresh if not given.
+    - `clip`: the largest 2-norm of the gradient, over all leaves together, that the optimiser receives; `None` for no
+      limit, as in the paper. Without clipping, a single gradient spike, as random networks produce, slows Adam for
+      hundreds of epochs.
+    - `flossing_state`: the state of an earlier call, `history.state`; a new one by default.
     - `chunk`: epochs between two calls of `callback(epochs_done, model, record)`, where `record`, a
       [`FlossingRecord`][], holds the chunk's epochs.
 
@@ -100,7 +100,7 @@ def floss(
     compiled loop; functions are equal if they have the same code and close over equal values or the same arrays.
 
     **Raises:** `ValueError` as `lyapunov_spectrum` does; `FloatingPointError`, naming the epoch (from 1) and the
-    exponent, when an exponent is infinite or NaN. The model that was passed in is never changed.
+    exponent, when an exponent is infinite or NaN. The model passed in never changes.
 
     **Source:** Engelken (NeurIPS 2023), section 3 and Algorithm 1.
 

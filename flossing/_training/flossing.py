@@ -1,4 +1,4 @@
-"""How a model is flossed: one flossing epoch as a pure function, and chunks of epochs at an adaptive interval."""
+"""One flossing epoch as a pure function, and chunks of epochs at an adaptive interval."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from flossing._arguments import default_transient
 from flossing._checks import check_integer, check_leaves, check_positive, is_concrete
 from flossing._linalg.norm import clipped, norm_of
-from flossing._messages import explain_infinite
+from flossing._messages import infinite_exponent_message
 from flossing._runtime.epochs import run_chunk
 from flossing._runtime.interned import interned
 from flossing._runtime.memory import too_large
@@ -28,18 +28,17 @@ from flossing._training.loss import flossing_loss
 from flossing._types import Input, RandomKey, State
 
 CLIP = 0.1
-"""The largest norm of the gradient that an optimiser of flossing receives. Where a random network almost loses a
-direction, the gradient has rare spikes, a hundred or a thousand times as large as usual, and after one Adam would take
-small steps for thousands of epochs. Near the target, norms are smaller than this."""
+"""The largest gradient norm that the flossing optimiser receives. Where a random network almost loses a direction, the
+gradient has rare spikes, a hundred or a thousand times its usual size. After one spike, Adam would take small steps for
+thousands of epochs. Near the target, gradient norms are below this limit."""
 
 
 class FlossingRecord(NamedTuple):
-    """What one flossing epoch measured, before its update; or many epochs, with a leading axis.
+    """The measurements of one flossing epoch, taken before its update; or of many epochs, with a leading axis.
 
     - `loss`, `exponents` (k,), `gradient_norm`: the flossing loss, the exponents, the norm of the gradient.
-    - `spread_ratio`: how far blocks of 1, 2, 4, ..., 32 times `interval` spread, over what the tolerance allows; 1 is
-      the limit.
-    - `interval`: the steps between re-orthonormalisations.
+    - `spread_ratio`: the spread of blocks of 1, 2, 4, ..., 32 times `interval`, relative to the limit of the tolerance.
+    - `interval`: the steps between reorthonormalisations.
     """
 
     loss: Float[Array, ""]
@@ -50,17 +49,17 @@ class FlossingRecord(NamedTuple):
 
 
 class FlossingState(eqx.Module):
-    """What one epoch passes to the next: the optimiser's state, and the interval."""
+    """The state passed from one epoch to the next: that of the optimiser, and the interval."""
 
     opt_state: optax.OptState
     interval: Int[Array, ""]
 
 
 class Flossing(eqx.Module):
-    """How a model is flossed: everything that stays the same from epoch to epoch.
+    """The settings of flossing: everything that stays the same from epoch to epoch.
 
-    A pair of pure functions, `init` and `update`, for your own loop, with `adapt` for the interval; and what they
-    measure, `exponents` and `loss`. The arguments are those of [`floss`][].
+    For your own loop it has two pure functions, `init` and `update`, and `adapt` for the interval. `exponents` and
+    `loss` are the quantities that they measure. The arguments are those of [`floss`][].
 
         flossing = fl.Flossing(cell, inputs, key=jax.random.key(0), k=16, window=60)
         state = flossing.init(cell)
@@ -135,20 +134,20 @@ class Flossing(eqx.Module):
         return self._measure(model, key, 1 if self.interval == "auto" else self.interval)[0]
 
     def loss(self, model: PyTree, key: RandomKey) -> Float[Array, ""]:
-        """The flossing loss over the window, a term for another loss; its gradient is zero but for flossed leaves."""
+        """The flossing loss over the window, as a term of another loss; only flossed leaves have a nonzero gradient."""
         flossed, fixed = eqx.partition(model, mask_of(model, self.where))
         fixed = jax.tree_util.tree_map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, fixed)
         return flossing_loss(self.exponents(eqx.combine(flossed, fixed), key), self.target)
 
     def init(self, model: PyTree) -> FlossingState:
-        """The state before the first epoch; the optimiser's is for the flossed leaves only."""
+        """The state before the first epoch; the optimiser state covers the flossed leaves only."""
         opt_state = self.optimiser.init(eqx.filter(model, mask_of(model, self.where)))
         return FlossingState(opt_state, jnp.asarray(1 if self.interval == "auto" else self.interval, jnp.int32))
 
     def update(
         self, model: PyTree, state: FlossingState, key: RandomKey
     ) -> tuple[PyTree, FlossingState, FlossingRecord]:
-        """One flossing epoch -> the model, the state for the next, and what was measured before the update.
+        """One flossing epoch -> the model, the state for the next epoch, and the measurements before the update.
 
         The interval is that of `state`; compiled code serves all intervals. With "auto", `adapt` chooses the next one.
         """
@@ -167,17 +166,17 @@ class Flossing(eqx.Module):
         return model, FlossingState(opt_state, state.interval), record
 
     def adapt(self, state: FlossingState, record: FlossingRecord) -> FlossingState:
-        """`state` with the interval for the next epochs, by the spread of blocks in the last ones.
+        """`state` with the interval for the next epochs, from the spread of blocks in the last ones.
 
-        `record` is that of one epoch, or of several on a leading axis. Shorter if an epoch exceeded the tolerance (its
-        `spread_ratio[0]` was above 1: run it again from its start for a gradient within the tolerance), longer where
-        epochs become a tenth cheaper. Pure, but looks at values: call it outside `jit`. Raises ValueError for traced
-        values. With an `interval` of your own it returns `state`.
+        `record` is that of one epoch, or of several on a leading axis. The interval becomes shorter if an epoch
+        exceeded the tolerance (`spread_ratio[0]` above 1; rerun that epoch from its start for a gradient within the
+        tolerance), and longer if that makes epochs at least 10 % cheaper. Pure, but needs concrete values: call it
+        outside `jit`. Raises ValueError for traced values. With a fixed `interval` it returns `state`.
         """
         if self.interval != "auto":
             return state
         if not is_concrete((state.interval, record)):
-            raise ValueError("adapt must be called outside jit, where values can be looked at, got traced values")
+            raise ValueError("adapt must be called outside jit, where values are concrete, got traced values")
         spread_ratio = np.atleast_2d(np.asarray(record.spread_ratio))
         interval = adapted_interval(min(int(state.interval), self.window), spread_ratio, self.window)
         return dataclasses.replace(state, interval=jnp.asarray(interval, jnp.int32))
@@ -199,7 +198,7 @@ class Flossing(eqx.Module):
 
 
 class FlossingEpoch(eqx.Module):
-    """One epoch of flossing as `run_chunk` wants it; epoch e draws its inputs with `fold_in(key, e)`."""
+    """One flossing epoch in the form that `run_chunk` takes; epoch e draws its inputs with `fold_in(key, e)`."""
 
     flossing: Flossing
     key: RandomKey
@@ -213,10 +212,10 @@ class FlossingEpoch(eqx.Module):
 def run_flossing(
     update: FlossingEpoch, model: PyTree, state: FlossingState, first: int, count: int, *, capacity: int
 ) -> tuple[PyTree, FlossingState, FlossingRecord]:
-    """A chunk of flossing epochs, at intervals that the tolerance allows -> with the state for the next chunk.
+    """Run a chunk of flossing epochs at intervals within the tolerance -> the model, the state, and the records.
 
-    The interval is adapted after every `ADAPT_EVERY` epochs. Epochs that exceeded the tolerance are run again from
-    their start at a shorter one.
+    The interval is adapted every `ADAPT_EVERY` epochs. Epochs that exceed the tolerance are rerun from their start at a
+    shorter one.
     """
     size = min(ADAPT_EVERY, capacity) if update.flossing.interval == "auto" else capacity
     records = []
@@ -240,13 +239,13 @@ def _run_at_one_interval(
 
 
 def check_record(record: FlossingRecord, first: int):
-    """Raise FloatingPointError if a flossing epoch of this chunk went wrong, naming the first such epoch."""
+    """Raise FloatingPointError if a flossing epoch of this chunk is not finite, naming the first such epoch."""
     good = np.isfinite(record.exponents).all(1) & np.isfinite(record.gradient_norm)
     if good.all():
         return
     bad = int(good.argmin())
     exponents = np.asarray(record.exponents)[bad]
-    reason = "the gradient overflows" if np.isfinite(exponents).all() else explain_infinite(exponents)
+    reason = "the gradient overflows" if np.isfinite(exponents).all() else infinite_exponent_message(exponents)
     raise FloatingPointError(f"flossing epoch {first + bad}: {reason}")
 
 

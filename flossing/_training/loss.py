@@ -6,7 +6,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from flossing._checks import is_concrete
-from flossing._messages import explain_infinite
+from flossing._messages import infinite_exponent_message
 
 
 def flossing_loss(exponents: Float[Array, " k"], target: ArrayLike = 0.0) -> Float[Array, ""]:
@@ -17,7 +17,7 @@ def flossing_loss(exponents: Float[Array, " k"], target: ArrayLike = 0.0) -> Flo
     **Returns:** a scalar of the exponents' dtype.
 
     **Raises:** `ValueError` if the target is neither a scalar nor of shape (k,), and, outside `jit`, if an exponent
-    is infinite; inside `jit` the loss is then infinite, and the gradient of the finite exponents stays as it is.
+    is infinite. Inside `jit` the loss is then infinite, and the gradient of the finite exponents is not affected.
 
     **Source:** Engelken (NeurIPS 2023), section 3.
 
@@ -30,5 +30,5 @@ def flossing_loss(exponents: Float[Array, " k"], target: ArrayLike = 0.0) -> Flo
             f"target must be a scalar or have shape {exponents.shape} like exponents, got shape {target.shape}"
         )
     if is_concrete(exponents) and not np.isfinite(exponents).all():
-        raise ValueError(explain_infinite(np.asarray(exponents)))
+        raise ValueError(infinite_exponent_message(np.asarray(exponents)))
     return jnp.mean(jnp.square(exponents - target))

@@ -1,7 +1,7 @@
-"""Training on a task, with blocks of flossing put in by a schedule.
+"""Training on a task, with blocks of flossing set by a schedule.
 
 Two optimisers, each with its own moments, take turns on one model. The state of a run is one value, `TrainingState`:
-store it after a chunk and pass it on later, and training continues exactly where it stopped.
+store it after a chunk, and training later resumes exactly where it stopped.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ Probe = Callable[[PyTree, PyTree], Mapping[str, Array]]
 def clip_by_array_norm(limit: float) -> optax.GradientTransformation:
     """Scale the gradient of each array on its own to a Frobenius norm of at most `limit`.
 
-    This is the reference's clipping; `optax.clip_by_global_norm` would let one large array silence the others. Raises
-    ValueError unless `limit` is positive.
+    This is the clipping of the reference. With `optax.clip_by_global_norm` one large gradient would shrink all others.
+    Raises ValueError unless `limit` is positive.
 
         optimiser = optax.chain(fl.clip_by_array_norm(0.03), optax.adam(1e-3))
     """
@@ -42,10 +42,10 @@ def clip_by_array_norm(limit: float) -> optax.GradientTransformation:
 
 
 class FlossingTerm(NamedTuple):
-    """Flossing as a term of the task's loss: `weight` times the flossing loss is added in every `every`-th epoch.
+    """Flossing as a term of the task's loss: `weight` times the flossing loss is added every `every` epochs.
 
-    One optimiser then serves both, and its clipping acts on the sum of the gradients. Blocks of flossing, put in by a
-    schedule, keep the two apart; both may be used together.
+    One optimiser then serves both losses, and its clipping acts on the sum of the gradients. A schedule, in contrast,
+    keeps flossing and training apart; both may be combined.
     """
 
     weight: float
@@ -56,8 +56,7 @@ class TrainingState(eqx.Module):
     """The whole state of a run between two chunks.
 
     `epoch` and `flossing_epoch` count the epochs done. `queried_epoch` is the last epoch for which the schedule was
-    queried, and `pending` the number of flossing epochs that are still due there. `measures` are the newest values, by
-    name.
+    queried, and `pending` the number of flossing epochs still due there. `measures` holds the latest values by name.
     """
 
     model: PyTree
@@ -73,13 +72,13 @@ class TrainingState(eqx.Module):
 class Chunk(NamedTuple):
     """What `train` yields after each chunk.
 
-    - `kind`: which epochs the chunk held, `"training"` or `"flossing"`.
-    - `epochs`: their numbers, counted from 1 in each kind. A flossing chunk happened before the training epoch
+    - `kind`: the kind of the chunk's epochs, `"training"` or `"flossing"`.
+    - `epochs`: their numbers, counted from 1 for each kind. A flossing chunk precedes the training epoch
       `state.epoch + 1`.
-    - `metrics`: NumPy arrays by name, one row for each epoch, measured before that epoch's update. Training: `loss`,
-      what the loss function returns besides, `gradient_norm/<array>` (before clipping), and the probes (NaN in the
-      epochs between). Flossing: `flossing_loss`, `exponents`, `flossing_gradient_norm`, `flossing_interval`.
-    - `state`: the state after the chunk; `state.measures` holds the newest metrics and the exponents.
+    - `metrics`: NumPy arrays by name, one row per epoch, measured before that epoch's update. Training: `loss`, the
+      other metrics of the loss function, `gradient_norm/<array>` (before clipping), and the probes (NaN in epochs
+      without one). Flossing: `flossing_loss`, `exponents`, `flossing_gradient_norm`, `flossing_interval`.
+    - `state`: the state after the chunk; `state.measures` holds the latest metrics and the exponents.
     """
 
     kind: Literal["training", "flossing"]
@@ -115,31 +114,32 @@ def train(
     probe_every: int = 100,
     chunk: int = 100,
 ) -> Iterator[Chunk]:
-    """Train `state.model` up to `epochs`, flossing when `schedule` says so; yields a [`Chunk`][] after each chunk.
+    """Train `state.model` up to epoch `epochs`, with flossing by `schedule`; yields a [`Chunk`][] after each chunk.
 
     **Arguments:**
 
-    - `state`: from `init_training`, or from the last `Chunk` of an earlier run, which then continues exactly.
-    - `loss`: `loss(model, batch) -> (scalar, {name: scalar})`; its gradient is taken in all floating arrays of the
-      model, and both values are recorded, before the update, the scalar as `loss`: no metric may have that name.
+    - `state`: from `init_training`, or from the last `Chunk` of an earlier run, which then resumes exactly.
+    - `loss`: `loss(model, batch) -> (scalar, {name: scalar})`. Its gradient is taken with respect to all floating
+      arrays of the model. Both results are recorded before the update, the scalar as `loss`; no metric may have that
+      name.
     - `batch`: `batch(key)` draws the batch of one epoch. Epoch e gets a key folded with e, so the data do not depend on
-      the chunks.
+      `chunk`.
     - `optimiser`: for the task. Flossing has its own, in `flossing`; both keep their moments across blocks.
     - `epochs`: the number of the last training epoch.
     - `key`: the key of the data; `jax.random.key(0)` by default.
     - `flossing`: how to floss and how to measure exponents; without it no exponents are measured.
     - `schedule`: when to floss, one of [`flossing.schedules`][]; never by default. A function
       `(epoch, measures) -> flossing epochs` is queried after every `chunk` epochs.
-    - `term`: adds the flossing loss to the task's, in epochs that are a multiple of `term.every`; the gradient of the
-      term enters the leaves that `flossing` flosses, and its QR decompositions are done after every step unless
-      `flossing` has an interval of its own. The metrics `loss` and `gradient_norm/<array>` stay the task's alone;
-      `flossing_term` is what was added, and `flossing_term_gradient_norm` the norm of its gradient.
+    - `term`: adds the flossing loss to the task's, in epochs that are a multiple of `term.every`. Its gradient reaches
+      the leaves that `flossing` flosses. It uses QR after every step unless `flossing` has a fixed interval. The
+      metrics `loss` and `gradient_norm/<array>` remain those of the task alone; `flossing_term` is the added value, and
+      `flossing_term_gradient_norm` the norm of its gradient.
     - `probe`: `probe(model, gradients) -> {name: array}`, evaluated in epoch 1 and every `probe_every` epochs on the
-      gradients before clipping; 0 switches it off.
-    - `chunk`: at most so many epochs are run before a `Chunk` is yielded. The compiled loop does not depend on it.
+      gradients before clipping; `probe_every=0` switches it off.
+    - `chunk`: the largest number of epochs per `Chunk`. The compiled loop does not depend on it.
 
     **Raises:** `ValueError` for arguments out of range; `FloatingPointError`, naming epoch and quantity, when a loss,
-    gradient or exponent ceases to be finite. The last good state is then the one last yielded.
+    gradient or exponent is no longer finite. The last yielded state is then the last good one.
 
     **Source:** Engelken (NeurIPS 2023), sections 3 to 5.
 
@@ -152,9 +152,9 @@ def train(
     schedule = as_schedule(schedule, chunk)
     key = jax.random.key(0) if key is None else key
     training_key, flossing_key, measuring_key = jax.random.split(key, 3)
-    added = None if term is None else _AddedTerm(term, flossing, jax.random.fold_in(key, 3))
+    term_loss = None if term is None else _FlossingTermLoss(term, flossing, jax.random.fold_in(key, 3))
     training = TrainingEpoch(
-        training_key, interned(loss), interned(batch), interned(optimiser), interned(probe), probe_every, added
+        training_key, interned(loss), interned(batch), interned(optimiser), interned(probe), probe_every, term_loss
     )
 
     def chunks(state: TrainingState) -> Iterator[Chunk]:
@@ -173,11 +173,11 @@ def train(
             yield done
             state = done.state
 
-    return chunks(state)  # a generator of its own, so that arguments are checked at once
+    return chunks(state)  # an inner generator, so that arguments are checked by this call
 
 
 def _query(state: TrainingState, schedule: Schedule, flossing: Flossing | None) -> TrainingState:
-    """Ask the schedule what is due before the next training epoch, if it wants to be queried there and was not yet."""
+    """Query the schedule before the next training epoch, if a query is due there and has not been made."""
     epoch = state.epoch + 1
     if state.queried_epoch >= epoch or schedule.next_query(state.epoch) != epoch:
         return state
@@ -188,7 +188,7 @@ def _query(state: TrainingState, schedule: Schedule, flossing: Flossing | None) 
 
 
 class TrainingEpoch(eqx.Module):
-    """One epoch of training as `run_chunk` wants it; epoch e draws its batch with `fold_in(key, e)`."""
+    """One training epoch in the form that `run_chunk` takes; epoch e draws its batch with `fold_in(key, e)`."""
 
     key: RandomKey
     loss: Loss = eqx.field(static=True)
@@ -196,7 +196,7 @@ class TrainingEpoch(eqx.Module):
     optimiser: optax.GradientTransformation = eqx.field(static=True)
     probe: Probe | None = eqx.field(static=True)
     probe_every: int = eqx.field(static=True)
-    added: "_AddedTerm | None"
+    term_loss: "_FlossingTermLoss | None"
 
     def __call__(self, carry, epoch):
         model, opt_state = carry
@@ -208,8 +208,8 @@ class TrainingEpoch(eqx.Module):
         if taken := sorted(ours & metrics.keys()):
             raise ValueError(f"loss must return metrics under names of their own, got {', '.join(taken)}")
         record = {"loss": loss, **metrics, **norms, **probed}
-        if self.added is not None:
-            term, more = eqx.filter_value_and_grad(self.added)(model, epoch)
+        if self.term_loss is not None:
+            term, more = eqx.filter_value_and_grad(self.term_loss)(model, epoch)
             gradients = jax.tree_util.tree_map(jnp.add, gradients, more)
             record |= {"flossing_term": term, "flossing_term_gradient_norm": norm_of(more)}
         updates, opt_state = self.optimiser.update(gradients, opt_state, eqx.filter(model, eqx.is_inexact_array))
@@ -225,8 +225,8 @@ class TrainingEpoch(eqx.Module):
         return lax.cond(due, lambda: probe(model, gradients), lambda: nothing)
 
 
-class _AddedTerm(eqx.Module):
-    """The flossing term of the loss; it is zero in the epochs between, and costs nothing there."""
+class _FlossingTermLoss(eqx.Module):
+    """The flossing term of the loss; in other epochs it is zero and costs nothing."""
 
     weight: Float[Array, ""]
     every: int = eqx.field(static=True)
@@ -288,7 +288,7 @@ def _measure(state: TrainingState, flossing: Flossing, key: RandomKey) -> Traini
 
 @eqx.filter_jit
 def measure_exponents(flossing: Flossing, model: PyTree, key: RandomKey) -> Float[Array, " k"]:
-    """The exponents of `model` over the flossing window; compiled once a shape."""
+    """The exponents of `model` over the flossing window; compiled once per shape."""
     return flossing.exponents(model, key)
 
 

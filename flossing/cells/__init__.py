@@ -1,11 +1,11 @@
-"""Recurrent cells, Equinox modules, one sequence at a time; batches are the caller's `jax.vmap`.
+"""Recurrent cells as Equinox modules, for one sequence at a time; use `jax.vmap` for batches.
 
-What a cell is, [`cells.Cell`][] in short:
+The protocol of a cell, [`cells.Cell`][], in short:
 
-- `cell(input, state) -> state`: the step, of which exponents are measured, with `input` of shape (S,), but for
+- `cell(input, state) -> state`: the step whose exponents are measured. `input` has shape (S,), except for
   [`cells.BalancedRNN`][], whose input is a pair of signals and noise;
 - `cell.zeros() -> state`: the zero state, an array or a tuple of arrays, in the dtype of the parameters;
-- `cell.output(state) -> (N,)`: what a readout, or the next layer, sees of a state.
+- `cell.output(state) -> (N,)`: the output, which a readout or the next layer receives.
 """
 
 from flossing.cells._balanced import BalancedRNN as BalancedRNN

@@ -1,4 +1,4 @@
-"""Networks that inhibition keeps in balance."""
+"""Networks balanced by inhibition."""
 
 import functools
 import math
@@ -18,15 +18,15 @@ Drive: TypeAlias = tuple[Float[Array, " S"], Float[Array, " N"]]
 
 
 class BalancedRNN(eqx.Module):
-    """N noisy rectified units that inhibit one another, read through their rates.
+    """N noisy rectified units with mutual inhibition and a readout of their rates.
 
         x_{t+1} = x_t + dt (-x_t + J relu(x_t) + b + ws s_t / S) + sigma sqrt(dt) xi_t,      r_t = wr relu(x_t) / N
 
-    Unlike that of other cells, the input of a step is a pair (s, xi), signals (S,) and standard Gaussian noise (N,); so
-    in [`cells.Stacked`][] only the first layer can be one. The step is a pure function, and exponents along given
-    inputs are those under frozen noise. They are per step: divide by `dt`, or measure with `time_step=dt`, to have them
+    Unlike other cells, it takes a pair (s, xi) as input: signals (S,) and standard Gaussian noise (N,). In
+    [`cells.Stacked`][] it can therefore only be the first layer. The step is a pure function, so exponents along given
+    inputs are those for frozen noise. They are per step: divide by `dt`, or measure with `time_step=dt`, to get them
     per time constant. The state is x, the output relu(x). No unit drives itself: the diagonal of `J` starts at zero,
-    has no part in the step and gets no gradient. Fields, with N units, S inputs and O outputs: `J` (N, N), `ws` (N, S),
+    does not enter the step and gets no gradient. Fields, with N units, S inputs and O outputs: `J` (N, N), `ws` (N, S),
     `wr` (O, N), `b` (N,), which starts at zero.
 
     Source: Engelken et al. (NeurIPS 2022), released code, whose values are the defaults.
@@ -89,9 +89,9 @@ class BalancedRNN(eqx.Module):
     def orbit(
         self, signals: Float[Array, "T S"], noise: Float[Array, "T N"], x: Float[Array, " N"]
     ) -> Float[Array, "T N"]:
-        """x_1 ... x_T (T, N) along a sequence that starts at x (N,), the same as by single steps but faster to derive.
+        """x_1 ... x_T (T, N) along a sequence from x (N,), the same as single steps but faster to differentiate.
 
-        Of T steps of length `dt`: `signals` (T, S) and standard Gaussian `noise` (T, N), both of the state's dtype.
+        T steps of length `dt`, with `signals` (T, S) and standard Gaussian `noise` (T, N), both of the state's dtype.
         """
         return _orbit(without_diagonal(self.J), self._drive(signals, noise), x, self.dt)
 
@@ -102,7 +102,7 @@ class BalancedRNN(eqx.Module):
     def relax(self, x: Float[Array, " N"], signal: Float[Array, " S"], steps: int) -> Float[Array, " N"]:
         """x (N,) after `steps` steps of length `dt` from x, under a constant signal (S,) and without noise.
 
-        Not finite where the network has no resting state, such as one that excites itself.
+        Not finite if the network has no resting state, for example if it excites itself.
         """
         J, drive = without_diagonal(self.J), self._drive(signal[None], jnp.zeros_like(x)[None])[0]
         return lax.fori_loop(0, steps, lambda _, x: _step(J, drive, x, self.dt), x)
@@ -113,7 +113,7 @@ class BalancedRNN(eqx.Module):
 
 
 def without_diagonal(J: Float[Array, "N N"]) -> Float[Array, "N N"]:
-    """J with zeros on its diagonal, where its gradient is then zero too."""
+    """J with zeros on its diagonal, whose gradient is then zero too."""
     return jnp.where(jnp.eye(J.shape[0], dtype=bool), 0, J)
 
 
@@ -123,7 +123,7 @@ def _step(J: Float[Array, "N N"], drive: Float[Array, " N"], x: Float[Array, " N
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _orbit(J: Float[Array, "N N"], drive: Float[Array, "T N"], x: Float[Array, " N"], dt: float) -> Float[Array, "T N"]:
-    # As `driven` of the reference network, its derivative is written out, so that dJ meets all states in one product.
+    # As in `driven` of the reference network, the derivative is explicit: dJ multiplies all states in one product.
     def body(x, drive):
         x = _step(J, drive, x, dt)
         return x, x

@@ -1,4 +1,4 @@
-"""What every cell is."""
+"""The protocol of cells."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,10 +9,10 @@ from flossing._types import State
 
 @runtime_checkable
 class Cell(Protocol):
-    """The three methods by which [`cells.Stacked`][] and [`cells.Network`][] know a cell; yours may have them too."""
+    """The three methods that [`cells.Stacked`][] and [`cells.Network`][] need; any cell with them works."""
 
     def __call__(self, input: Any, state: Any, /) -> Any:
-        """One step, of which the tangent is measured: `cell(input, state) -> state`."""
+        """One step, whose tangents are measured: `cell(input, state) -> state`."""
         ...
 
     def zeros(self) -> State:
@@ -20,5 +20,5 @@ class Cell(Protocol):
         ...
 
     def output(self, state: Any, /) -> Float[Array, " N"]:
-        """What a readout, or the next layer, sees of a state."""
+        """The output for a state, which a readout or the next layer receives."""
         ...

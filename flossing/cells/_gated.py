@@ -1,4 +1,4 @@
-"""Gated networks: the cells of Equinox, with a choice of how they start."""
+"""Gated networks: the cells of Equinox, with a choice of initialisation."""
 
 from typing import Literal, TypeAlias
 
@@ -73,7 +73,7 @@ class LSTM(eqx.Module):
         """Draw the weights as Equinox does, uniform within 1 / sqrt(N); with "orthogonal", each U is orthogonal.
 
         `forget_bias` is added to the bias of f, so that the cells start with some memory (Gers, Schmidhuber & Cummins
-        2000); 0 leaves Equinox's own. Raises ValueError for a size below 1 or an unknown `recurrent`.
+        2000); 0 keeps Equinox's own. Raises ValueError for a size below 1 or an unknown `recurrent`.
         """
         check_integer("units", units, least=1)
         check_integer("inputs", inputs, least=1)

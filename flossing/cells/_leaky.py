@@ -15,14 +15,14 @@ NONLINEARITIES = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 
 
 class LeakyRNN(eqx.Module):
-    """N leaky units, a rate network in steps of `dt`, in units of its time constant.
+    """N leaky units: a rate network with steps of `dt`, in units of its time constant.
 
         x_{t+1} = (1 - dt) x_t + dt (J phi(x_t) + b + ws s_t)
 
     The state is x, the output phi(x), with phi = tanh or relu. Exponents are per step: divide by `dt`, or measure with
-    `time_step=dt`, to have them per time constant. With `dt = 1` there is no leak, and relu gives the ReLU network: a
-    step in which m units are silent costs it m directions, whose exponents are -inf. At x = 0 all are silent, so leave
-    out a transient. Fields, with N units and S inputs: `J` (N, N), `ws` (N, S), `b` (N,).
+    `time_step=dt`, to get them per time constant. With `dt = 1` there is no leak, and relu gives the ReLU network: a
+    step in which m units are silent loses m directions, whose exponents are -inf. At x = 0 all units are silent, so use
+    a transient. Fields, with N units and S inputs: `J` (N, N), `ws` (N, S), `b` (N,).
     """
 
     J: Float[Array, "N N"]
@@ -48,7 +48,7 @@ class LeakyRNN(eqx.Module):
     ):
         """Draw a network, in JAX's default floating dtype.
 
-        `J` as that of [`cells.VanillaRNN`][]; `ws` is N(0,1) times `input_scale`; `b` is uniform in [0, bias_scale)
+        `J` is as in [`cells.VanillaRNN`][]; `ws` is N(0,1) times `input_scale`; `b` is uniform in [0, bias_scale)
         plus `bias_mean`. Raises ValueError for a size below 1, a `dt` outside (0, 1], an unknown `nonlinearity` or
         `recurrent`.
         """

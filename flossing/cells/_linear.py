@@ -13,14 +13,14 @@ from flossing._types import RandomKey
 
 
 class LRU(eqx.Module):
-    """N linear recurrent units, each turning and shrinking on its own.
+    """N linear recurrent units, each rotating and decaying independently.
 
         h_{t+1} = lambda h_t + gamma B s_t,      lambda = exp(-exp(nu) + i theta)
 
-    The state h is complex: 2N real coordinates, and each unit has its exponent log|lambda| = -exp(nu) twice, along
-    every orbit. It is below 0 for any `nu`, on which alone it depends: flossing to 0 moves `nu` down and never
-    arrives. The output is the real parts, then the imaginary parts. Fields, with S inputs: `nu`, `theta` and
-    `log_gamma` (N,), `B_real` and `B_imag` (N, S), all real, so that any optimiser may train them.
+    The state h is complex and has 2N real coordinates. Each unit contributes the exponent log|lambda| = -exp(nu) twice,
+    along every orbit. It depends only on `nu` and is always below 0: flossing to 0 keeps lowering `nu` and never
+    reaches the target. The output is the real parts, then the imaginary parts. Fields, with S inputs: `nu`, `theta` and
+    `log_gamma` (N,), `B_real` and `B_imag` (N, S), all real, so that any optimiser can train them.
 
     Source: Orvieto et al. (ICML 2023).
     """
@@ -43,8 +43,8 @@ class LRU(eqx.Module):
     ):
         """Draw lambda uniformly in the ring `r_min` to `r_max`, with phases from 0 to `max_phase`, in radians.
 
-        `B` is Gaussian, its entries of variance 1 / S; `gamma` starts at sqrt(1 - |lambda|^2), which gives all units
-        the same variance under white input. JAX's default floating dtype, and its complex partner for the state.
+        `B` is Gaussian with entries of variance 1 / S; `gamma` starts at sqrt(1 - |lambda|^2), which gives all units
+        the same variance under white input. Arrays have JAX's default floating dtype, the state its complex form.
         Raises ValueError for a size below 1 or unless 0 <= r_min <= r_max < 1 and r_max > 0.
         """
         check_integer("units", units, least=1)

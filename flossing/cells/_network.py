@@ -1,4 +1,4 @@
-"""A cell and what is read from it."""
+"""A cell with a readout."""
 
 from typing import Any, TypeVar
 
@@ -17,8 +17,8 @@ Model = TypeVar("Model")
 class Network(eqx.Module):
     """Any cell with a linear readout of its output.
 
-    Called, it makes the step of its cell: `floss` and `lyapunov_spectrum` take it as they take the cell. `outputs`
-    runs a sequence, for the loss of a task. Fields: `cell`, and `readout`, an `equinox.nn.Linear` with `weight` (O, N)
+    Calling it takes one step of its cell, so `floss` and `lyapunov_spectrum` accept it like the cell. `outputs` runs a
+    sequence, for the loss of a task. Fields: `cell`, and `readout`, an `equinox.nn.Linear` with `weight` (O, N)
     and `bias` (O,).
     """
 
@@ -41,9 +41,9 @@ class Network(eqx.Module):
         return self.cell.zeros()
 
     def outputs(self, inputs: Input, state: State = None) -> Float[Array, "T O"]:
-        """What is read after each step along `inputs` (T, ...) from `state`, by default `zeros()`; (T, O).
+        """The readout (T, O) after each step along `inputs` (T, ...), from `state`, by default `zeros()`.
 
-        Spiking cells have their sharpness for tasks in its gradient; see [`cells.with_task_surrogate`][].
+        In its gradient, spiking cells use their surrogate for tasks; see [`cells.with_task_surrogate`][].
         """
         cell = with_task_surrogate(self.cell)
 
@@ -55,10 +55,10 @@ class Network(eqx.Module):
 
 
 def with_task_surrogate(model: Model) -> Model:
-    """`model` with every cell in it that has a method `with_task_surrogate` replaced by what that returns.
+    """`model` with each cell that has a method `with_task_surrogate` replaced by the result of that method.
 
-    The values of a step stay the same; its derivative becomes the one that the gradient of a task shall use. Cells
-    without that method stay as they are.
+    A step keeps its values; its derivative becomes the one for the gradient of a task. Cells without that method do not
+    change.
     """
 
     def has_two(node: Any) -> bool:

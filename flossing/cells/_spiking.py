@@ -1,8 +1,8 @@
-"""Binary and spiking networks, whose tangents pass through a stand-in for the derivative of a spike.
+"""Binary and spiking networks, with a surrogate for the derivative of a spike.
 
-The spikes themselves stay exact. Their derivative is `1 / (sharpness |v| + 1)^2`, v counted from the threshold, with
-two sharpnesses: `flossing_beta` where the step is called, thus in exponents and in flossing; `beta` in
-`with_task_surrogate()`, the same cell for the gradient of a task, which [`cells.Network`][] uses by itself.
+The spikes themselves stay exact. Their derivative is `1 / (sharpness |v| + 1)^2`, with v relative to the threshold.
+There are two sharpnesses. The step, and thus exponents and flossing, uses `flossing_beta`. `with_task_surrogate()`
+returns the same cell with `beta`, for the gradient of a task; [`cells.Network`][] applies it automatically.
 """
 
 import copy
@@ -27,8 +27,8 @@ class BinaryRNN(eqx.Module):
         v_t = J z_t + b + ws s_t,      z_{t+1} = 1 where v_t > threshold, else 0
 
     The state and the output are z, floats of 0 and 1. Fields, with N units and S inputs: `J` (N, N), `ws` (N, S), `b`
-    (N,), and the numbers `threshold`, `beta`, `flossing_beta`, per unit of v. The wider the stand-in, the nearer to 0
-    flossing brings many exponents: its slope is then near 1 for most units, and a narrow one shrinks every tangent.
+    (N,), and the numbers `threshold`, `beta`, `flossing_beta`, per unit of v. The wider the surrogate, the closer to 0
+    flossing brings many exponents: its slope is then near 1 for most units, whereas a narrow one shrinks every tangent.
     """
 
     J: Float[Array, "N N"]
@@ -54,7 +54,7 @@ class BinaryRNN(eqx.Module):
         beta: float = 10.0,
         flossing_beta: float = 0.3,
     ):
-        """Draw a network, its `J`, `ws` and `b` as those of [`cells.LeakyRNN`][], in JAX's default floating dtype.
+        """Draw a network, with `J`, `ws` and `b` as in [`cells.LeakyRNN`][], in JAX's default floating dtype.
 
         Raises ValueError for a size below 1, a sharpness that is not positive or an unknown `recurrent`.
         """
@@ -96,14 +96,14 @@ class LIF(eqx.Module):
         i_{t+1} = alpha i_t + J z_t + ws s_t                              alpha = exp(-dt / tau_syn)
         v_{t+1} = kappa v_t + (1 - kappa) (i_{t+1} + b) - z_t             kappa = exp(-dt / tau_mem)
 
-    The state is (v, i), 2N real coordinates: a spike is a function of v, and lowers it by the threshold, 1, in the
-    next step. Currents are in units of the threshold: a constant `b` above 1 makes a neuron fire. That reset has no
-    part in the derivative unless `reset_in_tangent`. Fields, with N neurons and S inputs: `J` (N, N), `ws` (N, S), `b`
-    (N,), `tau_mem`, `tau_syn`, `dt` in ms, `beta`, `flossing_beta`, `reset_in_tangent`. Flossing
-    sees exponents, not firing rates, which it may change a lot: check both.
+    The state is (v, i), 2N real coordinates. A spike is a function of v, and lowers v by the threshold, 1, in the next
+    step. This reset does not enter the derivative unless `reset_in_tangent`. Currents are in units of the threshold: a
+    constant `b` above 1 makes a neuron fire. Fields, with N neurons and S inputs: `J` (N, N), `ws` (N, S), `b` (N,),
+    `tau_mem`, `tau_syn`, `dt` in ms, `beta`, `flossing_beta`, `reset_in_tangent`. Flossing acts on exponents, not on
+    firing rates, and may change these a lot: check both.
 
-    Source: the discrete equations are those of Neftci, Mostafa & Zenke (2019), with the input acting at once, and with
-    the gain 1 - kappa that makes v follow a slow current.
+    Source: the discrete equations are those of Neftci, Mostafa & Zenke (2019), except that the input acts in the same
+    step and that the gain 1 - kappa makes v follow a slow current.
     """
 
     J: Float[Array, "N N"]
@@ -135,9 +135,9 @@ class LIF(eqx.Module):
         flossing_beta: float = 1.0,
         reset_in_tangent: bool = False,
     ):
-        """Draw a network, its `J`, `ws` and `b` as those of [`cells.LeakyRNN`][], in JAX's default floating dtype.
+        """Draw a network, with `J`, `ws` and `b` as in [`cells.LeakyRNN`][], in JAX's default floating dtype.
 
-        Under the default bias half of the neurons fire on their own. Raises ValueError for a size below 1, a
+        With the default bias, half of the neurons fire spontaneously. Raises ValueError for a size below 1, a
         time or a sharpness that is not positive or an unknown `recurrent`.
         """
         check_integer("units", units, least=1)

@@ -9,10 +9,10 @@ from flossing.cells._contract import Cell
 
 
 class Stacked(eqx.Module):
-    """Several cells, each driven by the output of the one before it in the same step.
+    """Several cells, each driven by the output of the previous one in the same step.
 
-    The state is the tuple of their states, the output that of the last. The Jacobian of a step is block triangular:
-    the exponents are those of all layers together, each measured with what drives it. Field: `cells`, a tuple.
+    The state is the tuple of their states, the output that of the last cell. The Jacobian of a step is block
+    triangular: the exponents are those of all layers together, each driven by its inputs. Field: `cells`, a tuple.
     """
 
     cells: tuple[Cell, ...]

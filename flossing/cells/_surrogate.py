@@ -1,4 +1,4 @@
-"""Spikes, and the derivative that stands in for the one they do not have."""
+"""Spikes with a surrogate derivative."""
 
 import functools
 
@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 def spike(v: Float[Array, "..."], beta: float) -> Float[Array, "..."]:
     """1 where v > 0, else 0, with the derivative `1 / (beta |v| + 1)^2`; shape and dtype as v.
 
-    The stand-in is at most 1, and the narrower the larger its sharpness `beta`. It has derivatives of its own, which
-    flossing needs: its gradient differentiates the tangents.
+    The surrogate is at most 1, and narrower for a larger sharpness `beta`. It is itself differentiable, as flossing
+    requires: the flossing gradient differentiates the tangents.
 
     **Source:** Zenke & Ganguli (Neural Computation 2018).
     """

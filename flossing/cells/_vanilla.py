@@ -12,11 +12,11 @@ from flossing.cells._weights import Recurrent, recurrent_weights
 
 
 class VanillaRNN(eqx.Module):
-    """The reference network: N tanh units whose output is read before the tanh.
+    """The reference network: N tanh units with a readout before the tanh.
 
         x_{t+1} = J h_t + b + ws s_t / S,      h_t = tanh(x_t),      r_t = wr x_t + offset
 
-    The state is h. Exponents at finite times depend on that choice: in x they would differ by a term that decays
+    The state is h. Finite-time exponents depend on that choice: in x they would differ by a term that decays
     like 1/T. Fields, with N units, S inputs and O outputs: `J` (N, N), `ws` (N, S), `wr` (O, N), `b` (N,),
     `offset` (O,). Neither `ws` nor `wr` is divided by sqrt(N), as in the reference.
     """
@@ -74,11 +74,11 @@ class VanillaRNN(eqx.Module):
         return state
 
     def current(self, input: Float[Array, " S"], state: Float[Array, " N"]) -> Float[Array, " N"]:
-        """The next x, from which the next h and the output are made."""
+        """The next x, which gives the next h and the output."""
         return self.J @ state + self.b + self.ws @ input / input.size
 
     def outputs(self, inputs: Float[Array, "T S"], x: Float[Array, " N"]) -> Float[Array, "T O"]:
-        """The outputs r_1 ... r_T along a sequence that starts at x; logits, where the task is binary."""
+        """The outputs r_1 ... r_T along a sequence that starts at x; logits for a binary task."""
         drive = inputs @ self.ws.T / inputs.shape[1] + self.b[None, :]
         return driven(self.J, drive, x) @ self.wr.T + self.offset[None, :]
 
@@ -91,8 +91,8 @@ class VanillaRNN(eqx.Module):
 def driven(J: Float[Array, "N N"], drive: Float[Array, "T N"], x: Float[Array, " N"]) -> Float[Array, "T N"]:
     """x_1 ... x_T of `x_t = J tanh(x_{t-1}) + drive_t`, from x_0 = `x`.
 
-    Its derivative is written out for speed: dJ meets all states at once, in one product, instead of one a step. It is
-    linear in the tangents, so that reverse mode is its transpose.
+    Its derivative is explicit for speed: dJ multiplies all states in one product instead of one per step. It is linear
+    in the tangents, so reverse mode is its transpose.
     """
 
     def body(x, drive):

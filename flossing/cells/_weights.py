@@ -1,4 +1,4 @@
-"""How recurrent weights are drawn."""
+"""Random recurrent weights."""
 
 from typing import Literal, TypeAlias
 

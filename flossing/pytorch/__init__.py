@@ -6,8 +6,8 @@
     history = flt.floss(module, inputs, k=16)
 
 `module` is an `nn.RNN`, `nn.GRU`, `nn.LSTM`, one of their cells, your own cell called as `cell(input, state)`, or a
-function `step(state, input) -> state`. Importing this package imports no JAX; on the CPU the modules of torch run on
-the JAX engine, which is imported when it is first needed.
+function `step(state, input) -> state`. Importing this package does not import JAX; on the CPU, torch's own modules
+run on the JAX engine, which is imported on first use.
 """
 
 from flossing.pytorch._floss import (

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from flossing._arguments import check_integer, check_positive, default_transient
-from flossing._messages import explain_infinite
+from flossing._messages import infinite_exponent_message
 from flossing._tangent.interval import ADAPT_EVERY, longer_interval, shorter_interval
 from flossing.pytorch._spread import spread_ratio
 from flossing.pytorch._state import initial_basis
@@ -20,8 +20,8 @@ from flossing.pytorch._system import Engine, ModuleSystem, System, read_system
 def flossing_loss(exponents: Float[Tensor, "... k"], target: Any = 0.0) -> Float[Tensor, ""]:
     """Mean squared distance of the exponents to their target, `mean_i (lambda_i - target_i)^2`.
 
-    **Arguments:** `exponents` (k,), per step, natural logarithm, or (B, k) for B sequences, the mean being over them
-    too; `target`, a number for all or one for each (k,).
+    **Arguments:** `exponents` (k,), per step, natural logarithm, or (B, k) for B sequences, averaged as well;
+    `target`, a number for all or one for each (k,).
 
     **Returns:** a scalar of the exponents' dtype.
 
@@ -38,17 +38,17 @@ def flossing_loss(exponents: Float[Tensor, "... k"], target: Any = 0.0) -> Float
 
 
 class FlossingState(NamedTuple):
-    """What one flossing phase passes to the next: the optimiser with its moments, and the interval."""
+    """The state passed from one flossing phase to the next: the optimiser with its moments, and the interval."""
 
     optimiser: torch.optim.Optimizer
     interval: int
 
 
 class FlossingRecord(NamedTuple):
-    """What some flossing epochs measured, each before its update; fields (epochs,) as in `FlossingHistory`.
+    """The measurements of some flossing epochs, each before its update; fields (epochs,) as in `FlossingHistory`.
 
-    `spread_ratio` (epochs, factors): how far blocks of 1, 2, 4, ..., 32 times `interval` spread, over what the
-    tolerance allows; 1 is the limit.
+    `spread_ratio` (epochs, factors): the spread of blocks of 1, 2, 4, ..., 32 times `interval`, relative to the limit
+    of the tolerance.
     """
 
     loss: Float[Tensor, " epochs"]
@@ -59,11 +59,11 @@ class FlossingRecord(NamedTuple):
 
 
 class FlossingHistory(NamedTuple):
-    """A flossing phase, epoch by epoch, each measured before that epoch's update; tensors on the CPU.
+    """The measurements of a flossing phase, one row per epoch, taken before that epoch's update; tensors on the CPU.
 
     - `loss` (epochs,); `exponents` (epochs, k), or (epochs, B, k) with B sequences, per step, natural logarithm;
       `gradient_norm` (epochs,), Euclidean, over all flossed parameters; `interval` (epochs,), the steps between
-      re-orthonormalisations.
+      reorthonormalisations.
     - `state`: pass it to the next `floss` to keep the optimiser's moments and the interval.
     """
 
@@ -108,30 +108,31 @@ def floss(
 ) -> FlossingHistory:
     """Floss a recurrent network in place: `epochs` steps of an optimiser on the flossing loss.
 
-    It can stand between any two lines of your training. The gradients of the flossed parameters are None afterwards.
+    Call it at any point of your training. Afterwards the gradients of the flossed parameters are None.
 
     **Arguments:**
 
     - `model`, `state`, `generator`, `k`, `basis`, `step`, `batched`, `engine`: as for
       [`lyapunov_spectrum`][flossing.pytorch.lyapunov_spectrum]. Each epoch starts from `state`.
-    - `inputs`: a sequence used in every epoch, or many, as for `lyapunov_spectrum`; or a function without arguments
-      that returns a fresh one for each epoch; or None for an autonomous system.
-    - `epochs`: flossing epochs, at least 1.
-    - `window`: how many steps are run, from the start of the sequence; all by default, required if `inputs` is None.
+    - `inputs`: a sequence, or a batch, used in every epoch, as for `lyapunov_spectrum`; or a function without arguments
+      that returns new inputs for each epoch; or None for an autonomous system.
+    - `epochs`: the number of flossing epochs, at least 1.
+    - `window`: the number of steps to run, from the start of the sequence; all by default, required if `inputs` is
+      None.
     - `transient`: steps of the window left out of the average; `10 + ceil(window / 10)` by default, at most half.
-    - `interval`: steps between re-orthonormalisations. `"auto"` adapts it to the network: as many as keep the gradient
-      within `tolerance` of that with QR after every step; 1 in the first epoch, chosen anew after it and after every
-      ten, and lengthened where epochs become a tenth cheaper.
-    - `tolerance`: relative, in the 2-norm; 1e-3 in float32 and 1e-9 in float64 by default.
-    - `target`: the exponents wanted, per step: a number, or one for each (k,).
+    - `interval`: steps between reorthonormalisations. `"auto"` adapts it to the network: the longest interval that
+      keeps the gradient within `tolerance` of that with QR after every step. It is 1 in the first epoch, is chosen
+      again after it and after every ten, and grows only if that makes epochs at least 10 % cheaper.
+    - `tolerance`: relative, in the 2-norm, for `interval="auto"`; 1e-3 in float32 and 1e-9 in float64 by default.
+    - `target`: the target exponents, per step: a number for all, or one for each (k,).
     - `parameters`: the parameters to floss; by default all parameters of the module that require a gradient. Required
       for a step that is a function.
-    - `optimiser`: a class or function that makes one of a list of parameters, as `torch.optim.Adam` (the default, with
-      its rate of 1e-3) or `functools.partial(torch.optim.Adam, lr=1e-2)`; or an optimiser you have. It then steps
-      those of the parameters that it holds, and clears all gradients it holds.
-    - `clip`: the largest 2-norm of the gradient, all parameters together, that the optimiser receives; `None` for no
-      limit, as in the paper. Without it one spike of the gradient, which random networks have, slows Adam for hundreds
-      of epochs.
+    - `optimiser`: a class or function that creates an optimiser from a list of parameters, such as `torch.optim.Adam`
+      (the default, with its learning rate of 1e-3) or `functools.partial(torch.optim.Adam, lr=1e-2)`; or an existing
+      optimiser. That one updates only those of the parameters that it holds, and clears all its gradients.
+    - `clip`: the largest 2-norm of the gradient, over all parameters together, that the optimiser receives; `None` for
+      no limit, as in the paper. Without clipping, a single gradient spike, as random networks produce, slows Adam for
+      hundreds of epochs.
     - `flossing_state`: the state of an earlier call, `history.state`, whose optimiser and interval are used.
     - `chunk`: epochs between two calls of `callback(epochs_done, model, record)`, where `record`, a
       [`FlossingRecord`][flossing.pytorch.FlossingRecord], holds the chunk's epochs.
@@ -157,7 +158,7 @@ def floss(
         check_positive("clip", clip)
     if flossing_state is not None:
         optimiser = flossing_state.optimiser
-    flossed, optimiser = _choose(model, parameters, optimiser)
+    flossed, optimiser = _select_parameters(model, parameters, optimiser)
 
     def read() -> System:
         sequence = inputs() if callable(inputs) else inputs
@@ -208,7 +209,7 @@ def _stacked(records: list[_Epoch], dtype: torch.dtype) -> FlossingRecord:
     return FlossingRecord(loss, torch.stack(exponents), norm, ratio, torch.tensor(interval))
 
 
-def _choose(model: Any, parameters: Any, optimiser: Any) -> tuple[list[Tensor], torch.optim.Optimizer]:
+def _select_parameters(model: Any, parameters: Any, optimiser: Any) -> tuple[list[Tensor], torch.optim.Optimizer]:
     """The parameters to floss, and the optimiser that steps them."""
     if parameters is None:
         if not isinstance(model, nn.Module):
@@ -254,8 +255,8 @@ def _update(
     clip: float | None,
     epoch: int,
 ) -> float:
-    """One step of the optimiser; the norm of the gradient before it is clipped. Raises before the step if something is
-    not finite."""
+    """One step of the optimiser -> the norm of the gradient before clipping. Raises before the step if anything is not
+    finite."""
     if not exponents.isfinite().all():
         raise FloatingPointError(f"flossing epoch {epoch}: {_explain(exponents)}")
     if not loss.requires_grad:
@@ -276,7 +277,7 @@ def _update(
 
 
 def _norm(gradients: list[Tensor]) -> float:
-    """The norm of all together; the largest entry taken out, squares cannot overflow where the norm itself does not."""
+    """The norm of all together; scaled by the largest entry, squares cannot overflow unless the norm itself does."""
     largest = torch.stack([g.abs().max() for g in gradients]).max() if gradients else torch.zeros(())
     if not 0 < largest < math.inf:
         return largest.item()
@@ -297,4 +298,4 @@ def _target(target: Any, exponents: Tensor) -> Tensor:
 
 def _explain(exponents: Tensor) -> str:
     rows = exponents.detach().reshape(-1, exponents.shape[-1])
-    return explain_infinite(rows[~rows.isfinite().all(-1)][0].cpu().numpy())
+    return infinite_exponent_message(rows[~rows.isfinite().all(-1)][0].cpu().numpy())

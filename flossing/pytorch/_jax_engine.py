@@ -1,7 +1,7 @@
 """torch's recurrent modules on the JAX engine, on the CPU: compiled calls on the same memory, and their gradients.
 
-Compiled code depends on the kind of module and on shapes, not on weights, and is kept. JAX's configuration is left
-alone: float64 and the CPU are asked for call by call.
+Compiled code depends on the kind of module and on shapes, not on weights, and is cached. JAX's configuration does not
+change: each call selects float64 and the CPU for itself.
 """
 
 import functools
@@ -29,7 +29,7 @@ FUNCTIONS = SimpleNamespace(tanh=jnp.tanh, relu=jax.nn.relu, sigmoid=jax.nn.sigm
 
 
 class Plan(NamedTuple):
-    """What compiled code depends on, beside structures, shapes and dtypes."""
+    """The static arguments of compiled code, besides structures, shapes and dtypes."""
 
     kind: Kind
     batched: bool
@@ -108,7 +108,7 @@ def _flow_and_pull(plan: Plan, interval: int, moving: Any, fixed: Any, *, linear
     def measure(problem, basis, **options):
         return Flow(*tangent_flow(problem, basis, interval=interval, **options))
 
-    # The pullback is a pytree of what the forward pass keeps, and can leave compiled code.
+    # The pullback is a pytree of residuals, so compiled code can return it.
     run = functools.partial(_each_sequence, measure, plan, fixed=fixed)
     return jax.vjp(run, moving) if linearise else (run(moving), None)
 
@@ -152,13 +152,13 @@ def _each_sequence(measure: Callable, plan: Plan, moving: Any, *, fixed: Any) ->
 
 def _differentiable_leaves(tree: Any) -> tuple[list[Tensor | None], Any]:
     leaves, spec = pytree.tree_flatten(tree)
-    if not torch.is_grad_enabled():  # autograd.Function would not see it from inside
+    if not torch.is_grad_enabled():  # autograd.Function cannot see this from inside
         leaves = [leaf if leaf is None else leaf.detach() for leaf in leaves]
     return leaves, spec
 
 
 def _split(leaves: Sequence[Tensor | None], wanted: Sequence[bool], spec: Any) -> tuple[Any, Any]:
-    """The arrays whose gradient is wanted, and the others, each with None in place of the rest."""
+    """The arrays that need a gradient, and the others, each with None for the rest."""
     arrays = [None if leaf is None else _to_numpy(leaf) for leaf in leaves]
     moving = [a if want else None for a, want in zip(arrays, wanted, strict=True)]
     fixed = [None if want else a for a, want in zip(arrays, wanted, strict=True)]
@@ -170,12 +170,12 @@ def _to_numpy(tensor: Tensor) -> np.ndarray:
 
 
 def _to_torch(array: jax.Array) -> Tensor:
-    return torch.from_numpy(np.array(array))  # a copy: JAX takes its own arrays for constant
+    return torch.from_numpy(np.array(array))  # a copy: JAX assumes that its arrays never change
 
 
 @contextmanager
 def _settings(leaves: Sequence[Tensor | None]) -> Iterator[None]:
-    # JAX hands back results that are still being computed: whoever leaves before they are there has left LAPACK to as
+    # JAX returns results that are still being computed. Wait for them inside this context: outside it LAPACK uses as
     # many threads as it likes, and small QR decompositions take twice as long.
     double = any(leaf is not None and leaf.dtype == torch.float64 for leaf in leaves)
     with jax.enable_x64(double), jax.default_device("cpu"), one_lapack_thread():

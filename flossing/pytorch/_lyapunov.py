@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flossing._arguments import check_integer, check_positive, default_transient
-from flossing._messages import explain_escape
+from flossing._messages import escape_message
 from flossing._tangent.interval import PROBE_STEPS, longer_interval, power_of_two, shorter_interval
 from flossing.pytorch._spread import spread_ratio
 from flossing.pytorch._state import check_tensors, initial_bases
@@ -26,12 +26,13 @@ class Spectrum:
       system.
     - `growth` (blocks, k): log R_ii of each block of `interval` steps after the transient; the last block may be
       shorter. `exponents` is its sum over blocks, divided by `steps * time_step`.
-    - `state`: the state after the last step, structured as the one given: what the module itself returns.
+    - `state`: the state after the last step, structured as the one given, as the module itself returns it.
     - `basis` (N, k): the orthonormal basis after the last step. `state` and `basis` continue the run.
     - `transient_growth` (before, k): the growth of the blocks of the transient.
-    - `steps`, `interval`, `time_step`: the number of steps averaged, those in a block, the duration of one.
+    - `steps`, `interval`, `time_step`: the number of steps averaged, the steps per block, the duration of one step.
 
-    Along B sequences all tensors but the `state` of a module have a leading axis B; that has the module's own layout.
+    Along B sequences all tensors have a leading axis B, except the `state` of a module, which has the module's own
+    layout.
 
         spectrum = flt.lyapunov_spectrum(torch.nn.GRU(3, 64), torch.randn(200, 3), k=8)
         print(spectrum.exponents)
@@ -47,7 +48,7 @@ class Spectrum:
     time_step: float
 
     def running_mean(self) -> Float[Tensor, "... blocks k"]:
-        """The exponents after each block: how the average has converged, in the unit of the exponents."""
+        """The running average of the exponents after each block, which shows its convergence."""
         blocks = torch.arange(1, self.growth.shape[-2] + 1, device=self.growth.device)
         steps = (blocks * self.interval).clamp(max=self.steps).to(self.growth.dtype)
         return self.growth.cumsum(-2) / (steps[:, None] * self.time_step)
@@ -93,43 +94,43 @@ def lyapunov_spectrum(
     time_step: float = 1.0,
     engine: Engine = "auto",
 ) -> Spectrum:
-    """Measure the first `k` Lyapunov exponents of a recurrent network of torch along `inputs`.
+    """Measure the first `k` Lyapunov exponents of a recurrent PyTorch network along `inputs`.
 
     **Arguments:**
 
     - `model`: an `nn.RNN`, `nn.GRU`, `nn.LSTM` of any number of layers, an `nn.RNNCell`, `nn.GRUCell`, `nn.LSTMCell`;
-      any other module, called as a cell of torch, `cell(input, state) -> state`; or a function
+      any other module, called like a torch cell, `cell(input, state) -> state`; or a function
       `step(state, input) -> state`. Both must be pure.
-    - `inputs`: (T, S), or (T, B, S) for a module of torch, (B, T, S) if it is `batch_first`: then each of the B
-      sequences has exponents. For a cell or step of your own, a tensor or pytree of tensors with a leading time axis of
-      T, or None for an autonomous system, which needs `steps=T` and is called with the input None.
-    - `state`: h or (h, c) of a module of torch, zeros by default; for a cell or step of your own a tensor, or tuples
-      and dicts of tensors. Its N real coordinates are the entries of the floating tensors, as in
+    - `inputs`: (T, S), or (T, B, S) for a torch module, (B, T, S) if it is `batch_first`; each of the B sequences then
+      has its own exponents. For your own cell or step, a tensor or pytree of tensors with a leading time axis of T, or
+      None for an autonomous system, which needs `steps=T` and is called with the input None.
+    - `state`: h or (h, c) of a torch module, zeros by default; for your own cell or step a tensor, or tuples and dicts
+      of tensors. Its N real coordinates are the entries of the floating tensors, as in
       [`flossing.lyapunov_spectrum`][].
     - `k`: how many exponents, 1 to N; all N if neither `k` nor `basis` is given.
-    - `generator`: draws the initial basis, the Q factor of a Gaussian N x k matrix; one with seed 0 by default.
-    - `basis`: the initial basis itself (N, k) instead; its columns are orthonormalised first. With a batch also
-      (B, N, k), as an earlier result holds it.
-    - `step`: `step(model, state, input) -> state`, if the model is called in another way.
-    - `batched`: whether inputs of a cell or step of your own have a leading batch axis, (B, T, ...); each sequence is
-      then measured on its own. `state` is one for all, or has a leading axis B.
-    - `transient`: steps at the start in which the basis turns and growth is not counted, 0 to T - 1;
+    - `generator`: draws the initial basis, the Q factor of a Gaussian N x k matrix; a generator with seed 0 by default.
+    - `basis`: the initial basis (N, k), instead of a random one; its columns are orthonormalised first. With a batch it
+      may also have shape (B, N, k), as that of an earlier result.
+    - `step`: `step(model, state, input) -> state`, for a model with another calling convention.
+    - `batched`: whether inputs of your own cell or step have a leading batch axis, (B, T, ...); each sequence is then
+      measured on its own. `state` is one for all, or has a leading axis B.
+    - `transient`: steps at the start in which the basis aligns and growth is not counted, 0 to T - 1;
       `10 + ceil(T / 10)` by default, at most half of T; 0 if `basis` is given, since that continues a run.
-    - `interval`: steps between re-orthonormalisations; `"auto"` for as many as keep the exponents to about 1e-9 in
-      float64, 1e-3 in float32.
-    - `steps`: how many steps are run, from the start of `inputs`; all of them by default.
+    - `interval`: steps between reorthonormalisations; `"auto"` chooses the longest interval that keeps the exponents to
+      about 1e-9 in float64, 1e-3 in float32.
+    - `steps`: the number of steps to run, from the start of `inputs`; all by default.
     - `time_step`: the duration of one step, for exponents per unit of time.
-    - `engine`: "jax" runs the modules of torch on the CPU in compiled code of JAX, "torch" runs anything anywhere;
-      "auto" takes "jax" where it can.
+    - `engine`: "jax" runs torch's own modules on the CPU in compiled JAX code, "torch" runs any model on any device;
+      "auto" uses "jax" where possible.
 
     **Returns:** a [`Spectrum`][flossing.pytorch.Spectrum] on the device and of the dtype of the state. Where torch
-    records gradients it is differentiable, once, in parameters, `state` and `inputs`. Where a Jacobian is singular the
-    exponent and the later ones are -inf with zero gradient. A surrogate gradient stands in for a derivative in the
-    tangents, as it does in training.
+    records gradients, it is differentiable once with respect to parameters, `state` and `inputs`. Where a Jacobian is
+    singular, that exponent and the later ones are -inf with zero gradient. Surrogate gradients replace derivatives in
+    the tangents, as they do in training.
 
-    **Raises:** `ValueError`, in one line, for arguments out of range or that do not fit one another, NaN or infinite
-    values, a model whose order of arguments is not clear, modules that do not map one state to the next, an orbit that
-    ceases to be finite. Warns (`UserWarning`) where all exponents are -inf: the step forgets its state.
+    **Raises:** `ValueError`, in one line, for arguments out of range or inconsistent, NaN or infinite values, a model
+    whose order of arguments is ambiguous, modules that do not map one state to the next, an orbit that does not stay
+    finite. Warns (`UserWarning`) if all exponents are -inf: the step forgets its state.
 
     **Source:** Engelken (NeurIPS 2023) sections 2 and 3; Benettin, Galgani, Giorgilli & Strelcyn (1980).
 
@@ -172,7 +173,7 @@ def _check_flow(flow: Flow):
     if growth.isnan().any() or growth.isposinf().any():
         block = (growth.isnan() | growth.isposinf()).any(-1).nonzero()[0].tolist()
         where = f"sequence {block[0]}, block {block[1]}" if len(block) > 1 else f"block {block[0]}"
-        raise ValueError(explain_escape(f"in {where} after the transient"))
+        raise ValueError(escape_message(f"in {where} after the transient"))
     check_tensors("state after the last step, state", flow.state)
     if flow.exponents.detach().isneginf().all():
         warnings.warn("all exponents are -inf: step forgets its state, its Jacobian is zero", stacklevel=3)

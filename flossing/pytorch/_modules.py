@@ -1,6 +1,6 @@
-"""torch's recurrent modules as maps of their state: their weights, their equations, and which of them have none.
+"""torch's recurrent modules as maps of their state: weights and equations, and the modules that are no such map.
 
-The equations are written once, on the few functions that torch and JAX share; `xp` is either.
+The equations are written once, with the few functions that torch and JAX share; `xp` is either.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class Kind(NamedTuple):
 
     @property
     def gates(self) -> int:
-        """Blocks of rows in the weights."""
+        """The number of gates, the blocks of rows in the weights."""
         return {"gru": 3, "lstm": 4}.get(self.name, 1)
 
 
@@ -60,7 +60,7 @@ _KINDS = {nn.RNN: "", nn.GRU: "gru", nn.LSTM: "lstm", nn.RNNCell: "", nn.GRUCell
 
 
 def read_module(module: Any) -> Recurrent | None:
-    """The weights of a recurrent module of torch as they are now; None for anything else."""
+    """The current weights of a recurrent torch module; None for anything else."""
     base = next((base for base in _KINDS if isinstance(module, base)), None)
     if base is None:
         return None
@@ -75,7 +75,7 @@ def read_module(module: Any) -> Recurrent | None:
     name = _KINDS[base] or module.nonlinearity
     ends = [""] if cell else [f"_l{layer}" for layer in range(module.num_layers)]
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    # By attribute, and not from `parameters()`: a parametrised weight is computed when it is asked for.
+    # By attribute, not from `parameters()`: a parametrised weight is computed on access.
     named = [{part + end: getattr(module, part + end, None) for part in names} for end in ends]
     for weights in named:
         check_tensors("module", {key: tensor for key, tensor in weights.items() if tensor is not None})
@@ -104,7 +104,7 @@ def affine(weight: Any, bias: Any, x: Any) -> Any:
 
 
 def advance(xp: Any, kind: Kind, layers: tuple[Layer, ...], state: Any, drive: Any) -> Any:
-    """One step of the state (L, H), or of a pair of such; `drive` (gates H,) is W_ih s + b_ih of the first layer."""
+    """One step of the state (L, H), or of a pair of these; `drive` (gates H,) is W_ih s + b_ih of the first layer."""
     memory = state if kind.name == "lstm" else (state,)
     new = []
     for index, (weight_ih, weight_hh, bias_ih, bias_hh) in enumerate(layers):

@@ -1,6 +1,6 @@
-"""QR with a positive diagonal for the tangent flow, and its rule for reverse mode; see `flossing._linalg.qr`.
+"""QR with a positive diagonal for the tangent flow, and its reverse-mode rule; see `flossing._linalg.qr`.
 
-The pullback is the rule there, transposed: with M = Q^T Q_bar, from the cotangents of Q and of l = log diag R,
+The pullback is the transpose of the rule there: with M = Q^T Q_bar, from the cotangents of Q and of l = log diag R,
 
     C_bar = tril(M - M^T, -1) - M + diag(l_bar),        A_bar = (Q_bar + Q C_bar) R^-T .
 """
@@ -64,7 +64,7 @@ def independent_columns(r: Float[Tensor, "*blocks k k"]) -> Bool[Tensor, "*block
 def push(
     jacobians: Float[Tensor, "T N N"], q: Float[Tensor, "N k"], ends: Collection[int]
 ) -> tuple[Float[Tensor, "N k"], Float[Tensor, "blocks k"]]:
-    """D_T ... D_1 Q, made orthonormal after each of the steps `ends` -> the last Q, and log R_ii of each block.
+    """D_T ... D_1 Q, orthonormalised after each of the steps `ends` -> the last Q, and log R_ii of each block.
 
     As [`orthonormalise`][flossing.pytorch._orthonormal.orthonormalise] after each block. The last Q is orthonormal if
     the last step is one of `ends`.
@@ -73,8 +73,7 @@ def push(
 
 
 class _Push(torch.autograd.Function):
-    # Q with columns of either sign does as well as the one of a positive diagonal, and has the same pullback; the
-    # signs are put right at the end.
+    # The pullback is the same for any signs of the columns of Q, so the signs are corrected only at the end.
     @staticmethod
     def forward(ctx: Any, jacobians: Tensor, q: Tensor, ends: Collection[int]):
         before, after, rs = [], [], []

@@ -1,4 +1,4 @@
-"""The spread of blocks between re-orthonormalisations, in torch: `flossing._tangent.spread` without JAX."""
+"""The spread of blocks between reorthonormalisations, in torch: `flossing._tangent.spread` without JAX."""
 
 import math
 
@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flossing._tangent.interval import FACTORS, limits
+from flossing._tangent.interval import MULTIPLES, limits
 
 
 def spread_ratio(growth: Float[Tensor, "... blocks k"], tolerance: float | None) -> Float[np.ndarray, " factors"]:
-    """The spread of 1, 2, 4, ... joined blocks over the limit, from log R_ii of each block; of sequences the worst."""
+    """The ratio of the spread of 1, 2, 4, ... joined blocks to the limit, from log R_ii; the worst over sequences."""
     limit, reach = limits(str(growth.dtype).removeprefix("torch."), tolerance)
     blocks = growth.shape[-2]
 
@@ -23,5 +23,5 @@ def spread_ratio(growth: Float[Tensor, "... blocks k"], tolerance: float | None)
         spread = (most - least).logsumexp(-1) - math.log(count)
         return torch.maximum(spread / limit, torch.maximum(most, -least).amax(-1) / reach).max()
 
-    ratios = torch.stack([ratio(factor) for factor in FACTORS])
+    ratios = torch.stack([ratio(factor) for factor in MULTIPLES])
     return torch.where(ratios.isfinite(), ratios, torch.inf).cpu().numpy()

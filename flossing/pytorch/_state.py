@@ -1,4 +1,4 @@
-"""What a measurement in torch begins with: a state as a point of R^N, a sequence, a first basis; all of it checked."""
+"""The checked arguments of a measurement in torch: the state as a point of R^N, the sequence, the initial basis."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ class Coordinates:
     """The map between a state (a tensor or a pytree of tensors) and its real coordinates, a vector of R^N.
 
     Floating leaves are raveled in the tree's own order; a complex leaf gives its real parts, then its imaginary
-    parts. Other leaves (counters) have no tangent: `split` hands them over as `rest`.
+    parts. Other leaves (counters) have no tangent: `split` returns them as `rest`.
     """
 
     def __init__(self, state: Any):
@@ -33,9 +33,9 @@ class Coordinates:
         parts = [part.reshape(-1) for leaf in leaves if _is_floating(leaf) for part in _real_parts(leaf)]
         return torch.cat(parts) if len(parts) > 1 else parts[0], [x for x in leaves if not _is_floating(x)]
 
-    def join(self, x: Float[Tensor, " N"], rest: list[Tensor]) -> Any:
+    def join(self, x: Float[Tensor, " N"], nondiff: list[Tensor]) -> Any:
         """The inverse of `split`."""
-        parts, others = iter(x.split(self._sizes)), iter(rest)
+        parts, others = iter(x.split(self._sizes)), iter(nondiff)
         leaves = []
         for leaf in self._leaves:
             if leaf.is_complex():
@@ -62,13 +62,13 @@ class Coordinates:
 
 def describe(tree: Any) -> str:
     """A pytree with each tensor written as `dtype[shape]` and its device, if that is not the CPU."""
-    return str(pytree.tree_map(_Shown, tree))
+    return str(pytree.tree_map(_ShapeRepr, tree))
 
 
-class _Shown:
+class _ShapeRepr:
     def __init__(self, leaf: Any):
         if not isinstance(leaf, Tensor):
-            # An array of another library would be printed whole.
+            # An array of another library would be printed in full.
             array = f"{type(leaf).__name__} of shape {getattr(leaf, 'shape', None)}"
             self._text = array if hasattr(leaf, "shape") else repr(leaf)
             return
@@ -99,7 +99,7 @@ def check_tensors(name: str, tree: Any):
 
 
 def sequence_length(inputs: Any, steps: int | None, name: str = "steps") -> int:
-    """How many steps are run: `steps`, or all that the leading time axis of `inputs` has."""
+    """The number of steps to run: `steps`, or the length of the leading time axis of `inputs`."""
     if inputs is None:
         if steps is None:
             raise ValueError(f"{name} must be given for an autonomous system (inputs=None), got {name}=None")
@@ -123,7 +123,7 @@ def initial_bases(
     generator: torch.Generator | None,
     basis: Any,
 ) -> Float[Tensor, "... N k"]:
-    """The initial basis of all sequences; one each if there is a batch and `basis` has three axes."""
+    """The initial basis for all sequences, or one per sequence if there is a batch and `basis` has three axes."""
     if batch is None or basis is None or torch.as_tensor(basis).ndim != 3:
         return initial_basis(size, like, k=k, generator=generator, basis=basis)
     if len(basis) != batch:
@@ -139,7 +139,7 @@ def initial_basis(
     generator: torch.Generator | None,
     basis: Any,
 ) -> Float[Tensor, "N k"]:
-    """An orthonormal basis (N, k) of the dtype and on the device of `like`: drawn, or made of the one given."""
+    """An orthonormal basis (N, k) of the dtype and on the device of `like`: random, or from the given one."""
     if k is not None:
         check_integer("k", k, least=1, most=size, note=f" (the state has {size} real coordinates)")
     if basis is None:

@@ -1,4 +1,4 @@
-"""What is measured: a recurrent module or a step, from a state, along inputs; read, checked, and ready to run."""
+"""The system to measure: a recurrent module or a step, with its state and inputs, checked and ready to run."""
 
 import importlib.util
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from flossing._convention import FUNCTION_ORDER, MODULE_ORDER, argument_names, contradicts, explain_order
+from flossing._convention import FUNCTION_ORDER, MODULE_ORDER, argument_names, contradicts, order_hint
 from flossing.pytorch._modules import Recurrent, advance, read_module
 from flossing.pytorch._state import Coordinates, check_tensors, describe, sequence_length
 from flossing.pytorch._torch_engine import Flow, Step, tangent_flow
@@ -43,7 +43,7 @@ class StepSystem:
         return replace(self, inputs=pytree.tree_map(lambda s: s[cut], self.inputs), length=window)
 
     def flow(self, basis: Float[Tensor, "... N k"], *, transient: int, interval: int) -> Flow:
-        """Run it."""
+        """Run the tangent flow."""
         options = {"length": self.length, "transient": transient, "interval": interval}
         if self.batch is None:
             return tangent_flow(self.step, self.state, self.inputs, basis, **options)
@@ -90,7 +90,7 @@ class ModuleSystem:
         return replace(self, inputs=self.inputs[..., :window, :])
 
     def flow(self, basis: Float[Tensor, "... N k"], *, transient: int, interval: int) -> Flow:
-        """Run it; the state is that of the module in its own layout."""
+        """Run the tangent flow; the state has the module's own layout."""
         run = self._compiled_flow if self.compiled and basis.ndim == 2 else self._torch_flow
         flow = run(basis, transient=transient, interval=interval)
         if self.batch is None:
@@ -133,7 +133,7 @@ def read_system(
     if recurrent is not None:
         system = _read_recurrent(model, recurrent, state, inputs, engine)
         if batched is not None and batched != (system.batch is not None):
-            raise ValueError(f"batched must be left out for this module, whose inputs say it, got batched={batched}")
+            raise ValueError(f"batched must be left out for this module, whose inputs imply it, got batched={batched}")
         return system.start(sequence_length(system.inputs.movedim(-2, 0), steps, steps_name))
     name = getattr(model, "__name__", type(model).__name__)
     if state is None:
@@ -144,7 +144,7 @@ def read_system(
 
 
 def _explicit(model: Any, step: Any) -> Callable[[Any, Any], Any]:
-    """The step `step(state, input)` of a model: a function is a step, a module is called as a cell of torch."""
+    """The step `step(state, input)` of a model: a function is a step, a module is called like a torch cell."""
     if step is not None:
         if not callable(step):
             raise ValueError(f"step must be a function step(model, state, input) -> state, got step={step!r}")
@@ -172,7 +172,7 @@ def _read_step(
     leaves, states = pytree.tree_leaves(inputs) if inputs is not None else [], pytree.tree_leaves(state)
     sizes = {leaf.shape[0] if leaf.ndim else None for leaf in leaves or states}
     if len(sizes) != 1 or None in sizes or 0 in sizes:
-        raise ValueError(f"inputs must have one leading batch axis, one entry a sequence, got {describe(inputs)}")
+        raise ValueError(f"inputs must have one leading batch axis, one entry per sequence, got {describe(inputs)}")
     (size,) = sizes
     first = pytree.tree_map(lambda s: s[0], inputs) if inputs is not None else None
     length = sequence_length(first, steps, steps_name)
@@ -194,8 +194,8 @@ def _first(inputs: Any) -> Any:
 
 
 def _check_step(model: Any, step: Any, call: Step, state: Any, input: Any) -> Coordinates:
-    """The coordinates of a state that the step maps to a state alike; ValueError otherwise, or where the order of
-    arguments can be read in two ways."""
+    """The coordinates of the state; ValueError unless the step maps it to a state of the same form, or if the order of
+    arguments is ambiguous."""
     coordinates = Coordinates(state)
     if step is not None:
         coordinates.check_step(call, state, input)
@@ -207,7 +207,7 @@ def _check_step(model: Any, step: Any, call: Step, state: Any, input: Any) -> Co
     def fits_otherwise() -> bool:
         try:
             coordinates.check_step(other, state, input)
-        except Exception:  # whatever it raises, the order of arguments is not this one
+        except Exception:  # any exception means that this is not the order of arguments
             return False
         return True
 
@@ -217,14 +217,14 @@ def _check_step(model: Any, step: Any, call: Step, state: Any, input: Any) -> Co
     )
     if contradicts(names, order) and fits_otherwise():
         raise ValueError(
-            f"model must be called in one order, got one that can be read in two: {explain_order(names, order)}"
+            f"model must be called in one order, got one that can be read in two: {order_hint(names, order)}"
         )
     try:
         coordinates.check_step(call, state, input)
     except ValueError as error:
         if not fits_otherwise():
             raise
-        raise ValueError(f"{error}; {explain_order(names, order)}") from error.__cause__
+        raise ValueError(f"{error}; {order_hint(names, order)}") from error.__cause__
     return coordinates
 
 
@@ -249,7 +249,7 @@ def _read_recurrent(module: Any, recurrent: Recurrent, state: Any, inputs: Any, 
         raise ValueError(f"state must be like {describe(zeros)} for this module and inputs, got {describe(state)}")
     check_tensors("state", state)
 
-    if module._forward_hooks or module._forward_pre_hooks:  # they expect a call; some of them make the weights
+    if module._forward_hooks or module._forward_pre_hooks:  # they expect a call; some compute the weights
         module(inputs if recurrent.kind.stacked else inputs[0], state)
         recurrent = read_module(module) or recurrent
     if inputs.ndim == 3:

@@ -1,10 +1,10 @@
-"""The tangent flow in torch, for any step: D Q = Q' R after each block of steps; see `flossing._spectra.lyapunov`.
+"""The tangent flow in torch, for any step: D Q = Q' R after each block of steps; see `flossing._tangent.flow`.
 
-How a basis is pushed through a step depends on what the step's operations allow, and on the size of the state:
+The method to push a basis through a step depends on the step's operations and on the size of the state:
 
-- `_together`: the Jacobians of many steps at once, since all states of the orbit are known before their tangents;
-- `_forward`: k tangents by forward mode, block by block; no Jacobian is formed;
-- `_backward`: Jacobians by plain autograd, for operations that `torch.func` cannot transform, as surrogate spikes.
+- `_batched_jacobians`: the Jacobians of many steps at once, since the states of the orbit are known first;
+- `_forward_mode`: k tangents by forward mode, block by block; no Jacobian is formed;
+- `_reverse_mode`: Jacobians by plain autograd, for what `torch.func` cannot transform, such as surrogate spikes.
 
 All give the same numbers and can be differentiated again.
 """
@@ -22,25 +22,25 @@ from torch.utils import _pytree as pytree
 from flossing.pytorch._orthonormal import orthonormalise, push
 from flossing.pytorch._state import Coordinates
 
-SMALL = 128
-"""States of up to so many coordinates have their Jacobians formed: it costs less than the overhead of forward mode."""
+MAX_JACOBIAN_SIZE = 128
+"""States of up to this size form their Jacobians, which costs less than the overhead of forward mode."""
 
-TOGETHER = 64
-"""Steps whose Jacobians are formed at once."""
+JACOBIAN_BATCH = 64
+"""The number of steps whose Jacobians are formed together."""
 
 Step: TypeAlias = Callable[[Any, Any], Any]
 Point: TypeAlias = tuple[Tensor, list[Tensor]]
 """The coordinates of a state, and its leaves that have none."""
 
-Way: TypeAlias = Callable[..., tuple[Point, Tensor, Tensor]]
-"""`way(step, point, inputs, basis, sizes)`: the point and the basis after blocks of these sizes, log R_ii of each."""
+Method: TypeAlias = Callable[..., tuple[Point, Tensor, Tensor]]
+"""`method(step, point, inputs, basis, sizes)`: point and basis after blocks of these sizes, and log R_ii of each."""
 
 Jacobians: TypeAlias = Iterator[tuple[Point, Tensor]]
-"""Some steps at a time, the point after them and their Jacobians (steps, N, N)."""
+"""For some steps at a time, the point after them and their Jacobians (steps, N, N)."""
 
 
 class Flow(NamedTuple):
-    """What a run along one sequence leaves, or along B with a leading axis B each; arrays of either library.
+    """The result of a run along one sequence, or along B with a leading axis B each; arrays of either library.
 
     Fields as in `Spectrum`.
     """
@@ -66,32 +66,36 @@ def tangent_flow(
     coordinates = Coordinates(state)
     leaves, spec = pytree.tree_flatten([] if inputs is None else inputs)
 
-    def step_at(x: Tensor, rest: list[Tensor], now: list[Tensor]) -> Point:
+    def step_at(x: Tensor, nondiff: list[Tensor], now: list[Tensor]) -> Point:
         input = None if inputs is None else pytree.tree_unflatten(now, spec)
-        return coordinates.split(step(coordinates.join(x, rest), input))
+        return coordinates.split(step(coordinates.join(x, nondiff), input))
 
     start: Point = coordinates.split(state)
-    ways = [_together, _forward, _backward] if coordinates.size <= SMALL else [_forward, _backward]
-    way = _first_that_works(ways, step_at, start, leaves, basis)
-    kept, before = length - transient, -(-transient // interval)
+    methods = (
+        [_batched_jacobians, _forward_mode, _reverse_mode]
+        if coordinates.size <= MAX_JACOBIAN_SIZE
+        else [_forward_mode, _reverse_mode]
+    )
+    method = _first_supported(methods, step_at, start, leaves, basis)
+    averaged, before = length - transient, -(-transient // interval)
     sizes = [transient % interval] + [interval] * (transient // interval)
-    sizes += [interval] * (kept // interval) + [kept % interval]
+    sizes += [interval] * (averaged // interval) + [averaged % interval]
 
-    end, q, growth = way(step_at, start, leaves, basis, [size for size in sizes if size])
+    end, q, growth = method(step_at, start, leaves, basis, [size for size in sizes if size])
     before, growth = growth.tensor_split([before])
-    exponents, growth = _average(growth, kept)
+    exponents, growth = _average(growth, averaged)
     return Flow(exponents, growth, before, q, coordinates.join(*end))
 
 
-def _together(step: Callable, point: Point, inputs: list[Tensor], basis: Tensor, sizes: list[int]):
-    return _multiply(_jacobians_together(step, point, inputs, sum(sizes)), point, basis, sizes)
+def _batched_jacobians(step: Callable, point: Point, inputs: list[Tensor], basis: Tensor, sizes: list[int]):
+    return _multiply(_batches_of_jacobians(step, point, inputs, sum(sizes)), point, basis, sizes)
 
 
-def _forward(step: Callable, point: Point, inputs: list[Tensor], basis: Tensor, sizes: list[int]):
-    def run(x: Tensor, rest: list[Tensor], block: list[list[Tensor]]) -> Point:
+def _forward_mode(step: Callable, point: Point, inputs: list[Tensor], basis: Tensor, sizes: list[int]):
+    def run(x: Tensor, nondiff: list[Tensor], block: list[list[Tensor]]) -> Point:
         for now in block:
-            x, rest = step(x, rest, now)
-        return x, rest
+            x, nondiff = step(x, nondiff, now)
+        return x, nondiff
 
     first, q, growth = 0, basis, []
     for size in sizes:
@@ -102,7 +106,7 @@ def _forward(step: Callable, point: Point, inputs: list[Tensor], basis: Tensor, 
     return point, q, torch.stack(growth)
 
 
-def _backward(step: Callable, point: Point, inputs: list[Tensor], basis: Tensor, sizes: list[int]):
+def _reverse_mode(step: Callable, point: Point, inputs: list[Tensor], basis: Tensor, sizes: list[int]):
     return _multiply(_jacobians_one_by_one(step, point, inputs, sum(sizes)), point, basis, sizes)
 
 
@@ -117,31 +121,31 @@ def _multiply(
     return point, q, torch.cat(growth)
 
 
-def _jacobians_together(step: Callable, point: Point, inputs: list[Tensor], length: int) -> Jacobians:
-    for first in range(0, length, TOGETHER):
-        chunk = [s[first : first + TOGETHER] for s in inputs]
+def _batches_of_jacobians(step: Callable, point: Point, inputs: list[Tensor], length: int) -> Jacobians:
+    for first in range(0, length, JACOBIAN_BATCH):
+        chunk = [s[first : first + JACOBIAN_BATCH] for s in inputs]
         orbit = [point]
         with torch.no_grad():
-            for t in range(min(TOGETHER, length - first)):
+            for t in range(min(JACOBIAN_BATCH, length - first)):
                 orbit.append(step(*orbit[-1], [s[t] for s in chunk]))
             xs = torch.stack([x for x, _ in orbit])
-        *rests, rest = (rest for _, rest in orbit)
-        rests = [torch.stack(leaves) for leaves in zip(*rests, strict=True)]
+        *nondiffs, nondiff = (nondiff for _, nondiff in orbit)
+        nondiffs = [torch.stack(leaves) for leaves in zip(*nondiffs, strict=True)]
         found = []
         if torch.is_grad_enabled():
-            after = vmap(lambda *at: step(*at)[0])(xs[:-1], rests, chunk)
+            after = vmap(lambda *at: step(*at)[0])(xs[:-1], nondiffs, chunk)
             xs = _Orbit.apply(xs, point[0], after, found)
-        jacobians = vmap(jacrev(lambda *at: step(*at)[0]))(xs[:-1], rests, chunk)
+        jacobians = vmap(jacrev(lambda *at: step(*at)[0]))(xs[:-1], nondiffs, chunk)
         found.append(jacobians.detach())
-        point = xs[-1], rest
+        point = xs[-1], nondiff
         yield point, jacobians
 
 
 class _Orbit(torch.autograd.Function):
-    """Points x_0 to x_m as a function of x_0 and of all that enters a step beside its state.
+    """Points x_0 to x_m as a function of x_0 and of everything else that enters a step.
 
-    `after` is the step at all of x_0 to x_(m-1), these held fixed, so that a change of weights enters each step on its
-    own. How it goes on from there the Jacobians say, which are in the list `found` when the pullback needs them.
+    `after` is the step at each of x_0 to x_(m-1), with these held fixed, so that a change of weights enters each step
+    separately. The Jacobians propagate the change further; they are in the list `found` by the time of the pullback.
     """
 
     @staticmethod
@@ -161,18 +165,18 @@ class _Orbit(torch.autograd.Function):
 
 
 def _jacobians_one_by_one(step: Callable, point: Point, inputs: list[Tensor], length: int) -> Jacobians:
-    x, rest = point
+    x, nondiff = point
     identity = torch.eye(len(x), dtype=x.dtype, device=x.device)
-    differentiable = step(x, rest, [s[0] for s in inputs])[0].requires_grad
-    for first in range(0, length, TOGETHER):
+    differentiable = step(x, nondiff, [s[0] for s in inputs])[0].requires_grad
+    for first in range(0, length, JACOBIAN_BATCH):
         jacobians = []
-        for t in range(first, min(first + TOGETHER, length)):
+        for t in range(first, min(first + JACOBIAN_BATCH, length)):
             with torch.enable_grad():
                 x = x if differentiable and x.requires_grad else x.detach().requires_grad_()
-                y, rest = step(x, rest, [s[t] for s in inputs])
+                y, nondiff = step(x, nondiff, [s[t] for s in inputs])
                 jacobians.append(_jacobian(y, x, identity, differentiable))
             x = y if differentiable else y.detach()
-        yield (x, rest), torch.stack(jacobians)
+        yield (x, nondiff), torch.stack(jacobians)
 
 
 def _jacobian(y: Tensor, x: Tensor, identity: Tensor, differentiable: bool) -> Tensor:
@@ -181,7 +185,7 @@ def _jacobian(y: Tensor, x: Tensor, identity: Tensor, differentiable: bool) -> T
     options = {"retain_graph": True, "create_graph": differentiable, "materialize_grads": True}
     try:
         return torch.autograd.grad(y, x, identity, is_grads_batched=True, **options)[0]
-    except RuntimeError:  # an operation that cannot take many gradients at once takes one after another
+    except RuntimeError:  # an operation that does not support batched gradients: take them one by one
         return torch.stack([torch.autograd.grad(y, x, row, **options)[0] for row in identity])
 
 
@@ -192,19 +196,21 @@ def _along(function: Callable, x: Tensor, tangents: Tensor) -> Tensor:
     return vmap(along, in_dims=1, out_dims=1)(tangents)
 
 
-def _first_that_works(ways: list[Way], step: Callable, point: Point, inputs: list[Tensor], basis: Tensor) -> Way:
-    *ways, last = ways
-    for way in ways:
+def _first_supported(
+    methods: list[Method], step: Callable, point: Point, inputs: list[Tensor], basis: Tensor
+) -> Method:
+    *methods, last = methods
+    for method in methods:
         try:
-            way(step, point, [s[:1] for s in inputs], basis, [1])
-            return way
-        except Exception:  # torch.func refuses: no forward derivative, no batching rule, a value looked at, ...
+            method(step, point, [s[:1] for s in inputs], basis, [1])
+            return method
+        except Exception:  # torch.func refuses: no forward derivative, no batching rule, a branch on a value, ...
             continue
     return last
 
 
 def _average(growth: Float[Tensor, "blocks k"], time: int) -> tuple[Float[Tensor, " k"], Float[Tensor, "blocks k"]]:
-    # As in `flossing._tangent.flow`: a direction lost once is lost for good; none of its blocks may send a gradient.
+    # As in `flossing._tangent.flow`: a direction lost once stays lost; none of its blocks may contribute a gradient.
     dead = growth.isneginf().cumsum(0) > 0
     total = torch.where(dead[-1], 0, growth).sum(0)
     return torch.where(dead[-1], -torch.inf, total / time), torch.where(dead, -torch.inf, growth)

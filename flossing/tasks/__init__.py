@@ -1,22 +1,22 @@
-"""Tasks that need a memory: a key in, one sequence with its targets out. Batches are the caller's `jax.vmap`.
+"""Tasks that need memory. Each draws one sequence with its targets from a key; use `jax.vmap` for batches.
 
-What a task is, [`tasks.Task`][] in short:
+The protocol of a task, [`tasks.Task`][], in short:
 
-- `task(key) -> Trial`: a sequence, drawn anew, `inputs` (T, S), `targets` (T,), `mask` (T,) of the scored steps;
+- `task(key) -> Trial`: a new random sequence, `inputs` (T, S), `targets` (T,), `mask` (T,) of the scored steps;
 - `task.channels`, `task.outputs`: S, and the number of outputs O that a network needs;
-- `task.score(outputs, sequence) -> Score`: loss and accuracy of the outputs (T, O) of a network, means over the scored
-  steps: cross-entropy for classes, binary cross-entropy for bits, the squared error for numbers;
-- `task.baseline_loss`: the expected loss of the best that can be said without memory.
+- `task.score(outputs, trial) -> Score`: loss and accuracy of the outputs (T, O) of a network, averaged over the scored
+  steps: cross-entropy for classes, binary cross-entropy for bits, squared error for numbers;
+- `task.baseline_loss`: the expected loss of the best prediction without memory.
 
-A loss for [`train`][], the same for all of them:
+The same loss for [`train`][] works for all of them:
 
     def loss(network, batch):
         outputs = jax.vmap(network.outputs)(batch.inputs)
         score = jax.vmap(task.score)(outputs, batch)
         return score.loss.mean(), {"accuracy": score.accuracy.mean()}
 
-[`tasks.OrnsteinUhlenbeck`][] is no such task: it draws a [`tasks.Trial`][], with a target for each signal, and has
-no score and no trivial loss.
+[`tasks.OrnsteinUhlenbeck`][] does not follow this protocol: it draws a [`tasks.Trial`][] with a target for each signal,
+and has no score and no baseline loss.
 
 Nothing is downloaded.
 """

@@ -1,8 +1,8 @@
 """Binary tasks that need a memory of known length.
 
-Bits are fair coin tosses, and targets come from the bits, inputs from the bits times an amplitude. Each sequence is
-drawn with as much history before its first step as the longest lag, so that every target has its past. Steps count
-from 1; the mask holds the steps that are scored, those from `first_scored` on.
+Bits are fair coin tosses. Targets are functions of the bits; inputs are the bits times an amplitude. Each sequence is
+drawn with a history of the longest lag before its first step, so that every target is defined. Steps count from 1; the
+mask marks the scored steps, those from `first_scored` on.
 
 A `delay` here is the basic lag, as in the released code of the paper. The paper's text names the longest lag
 instead: its d is `2 delay` for the XOR of two bits.
@@ -47,7 +47,7 @@ class _BinaryTask(abc.ABC):
 
     @property
     def longest_lag(self) -> int:
-        """How far back a target looks, in steps; scoring starts there unless `first_scored` says otherwise."""
+        """The longest lag of a target, in steps; scoring starts at this step unless `first_scored` is given."""
         return self.delay
 
     def __call__(self, key: RandomKey) -> Trial:
@@ -56,7 +56,7 @@ class _BinaryTask(abc.ABC):
         return self.trial(jax.random.bernoulli(key, shape=shape).astype(float))
 
     def trial(self, bits: Float[Array, "L S"]) -> Trial:
-        """The sequence that a given stream of bits makes, history first."""
+        """The trial for a given stream of bits, history first."""
         inputs = self.amplitude * bits[self.longest_lag :]
         first = self._first_complete if self.first_scored is None else self.first_scored
         mask = jnp.arange(1, self.steps + 1) >= first
@@ -80,7 +80,7 @@ class _BinaryTask(abc.ABC):
 
 
 class DelayedCopy(_BinaryTask):
-    """`y_t = s_{t - delay}`: give back what came `delay` steps ago; scored from step `delay` on.
+    """`y_t = s_{t - delay}`: reproduce the input of `delay` steps ago; scored from step `delay` on.
 
     Source: Engelken (NeurIPS 2023), section 4, task 0 of the released code.
     """
@@ -128,8 +128,8 @@ class SpatialXOR(_BinaryTask):
 class TemporalParity(_BinaryTask):
     """`y_t = s_t xor s_{t-1} xor ... xor s_{t-delay+1}`: the parity of the last `delay` bits, at least 2.
 
-    Scored from step `delay` on, where all of them have been seen. Any `delay` - 1 of the bits say nothing about the
-    parity. A network may keep the parity of the last few bits, but must also remember each of them until it leaves.
+    Scored from step `delay` on, when all of them have been seen. Any `delay` - 1 of the bits say nothing about the
+    parity. A network may store the running parity, but must also remember each bit until it leaves the window.
     Source: known as N-parity; in this form Khajehabdollahi et al. (ICLR 2024).
     """
 

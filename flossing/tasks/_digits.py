@@ -1,4 +1,4 @@
-"""Handwritten digits, one pixel a step."""
+"""Handwritten digits, one pixel per step."""
 
 import dataclasses
 import functools
@@ -14,18 +14,18 @@ from flossing._types import RandomKey
 from flossing.tasks._trial import Score, Trial, score_classes
 
 TRAINING = 1437
-"""Images to train with, of 1797; the other 360 are for the test."""
+"""Number of training images, of 1797; the other 360 are test images."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Digits:
-    """Say which digit it was after 64 steps that show one pixel each, row by row.
+    """Classify a digit after 64 steps that show one pixel each, row by row.
 
-    The 1797 images of 8 x 8 pixels come with scikit-learn, extra `flossing[digits]`; a pixel is a number in [0, 1],
-    one input channel. The class, 0 to 9, is wanted at the last step: 10 outputs, and the trivial loss is `log(10)`.
-    With `permuted`, the pixels come in another order, the same for all images, so that neighbours in the image are
-    far apart in time. That order and the split, 1437 images for training and 360 for the test without regard to
-    their classes, were drawn once and never change.
+    The 1797 images of 8 x 8 pixels come with scikit-learn, extra `flossing[digits]`. A pixel is a number in [0, 1], one
+    input channel. The target at the last step is the class, 0 to 9: 10 outputs, and a baseline loss of `log(10)`. With
+    `permuted`, the pixels come in another order, the same for all images, so that neighbours in the image are far apart
+    in time. This order and the split into 1437 training and 360 test images, made without regard to class, never
+    change.
 
     Source: the images are the test set of Alpaydin & Kaynak (UCI repository, 1998); pixel by pixel, and permuted, as
     Le, Jaitly & Hinton (2015) did with larger ones.
@@ -43,13 +43,13 @@ class Digits:
         _load()
 
     def __call__(self, key: RandomKey) -> Trial:
-        """One of the training images, each as likely; inputs in JAX's default floating dtype."""
+        """Draw one of the training images uniformly; inputs in JAX's default floating dtype."""
         images, labels = self._arrays(slice(0, TRAINING))
         drawn = jax.random.randint(key, (), 0, TRAINING)
         return self._sequence(images[drawn], labels[drawn])
 
     def test(self) -> Trial:
-        """All 360 images of the test, stacked: `inputs` (360, 64, 1), `targets` and `mask` (360, 64)."""
+        """All 360 test images, stacked: `inputs` (360, 64, 1), `targets` and `mask` (360, 64)."""
         return jax.vmap(self._sequence)(*self._arrays(slice(TRAINING, None)))
 
     def score(self, outputs: Float[Array, "T 10"], trial: Trial) -> Score:
@@ -68,7 +68,7 @@ class Digits:
 
 @functools.cache
 def _load() -> tuple[np.ndarray, np.ndarray]:
-    # Images (1797, 64) and labels, those for training first. RandomState, since its streams are frozen for good.
+    # Images (1797, 64) and labels, training images first. RandomState, since its streams never change.
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError:

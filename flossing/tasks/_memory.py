@@ -1,4 +1,4 @@
-"""The two classical tests of a long memory."""
+"""The two classical tests of long-term memory."""
 
 import dataclasses
 import math
@@ -15,14 +15,14 @@ from flossing.tasks._trial import Score, Trial, score_classes, score_numbers
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CopyMemory:
-    """Remember 10 symbols over `delay` steps, then give them back in their order; T = `delay` + 20 steps.
+    """Remember 10 symbols over `delay` steps, then reproduce them in order; T = `delay` + 20 steps.
 
-    Symbols are the classes 0 to 7, all as likely, 8 is the blank, 9 the delimiter. Inputs are one-hot, 10 channels:
+    Symbols are the classes 0 to 7, equally likely; 8 is the blank, 9 the delimiter. Inputs are one-hot, 10 channels:
     the symbols, `delay` - 1 blanks, the delimiter, 10 blanks. Targets are the blank for `delay` + 10 steps, then the
-    symbols; 9 outputs, since the delimiter is none of them. A symbol is wanted `delay` + 10 steps after it was seen.
+    symbols; 9 outputs, since the delimiter is never a target. A symbol is due `delay` + 10 steps after its input.
 
-    All steps are scored. Whoever knows when to answer, but not what, gives the 8 symbols the same probability and has
-    the trivial loss `10 log(8) / (delay + 20)`. The accuracy is that of the last 10 steps alone, 1/8 for a guess.
+    All steps are scored. A network that knows when to answer, but not what, gives the 8 symbols equal probability and
+    has the baseline loss `10 log(8) / (delay + 20)`. The accuracy is that of the last 10 steps alone; chance is 1/8.
 
     Source: Hochreiter & Schmidhuber (Neural Computation 1997); in this form Arjovsky, Shah & Bengio (ICML 2016).
     """
@@ -60,11 +60,11 @@ class CopyMemory:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adding:
-    """Add the two marked numbers of a sequence of `steps` steps; the sum is wanted at the last one.
+    """Add the two marked numbers of a sequence of `steps` steps; the target at the last step is their sum.
 
     Two input channels: numbers, uniform in [0, 1), and marks, 1 at one step in each half of the sequence, 0 elsewhere.
-    Whoever says 1, the mean, has the trivial loss 1/6, twice the variance of a uniform number. An answer counts as
-    right if it is off by less than 0.04.
+    Always answering 1, the mean, gives the baseline loss 1/6, twice the variance of a uniform number. An answer counts
+    as correct if its error is below 0.04.
 
     Source: Hochreiter & Schmidhuber (Neural Computation 1997), whose criterion this is; marks as in Arjovsky, Shah &
     Bengio (ICML 2016).
@@ -91,5 +91,5 @@ class Adding:
         return Trial(jnp.stack([numbers, marks], axis=1), targets, jnp.arange(self.steps) == self.steps - 1)
 
     def score(self, outputs: Float[Array, "T 1"], trial: Trial) -> Score:
-        """Squared error at the last step; right within 0.04."""
+        """Squared error at the last step; correct within 0.04."""
         return score_numbers(outputs, trial, tolerance=0.04)

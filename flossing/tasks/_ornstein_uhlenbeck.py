@@ -1,4 +1,4 @@
-"""Signals to be tracked."""
+"""Signals to track."""
 
 import dataclasses
 import math
@@ -15,19 +15,19 @@ from flossing.tasks._trial import Trial
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OrnsteinUhlenbeck:
-    """S independent Ornstein-Uhlenbeck signals, each to be given back in the same step, times `target_gain`.
+    """S independent Ornstein-Uhlenbeck signals; each target is the signal of the same step, times `target_gain`.
 
     Unlike a [`tasks.Task`][] it draws a [`tasks.Trial`][], whose targets are (T, S), and has no score.
 
         s_{t+1} - mean = exp(-dt/tau) (s_t - mean) + amplitude sqrt((1 - exp(-2 dt/tau)) / (2 tau)) xi_t,    s_1 = mean
 
-    The update is exact for any `dt`, so the values are those of the process in continuous time. Their deviation from
-    the mean grows to `stationary_deviation`, amplitude / sqrt(2 tau). `dt` and `tau` share a unit, which is the
-    network's time constant where it has one. Steps count from 1; those from `first_scored` on are scored, by default
+    The update is exact for any `dt`, so the values are those of the process in continuous time. Their standard
+    deviation grows to `stationary_deviation`, amplitude / sqrt(2 tau). `dt` and `tau` share a unit, the time constant
+    of the network if it has one. Steps count from 1; those from `first_scored` on are scored, by default
     from T // 5 on. `channels` and `outputs` are both S.
 
-    Raises ValueError for sizes below 1, `dt` or `tau` not above 0, numbers that are not finite, `stationary_deviation`
-    in JAX's default floating dtype among them.
+    Raises ValueError for sizes below 1, `dt` or `tau` not above 0, and numbers that are not finite, including
+    `stationary_deviation` in JAX's default floating dtype.
     Source: Uhlenbeck & Ornstein (1930); the defaults are those of Engelken et al. (NeurIPS 2022), released code.
     """
 
@@ -75,9 +75,9 @@ class OrnsteinUhlenbeck:
         return self.trial(jax.random.normal(key, (self.steps - 1, self.signals)))
 
     def trial(self, xi: Float[Array, "K S"]) -> Trial:
-        """The sequence that given kicks make, `xi` (T - 1, S), standard Gaussian numbers, one row a step but the first.
+        """The trial for given noise `xi` (T - 1, S), standard Gaussian numbers, one row per step after the first.
 
-        Inputs and targets have the dtype of `xi`. Raises ValueError for another number of rows or signals.
+        Inputs and targets have the dtype of `xi`. Raises ValueError for any other shape.
         """
         if xi.shape != (self.steps - 1, self.signals):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""A trial, what a task is, and how the outputs of a network are scored."""
+"""Trials, the protocol of tasks, and scores of the outputs of a network."""
 
 from typing import NamedTuple, Protocol
 
@@ -12,8 +12,8 @@ from flossing._types import RandomKey
 class Trial(NamedTuple):
     """One sequence of a task: `inputs` (T, S), `targets` (T,) or (T, O), `mask` (T,) of the steps that are scored.
 
-    Targets are (T,) for one output and (T, O) for several. They are 0 and 1 or numbers, in the floating dtype of the
-    inputs, or classes, integers from 0. Where the mask is False they mean nothing.
+    Targets are (T,) for one output and (T, O) for several. They are bits (0 and 1) or numbers, in the floating dtype of
+    the inputs, or classes, integers from 0. Where the mask is False they are ignored.
     """
 
     inputs: Float[Array, "T S"]
@@ -22,14 +22,14 @@ class Trial(NamedTuple):
 
 
 class Score(NamedTuple):
-    """`loss`, in nats for bits and classes, and `accuracy`, the fraction that is right; means over the scored steps."""
+    """`loss`, in nats for bits and classes, and `accuracy`, the fraction correct; means over the scored steps."""
 
     loss: Float[Array, ""]
     accuracy: Float[Array, ""]
 
 
 class Task(Protocol):
-    """What a training program has to know of a task; yours may have it, too."""
+    """The protocol of tasks: the members that training needs; any object with them works."""
 
     @property
     def channels(self) -> int:
@@ -43,7 +43,7 @@ class Task(Protocol):
 
     @property
     def baseline_loss(self) -> float:
-        """The expected loss of the best that can be said without memory."""
+        """The expected loss of the best prediction without memory."""
         ...
 
     def __call__(self, key: RandomKey) -> Trial:
@@ -56,14 +56,14 @@ class Task(Protocol):
 
 
 def score_bits(outputs: Float[Array, "T 1"], trial: Trial) -> Score:
-    """Binary cross-entropy of logits; right is a logit of at least 0 for a 1, below 0 for a 0."""
+    """Binary cross-entropy of logits; a logit of at least 0 predicts 1, below 0 it predicts 0."""
     logits, bits = outputs[:, 0], trial.targets
     loss = jax.nn.softplus(logits) - bits * logits
     return _means(loss, (logits >= 0) == (bits > 0.5), trial.mask)
 
 
 def score_classes(outputs: Float[Array, "T O"], trial: Trial) -> Score:
-    """Cross-entropy of logits; right is the class of the largest one."""
+    """Cross-entropy of logits; the prediction is the class of the largest one."""
     chosen = jnp.take_along_axis(outputs, trial.targets[:, None], axis=1)[:, 0]
     loss = jax.nn.logsumexp(outputs, axis=1) - chosen
     right = outputs.argmax(1).astype(trial.targets.dtype) == trial.targets
@@ -71,7 +71,7 @@ def score_classes(outputs: Float[Array, "T O"], trial: Trial) -> Score:
 
 
 def score_numbers(outputs: Float[Array, "T 1"], trial: Trial, tolerance: float) -> Score:
-    """Squared error; right is what lies closer than `tolerance`."""
+    """Squared error; an output is correct if its error is below `tolerance`."""
     error = outputs[:, 0] - trial.targets
     return _means(jnp.square(error), jnp.abs(error) < tolerance, trial.mask)
 

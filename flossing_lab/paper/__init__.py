@@ -1,1 +1,1 @@
-"""The paper, figure by figure: what each figure needs is run, drawn and judged."""
+"""Reproduces the paper figure by figure: runs what each figure needs, draws it and judges its claims."""

@@ -1,4 +1,4 @@
-"""What every figure of the paper is: what it needs, what it takes from that, how it is drawn, what it says."""
+"""The interface of a figure: the runs it needs, the data it collects, its picture and its claims."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -10,20 +10,20 @@ from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.sweeps.spec import Spec
 
 Scale = Literal["laptop", "paper", "tiny"]
-"""laptop: half an hour on two cores; paper: 20 networks, all delays, 10,000 epochs; tiny: for tests."""
+"""laptop: half an hour on two cores; paper: 20 networks, all delays, 10,000 epochs; tiny: for the tests."""
 
 Verdict = Literal["holds", "holds in part", "does not hold", "undecided", "not run"]
 
 Data = dict[str, Any]
-"""What is drawn and judged: JSON, some tens of kB, curves of at most 200 points."""
+"""The data of a figure, from which it is drawn and judged: JSON, tens of kB, at most 200 points a curve."""
 
 
 class Calculation(NamedTuple):
     """A calculation that is not a run: a function of `calculations/` and its arguments.
 
-    `name` is the file's name: letters, digits, `-`, `_` and `.`, unique for the arguments. `function` is the stable
-    name of a function in `calculations/`, called as `f(**arguments)`, which returns arrays by name; `arguments` are
-    JSON.
+    `name` names the file: letters, digits, `-`, `_` and `.`, one name for each set of arguments. `function` is the
+    stable name of a function in `calculations/`. It is called as `f(**arguments)` and returns a dict of arrays.
+    `arguments` must be JSON.
     """
 
     name: str
@@ -32,8 +32,8 @@ class Calculation(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """One thing the paper says, and what is found of it: with its numbers, and the `n` networks it rests on; from the
-    fewest to the most, where the numbers compared rest on more and less."""
+    """A claim and its test: `found` gives the measured numbers, `n` the number of networks behind them (a range
+    "fewest to most" if the numbers compared rest on different counts)."""
 
     claim: str
     found: str
@@ -43,24 +43,24 @@ class Claim(NamedTuple):
 
 @runtime_checkable
 class Results(Protocol):
-    """What is there to draw from."""
+    """The results available to a figure."""
 
     def runs(self, spec: Spec) -> list[tuple[dict[str, Any], RunDirectory]]:
-        """The finished runs of `spec`, each with the values of its axes; those that are missing are left out."""
+        """The finished runs of `spec`, each with the values of its axes; missing runs are skipped."""
         ...
 
     def calculation(self, calculation: Calculation) -> dict[str, np.ndarray] | None:
-        """The arrays of a calculation, None if it has not been made with these arguments."""
+        """The arrays of a calculation, or None if it has not been run with these arguments."""
         ...
 
 
 @runtime_checkable
 class FigureModule(Protocol):
-    """A figure of the paper. Each is a module; `collect` reads results, and nothing after it does.
+    """A figure of the paper. Each is a module. Only `collect` reads results; drawing and claims use its data.
 
-    `NAME` is the module's name and names its files, `TITLE` heads it, `CAPTION` says what is shown and for how many
-    networks. Figures with `IN_PAPER = False` go beyond the paper: hundreds of runs of up to 10,000 epochs, made only
-    when asked for.
+    `NAME` is the module's name and the stem of its files, `TITLE` its heading, `CAPTION` describes what is shown.
+    Figures with `IN_PAPER = False` go beyond the paper: they need hundreds of runs of up to 10,000 epochs, and are
+    made only on request.
     """
 
     NAME: str
@@ -77,22 +77,22 @@ class FigureModule(Protocol):
         ...
 
     def collect(self, results: Results, scale: Scale) -> Data:
-        """What it takes from those that are there."""
+        """Extract the figure's data from the available results."""
         ...
 
     def draw(self, data: Data) -> Figure:
-        """The picture."""
+        """Draw the figure."""
         ...
 
     def claims(self, data: Data) -> list[Claim]:
-        """What the paper says, and whether it is found here."""
+        """The claims, with measured numbers and verdicts."""
         ...
 
 
 @runtime_checkable
 class TableModule(FigureModule, Protocol):
-    """A figure that has its numbers in a table as well."""
+    """A figure that also lists its numbers in a table."""
 
     def table(self, data: Data) -> list[list[str]]:
-        """The head of the table and its rows."""
+        """The table's header, then its rows."""
         ...

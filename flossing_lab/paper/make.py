@@ -1,8 +1,8 @@
-"""Making the paper: what is not there yet is run, then every figure is drawn from what is there.
+"""Make the paper: run what is missing, then draw every figure from the available results.
 
-A figure that was left out keeps its data, unless more of its runs at the same scale are there by now; one that goes
-beyond the paper keeps them, too, and where they name their runs adds to what they know of runs whose directories are
-gone.
+A figure that was not selected keeps its data, unless more of its runs at the same scale have finished since. A figure
+beyond the paper also keeps its data. If these data name their runs, new results are merged with those of runs whose
+directories no longer exist.
 """
 
 import itertools
@@ -37,11 +37,11 @@ def make_paper(
     scheduler: str | None = None,
     console: Console,
 ) -> int:
-    """Make what is missing for the figures `only`, by default those of the paper; write pictures, data and RESULTS.md.
+    """Run what the figures `only` lack (by default those of the paper); write pictures, data and RESULTS.md.
 
-    `workers` and `scheduler` are those of [`sweep`][flossing_lab.sweeps.sweep.sweep]. Returns how many runs and
-    calculations failed. Raises ValueError for a name or scale that there is none of, or a directory that is in use or
-    holds something else; KeyboardInterrupt after Ctrl-C, with all that was done kept.
+    `workers` and `scheduler` are those of [`sweep`][flossing_lab.sweeps.sweep.sweep]. Returns the number of failed
+    runs and calculations. Raises ValueError for an unknown figure or scale, or for a directory that is in use or holds
+    something else; KeyboardInterrupt after Ctrl-C, with all finished work stored.
     """
     figures = find_figures()
     only = [name for name, figure in figures.items() if figure.IN_PAPER] if only is None else only
@@ -59,8 +59,8 @@ def make_paper(
 
 
 def side_by_side(configs: Sequence[RunConfig], workers: int) -> list[RunConfig]:
-    """Configurations in an order in which workers are at different kinds of runs, each at its own: runs that differ by
-    their seeds alone are compiled once in a process, and two that compile the same at once do it twice."""
+    """Order configurations so that workers run different kinds at the same time. Runs that differ only in their seeds
+    compile once per process; two workers that start the same kind together would both compile it."""
     kinds: dict[str, list[RunConfig]] = {}
     for config in configs:
         kinds.setdefault(config.with_values(seed=0).digest, []).append(config)
@@ -71,7 +71,7 @@ def side_by_side(configs: Sequence[RunConfig], workers: int) -> list[RunConfig]:
 
 
 def check_names(scale: str, only: Sequence[str], figures: Collection[str]):
-    """Raise ValueError for a scale or a figure that there is none of."""
+    """Raise ValueError for an unknown scale or figure."""
     if scale not in SIZES:
         raise ValueError(f"scale must be {', '.join(SIZES)}, got scale={scale!r}")
     for name in only:
@@ -80,7 +80,7 @@ def check_names(scale: str, only: Sequence[str], figures: Collection[str]):
 
 
 def keep_data(folder: Folder, figure: FigureModule, scale: Scale, *, chosen: bool):
-    """Write data/<name>.json from what is there; a figure that was not chosen may keep what it has."""
+    """Write data/<name>.json from the available results; a figure that was not selected may keep its old data."""
     specs, calculations = figure.specs(scale), figure.calculations(scale)
     stored = _stored(folder, figure, scale)
     missing_runs = {spec.name: _missing(folder, spec, known_runs(stored)) for spec in specs}
@@ -106,7 +106,7 @@ def keep_data(folder: Folder, figure: FigureModule, scale: Scale, *, chosen: boo
 
 
 def write_page(folder: Folder, figures: Mapping[str, FigureModule]):
-    """Draw every figure and write RESULTS.md, from the data alone."""
+    """Draw every figure and write RESULTS.md from the stored data alone."""
     contents = {name: folder.read_data(name) for name in figures}
     available = {name: content for name, content in contents.items() if content is not None}
     for name, content in available.items():
@@ -133,7 +133,7 @@ def _make_missing(
         known = known_runs(_stored(folder, figure, scale))
         missing |= {point.config.digest for point in _missing(folder, spec, known)}
     calculations = by_name(each for figure in figures for each in figure.calculations(scale))
-    # Calculations first: some are longer than any run, and one such at the end would keep the other workers idle.
+    # Calculations first: some take longer than any run, and a long one at the end would leave other workers idle.
     jobs: dict[str, Job] = {
         f"calculations/{name}": folder.job(calculation)
         for name, calculation in calculations.items()
@@ -163,7 +163,7 @@ def _missing(folder: Folder, spec: Spec, known: Collection[str]) -> list[Point]:
 
 
 def _list_missing(missing: Mapping[str, Sequence[Point]], specs: Sequence[Spec]) -> list[str]:
-    # One line for runs that differ by their seeds alone.
+    # One line for runs that differ only in their seeds.
     lines = []
     for spec in specs:
         if len(missing[spec.name]) == len(spec.points()):
@@ -179,9 +179,9 @@ def _list_missing(missing: Mapping[str, Sequence[Point]], specs: Sequence[Spec])
 
 def _table(failures: Mapping[str, str], points: Mapping[str, Point], calculations: Mapping[str, Calculation]) -> Table:
     table = Table(title=f"{len(failures)} failed", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column in ("what", "why"):
+    for column in ("run or calculation", "error"):
         table.add_column(column, overflow="fold")
-    table.add_column("place", no_wrap=True)
+    table.add_column("directory", no_wrap=True)
     for place, error in failures.items():
         kind, _, name = place.partition("/")
         table.add_row(describe(points[name].values) if kind == "runs" else name, error, place)

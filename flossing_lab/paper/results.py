@@ -1,8 +1,8 @@
-"""Where the results of the paper are: run directories by digest, calculations by name, and what was taken from them.
+"""The directory with the paper's results: runs by digest, calculations by name, and the data of each figure.
 
 runs/<digest>/             a run directory
-calculations/<name>.npz    the arrays of a calculation, and a digest of what it was made from
-data/<name>.json           all that the picture and the claims of a figure rest on
+calculations/<name>.npz    the arrays of a calculation, with a digest of its function and arguments
+data/<name>.json           all data behind a figure's picture and claims
 """
 
 import hashlib
@@ -29,13 +29,13 @@ _DIGEST = "made_from"
 
 
 class Folder:
-    """The directory of a paper; nothing is read before it is asked for."""
+    """The directory of a paper; files are read on demand."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def runs(self, spec: Spec) -> list[tuple[dict[str, Any], RunDirectory]]:
-        """The finished runs of `spec`, each with the values of its axes; those that are missing are left out."""
+        """The finished runs of `spec`, each with the values of its axes; missing runs are skipped."""
         return [
             (point.values, RunDirectory(self.path / "runs" / point.config.digest))
             for point in spec.points()
@@ -43,7 +43,7 @@ class Folder:
         ]
 
     def calculation(self, calculation: Calculation) -> dict[str, np.ndarray] | None:
-        """The arrays of a calculation, None if it has not been made with these arguments, or the file is damaged."""
+        """The arrays of a calculation, or None if it was not run with these arguments or the file is damaged."""
         try:
             arrays = read_arrays(self._file(calculation))
         except (FileNotFoundError, ValueError):
@@ -58,7 +58,7 @@ class Folder:
         return Job(_calculate, (function, arguments, str(file), digest(calculation)))
 
     def read_data(self, name: str) -> dict[str, Any] | None:
-        """What data/<name>.json holds, None if it is not there; ValueError if it cannot be read."""
+        """The content of data/<name>.json, or None if there is no such file; ValueError if it cannot be read."""
         file = self.path / "data" / f"{name}.json"
         if not file.is_file():
             return None
@@ -68,7 +68,7 @@ class Folder:
         return content
 
     def write_data(self, name: str, content: dict[str, Any]):
-        """Write data/<name>.json, a list of numbers or words in one line."""
+        """Write data/<name>.json, with each list of numbers or words on one line."""
         (self.path / "data").mkdir(parents=True, exist_ok=True)
         text = json.dumps(plain({"format": FORMAT, **content}), indent=1, allow_nan=False, ensure_ascii=False)
         text = re.sub(r"\[(?:[^][{}\"]|\"[\w-]*\")*\]", lambda match: re.sub(r"\s+", " ", match[0]), text)
@@ -79,13 +79,13 @@ class Folder:
 
 
 def digest(calculation: Calculation) -> str:
-    """12 hexadecimal digits that name what a calculation is made from."""
+    """12 hexadecimal digits that identify a calculation's function and arguments."""
     text = json.dumps([digest_name(calculation.function), calculation.arguments], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def by_name(calculations: Iterable[Calculation]) -> dict[str, Calculation]:
-    """Calculations by name; ValueError if a name is no name of a file, or stands for two."""
+    """Calculations by name; ValueError if a name is not a legal file name, or is used for two."""
     found: dict[str, Calculation] = {}
     for calculation in calculations:
         name = calculation.name
@@ -97,7 +97,7 @@ def by_name(calculations: Iterable[Calculation]) -> dict[str, Calculation]:
 
 
 def _calculate(function: str, arguments: dict[str, Any], file: str, made_from: str, on_progress: Any):
-    # In a worker. A job of before may have left another precision behind.
+    # Runs in a worker. An earlier job may have set another precision.
     from flossing_lab.runs.process import configure_dtype
 
     evict_compilations(function)

@@ -1,4 +1,4 @@
-"""RESULTS.md: every claim and what is found of it, from the data of the figures alone."""
+"""RESULTS.md: every claim with its measured numbers and verdict, from the figures' data alone."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,24 +7,25 @@ from flossing_lab.paper.contract import Claim, FigureModule, TableModule
 
 _HEAD = """# Results, figure by figure
 
-Written by `flossing paper`: every number below comes from runs and calculations of this library, and is written anew
-by the same command. Curves and points are medians, bands quartiles, over networks that differ by all their seeds; n is
-the number of networks behind each number, from the fewest to the most. *d* is the longest lag of a task, in steps.
-Verdicts follow from criteria that are stated with what is found; with few networks they are no more than that.
+Written by `flossing paper`: every number below comes from runs and calculations of this library. Run the command again
+to regenerate this page. Unless a caption says otherwise, curves and points are medians and bands are quartiles over
+networks with different seeds. *n* is the number of networks behind each number, as a range where it varies. *d* is the
+longest lag of a task, in steps. Each verdict applies the criterion given with the measured numbers. It is not a
+significance test: with three networks on each side, no difference reaches the 5 % level (Fisher's exact test).
 """
 
-_MANY = 12  # more missing rows than this are counted, not listed
+_MANY = 12  # further missing rows are counted, not listed
 
 
 def page(figures: Mapping[str, FigureModule], contents: Mapping[str, Mapping[str, Any]]) -> str:
-    """The page; `contents` are the data files that there are, by figure."""
+    """The page; `contents` are the available data files by figure."""
     claims = {name: figures[name].claims(content["data"]) for name, content in contents.items()}
     sections = [_section(figures[name], contents.get(name), claims.get(name, [])) for name in figures]
     return "\n".join([_HEAD, _summary(figures, claims), *sections])
 
 
 def _summary(figures: Mapping[str, FigureModule], claims: Mapping[str, Sequence[Claim]]) -> str:
-    lines = ["## Summary", "", "| Figure | Claim | Found here | n |", "|---|---|---|---|"]
+    lines = ["## Summary", "", "| Figure | Claim | Verdict | n |", "|---|---|---|---|"]
     for name in figures:
         for claim in claims.get(name, []):
             lines.append(f"| {name} | {_cell(claim.claim)} | **{claim.verdict}** | {claim.n} |")
@@ -43,7 +44,7 @@ def _section(figure: FigureModule, content: Mapping[str, Any] | None, claims: Se
     lines += [figure.CAPTION, ""]
     if claims:
         cells = [[each.claim, each.found, str(each.n), f"**{each.verdict}**"] for each in claims]
-        lines += _table([["Claim", "Found", "n", "Verdict"], *cells])
+        lines += _table([["Claim", "Result", "n", "Verdict"], *cells])
     if isinstance(figure, TableModule) and len(table := figure.table(content["data"])) > 1:
         lines += _table(table)
     lines += [_provenance(content), ""]
@@ -68,7 +69,7 @@ def _provenance(content: Mapping[str, Any]) -> str:
     ]
     where = content["provenance"]
     return (
-        f"Scale {content['scale']}: {' and '.join(made)}. Last made with flossing {where['flossing']}, "
+        f"Scale {content['scale']}: {' and '.join(made)}. Last updated with flossing {where['flossing']}, "
         f"JAX {where['jax']}, {where['machine']}, {where['cores']} cores."
     )
 

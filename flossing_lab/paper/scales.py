@@ -1,7 +1,7 @@
-"""The runs of the paper at each scale: the same network and epochs as the reference wherever that fits.
+"""The paper's runs at each scale, with the network and epochs of the reference experiment where time allows.
 
 Delays are the basic lag of the configuration, as in the released code. Pictures and claims give the longest lag d, the
-delay of the paper's text: twice the basic lag for the temporal XOR of two bits, the lag itself for the other tasks.
+delay in the paper's text: twice the basic lag for the temporal XOR of two bits, the lag itself for the other tasks.
 """
 
 import re
@@ -20,16 +20,16 @@ TASKS: dict[TaskName, str] = {
 
 
 def slug(words: str) -> str:
-    """`words` as part of the name of a specification."""
+    """`words` as a part of a specification's name."""
     return re.sub(r"[^a-z0-9.]+", "-", words.lower()).replace(".", "_").strip("-")
 
 
 class Size(NamedTuple):
-    """What is run at one scale: fields that all runs share, seeds, delays by task, and values along other axes.
+    """The runs at one scale: fields shared by all runs, seeds, delays by task, and values along other axes.
 
-    `hard` is the delay of each task whose accuracy is shown against the epoch; `delay` and
-    `window_delay` those of the temporal XOR at which k and the window are varied; `orthogonal` those at which
-    orthogonal recurrent weights are run.
+    `hard` is the delay at which each task's accuracy is plotted against the epoch. `delay` and `window_delay` are the
+    delays of the temporal XOR for the sweeps over k and over the window, `orthogonal` those for orthogonal recurrent
+    weights.
     """
 
     base: dict[str, Any]
@@ -43,7 +43,7 @@ class Size(NamedTuple):
     orthogonal: list[int]
 
 
-_KEEP = {"snapshots_every": 0, "checkpoint_every": 500}  # what is kept on disk decides no result
+_KEEP = {"snapshots_every": 0, "checkpoint_every": 500}  # files on disk do not affect results
 
 SIZES: dict[Scale, Size] = {
     "laptop": Size(
@@ -91,13 +91,13 @@ SIZES: dict[Scale, Size] = {
 
 
 def spec(name: str, size: Size, base: dict[str, Any], **axes: Sequence[Any]) -> Spec:
-    """A specification with these axes, and the seeds last: runs that differ by their seeds alone stand together."""
+    """A specification with these axes, seeds last, so that runs that differ only in their seeds are adjacent."""
     shared = {field: value for field, value in {**size.base, **base}.items() if field not in axes}
     fields = [{field: list(values)} for field, values in axes.items()]
     return Spec(name=name, base=shared, axes=[*fields, {"seed": size.seeds}])
 
 
 def delays_spec(name: str, scale: Scale, task: TaskName, conditions: Sequence[Condition]) -> Spec:
-    """One task at all its delays, under several conditions."""
+    """One task at all its delays, under the given conditions."""
     size = SIZES[scale]
     return spec(f"{name}-{task}", size, {"task": task}, delay=size.delays[task], condition=conditions)

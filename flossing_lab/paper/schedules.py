@@ -1,4 +1,4 @@
-"""What schedules of flossing the figures beyond the paper compare."""
+"""The flossing schedules that the figures beyond the paper compare."""
 
 from typing import Any, NamedTuple
 
@@ -21,14 +21,14 @@ SCHEDULES: dict[str, Fields] = {
     "orthogonal": {"recurrent": "orthogonal", "condition": "none"},
     "none": {"condition": "none"},
 }
-"""What is compared, by name: fields of the configuration. `whole` has the defaults of its condition: k = N, 1500
-flossing epochs before, and asked every 25."""
+"""The schedules compared, as fields of the configuration. `whole` takes the defaults of its condition: k = N, 1500
+preflossing epochs, and the rule checked every 25 epochs."""
 
 LABELS = {
     "none": "no flossing",
     "orthogonal": "orthogonal start, no flossing",
-    "reference": "flossing as the reference",
-    "orthogonal_reference": "orthogonal start, reference",
+    "reference": "reference schedule",
+    "orthogonal_reference": "orthogonal start, reference schedule",
     "periodic": "periodic flossing",
     "adaptive": "adaptive flossing",
     "whole": "adaptive, all directions",
@@ -44,15 +44,15 @@ COLOURS = {
 }
 
 OURS = {"adaptive": "Adaptive flossing", "whole": "Adaptive flossing of all directions"}
-"""The schedules that goals are for."""
+"""The schedules with goals."""
 
 _STOPPING: Fields = {"stop_at": 0.98, "give_up_after": 5000}
-"""When runs end early but at the first place: long after a task is solved; or if they never left chance where most
-others have long left it."""
+"""Early stopping, everywhere but at the first place: well after the task is solved, or when accuracy is still at chance
+long after most other runs have left it."""
 
 
 class Place(NamedTuple):
-    """Where schedules are compared: a network's size, and basic lags d/2, with so many networks."""
+    """A point of comparison: network size, basic lags d/2, and number of seeds."""
 
     units: int
     delays: list[int]
@@ -65,7 +65,7 @@ class Place(NamedTuple):
 
 
 def places(scale: Scale) -> list[Place]:
-    """In the order in which they are run: ten networks at d = 0.95 N, N = 80, first."""
+    """The places in running order; the first has the most networks, at d = 0.95 N, N = 80."""
     if scale == "tiny":
         return [Place(8, [3], 2), Place(8, [2, 4], 1)]
     many, few = (10, 3) if scale == "laptop" else (20, 20)
@@ -97,7 +97,7 @@ def spec_of(scale: Scale, place: Place, schedule: str) -> Spec:
 
 
 HEAD = ["N", "d", "Schedule", "Solved", "Final accuracy", "Epochs to 0.95", "Flossed (1000 steps)", "Seconds"]
-"""The head of the table."""
+"""The table's header."""
 
 
 def table_row(row: Group) -> list[str]:

@@ -214,7 +214,7 @@ def make_schedule(config: Config) -> Schedule:
             distant="gradient_norm/x0",
             local="gradient_norm/network.J",
             threshold=plan.threshold,
-            before=plan.epochs_before,
+            preflossing=plan.epochs_before,
             epochs=plan.epochs_during,
             every=plan.every,
         )

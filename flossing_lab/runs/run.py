@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from flossing._training.train import Chunk, TrainingState, init_training, measure_exponents, train
-from flossing.schedules import certain_epochs, never
+from flossing.schedules import guaranteed_epochs, never
 from flossing_lab.runs.checkpoint import Checkpoint, newest_checkpoint, with_parameters, write_checkpoint
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.console import Status
@@ -188,9 +188,9 @@ class _Session:
         return Status(state.epoch, self.epochs, state.flossing_epoch, self._flossing_epochs(state), exponents)
 
     def _flossing_epochs(self, state: TrainingState) -> int:
-        # Epochs done, pending, and certain to come.
+        # Epochs done, pending, and guaranteed to come.
         schedule = self.experiment.schedule or never()
-        return state.flossing_epoch + state.pending + certain_epochs(schedule, state.queried_epoch, self.epochs)
+        return state.flossing_epoch + state.pending + guaranteed_epochs(schedule, state.queried_epoch, self.epochs)
 
     def _follow(self, status: Status, done: Chunk):
         state = done.state

@@ -1,4 +1,4 @@
-"""Curves of calculations: quartiles over networks, in the colours of how many exponents were flossed."""
+"""Curves from calculations: medians and quartiles over networks, coloured by the number of flossed exponents."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def summary(x: Any, values: np.ndarray) -> dict[str, list[float]]:
 
 
 def quartiles_of(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Quartiles and median along the first axis, taken outwards so that infinities stay infinite."""
+    """Quartiles and median along the first axis, rounded outwards so that infinities stay infinite."""
     low = np.quantile(values, 0.25, axis=0, method="lower")
     middle = np.quantile(values, 0.5, axis=0, method="averaged_inverted_cdf")
     high = np.quantile(values, 0.75, axis=0, method="higher")
@@ -28,19 +28,19 @@ def quartiles_of(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def median(values: Sequence[Any]) -> float:
-    """The median of numbers as JSON holds them."""
+    """The median of numbers read from JSON."""
     return short(np.median(numbers(values)))
 
 
 def draw_summary(axes: Axes, curve: Mapping[str, Any], *, colour: str, label: str | None = None, **style: Any):
-    """A median with the band between its quartiles; what is infinite is left out."""
+    """A median line with its interquartile band; infinite values are left out."""
     x, low, middle, high = (_finite(numbers(curve[name])) for name in ("x", "low", "middle", "high"))
     axes.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
     axes.plot(x, middle, color=colour, label=label, **{"lw": 1.7, **style})
 
 
 def k_colours(ks: Sequence[int]) -> dict[int, str]:
-    """A colour for each number of flossed exponents, in their order; grey for none."""
+    """A colour for each number of flossed exponents, in ascending order; grey for none."""
     flossed = sorted(k for k in ks if k)
     shades = colormaps["viridis"](np.linspace(0.85, 0.1, 5))
     return {0: COLOURS["none"], **{k: to_hex(shades[min(i, 4)]) for i, k in enumerate(flossed)}}

@@ -1,4 +1,4 @@
-"""How the figures of the paper are drawn: conditions in their colours, medians, quartiles, each network."""
+"""Shared drawing code of the figures: colours of conditions, medians, quartiles, single networks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ def new_figure(title: str, rows: int, columns: int, *, size: tuple[float, float]
 
 
 def panel(axes: Axes, title: str, **settings: Any):
-    """Title and labels of one panel."""
+    """Set the title and labels of one panel."""
     axes.set_title(title, **_LEFT)
     axes.set(**settings)
     remove_spines(axes)
@@ -30,41 +30,41 @@ def panel(axes: Axes, title: str, **settings: Any):
 
 
 def band(axes: Axes, curve: Mapping[str, Any], *, colour: str, label: str | None = None):
-    """A median with the band between its quartiles, against the epoch."""
+    """A median line with its interquartile band, against the epoch."""
     epoch = numbers(curve["epoch"])
     axes.fill_between(epoch, numbers(curve["low"]), numbers(curve["high"]), color=colour, alpha=0.18, lw=0)
     axes.plot(epoch, numbers(curve["middle"]), color=colour, lw=1.7, label=label)
 
 
 def medians(axes: Axes, rows: Sequence[Group], x: str, y: str, *, colour: str, label: str, shift: float = 0.0, **style):
-    """The median over networks against `x`, with each network as a dot beside it, `shift` points to the right."""
+    """The median over networks against `x`, with a dot for each network, shifted right by `shift` points."""
     rows = sorted(rows, key=lambda row: row[x])
     where = numbers([row[x] for row in rows])
     middle = [np.median(numbers(row[y])) for row in rows]
-    # Those that are infinite have no place in the picture; the text of a panel says where they are.
+    # Infinite medians are not drawn; the panel's text says where they occur.
     axes.plot(where, np.where(np.isfinite(middle), middle, np.nan), color=colour, lw=1.7, label=label, **style)
     each = [(at, value) for at, row in zip(where, rows, strict=True) for value in numbers(row[y])]
     if each:
         at, values = np.transpose(each)
         beside = axes.transData + _points(axes, shift)
         axes.scatter(at, values, s=16, color=colour, alpha=0.65, lw=0, transform=beside, zorder=3)
-        # A scatter whose points are moved on the paper says nothing of the limits of the data.
+        # A scatter with a shifted transform does not update the data limits.
         axes.update_datalim(np.column_stack([at, values])[np.isfinite(values)])
         axes.autoscale_view()
 
 
 def accuracy_axes(axes: Axes, title: str, xlabel: str):
-    """A panel whose ordinate is accuracy: chance and what counts as solved are marked."""
+    """A panel with accuracy on the y axis; chance and the solved threshold are marked."""
     panel(axes, title, xlabel=xlabel, ylabel="accuracy", ylim=(0.45, 1.02))
     for height, word in ((0.5, "chance"), (SOLVED, "solved")):
         axes.axhline(height, color=LIGHT_GREY, lw=0.8, ls="-" if height == 0.5 else ":", zorder=0)
-        # Outside, where no curve can be.
+        # Outside the axes, clear of all curves.
         place: Any = (1.01, height), ("axes fraction", "data")
         axes.annotate(word, place[0], xycoords=place[1], fontsize=7.5, color=GREY, va="center", annotation_clip=False)
 
 
 def draw_final(axes: Axes, rows: Sequence[Group], conditions: Sequence[str], title: str):
-    """Final accuracy against the longest lag, a line a condition."""
+    """Final accuracy against the longest lag, one line per condition."""
     for index, condition in enumerate(conditions):
         matching = [row for row in rows if row["condition"] == condition]
         shift = 4.0 * (index - (len(conditions) - 1) / 2)
@@ -76,7 +76,7 @@ def draw_final(axes: Axes, rows: Sequence[Group], conditions: Sequence[str], tit
 
 
 def legend_below(figure: Figure, axes: Axes, columns: int | None = None):
-    """One key for the whole figure, below it, in a row or in so many columns."""
+    """One legend below the whole figure, in a single row or in `columns` columns."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         figure.legend(
@@ -85,7 +85,7 @@ def legend_below(figure: Figure, axes: Axes, columns: int | None = None):
 
 
 def count(rows: Sequence[Group]) -> str:
-    """How many networks each point stands for, in words."""
+    """The number of networks behind each point, in words."""
     sizes = sorted({len(row["seed"]) for row in rows})
     if not sizes:
         return "no networks yet"

@@ -1,4 +1,4 @@
-"""What the figures take from runs: what each network reached, and curves over training, as quartiles over networks."""
+"""Measures that figures take from runs: each network's results, and training curves as quartiles over networks."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -14,28 +14,28 @@ from flossing_lab.runs.plotting import evenly_spaced, running_mean, running_medi
 from flossing_lab.sweeps.spec import Spec
 
 SOLVED = 0.95
-"""A network has solved its task at this accuracy."""
+"""A network with at least this final accuracy has solved its task."""
 LAST = 100
-"""The final accuracy is the mean over so many epochs at the end, each on a fresh batch before the update."""
+"""Epochs at the end over which final accuracy is averaged, each on a fresh batch before the update."""
 SMOOTH = 25
-"""Epochs over which a running mean goes: accuracy against the epoch, and the epoch at which a task is solved."""
+"""Epochs of the running mean for accuracy curves and for the epoch at which a task is solved."""
 POINTS = 120
-"""At most so many points of a curve are kept."""
+"""Largest number of points stored for a curve."""
 
 Group: TypeAlias = dict[str, Any]
-"""The networks of one condition: the values they share; and `seed`, `run` and what each reached, in the same order."""
+"""The networks of one condition: their shared values, and lists of `seed`, `run` and results in the same order."""
 
 _EACH = ("seed", RUN, "final_accuracy", "epochs_to_solve", "flossed_steps", "seconds")
 _METRICS = ("epoch", "accuracy", "gradient_norm/x0")
 
 
 def groups(results: Results, *specs: Spec) -> list[Group]:
-    """What the finished runs of `specs` reached, in groups that differ by their seeds alone.
+    """Results of the finished runs of `specs`, in groups of runs that differ only in their seeds.
 
     `d` is the longest lag in steps; `run` the digest of each configuration; `final_accuracy` the mean over the last
-    100 epochs; `epochs_to_solve` the first epoch at which the running mean over 25 epochs is at least 0.95, infinite
-    if there is none; `flossed_steps` its flossing epochs times their window; `seconds` all that a run took, flossing
-    and compiling included, on as many threads as its worker had.
+    100 epochs; `epochs_to_solve` the first epoch at which the running mean over 25 epochs reaches 0.95, infinite if
+    none does; `flossed_steps` the number of flossing epochs times the window; `seconds` the total time of a run,
+    including flossing and compilation, on its worker's threads.
     """
     found: dict[tuple, Group] = {}
     for values, run in (pair for spec in specs for pair in results.runs(spec)):
@@ -53,8 +53,8 @@ def groups(results: Results, *specs: Spec) -> list[Group]:
 
 
 def by_task(results: Results, specs: Sequence[Spec], scale: Scale) -> dict[str, Any]:
-    """For each task, of one of the `specs`: `groups` of what each network reached; `curves` at the hard delay of this
-    scale, and `d`, the longest lag there."""
+    """For the task of each of the `specs`: `groups` of each network's results, `curves` at this scale's hard delay, and
+    its longest lag `d`."""
     found = {}
     for spec in specs:
         task: TaskName = spec.base["task"]
@@ -65,7 +65,7 @@ def by_task(results: Results, specs: Sequence[Spec], scale: Scale) -> dict[str, 
 
 
 def longest_lag(run: RunDirectory) -> int:
-    """The d of the paper's text, in steps."""
+    """d as in the paper's text, in steps."""
     return _config(run).longest_lag
 
 
@@ -75,17 +75,17 @@ def _config(run: RunDirectory) -> Config:
 
 
 def epochs_to_solve(epochs: np.ndarray, accuracy: np.ndarray) -> float:
-    """The first epoch at which the running mean of the accuracy is at least 0.95; infinite if there is none."""
+    """The first epoch at which the running mean of the accuracy reaches 0.95; infinite if none does."""
     at, smooth = running_mean(epochs, accuracy, SMOOTH)
     reached = np.flatnonzero((smooth >= SOLVED) & (np.arange(len(at)) >= min(SMOOTH, len(at)) - 1))
     return float(at[reached[0]]) if len(reached) else float("inf")
 
 
 def curves(results: Results, spec: Spec, **where: Any) -> list[dict[str, Any]]:
-    """Accuracy and |dL/dx0| against the epoch for each condition of the runs of `spec` whose values are `where`.
+    """Accuracy and |dL/dx0| against the epoch, for each condition of the runs of `spec` that match `where`.
 
-    Each a dict with `condition`, `n`, `accuracy` and `gradient`, those being dicts of `epoch` and quartiles `low`,
-    `middle`, `high` over networks. The gradient norm is that of the raw gradient, before clipping.
+    Each curve is a dict with `condition`, `n`, `accuracy` and `gradient`. The last two are dicts of `epoch` and the
+    quartiles `low`, `middle`, `high` over networks. The gradient norm is that of the raw gradient, before clipping.
     """
     chosen: dict[str, list[RunDirectory]] = {}
     for values, run in results.runs(spec):
@@ -102,7 +102,7 @@ def curves(results: Results, spec: Spec, **where: Any) -> list[dict[str, Any]]:
 
 
 def courses(results: Results, spec: Spec) -> list[dict[str, Any]]:
-    """The accuracy of each network of the runs of `spec` against the epoch, the mean over 100 epochs."""
+    """Accuracy against the epoch for each network of `spec`, as a running mean over 100 epochs."""
     found = []
     for values, run in results.runs(spec):
         training = run.metrics("training", ("epoch", "accuracy"))
@@ -127,15 +127,15 @@ def quartiles(lines: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, list[
 
 
 def shorten(values: Any) -> list[float]:
-    """Numbers with as many digits as a picture shows."""
+    """Numbers rounded to five digits."""
     return [short(value) for value in values]
 
 
 def short(value: Any) -> float:
-    """A number with five digits."""
+    """A number rounded to five digits."""
     return float(f"{float(value):.5g}")
 
 
 def numbers(values: Sequence[Any]) -> np.ndarray:
-    """Numbers as JSON holds them: nothing for NaN, infinities as text."""
+    """Numbers read from JSON, where NaN is null and infinities are strings."""
     return np.asarray([np.nan if value is None else float(value) for value in values], dtype=float)

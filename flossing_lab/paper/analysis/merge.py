@@ -1,8 +1,8 @@
-"""What data keep of runs whose directories are no longer there.
+"""Merge new data with stored data of runs whose directories no longer exist.
 
-A row that names its runs stands for itself: each of its numbers is of one network. A map of hundreds of runs can then
-grow over many sittings and machines, from its data alone. Quartiles over networks cannot be added to: they need all
-runs.
+If a row names its runs, each of its numbers belongs to one network, and rows can be merged. A figure of hundreds of
+runs can thus grow over many sessions and machines from its data alone. Quartiles over networks cannot be extended: they
+need all runs.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,13 +11,13 @@ from typing import Any
 from flossing_lab.paper.contract import Data
 
 RUN = "run"
-"""The digest of the run that a row is of; or those of its networks, and each list beside it is as long as theirs."""
+"""The digest of a row's run, or a list of its networks' digests; all other lists in the row are as long."""
 
 Row = Mapping[str, Any]
 
 
 def known_runs(data: Data) -> frozenset[str]:
-    """The digests of the runs that all lists of `data` know; none if there is anything in `data` that names no run."""
+    """The digests that occur in every list of `data`; empty if any part of `data` names no run."""
     if not _name_runs(data):
         return frozenset()
     return frozenset.intersection(
@@ -26,7 +26,7 @@ def known_runs(data: Data) -> frozenset[str]:
 
 
 def merge_data(before: Data, now: Data, wanted: Sequence[str]) -> Data:
-    """`now`, and what `before` has of other runs that are among the digests `wanted`, in their order."""
+    """`now` plus the rows of `before` for other runs; only digests in `wanted` are included, in that order."""
     if not (_name_runs(before) and _name_runs(now)):
         return now
     order = {digest: place for place, digest in reversed(list(enumerate(wanted)))}
@@ -60,7 +60,7 @@ def _joined(before: Sequence[Row], now: Sequence[Row], order: Mapping[str, int])
 
 
 def _networks(row: Row) -> Iterator[tuple[tuple, Row]]:
-    """Each network of a row: what it shares with the others, and what it has of its own."""
+    """Each network of a row, as its shared values and its own values."""
     shared = tuple((name, value) for name, value in row.items() if not isinstance(value, list))
     for index in range(len(row[RUN])):
         yield shared, {name: values[index] for name, values in row.items() if isinstance(values, list)}

@@ -1,4 +1,4 @@
-"""How the claims about runs are judged: by criteria that are stated with what is found."""
+"""Verdicts on claims about runs. Each criterion is reported with the measured numbers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from flossing_lab.runs.plotting import LABELS
 
 Rows = dict[Any, Group]
 
-NO_DIFFERENCE = "All networks solve all that was tried: it was too easy to tell."
+NO_DIFFERENCE = "All networks solve every case tried, so these cases are too easy to show a difference."
 
 
 def reaches_further(
@@ -19,8 +19,8 @@ def reaches_further(
 ) -> Claim:
     """Whether networks of one kind solve a task at longer lags than others.
 
-    It holds if the longest lag at which the median network solves it is longer; in part if not, but more networks
-    solve it over all lags. It is undecided where all networks of both kinds solve it at all lags.
+    It holds if the longest lag solved by the median network is longer. It holds in part if that lag is the same but
+    more networks solve the task over all lags. It is undecided if all networks of both kinds solve it at all lags.
     """
     ours, theirs = _by_lag(rows, key, better), _by_lag(rows, key, worse)
     lags = sorted(ours.keys() & theirs.keys())
@@ -32,10 +32,11 @@ def reaches_further(
     solved = [sum(count_solved(group[d]) for d in lags) for group in (ours, theirs)]
     runs = [sum(len(group[d]["seed"]) for d in lags) for group in (ours, theirs)]
     listed = [
-        f"{names[name]}: {f'up to d = {far}' if far else 'at no d'} ({done} of {count} networks over all d)"
+        f"{names[name]}: {f'd = {far}' if far else 'none'} ({done} of {count} networks over all lags)"
         for name, far, done, count in zip((better, worse), reach, solved, runs, strict=True)
     ]
-    found = f"Solved by the median network (final accuracy ≥ {SOLVED}), {'; '.join(listed)}; d = {_list(lags)}."
+    solved_by = f"Longest lag solved by the median network (final accuracy ≥ {SOLVED})"
+    found = f"{solved_by}, {'; '.join(listed)}. Lags tried: d = {_list(lags)}."
     if solved == runs:
         return Claim(claim, f"{found} {NO_DIFFERENCE}", networks(rows), "undecided")
     more = solved[0] / runs[0] > solved[1] / runs[1]
@@ -44,15 +45,15 @@ def reaches_further(
 
 
 def learns_faster(claim: str, rows: Sequence[Group], better: str, worse: str) -> Claim:
-    """Whether one condition solves a task in fewer epochs than another, at each lag at which the median network of
-    either solves it: it holds if at all of them, in part if at some."""
+    """Whether one condition solves a task in fewer epochs than another. Only lags that the median network of either
+    condition solves are compared. It holds if it is faster at all of them, in part if at some."""
     ours, theirs = _by_lag(rows, "condition", better), _by_lag(rows, "condition", worse)
     pairs = {d: [_median(g[d], "epochs_to_solve") for g in (ours, theirs)] for d in sorted(ours.keys() & theirs.keys())}
     if not pairs:
         return not_run(claim)
     pairs = {d: pair for d, pair in pairs.items() if np.isfinite(pair).any()}
     if not pairs:
-        found = "The median network solves it at no d, with neither."
+        found = "The median network of neither condition solves it at any d."
         return Claim(claim, found, networks(rows), "does not hold")
     listed = "; ".join(f"d = {d}: {_epochs(a)} against {_epochs(b)}" for d, (a, b) in pairs.items())
     faster = [a < b for a, b in pairs.values()]
@@ -64,9 +65,9 @@ def learns_faster(claim: str, rows: Sequence[Group], better: str, worse: str) ->
 def best_is_between(claim: str, rows: Sequence[Group], key: str) -> Claim:
     """Whether the best value of `key` is neither the smallest nor the largest.
 
-    The best solves the task for most networks, and among such in fewest epochs (median). It holds if this value is
-    better than both ends, in part if it is better than one and as good as the other, where less than a tenth of the
-    epochs makes no difference.
+    The best value is the one at which most networks solve the task; ties go to the fewest epochs (median). It holds
+    if an inner value is better than both ends, in part if it is better than one end and as good as the other.
+    Differences below a tenth of the epochs are ignored.
     """
     ranked = {row[key]: (count_solved(row), -_median(row, "epochs_to_solve")) for row in rows}
     if len(ranked) < 3:
@@ -82,30 +83,30 @@ def best_is_between(claim: str, rows: Sequence[Group], key: str) -> Claim:
     worse = [_is_better(end, inner[best]) for end in ends]
     verdict = "holds" if all(better) else "holds in part" if any(better) and not any(worse) else "does not hold"
     found = (
-        f"Networks that solve the task (final accuracy ≥ {SOLVED}), and the median epochs they need: {listed}. "
-        "Less than a tenth of the epochs counts for nothing."
+        f"Networks that solve the task (final accuracy ≥ {SOLVED}), and median epochs to accuracy {SOLVED}: {listed}. "
+        "Differences below a tenth of the epochs are ignored; the spread over networks is not considered."
     )
     return Claim(claim, found, networks(rows), verdict)
 
 
 def _is_better(one: tuple[int, float], other: tuple[int, float]) -> bool:
-    # Networks that solve the task, and minus the epochs that they need.
+    # Each is (number of networks that solve the task, minus the epochs they need).
     return one[0] > other[0] or (one[0] == other[0] and -one[1] < -0.9 * other[1])
 
 
 def not_run(claim: str) -> Claim:
-    """What is said where there is nothing to judge by."""
-    return Claim(claim, "Too few runs are there to judge by.", 0, "not run")
+    """The claim without a verdict, for lack of runs."""
+    return Claim(claim, "Too few finished runs.", 0, "not run")
 
 
 def networks(rows: Sequence[Group]) -> int | str:
-    """How many networks each of these rows rests on: a number, or from the fewest to the most."""
+    """The number of networks behind each of these rows, or the range of that number."""
     counts = sorted({len(row["seed"]) for row in rows}) or [0]
     return counts[0] if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def solved_share(rows: Sequence[Group], chosen: Callable[[Group], bool]) -> tuple[int, int]:
-    """How many networks of the chosen groups solve their task, and how many there are."""
+    """The number of networks in the chosen groups that solve their task, and their total number."""
     matching = [row for row in rows if chosen(row)]
     return sum(count_solved(row) for row in matching), sum(len(row["seed"]) for row in matching)
 
@@ -119,7 +120,7 @@ def count_solved(row: Group) -> int:
 
 
 def _median(row: Group, name: str) -> float:
-    # With an even number of networks the middle of two, infinite if one is.
+    # With an even number of networks this is the mean of the middle two, infinite if one of them is.
     return float(np.median(numbers(row[name])))
 
 
@@ -132,7 +133,7 @@ def _list(values: Sequence[int]) -> str:
 
 
 def nine_of_ten(claim: str, row: Group) -> Claim:
-    """It holds if at least nine in ten of a row's networks solve the task."""
+    """It holds if at least nine in ten of a row's networks solve the task; in part if any do."""
     accuracy = numbers(row["final_accuracy"])
     solved = int((accuracy >= SOLVED).sum())
     found = (

@@ -1,7 +1,7 @@
 """The calculations behind figures that train on no task: functions that return arrays by name.
 
-A figure asks for one by its stable name, which is part of the digest under which its result is kept. A name must never
-change; where the function lives may.
+Figures refer to a function by its stable name, which enters the digest of its stored result. A name must never change;
+the function may move to another module.
 """
 
 import importlib
@@ -26,14 +26,14 @@ FIRST_HOMES = {
     "memory_of_flossed": "flossing.experiment.paper.capacity",
     "signal_after_preflossing": "flossing.experiment.paper.signal",
 }
-"""Digests made before version 0.2 hold the module in which a function then was. Later calculations need no entry."""
+"""Digests from before version 0.2 contain the module a function was then in. Later calculations need no entry."""
 
 
 def find_calculation(name: str) -> Callable[..., dict[str, np.ndarray]]:
-    """The function of this stable name."""
+    """The function with this stable name."""
     return getattr(importlib.import_module(f"{__name__}.{FUNCTIONS[name]}"), name)
 
 
 def digest_name(name: str) -> Any:
-    """What stands for a function in the digest of a calculation."""
+    """The identifier of a function in the digest of a calculation."""
     return f"{FIRST_HOMES[name]}:{name}" if name in FIRST_HOMES else name

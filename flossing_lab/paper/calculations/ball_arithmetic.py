@@ -1,9 +1,9 @@
-"""The singular values of a long product of matrices in extended precision, with an error that is proven.
+"""Singular values of a long matrix product in extended precision, with a proven error bound.
 
-The product is multiplied out in ball arithmetic (Arb, by python-flint) with bits enough. Rows that are rotated until
-all but orthogonal have the singular values as norms, to within a bound that the remaining angles give (Ostrowski: the
-eigenvalues of D^1/2 (1 + E) D^1/2 are those of D times factors between 1 - |E| and 1 + |E|). How the rows got there
-does not enter the proof. This shares no code with `long_term_jacobian`, and is far slower.
+The product is computed in ball arithmetic (Arb, through python-flint) with enough bits. Its rows are then rotated until
+they are nearly orthogonal. Their norms are the singular values to within a bound set by the remaining angles
+(Ostrowski: the eigenvalues of D^1/2 (1 + E) D^1/2 are those of D times factors between 1 - |E| and 1 + |E|). The proof
+does not depend on how the rotations were chosen. This shares no code with `long_term_jacobian` and is far slower.
 """
 
 import importlib.util
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 PROVEN = 1e-9
-"""The error that the logarithms may have."""
+"""Largest allowed error of the logarithms."""
 
 MOST_BITS = 2**18
 
@@ -27,10 +27,9 @@ def is_available() -> bool:
 def exact_log_singular_values(jacobians: np.ndarray, log_condition: float) -> np.ndarray:
     """Natural logarithms of the singular values of D_T ... D_1, descending (N,), each proven to 1e-9.
 
-    `jacobians` (T, N, N) are taken as they are, to the last bit. `log_condition`, a guess of the logarithm of the
-    condition number of the product, decides the bits to start with; one that is too low costs time only. Raises
-    ImportError without python-flint, and ValueError for a product that 2^18 bits do not resolve, a singular one above
-    all.
+    `jacobians` (T, N, N) are taken as exact. `log_condition`, an estimate of the logarithm of the product's condition
+    number, sets the initial number of bits; too low an estimate only costs time. Raises ImportError without
+    python-flint, and ValueError for a product that 2^18 bits do not resolve, such as a singular one.
     """
     import flint
 
@@ -43,14 +42,14 @@ def exact_log_singular_values(jacobians: np.ndarray, log_condition: float) -> np
         if error < PROVEN:
             return np.sort([float(x.mid()) for x in logs])[::-1]
         bits *= 2
-    raise ValueError(f"jacobians must have a product that {MOST_BITS} bits resolve, got one that they do not")
+    raise ValueError(f"jacobians must have a product that {MOST_BITS} bits resolve, got one that needs more")
 
 
 def _triangularised(flint: Any, jacobians: np.ndarray) -> list:
     product = flint.arb_mat(np.eye(jacobians.shape[1]).tolist())
     for jacobian in jacobians:
         product = flint.arb_mat(jacobian.tolist()) * product
-    # Four steps of the LR algorithm, G = L L^T -> L^T L, order a graded matrix, so that few rotations are left.
+    # Four steps of the LR algorithm, G = L L^T -> L^T L, sort a graded matrix, so that few rotations remain.
     for _ in range(4):
         product = _cholesky(flint, product.transpose() * product)
     return product.transpose().tolist()
@@ -94,5 +93,5 @@ def _rotated(flint: Any, rows: list) -> tuple[list, float]:
     ]
     logs = [norm.log() for norm in norms]
     bound = [float(angle.abs_upper()) for angle in angles] + [float(x.rad()) for x in logs]
-    # NaN, where a ball was too wide, is not max'ed away.
+    # np.max propagates NaN, which marks a ball that is too wide.
     return logs, float(np.max(bound))

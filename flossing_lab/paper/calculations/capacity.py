@@ -1,4 +1,4 @@
-"""How many steps back a linear readout of the state can see, in networks as they are drawn and flossed."""
+"""Linear memory: how well a linear readout of the state recovers past inputs, in drawn and flossed networks."""
 
 import numpy as np
 from jaxtyping import Float
@@ -9,11 +9,11 @@ from flossing_lab.paper.calculations.flossed import SETTLING, drawn_or_flossed
 def memory_function(
     weights: tuple[np.ndarray, np.ndarray, np.ndarray], bits: Float[np.ndarray, " L"], lags: int
 ) -> Float[np.ndarray, " lags"]:
-    """R² of the best linear readout of the bit of 0, 1, ... steps ago, from x_{t+1} = J tanh(x_t) + b + ws s_t.
+    """R² of the best linear readout of the bit 0, 1, ... steps ago, from x_{t+1} = J tanh(x_t) + b + ws s_t.
 
-    `weights` are J (N, N), ws (N, 1) and b (N,). Fitted by least squares on the first half of the steps and measured on
-    the second, so that chance gives 0 and not N / L; below 0 counts as 0. The first steps, `lags` and 100 more, are
-    left out.
+    `weights` are J (N, N), ws (N, 1) and b (N,). The readout is fitted by least squares on the first half of the steps
+    and evaluated on the second half, so that chance gives 0 rather than N / L. Negative values count as 0. The first
+    `lags` + 100 steps are discarded.
     """
     first = lags + SETTLING
     return _readable(_states(weights, bits)[first:], _delayed(bits, lags, first))
@@ -22,9 +22,9 @@ def memory_function(
 def parity_function(
     weights: tuple[np.ndarray, np.ndarray, np.ndarray], bits: Float[np.ndarray, " L"], lags: int, apart: int
 ) -> Float[np.ndarray, " lags"]:
-    """The same for parities: R² of the best linear readout of the XOR of the bits of t and t + `apart` steps ago.
+    """The same for parities: R² of the best linear readout of the XOR of the bits t and t + `apart` steps ago.
 
-    What a network that answers with such a parity may hold in the place of the two bits.
+    A network whose task is such a parity may store it instead of the two bits.
     """
     first = lags + apart + SETTLING
     delayed = _delayed(bits, lags + apart, first)
@@ -32,7 +32,7 @@ def parity_function(
 
 
 def _delayed(bits: Float[np.ndarray, " L"], lags: int, first: int) -> Float[np.ndarray, "steps lags"]:
-    # The bits of 0, 1, ... steps ago, from step `first` on.
+    # The bits 0, 1, ... steps ago, from step `first` on.
     return np.stack([bits[first - lag : len(bits) - lag] for lag in range(lags)], axis=1)
 
 
@@ -61,7 +61,7 @@ def _readable(
 def memory_of_flossed(
     networks: int, units: int, k: int, epochs: int, window: int, learning_rate: float, steps: int, lags: int
 ) -> dict[str, np.ndarray]:
-    """`memory` (networks, lags) of networks of seeds 1, 2, ...; `k` = 0: as they are drawn."""
+    """`memory` (networks, lags) of networks with seeds 1, 2, ...; `k` = 0: without flossing."""
     found = []
     for seed in range(1, networks + 1):
         cell = drawn_or_flossed(seed, units, k, epochs, window, learning_rate)

@@ -1,6 +1,6 @@
 """Networks flossed and measured: the calculations behind the figures that train on no task.
 
-Flossing is in float32, as in the runs; what is measured of the networks before and after it is in float64.
+Flossing runs in float32, as in the runs; measurements before and after it are in float64.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float
 
-from flossing._spectra.feedback import backpropagated_norms
+from flossing._spectra.gradient_norms import backpropagated_norms
 from flossing._spectra.jacobian import LongTermJacobian, long_term_jacobian
 from flossing._spectra.lyapunov import lyapunov_spectrum
 from flossing._training.floss import floss
@@ -26,7 +26,7 @@ Kind = Literal["vanilla", "binary"]
 Cell = VanillaRNN | BinaryRNN
 
 SETTLING = 100
-"""Steps that a network is driven before it is measured, and then again before exponents are averaged."""
+"""Steps before a measurement starts, and again the transient of the exponents."""
 
 
 def flossed_networks(
@@ -42,17 +42,17 @@ def flossed_networks(
     steps: int,
     horizons: Sequence[int],
 ) -> dict[str, np.ndarray]:
-    """Draw networks of seeds 1, 2, ..., floss the first `k` exponents of each towards `target`, and measure them.
+    """Draw networks with seeds 1, 2, ..., floss the first `k` exponents of each towards `target`, and measure them.
 
-    `k` = 0: they are measured as they are drawn. `gains`: one gain for each network, 1 if None. Each flossing epoch has
-    a fresh sequence of `window` random bits and Adam with `learning_rate`. What is measured is along other bits, the
-    same whatever `k`, after 100 steps that are left out:
+    `k` = 0 measures the networks without flossing. `gains`: one gain for each network, 1 if None. Each flossing epoch
+    draws a fresh sequence of `window` random bits and takes one Adam step with `learning_rate`. Measurements use other
+    bits, the same for every `k`, after 100 discarded steps:
 
-    - `along` (networks, epochs, k): exponents of each flossing epoch, before its update;
-    - `exponents` (networks, units): the whole spectrum over `steps` steps;
+    - `along` (networks, epochs, k): exponents in each flossing epoch, before its update;
+    - `exponents` (networks, units): the full spectrum over `steps` steps;
     - `log_singular_values` (networks, horizons, units) of the long-term Jacobian, natural logarithm;
-    - `log_feedback` (networks, horizons): log of |dL/dh| so many steps before the step of which L is a fixed random
-      projection, |dL/dh| = 1 there.
+    - `log_feedback` (networks, horizons): log |dL/dh| at each horizon back from the last step, where L is a fixed
+      random projection of the state and |dL/dh| = 1.
     """
     found: dict[str, list[np.ndarray]] = {}
     for index in range(networks):
@@ -68,10 +68,10 @@ def flossed_networks(
 def extended_precision(
     units: int, k: int, epochs: int, window: int, learning_rate: float, steps: int, horizons: Sequence[int]
 ) -> dict[str, np.ndarray]:
-    """Log singular values of the long-term Jacobian of the first network, by two ways that share no code.
+    """Log singular values of the long-term Jacobian of the first network, computed by two independent methods.
 
-    `ours` and `exact` (horizons, units), natural logarithm; `exact` by ball arithmetic, which needs python-flint. The
-    network and the bits are those of `flossed_networks` with the same arguments.
+    `ours` and `exact` (horizons, units), natural logarithm; `exact` uses ball arithmetic and needs python-flint.
+    Network and bits are those of `flossed_networks` with the same arguments.
     """
     cell, _ = _flossed("vanilla", 1, units, 1.0, k, 0.0, epochs, window, learning_rate)
     with jax.enable_x64(True):
@@ -85,7 +85,7 @@ def extended_precision(
 
 
 def drawn_or_flossed(seed: int, units: int, k: int, epochs: int, window: int, learning_rate: float) -> VanillaRNN:
-    """The network of this seed, its first `k` exponents flossed to 0; as it is drawn with `k` = 0."""
+    """The network with this seed, its first `k` exponents flossed to 0; not flossed if `k` = 0."""
     cell, _ = _flossed("vanilla", seed, units, 1.0, k, 0.0, epochs, window, learning_rate)
     assert isinstance(cell, VanillaRNN)
     return cell

@@ -1,4 +1,4 @@
-"""What the gradient of a preflossed network knows of its task: inner products of gradients of groups of batches."""
+"""The task signal in the gradient of a preflossed network: inner products of mean gradients of groups of batches."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ from flossing_lab.reference.config import Config
 from flossing_lab.reference.experiment import ReferenceModel, build
 
 GROUPS = 8
-"""Batches are divided into so many groups, which are independent."""
+"""Number of independent groups that the batches are divided into."""
 
 
 def target_gradient(model: ReferenceModel, batch: tasks.Trial) -> Float[Array, "N N"]:
-    """The derivative by J of the mean of (y - 1/2) z over batch and scored steps, y being the target, z the output.
+    """The derivative with respect to J of the mean of (y - 1/2) z over batch and scored steps; y target, z output.
 
-    The cross-entropy of a network whose output is 0 has the derivative 1/2 - y by z: this is what its gradient has of
-    the task.
+    At output 0, the cross-entropy has the derivative 1/2 - y with respect to z. This is thus the part of the gradient
+    that depends on the task.
     """
 
     def agreement(model: ReferenceModel) -> Float[Array, ""]:
@@ -33,10 +33,10 @@ def target_gradient(model: ReferenceModel, batch: tasks.Trial) -> Float[Array, "
 def signal_after_preflossing(
     units: int, delay: int, seed: int, batches: int, values: dict[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Draw a network, floss it as before training, and see `batches` gradients of its task.
+    """Draw a network, prefloss it, and compute the target gradient of `batches` batches.
 
-    `values` are further fields of the configuration, by name. `gram` (8, 8): the inner products of the mean gradients
-    of 8 groups of batches; `square` (): the mean squared norm of the gradient of one batch.
+    `values` are further fields of the configuration. `gram` (8, 8): inner products of the mean gradients of 8 groups of
+    batches; `square` (): the mean squared norm of a single batch's gradient.
     """
     config = Config().with_values(units=units, delay=delay, condition="adaptive", seed=seed, **values)
     experiment = build(config)

@@ -1,4 +1,4 @@
-"""Training of an LSTM on the temporal XOR, the calculation behind the supplement on gated networks."""
+"""Train an LSTM on the temporal XOR: the calculation behind the supplement on gated networks."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ from flossing_lab.reference.experiment import Batch, FlossingInputs
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """Binary cross-entropy of a network over a batch, and its accuracy, as `train` wants it."""
+    """Binary cross-entropy and accuracy of a network over a batch, in the form `train` expects."""
 
     task: tasks.TemporalXOR
 
@@ -41,11 +41,11 @@ def train_lstm(
     before: int,
     dtype: str,
 ) -> dict[str, np.ndarray]:
-    """Train one LSTM on `y_t = s_{t-d/2} xor s_{t-d}`, sequences of `steps` bits times `amplitude`.
+    """Train one LSTM on `y_t = s_{t-d/2} xor s_{t-d}`, with sequences of `steps` bits scaled by `amplitude`.
 
-    With `flossed`, `before` flossing epochs come before training, of the first `k` exponents over the whole sequence.
-    A seed gives the same network and the same batches either way. Returns `accuracy` and `loss` (epochs,) on fresh
-    batches, before each update, and `exponents` (3, k) over one sequence: at the start, before training and after it.
+    If `flossed`, `before` flossing epochs of the first `k` exponents, over the whole sequence, precede training. A seed
+    gives the same network and batches in both cases. Returns `accuracy` and `loss` (epochs,) on fresh batches before
+    each update, and `exponents` (3, k) over one sequence: at the start, before training and after training.
     """
     with jax.enable_x64(dtype == "float64"):
         task = tasks.TemporalXOR(steps=steps, delay=d // 2, amplitude=amplitude)
@@ -57,7 +57,7 @@ def train_lstm(
             state=network.zeros(),
             key=basis_key,
             k=k,
-            # The exponents of an LSTM lie close together: some steps between two QR decompositions harm nothing.
+            # An LSTM's exponents lie close together, so a QR decomposition every few steps is accurate enough.
             interval=5,
             clip=None,
         )
@@ -86,7 +86,7 @@ def train_lstm(
 
 
 def _optimiser(learning_rate: float, clip: float) -> optax.GradientTransformation:
-    # One object, since compiled loops are found again by identity.
+    # One optimiser for the whole run: compiled loops are looked up by its identity.
     return optax.chain(clip_by_array_norm(clip), optax.adam(learning_rate))
 
 

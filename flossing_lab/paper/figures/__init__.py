@@ -1,4 +1,4 @@
-"""The figures, one module each. A new file here is a new figure: nothing lists them."""
+"""The figures, one module each. A new file here is a new figure: modules are discovered, not listed."""
 
 import importlib
 import pkgutil
@@ -8,7 +8,7 @@ from flossing_lab.paper.contract import FigureModule
 
 
 def find_figures() -> dict[str, FigureModule]:
-    """Every figure by name: those of the paper first, then those that go beyond it."""
+    """All figures by name: first those of the paper, then those beyond it."""
     return dict(sorted(_modules(), key=lambda named: (not named[1].IN_PAPER, named[0])))
 
 

@@ -1,4 +1,4 @@
-"""Beyond the paper: delays as long as a network is large, and longer, with more training than the frontier has."""
+"""Beyond the paper: delays of N steps and more, with longer training than in the frontier."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,11 +21,12 @@ IN_PAPER = False
 TITLE = "Delays of N steps and more"
 EPOCHS = 40_000
 CAPTION = (
-    f"Temporal XOR at lags d/2 and d, with d at least N; at most {EPOCHS:,} training epochs, four times those of the "
-    "frontier, or as many as there, with its adaptive flossing of all directions and its early stops. The step size "
-    "stays as it is, or falls to 0, linearly, in the second half of the epochs. Left: accuracy against the epoch, a "
-    "line a network, the mean over 100 epochs. Middle: accuracy at the end, against d / N. Right: the first epoch at "
-    "which the running mean of the accuracy over 25 epochs is 0.95; networks that do not get there are left out."
+    f"Temporal XOR at lags d/2 and d, with d at least N. Training lasts at most {EPOCHS:,} epochs, four times as many "
+    "as in the frontier, or 10,000 as there; the adaptive flossing of all directions and the early stopping are those "
+    "of the frontier. The step size is constant, or decays linearly to 0 in the second half of the epochs. Left: "
+    "accuracy against the epoch, running mean over 100 epochs; one line per network. Middle: final accuracy against "
+    "d / N. Right: first epoch at which the running mean of the accuracy over 25 epochs reaches 0.95; networks that "
+    "do not reach it are left out. Several combinations were run on a single network (see the table)."
 )
 
 CONSTANT, FALLING, SOON = "40,000 epochs", "40,000 epochs, falling", "10,000 epochs, falling"
@@ -34,14 +35,14 @@ TRAINED: dict[str, dict[str, Any]] = {
     FALLING: {"epochs": EPOCHS, "decay": EPOCHS // 2},
     SOON: {"decay": 5_000},
 }
-"""How long, and with which step size, in words and as fields of the configuration."""
+"""Training variants: the number of epochs and the step size, as a label and as fields of the configuration."""
 TINY: dict[str, dict[str, Any]] = {CONSTANT: {}, FALLING: {"decay": 15}, SOON: {"decay": 5}}
 _LINES = {CONSTANT: ":", FALLING: "-", SOON: "--"}
 _MARKERS = {CONSTANT: "o", FALLING: "^", SOON: "s"}
 
 
 def places(scale: Scale) -> list[Place]:
-    """Sizes and basic lags, in the order in which they are run."""
+    """Sizes and basic lags, in running order."""
     if scale == "tiny":
         return [Place(8, [4, 5], 1)]
     seeds = 3 if scale == "laptop" else 20
@@ -49,7 +50,7 @@ def places(scale: Scale) -> list[Place]:
 
 
 def specs(scale: Scale) -> list[Spec]:
-    """The frontier's schedule that flosses all directions, with more epochs, a step size that falls, or both."""
+    """The frontier's schedule that flosses all directions, with more epochs, a decaying step size, or both."""
     return [spec for *_, spec in _trained(scale)]
 
 
@@ -57,7 +58,7 @@ def _trained(scale: Scale) -> list[tuple[str, Place, Spec]]:
     found = []
     for name, fields in (TINY if scale == "tiny" else TRAINED).items():
         for place in places(scale):
-            # Within the frontier's epochs no more than the first step above N is tried.
+            # With the frontier's number of epochs, only the first two delays are tried.
             chosen = place._replace(delays=place.delays[:2]) if name == SOON else place
             spec = schedules.spec_of(scale, chosen, "whole")
             change = {"name": f"{NAME}-{place.units}-{slug(name)}", "base": {**spec.base, **fields}}
@@ -71,8 +72,8 @@ def calculations(scale: Scale) -> list[Calculation]:
 
 
 def collect(results: Results, scale: Scale) -> Data:
-    """`groups` of what each network reached, with how it was `trained`, `units` and `load`, which is d / N; and
-    `curves`, the accuracy of each network."""
+    """`groups` of each network's results, with its variant `trained`, `units` and `load` = d / N; and `curves`, the
+    accuracy of each network."""
     rows, curves = [], []
     for trained, place, spec in _trained(scale):
         size = {"trained": trained, "units": place.units}
@@ -82,7 +83,7 @@ def collect(results: Results, scale: Scale) -> Data:
 
 
 def draw(data: Data) -> Figure:
-    """A row for each size of network: accuracy against the epoch, at the end, and epochs to accuracy 0.95."""
+    """One row per network size: accuracy against the epoch, final accuracy, and epochs to accuracy 0.95."""
     rows, curves = data["groups"], data["curves"]
     sizes = sorted({row["units"] for row in rows})
     figure, grid = new_figure(f"{TITLE}: temporal XOR", max(len(sizes), 1), 3, size=(13.0, 3.6 * max(len(sizes), 1)))
@@ -96,7 +97,7 @@ def draw(data: Data) -> Figure:
             for axes, name in ((final, "final_accuracy"), (speed, "epochs_to_solve")):
                 _each(axes, row, numbers(row[name]), shades[row["d"]])
         accuracy_axes(course, f"N = {units}: accuracy", "training epoch")
-        accuracy_axes(final, "Accuracy at the end", "d / N")
+        accuracy_axes(final, "Final accuracy", "d / N")
         panel(speed, "Epochs to accuracy 0.95", xlabel="d / N", ylabel="training epoch", xlim=final.get_xlim())
         speed.set_ylim(0, None)
         for axes in (course, final, speed):
@@ -124,7 +125,7 @@ def _each(axes: Axes, row: Group, values: np.ndarray, colour: Any):
 
 
 def table(data: Data) -> list[list[str]]:
-    """What each network reached."""
+    """The results of each group of networks."""
     rows = sorted(data["groups"], key=lambda row: (row["units"], row["d"]))
     return [
         ["trained", *schedules.HEAD],
@@ -133,17 +134,17 @@ def table(data: Data) -> list[list[str]]:
 
 
 def claims(data: Data) -> list[Claim]:
-    """Whether more units than steps of delay are needed, and whether a step size that falls gets further."""
+    """Whether networks solve delays of N steps and more, and whether a decaying step size reaches further."""
     return [
-        _solves("(Our question.) Networks of N units solve d = N.", data, lambda load: load == 1),
-        _solves("(Our question.) Networks of N units solve delays above N.", data, lambda load: load > 1),
+        _solves("(Our question.) All networks of N units solve d = N.", data, lambda load: load == 1),
+        _solves("(Our question.) All networks of N units solve delays above N.", data, lambda load: load > 1),
         *(_falling_helps(data, place.units) for place in places("laptop")),
     ]
 
 
 def _falling_helps(data: Data, units: int) -> Claim:
     return reaches_further(
-        f"(Our question.) With a step size that falls in the end networks of {units} units solve longer delays.",
+        f"(Our question.) With a step size that decays to 0, networks of {units} units solve longer delays.",
         [row for row in data["groups"] if row["units"] == units],
         FALLING,
         CONSTANT,
@@ -161,7 +162,7 @@ def _solves(claim: str, data: Data, chosen: Callable[[float], bool]) -> Claim:
         accuracy = numbers(row["final_accuracy"])
         outcomes = int((accuracy >= SOLVED).sum())
         place = f"N = {row['units']}, d = {row['d']}, {row['trained']}"
-        listed.append(f"{place}: {outcomes} of {len(accuracy)}, the best {accuracy.max():.3f}")
+        listed.append(f"{place}: {outcomes} of {len(accuracy)}, best {accuracy.max():.3f}")
         solved, tried = solved + outcomes, tried + len(accuracy)
     verdict = "holds" if solved == tried else "holds in part" if solved else "does not hold"
     return Claim(claim, f"Final accuracy ≥ {SOLVED}: {'; '.join(listed)}.", networks(matching), verdict)

@@ -1,6 +1,6 @@
-"""Beyond the paper: how many steps back a linear readout of the state can see, before and after flossing and training.
+"""Beyond the paper: the linear memory of networks before and after flossing and training.
 
-The memory function of Jaeger (2001): R^2 of the best linear readout of the input bit of so many steps ago. Its sum over
+The memory function of Jaeger (2001) is the R^2 of the best linear readout of the input bit at each lag. Its sum over
 lags is the linear memory capacity, at most N (Dambre et al. 2012, Information processing capacity of dynamical
 systems).
 """
@@ -22,16 +22,16 @@ from flossing_lab.sweeps.spec import Spec
 
 NAME = "capacity"
 IN_PAPER = False
-TITLE = "How far back a linear readout sees"
-MISSING = "Networks whose directories are not here"
+TITLE = "Linear memory of the state"
+MISSING = "Not included, since their run directories are missing"
 CAPTION = (
-    "Networks of N = 80 tanh units driven by random bits: R² of the best linear readout of the bit of so many steps "
-    "ago, fitted on 10,000 steps and measured on 10,000 others (left), and its sum over lags, the linear memory "
-    "capacity, of which N is the most (right, dots). Middle: the same for the XOR of two bits that are d/2 = 38 steps "
-    "apart, in networks that were trained; rings: the sum of both, of which, too, N is the most. As they "
-    "are drawn; after 500 flossing epochs (k = 75) over windows of 55 and 152 steps; and after 10,000 epochs of "
-    "training on the temporal XOR at d = 76 under each schedule of the frontier (the last block of the periodic one "
-    "comes right before the end). Lines: median over networks, bands: quartiles; dots: each network."
+    "Networks of N = 80 tanh units driven by random bits. Left: R² of the best linear readout of the input bit "
+    "against its lag, fitted on 10,000 steps and evaluated on 10,000 others. Middle: the same for the XOR of two bits "
+    "d/2 = 38 steps apart, in trained networks. Right: the sums over lags; dots: bits (the linear memory capacity), "
+    "rings: bits and parities together. Each sum is at most N. Networks: as drawn; after 500 flossing epochs (k = 75) "
+    "over windows of 55 and 152 steps; and after 10,000 epochs of training on the temporal XOR at d = 76 under each "
+    "schedule of the frontier (the periodic schedule flosses once more right before the end). A trained network need "
+    "not store all d bits in linearly readable form. Lines: median over networks, bands: quartiles; dots: each network."
 )
 STEPS = 10_000
 SHORT, LONG = "flossed, window 55", "flossed, window 152"
@@ -47,12 +47,12 @@ def _size(scale: Scale) -> dict[str, Any]:
 
 
 def specs(scale: Scale) -> list[Spec]:
-    """The runs of the frontier at its first place, d = 0.95 N."""
+    """The frontier's runs at its first place, d = 0.95 N."""
     return [schedules.spec_of(scale, schedules.places(scale)[0], schedule) for schedule in schedules.SCHEDULES]
 
 
 def calculations(scale: Scale) -> list[Calculation]:
-    """Networks as they are drawn, and flossed over two windows."""
+    """Networks as drawn, and flossed over two windows."""
     function, size = "memory_of_flossed", _size(scale)
     k = 15 * size["units"] // 16
     kinds = {"drawn": (0, 55), "short": (k, 55), "long": (k, 152)}
@@ -63,7 +63,7 @@ def calculations(scale: Scale) -> list[Calculation]:
 
 
 def collect(results: Results, scale: Scale) -> Data:
-    """A row for each kind of network that is there: its memory function against the lag, and each one's capacity."""
+    """A row for each available kind of network: the memory function against the lag, and each network's capacity."""
     size, rows = _size(scale), []
     lags = size["lags"]
     for kind, calculation in zip(_COLOURS, calculations(scale), strict=True):
@@ -89,7 +89,7 @@ def _row(memory: Float[np.ndarray, "networks lags"], prefix: str = "") -> dict[s
 
 
 def draw(data: Data) -> Figure:
-    """R² against the lag, of bits and of parities; capacity of each network."""
+    """R² against the lag, for bits and for parities; capacity of each network."""
     figure, ((function, parity, capacity),) = new_figure(f"{TITLE} (N = {data['units']})", 1, 3, size=(15.5, 4.8))
     labels = []
     for index, row in enumerate(data["rows"]):
@@ -107,7 +107,9 @@ def draw(data: Data) -> Figure:
     panel(function, "Memory function", xlabel="lag (steps)", ylabel="R²", ylim=(-0.02, 1.05))
     apart = data.get("apart", 0)
     panel(parity, f"Parities of two bits, {apart} steps apart", xlabel="lag of the later bit", ylim=(-0.02, 1.05))
-    panel(capacity, "Capacity: bits; rings: and parities", xlabel="sum of R² over lags", xlim=(0, 1.05 * data["units"]))
+    panel(
+        capacity, "Capacity: bits; rings: with parities", xlabel="sum of R² over lags", xlim=(0, 1.05 * data["units"])
+    )
     capacity.set_yticks(range(len(labels)), labels)
     capacity.invert_yaxis()
     capacity.axvline(data["units"], color=GREY, lw=0.9, ls="--", zorder=0)
@@ -117,18 +119,18 @@ def draw(data: Data) -> Figure:
 
 
 def claims(data: Data) -> list[Claim]:
-    """Whether flossing makes a network remember, training, and what."""
+    """Whether flossing and training raise the memory capacity, and which functions trained networks store."""
     median = {row["kind"]: float(np.median(numbers(row["capacity"]))) for row in data["rows"]}
     count = {row["kind"]: len(row["capacity"]) for row in data["rows"]}
     return [
         _larger("(Our question.) Flossing raises the linear memory capacity.", median, count, LONG, "as drawn"),
-        _larger("(Our question.) Training with adaptive flossing raises it further.", median, count, "adaptive", LONG),
+        _larger("(Our question.) Training with adaptive flossing raises it more.", median, count, "adaptive", LONG),
         _holds_parities(data),
     ]
 
 
 def _holds_parities(data: Data) -> Claim:
-    claim = "(Our question.) Networks that solve d = 0.95 N hold d functions of their input: d/2 bits and d/2 parities."
+    claim = "(Our question.) Trained at d = 0.95 N, networks have capacities of bits and parities that add up to d."
     matching = [row for row in data["rows"] if row["kind"] == "whole"]
     if not matching:
         return not_run(claim)
@@ -136,7 +138,7 @@ def _holds_parities(data: Data) -> Claim:
     d = 2 * data["apart"]
     found = (
         f"Trained with adaptive flossing of all directions, median capacity: bits {np.median(bits):.1f}, parities "
-        f"{np.median(parities):.1f}, both {np.median(bits + parities):.1f}, where d = {d} (criterion: within 10 %)."
+        f"{np.median(parities):.1f}, both {np.median(bits + parities):.1f}; d = {d} (criterion: within 10 %)."
     )
     verdict = "holds" if abs(np.median(bits + parities) / d - 1) <= 0.1 else "does not hold"
     return Claim(claim, found, len(bits), verdict)

@@ -1,4 +1,4 @@
-"""Figure 1: flossing brings Lyapunov exponents where they are wanted."""
+"""Figure 1: flossing moves Lyapunov exponents to a target."""
 
 from typing import Any
 
@@ -16,18 +16,18 @@ from flossing_lab.sweeps.spec import Spec
 
 NAME = "fig1"
 IN_PAPER = True
-TITLE = "Flossing brings exponents to a target"
+TITLE = "Flossing moves Lyapunov exponents to a target"
 CAPTION = (
     "Networks of N = 32 tanh units, driven by random bits, with Gaussian recurrent weights whose gain g is drawn from "
-    "U(0, 1) for each. Every flossing epoch has a fresh sequence of 100 bits and one step of Adam with step size 0.01, "
-    "chosen here so that exponents settle within 50 epochs (the paper's is not known to us). A, B: the largest "
-    "exponent flossed to -1, -0.5 and 0, thin lines each network, and its squared distance from there. C: the mean of "
-    "the k squared exponents that are flossed to 0. D: all 32 exponents before flossing and after these epochs of "
-    "it, over 1000 other bits. Lines: median over networks, bands: quartiles."
+    "U(0, 1) for each network. Each flossing epoch uses a fresh sequence of 100 bits and takes one Adam step of size "
+    "0.01. We chose this step size so that exponents settle within 50 epochs, since the paper's is not known to us. A: "
+    "the largest exponent, flossed to -1, -0.5 and 0; thin lines: each network. B: its squared distance from the "
+    "target. C: mean of the k squared exponents flossed to 0. D: all 32 exponents before and after flossing, over 1000 "
+    "other bits. Lines: median over networks, bands: quartiles."
 )
 TARGETS = (-1.0, -0.5, 0.0)
 NEAR = 0.1
-"""An exponent has arrived within so much of its target, per step."""
+"""An exponent within this distance of its target, per step, has reached it."""
 SETTLED_BY = 50
 
 _TARGET_COLOURS = {-1.0: "#8a5fb0", -0.5: "#c2557f", 0.0: "#d9822b"}
@@ -36,13 +36,13 @@ _TARGET_COLOURS = {-1.0: "#8a5fb0", -0.5: "#c2557f", 0.0: "#d9822b"}
 def _size(scale: Scale, k: int = 1) -> dict[str, Any]:
     if scale == "tiny":
         return {"networks": 2, "units": 6, "epochs": 8, "steps": 60, "window": 30}
-    # More than one exponent is flossed for longer, until the first k have all but settled.
+    # Several exponents need more epochs to settle.
     epochs = 80 if k <= 1 else 250
     return {"networks": 10, "units": 32, "epochs": epochs, "steps": 1000, "window": 100}
 
 
 def flossed_counts(scale: Scale) -> list[int]:
-    """The numbers of flossed exponents; at the tiny scale one, which all figures share, since each compiles anew."""
+    """The numbers k of flossed exponents; at the tiny scale all figures share one k, since each k compiles anew."""
     return [2] if scale == "tiny" else [1, 16, 32]
 
 
@@ -52,7 +52,7 @@ def specs(scale: Scale) -> list[Spec]:
 
 
 def calculations(scale: Scale) -> list[Calculation]:
-    """Networks as they are drawn; one exponent flossed to each target; several numbers of exponents flossed to 0."""
+    """Networks as drawn; one exponent flossed to each target; k exponents flossed to 0."""
     ks = flossed_counts(scale)
     wanted = [(0, 0.0), *((ks[0], target) for target in TARGETS), *((k, 0.0) for k in ks[1:])]
     return [_calculation(scale, k, target) for k, target in wanted]
@@ -67,7 +67,7 @@ def _calculation(scale: Scale, k: int, target: float) -> Calculation:
 
 
 def collect(results: Results, scale: Scale) -> Data:
-    """`targets`, `flossed` (by k) and the spectrum before flossing; what has not been calculated is left out."""
+    """`targets`, `flossed` (by k) and the spectrum before flossing; missing calculations are left out."""
     size, ks = _size(scale), flossed_counts(scale)
     data: Data = {"networks": size["networks"], "k": ks, "targets": [], "flossed": [], "before": None}
     for target in TARGETS:
@@ -112,7 +112,7 @@ def _mean_size(found: dict[str, np.ndarray], k: int) -> list[float]:
 
 
 def draw(data: Data) -> Figure:
-    """Exponents and squared distances against the epoch, and spectra."""
+    """Exponents and squared distances against the flossing epoch, and spectra."""
     figure, ((first, squares), (means, spectra)) = new_figure(
         f"{TITLE} ({data['networks']} networks)", 2, 2, size=(9.6, 7.0)
     )
@@ -149,12 +149,12 @@ def _draw_target(first: Axes, squares: Axes, row: dict[str, Any]):
 
 
 def claims(data: Data) -> list[Claim]:
-    """Targets, speed, and how many exponents follow."""
+    """Claims about targets, speed and the number of exponents."""
     return [_targets_claim(data), _speed_claim(data), _counts_claim(data)]
 
 
 def _targets_claim(data: Data) -> Claim:
-    claim = "Flossing brings the largest Lyapunov exponent to a target of −1, −0.5 or 0."
+    claim = "Flossing moves the largest Lyapunov exponent to a target of −1, −0.5 or 0."
     if not data["targets"]:
         return not_run(claim)
     matching = [sum(abs(numbers(row["after"]) - row["target"]) <= NEAR) for row in data["targets"]]
@@ -163,17 +163,17 @@ def _targets_claim(data: Data) -> Claim:
         for row, count in zip(data["targets"], matching, strict=True)
     )
     most = [2 * count > len(row["after"]) for row, count in zip(data["targets"], matching, strict=True)]
-    found = f"λ₁ after flossing over other bits, and networks within {NEAR} of the target: {listed}."
+    found = f"λ₁ after flossing, measured over other bits, and networks within {NEAR} of the target: {listed}."
     return Claim(claim, found, data["networks"], _verdict(most, len(TARGETS)))
 
 
 def _speed_claim(data: Data) -> Claim:
-    claim = f"It settles there within 20 to {SETTLED_BY} flossing epochs."
+    claim = f"It settles within {SETTLED_BY} flossing epochs."
     rows = [(row["target"], _settling(row)) for row in data["targets"]]
     if not rows:
         return not_run(claim)
     listed = "; ".join(f"target {target:g}: {_epochs(epoch)}" for target, epoch in rows)
-    found = f"Epoch from which on the median distance stays within {NEAR}: {listed}. The step size is ours."
+    found = f"First epoch after which the median distance stays within {NEAR}: {listed}. We chose the step size."
     return Claim(claim, found, data["networks"], _verdict([epoch <= SETTLED_BY for _, epoch in rows], len(TARGETS)))
 
 
@@ -186,12 +186,12 @@ def _settling(row: dict[str, Any]) -> float:
 
 
 def _counts_claim(data: Data) -> Claim:
-    claim = "One exponent, half of them or all of them can be brought near 0."
+    claim = "Flossing can move one, half or all of the exponents near 0."
     if not data["flossed"] or not data["before"]:
         return not_run(claim)
     pairs = [(row["k"], median(data["sizes_before"][str(row["k"])]), median(row["size"])) for row in data["flossed"]]
     listed = "; ".join(f"k = {k}: {before:.2f} before, {after:.2f} after" for k, before, after in pairs)
-    found = f"Mean of |λᵢ| over i ≤ k, median over networks: {listed}. It holds where less than {NEAR} is left."
+    found = f"Mean of |λᵢ| over i ≤ k, median over networks: {listed}. It holds where less than {NEAR} remains."
     return Claim(claim, found, data["networks"], _verdict([after < NEAR for _, _, after in pairs], len(data["k"])))
 
 

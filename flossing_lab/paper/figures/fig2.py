@@ -20,11 +20,11 @@ IN_PAPER = True
 TITLE = "Condition number of the long-term Jacobian"
 CAPTION = (
     "Networks of N = 80 tanh units (g = 1), driven by random bits; 500 flossing epochs as in the reference experiment "
-    "(window 55, Adam with step size 0.001). Of the Jacobian T of t steps, κ_m = σ_1 / σ_m is the condition number in "
-    "its first m directions, given as log10. A: before flossing, for several m. B: in the k directions that are "
-    "flossed; dotted, the same directions before. C: in all N directions. Lines: float64, median over networks, "
-    "bands: quartiles. Dashed: the prediction exp((λ_1 - λ_m) t) by exponents over 1000 steps of it. Circles: "
-    "network 1 in extended precision, with bits enough for a proven error of 1e-9."
+    "(window 55, Adam with step size 0.001). κ_m = σ_1 / σ_m is the condition number of the t-step Jacobian in its "
+    "first m directions, shown as log10. A: before flossing, for several m. B: in the k flossed directions; dotted: "
+    "the same directions before flossing. C: in all N directions. Lines: float64, median over networks, bands: "
+    "quartiles. Dashed: the prediction exp((λ_1 - λ_m) t), with exponents over 1000 steps. Circles: network 1 in "
+    "extended precision, with a proven error of 1e-9."
 )
 LN10 = float(np.log(10))
 
@@ -48,7 +48,7 @@ def specs(scale: Scale) -> list[Spec]:
 
 
 def calculations(scale: Scale) -> list[Calculation]:
-    """Networks unflossed and flossed; and two of them in extended precision, where python-flint is installed."""
+    """Networks without and with flossing; two of them also in extended precision if python-flint is installed."""
     flossed = [_calculation(scale, k) for k in (0, *_sizes(scale)["k"])]
     return [*flossed, *(_exact(scale, k) for k in _checked(scale))] if is_available() else flossed
 
@@ -71,7 +71,7 @@ def _exact(scale: Scale, k: int) -> Calculation:
 
 
 def collect(results: Results, scale: Scale) -> Data:
-    """For each k: log10 of the condition numbers in the first m directions, for each m that a panel shows."""
+    """For each k: log10 of the condition numbers in the first m directions, for each m in a panel."""
     sizes = _sizes(scale)
     ms = [*(k for k in sizes["k"] if k > 1), sizes["units"]]
     data: Data = {name: sizes[name] for name in ("networks", "units", "k", "horizons", "window")}
@@ -90,7 +90,7 @@ def collect(results: Results, scale: Scale) -> Data:
 
 
 def _log10(logs: np.ndarray, m: int) -> np.ndarray:
-    # A direction that is lost, log sigma = -inf, makes kappa infinite, as it is.
+    # A lost direction, log sigma = -inf, makes kappa infinite.
     return (logs[..., 0] - logs[..., m - 1]) / LN10
 
 
@@ -101,7 +101,7 @@ def _condition(found: dict[str, np.ndarray], m: int, horizons: list[int]) -> dic
 
 
 def draw(data: Data) -> Figure:
-    """Three panels: before flossing, in the flossed directions, in all."""
+    """Three panels: before flossing, in the flossed directions, in all directions."""
     figure, ((before, first, whole),) = new_figure(f"{TITLE} ({data['networks']} networks)", 1, 3, size=(12.5, 4.4))
     colours = k_colours(data["k"])
     rows = {row["k"]: row["condition"] for row in data["rows"]}
@@ -126,11 +126,11 @@ def draw(data: Data) -> Figure:
     flossed = numbers([value for k, row in rows.items() if k > 1 for line in row[str(k)]["each"] for value in line])
     top = float(np.max(flossed, where=np.isfinite(flossed), initial=0.0))
     if top > 0:
-        first.set_ylim(0, 1.15 * top)  # what is dotted goes on beyond
+        first.set_ylim(0, 1.15 * top)  # the dotted lines continue beyond
     for axes in (before, first, whole):
         axes.set_xlabel("horizon t (steps)")
         axes.set_ylim(bottom=0)
-        # Colours in B are those of C; a key would lie on the lines.
+        # B shares the colours of C; a legend would cover the lines.
         if axes is not first and axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=8.5, loc="upper left")
     figure.supxlabel(
@@ -151,7 +151,7 @@ def _draw(axes: Axes, row: dict, data: Data, colour: str, label: str, exact: dic
 
 
 def claims(data: Data) -> list[Claim]:
-    """Growth, its prediction, its precision, and what flossing changes."""
+    """Claims about growth, precision and the effect of flossing."""
     return [_prediction_claim(data), _precision_claim(data), _flossed_claim(data), _whole_claim(data)]
 
 
@@ -171,19 +171,19 @@ def _prediction_claim(data: Data) -> Claim:
     listed = ", ".join(f"m = {m}: {100 * error:.1f} %" for m, error in errors.items())
     largest = median([line[-1] for line in before[str(data["units"])]["each"]])
     found = (
-        f"Before flossing, at t = {end}, the prediction of log κₘ is off by, median over networks, {listed}; "
-        f"κ of all {data['units']} directions is 1e{largest:.0f} there. It holds where less than 10 % is missed."
+        f"Before flossing, at t = {end}, relative error of the predicted log κₘ, median over networks: {listed}; "
+        f"κ of all {data['units']} directions is 1e{largest:.0f} there. It holds where the error is below 10 %."
     )
     return Claim(claim, found, data["networks"], _verdict([error < 0.1 for error in errors.values()]))
 
 
 def _precision_claim(data: Data) -> Claim:
-    claim = "The numbers stand in extended precision."
+    claim = "Extended precision confirms the singular values in network 1."
     if not data["exact"]:
         return Claim(claim, "Not calculated: it needs python-flint (`pip install python-flint`).", 0, "not run")
     listed = "; ".join(_compared_precision(row, str(data["units"])) for row in data["exact"])
     which = f"logarithms of all {data['units']} singular values, float64 against ball arithmetic"
-    found = f"Natural {which}: {listed}. It holds where less than 1e-6."
+    found = f"Natural {which}: {listed}. It holds where the difference is below 1e-6."
     return Claim(claim, found, 1, _verdict([row["worst"] < 1e-6 for row in data["exact"]]))
 
 
@@ -202,7 +202,7 @@ def _flossed_claim(data: Data) -> Claim:
 
 
 def _whole_claim(data: Data) -> Claim:
-    claim = "Flossing k exponents lowers the condition number in all directions."
+    claim = "Flossing k exponents also lowers the condition number in all N directions, for every k."
     rows, at, units = _rows(data), _at_window(data), str(data["units"])
     pairs = {k: [_middle(rows[j][units], at) for j in (0, k)] for k in data["k"] if {0, k} <= rows.keys()}
     return _compared(claim, data, pairs, f"log₁₀ κ of all {units} directions", at)
@@ -217,7 +217,7 @@ def _compared(claim: str, data: Data, pairs: dict[int, list[float]], name: str, 
 
 
 def _at_window(data: Data) -> int:
-    # The horizon nearest to twice the window: feedback must reach further than what was flossed over.
+    # The horizon nearest to twice the window: gradients must reach beyond the flossed window.
     return int(np.argmin(np.abs(np.asarray(data["horizons"]) - 2 * data["window"])))
 
 

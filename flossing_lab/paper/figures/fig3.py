@@ -16,10 +16,10 @@ IN_PAPER = True
 TITLE = "Flossing before training"
 CAPTION = (
     "Delayed copy (top) and temporal XOR (bottom), without flossing and with 500 flossing epochs (k = 75) before "
-    "training. Left: accuracy on fresh sequences against the training epoch at one hard lag, running mean over 25 "
-    "epochs; median and quartiles over networks. Right: accuracy at the end, the mean over the last 100 epochs, "
-    "against the longest lag d (for the temporal XOR the bits of d/2 and d steps ago); line: median, dots: each "
-    "network."
+    "training. Left: accuracy on fresh sequences against the training epoch at one long lag, running mean over 25 "
+    "epochs; median and quartiles over networks. Right: final accuracy, averaged over the last 100 epochs, against the "
+    "longest lag d (the temporal XOR combines the bits d/2 and d steps ago); line: median, dots: each network. All "
+    "networks start from the reference's Gaussian weights, input scale and bias; other starts were not tried here."
 )
 CONDITIONS: tuple[Condition, ...] = ("none", "before")
 _TASKS: tuple[TaskName, ...] = ("copy", "temporal_xor")
@@ -36,12 +36,12 @@ def calculations(scale: Scale) -> list[Calculation]:
 
 
 def collect(results: Results, scale: Scale) -> Data:
-    """For each task: `groups` of what each network reached, `curves` at one delay, whose longest lag is `d`."""
+    """For each task: `groups` of each network's results, and `curves` at one delay, with its longest lag `d`."""
     return {"tasks": by_task(results, specs(scale), scale)}
 
 
 def draw(data: Data) -> Figure:
-    """Two tasks, accuracy against the epoch and against the longest lag."""
+    """Two tasks: accuracy against the epoch, and final accuracy against the longest lag."""
     rows = [row for task in data["tasks"].values() for row in task["groups"]]
     figure, grid = new_figure(f"{TITLE} (k = 75, {count(rows)})", 2, 2, size=(9.6, 6.8))
     for (learning, final), (name, task) in zip(grid, data["tasks"].items(), strict=True):
@@ -49,13 +49,13 @@ def draw(data: Data) -> Figure:
             condition = curve["condition"]
             band(learning, curve["accuracy"], colour=COLOURS[condition], label=LABELS[condition])
         accuracy_axes(learning, f"{TASKS[name]}, d = {task['d']}", "training epoch")
-        draw_final(final, task["groups"], CONDITIONS, f"{TASKS[name]}: accuracy at the end")
+        draw_final(final, task["groups"], CONDITIONS, f"{TASKS[name]}: final accuracy")
     legend_below(figure, grid[0, 1])
     return figure
 
 
 def claims(data: Data) -> list[Claim]:
-    """Reach and speed on both tasks."""
+    """Claims about reach and speed on both tasks."""
     found = []
     for name, task in data["tasks"].items():
         what = TASKS[name].lower().replace("xor", "XOR")

@@ -1,4 +1,4 @@
-"""Figure 4: flossing before training against flossing before and during it, temporal and spatial XOR."""
+"""Figure 4: flossing before training against flossing before and during training, temporal and spatial XOR."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,20 +20,20 @@ IN_PAPER = True
 TITLE = "Flossing before and during training"
 CAPTION = (
     "Temporal XOR (top) and spatial XOR of three input channels (bottom): no flossing, 500 flossing epochs (k = 75) "
-    "before training, and the same with two more blocks of 500 before the training epochs 100 and 200. Left: accuracy"
-    " on fresh sequences against the training epoch at one hard lag, running mean over 25 epochs. Middle: accuracy at"
-    " the end, the mean over the last 100 epochs, against the longest lag d; line: median, dots: each network. Right:"
-    " norm of the raw gradient at the initial states, |dL/dx₀|, medians over 25 epochs. Bands: quartiles over "
-    "networks."
+    "before training, and the same with two more blocks of 500, before training epochs 100 and 200. Left: accuracy on "
+    "fresh sequences against the training epoch at one long lag, running mean over 25 epochs. Middle: final accuracy, "
+    "averaged over the last 100 epochs, against the longest lag d; line: median, dots: each network. Right: norm of "
+    "the raw gradient at the initial states, |dL/dx₀|, running median over 25 epochs. Bands: quartiles over networks. "
+    "All networks start from the reference's Gaussian weights, input scale and bias; other starts were not tried here."
 )
 CONDITIONS: tuple[Condition, ...] = ("none", "before", "before_and_during")
 RATIO = 10
-"""Flossing counts as having raised a gradient norm if it is so many times larger."""
+"""Flossing counts as raising a gradient norm if the norm is at least this many times larger."""
 _TASKS: tuple[TaskName, ...] = ("temporal_xor", "spatial_xor")
 
 
 def specs(scale: Scale) -> list[Spec]:
-    """Both tasks at all delays, under three conditions; figure 3 shares some of these runs."""
+    """Both tasks at all delays, under three conditions; some of these runs are shared with figure 3."""
     return [delays_spec(NAME, scale, task, CONDITIONS) for task in _TASKS]
 
 
@@ -43,7 +43,7 @@ def calculations(scale: Scale) -> list[Calculation]:
 
 
 def collect(results: Results, scale: Scale) -> Data:
-    """For each task: `groups` of what each network reached, `curves` at one delay, whose longest lag is `d`."""
+    """For each task: `groups` of each network's results, and `curves` at one delay, with its longest lag `d`."""
     return {"tasks": by_task(results, specs(scale), scale)}
 
 
@@ -57,23 +57,23 @@ def draw(data: Data) -> Figure:
             band(learning, curve["accuracy"], **style)
             band(gradient, curve["gradient"], **style)
         accuracy_axes(learning, f"{TASKS[name]}, d = {task['d']}", "training epoch")
-        draw_final(final, task["groups"], CONDITIONS, "Accuracy at the end")
+        draw_final(final, task["groups"], CONDITIONS, "Final accuracy")
         panel(gradient, f"Gradient norm, d = {task['d']}", xlabel="training epoch", ylabel="|dL/dx₀|", yscale="log")
     legend_below(figure, grid[0, 1])
     return figure
 
 
 def claims(data: Data) -> list[Claim]:
-    """Reach on both tasks, and gradient norms."""
+    """Claims about reach and gradient norms on both tasks."""
     found = []
     for name, task in data["tasks"].items():
         what, rows = TASKS[name].lower().replace("xor", "XOR"), task["groups"]
         found += [
-            reaches_further(f"Flossing before and during training solves the {what} at longer lags than none.",
+            reaches_further(f"Flossing before and during training solves the {what} at longer lags than no flossing.",
                             rows, "before_and_during", "none"),
-            reaches_further(f"Flossing also during training extends the lag further than before it alone: {what}.",
+            reaches_further(f"Flossing before and during training solves longer lags than before it alone: {what}.",
                             rows, "before_and_during", "before"),
-            _raises_gradients(f"Flossing before training keeps error feedback from vanishing: {what}.", task),
+            _raises_gradients(f"Flossing before training raises |dL/dx₀| at the start of training: {what}.", task),
         ]  # fmt: skip
     return found
 

@@ -1,7 +1,7 @@
-"""Beyond the paper: how soon the gradient of a flossed network tells of its task, against the size of the network.
+"""Beyond the paper: the signal-to-noise ratio of a flossed network's gradient, against network size.
 
-Once error feedback reaches back, what keeps a network at chance is noise: the gradient of one batch is nearly all due
-to the bits of that batch. As many batches as bring signal and noise to the same size are what training has to wait for.
+Even when gradients no longer vanish, noise can hold a network at chance: the gradient of one batch mostly reflects the
+bits of that batch. (noise / signal)^2 is the number of batches whose mean gradient has as much signal as noise.
 """
 
 from collections.abc import Sequence
@@ -23,15 +23,15 @@ from flossing_lab.sweeps.spec import Spec
 
 NAME = "gradient_snr"
 IN_PAPER = False
-TITLE = "How soon the gradient tells of the task"
-MISSING = "Networks whose directories are not here"
+TITLE = "Signal and noise in the gradient"
+MISSING = "Not included, since their run directories are missing"
 CAPTION = (
-    "Temporal XOR at d = 0.95 N, networks after preflossing as under the adaptive schedule that flosses all "
-    "directions. Signal: the mean over batches (of 16 sequences of 300 bits) of what dL/dJ has of the targets at an "
-    "output of 0; noise: its standard deviation, both as Frobenius norms. Left: (noise / signal)², the number of "
-    "batches whose mean has as much of the one as of the other. Right: the first epoch at which the running mean of "
-    "the accuracy over 100 epochs is 0.55, in the runs of the frontier, against that number; on the dashed line they "
-    "are equal. Dots: each network; an arrow where no signal was found in 800 batches, at the least that it needs."
+    "Temporal XOR at d = 0.95 N, networks after the preflossing of the adaptive schedule that flosses all directions. "
+    "Signal: the mean over batches (16 sequences of 300 bits) of the part of dL/dJ that depends on the targets, at "
+    "output 0; noise: its standard deviation; both are Frobenius norms. Left: (noise / signal)², the number of batches "
+    "whose mean has as much signal as noise. Right: first epoch at which the running mean of the accuracy over 100 "
+    "epochs reaches 0.55, in the frontier's runs, against that number; dashed: equality. Dots: each network; arrows: "
+    "lower bounds for networks where 800 batches show no signal."
 )
 
 LEARNT = 0.55
@@ -39,14 +39,14 @@ LEARNT = 0.55
 
 
 def batches_needed(gram: Float[np.ndarray, "G G"], square: float) -> tuple[float, float]:
-    """(noise / signal)², and from how many batches on it would not be known from none: from the groups' mean gradients.
+    """(noise / signal)² and a lower bound for it, from the groups' mean gradients.
 
-    Groups are independent, so that an inner product of two different ones has the squared signal as its mean. The
-    second number takes twice the standard error of that mean as the signal.
+    Groups are independent, so the inner product of two different groups has the squared signal as its mean. The first
+    value is infinite if that mean is within two standard errors of 0. The bound adds two standard errors to it.
     """
     apart = gram[~np.eye(len(gram), dtype=bool)]
     signal = float(apart.mean())
-    # Leaving out one group after the other: the error of the mean over pairs, which share groups.
+    # Jackknife over groups, since pairs share groups: the standard error of the mean over pairs.
     count = len(gram)
     without = [np.delete(np.delete(gram, i, 0), i, 1) for i in range(count)]
     means = np.array([(each.sum() - np.trace(each)) / ((count - 1) * (count - 2)) for each in without])
@@ -56,7 +56,7 @@ def batches_needed(gram: Float[np.ndarray, "G G"], square: float) -> tuple[float
 
 
 def places(scale: Scale) -> list[Place]:
-    """Where it is measured: the frontier's places at 0.95 N, as many networks at each."""
+    """The frontier's places at d = 0.95 N."""
     if scale == "tiny":
         return [Place(8, [4], 2)]
     few = 3 if scale == "laptop" else 20
@@ -64,7 +64,7 @@ def places(scale: Scale) -> list[Place]:
 
 
 def specs(scale: Scale) -> list[Spec]:
-    """The frontier's runs that floss all directions at these places."""
+    """The frontier's runs at these places that floss all directions."""
     return [schedules.spec_of(scale, place, "whole") for place in places(scale)]
 
 
@@ -86,8 +86,8 @@ def _networks(scale: Scale) -> list[tuple[Place, int, Calculation]]:
 
 
 def collect(results: Results, scale: Scale) -> Data:
-    """`networks`: the `batches` that each needs, `at_least` where no signal was found, and the `epochs` for which it
-    stayed at chance, if it was trained."""
+    """`networks`: the number of `batches` each needs, its lower bound `at_least`, and the `epochs` it stayed at chance,
+    if it was trained."""
     stayed = {}
     for place, spec in zip(places(scale), specs(scale), strict=True):
         for values, run in results.runs(spec):
@@ -105,13 +105,13 @@ def collect(results: Results, scale: Scale) -> Data:
 
 
 def epochs_at_chance(epoch: np.ndarray, accuracy: np.ndarray) -> float:
-    """The first epoch at which the accuracy is not that of chance; infinite if there is none."""
+    """The first epoch at which accuracy exceeds chance; infinite if it never does."""
     left = np.flatnonzero(accuracy >= LEARNT)
     return float(epoch[left[0]]) if len(left) else float("inf")
 
 
 def draw(data: Data) -> Figure:
-    """Batches needed against N; epochs at chance against them."""
+    """Batches needed against N, and epochs at chance against batches needed."""
     rows, colour = data["networks"], schedules.COLOURS["whole"]
     figure, ((needed, waited),) = new_figure(f"{TITLE}: temporal XOR, d = 0.95 N", 1, 2, size=(9.6, 4.6))
     for row in rows:
@@ -119,8 +119,8 @@ def draw(data: Data) -> Figure:
         marker = {"marker": "o", "ms": 5, "mew": 0} if found else {"marker": r"$\uparrow$", "ms": 10}
         needed.plot(row["units"], row["batches" if found else "at_least"], color=colour, alpha=0.75, **marker)
     waited.plot(*_pairs(rows), "o", ms=5, color=colour, alpha=0.75, mew=0)
-    panel(needed, "Batches in which signal is as large as noise", xlabel="N", ylabel="(noise / signal)²")
-    panel(waited, "Epochs at chance", xlabel="(noise / signal)² after preflossing", ylabel="first epoch above 0.55")
+    panel(needed, "Batches until signal equals noise", xlabel="N", ylabel="(noise / signal)²")
+    panel(waited, "Epochs at chance", xlabel="(noise / signal)² after preflossing", ylabel="first epoch at 0.55")
     for axes in (needed, waited):
         axes.set(xscale="log", yscale="log")
     sizes = sorted({row["units"] for row in rows})
@@ -131,13 +131,13 @@ def draw(data: Data) -> Figure:
 
 
 def _pairs(rows: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    # Of networks that were trained, whose signal was found, and which left chance.
+    # Of trained networks with a detected signal that left chance.
     pairs = np.array([numbers([row["batches"], row["epochs"]]) for row in rows if row["epochs"] is not None])
     return tuple(pairs[np.isfinite(pairs).all(1)].T) if len(pairs) else (np.empty(0), np.empty(0))
 
 
 def claims(data: Data) -> list[Claim]:
-    """Whether the signal falls with the size, and tells how long training stays at chance."""
+    """Whether the signal falls with network size and correlates with the time at chance."""
     return [_falls(data["networks"]), _tells(data["networks"])]
 
 
@@ -148,29 +148,29 @@ def _correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _falls(rows: Sequence[dict[str, Any]]) -> Claim:
-    claim = "(Our question.) The larger the network, the more batches its task needs to be seen."
+    claim = "(Our question.) Larger networks need more batches until the signal equals the noise."
     sizes = sorted({row["units"] for row in rows})
     if len(sizes) < 2:
         return not_run(claim)
     medians = [np.median(numbers([row["batches"] for row in rows if row["units"] == size])) for size in sizes]
-    seen = [f"{batches:.0f}" if np.isfinite(batches) else "more than could be seen" for batches in medians]
+    seen = [f"{batches:.0f}" if np.isfinite(batches) else "no signal detected" for batches in medians]
     each = (f"N = {size}: {batches}" for size, batches in zip(sizes, seen, strict=True))
     found = f"Median of (noise / signal)²: {'; '.join(each)}."
     return Claim(claim, found, len(rows), "holds" if (np.diff(medians) > 0).all() else "does not hold")
 
 
 def _tells(rows: Sequence[dict[str, Any]]) -> Claim:
-    claim = "(Our question.) That number tells how long training stays at chance."
+    claim = "(Our question.) (noise / signal)² correlates with the number of epochs at chance."
     batches, epochs = _pairs(rows)
     if len(batches) < 6:
         return not_run(claim)
-    # Networks of several sizes differ in both; those of one size say more.
+    # Both quantities change with size, so networks of one size are the stricter test.
     sizes = [row["units"] for row in rows]
     most = max(sizes, key=sizes.count)
     both = [_correlation(batches, epochs), _correlation(*_pairs([row for row in rows if row["units"] == most]))]
     found = (
-        f"{len(batches)} networks that left chance: rank correlation {both[0]:.2f}, and {both[1]:.2f} among those of "
-        f"N = {most} (criterion: at least 0.7); epochs over batches {np.median(epochs / batches):.1f} in the median."
+        f"{len(batches)} networks that left chance: rank correlation {both[0]:.2f}, and {both[1]:.2f} among those with "
+        f"N = {most} (criterion: at least 0.7); median ratio of epochs to batches {np.median(epochs / batches):.1f}."
     )
     outcomes = [correlation >= 0.7 for correlation in both]
     return Claim(

@@ -1,4 +1,4 @@
-"""Beyond the paper: what keeps a network from a horizon near its size, a few changes at a time."""
+"""Beyond the paper: what limits networks at delays near N; one or a few settings changed at a time."""
 
 from typing import Any
 
@@ -16,14 +16,15 @@ from flossing_lab.sweeps.spec import Spec
 
 NAME = "limits"
 IN_PAPER = False
-TITLE = "What limits the horizon"
+TITLE = "What limits the delay"
 CAPTION = (
-    "Temporal XOR at d = 76, N = 80, adaptive flossing, 10,000 training epochs; each line with a change or some, but "
-    "the first. Left: accuracy at the end, the mean over the last 100 epochs. Middle: the first epoch at which the "
-    "running mean of the accuracy over 25 epochs is 0.95. Dots: each network; bar: the median. The learning rate is "
-    "that of training and of flossing. Right: accuracy at the end against the number of directions that are alive "
-    "there, those of the 75 leading exponents above -0.2 per step (over 76 steps: above a factor of 3e-7), for the "
-    "networks that have left chance (0.55)."
+    "Temporal XOR at d = 76, N = 80, adaptive flossing, 10,000 training epochs. The first line is the baseline; each "
+    "other line changes one or more settings. Left: final accuracy, averaged over the last 100 epochs. Middle: first "
+    "epoch at which the running mean of the accuracy over 25 epochs reaches 0.95. Dots: each network; bar: median. The "
+    "learning rate applies to training and flossing. Right: final accuracy against the number of directions alive at "
+    "the end, that is, of the 75 leading exponents above -0.2 per step (over 76 steps, a factor above 3e-7), for "
+    "networks that left chance (0.55). Changes were run on at most three networks, some on one, and several were not "
+    "run."
 )
 
 AS_IS = "as it is"
@@ -41,20 +42,20 @@ CHANGES: dict[str, dict[str, Any]] = {
     "learning rate 0.003": {"learning_rate": 3e-3},
     "threshold 0.01 (was 0.001)": {"threshold": 1e-2},
 }
-"""What is changed, in words and as fields of the configuration."""
+"""The changes, as labels and as fields of the configuration."""
 
 
 ALIVE = -0.2
-"""A direction with an exponent below carries nothing over 76 steps."""
+"""Directions with an exponent below this are not counted as alive: over 76 steps they shrink by 3e-7 or more."""
 COUNTED = 75
-"""So many leading exponents are looked at: those that all runs flossed."""
+"""Number of leading exponents examined: those that all runs flossed."""
 LEARNT = 0.55
-"""A network has left chance."""
-_NEVER = 22_500.0  # where networks are drawn that do not solve their task
+"""A network above this accuracy has left chance."""
+_NEVER = 22_500.0  # x position of networks that do not solve their task
 
 
 def specs(scale: Scale) -> list[Spec]:
-    """The frontier's adaptive runs at its first place, and the same with each change."""
+    """The frontier's adaptive runs at its first place, without and with each change."""
     place = schedules.places(scale)[0]
     changes = CHANGES if scale != "tiny" else dict(list(CHANGES.items())[:2])
     found = []
@@ -71,7 +72,7 @@ def calculations(scale: Scale) -> list[Calculation]:
 
 
 def collect(results: Results, scale: Scale) -> Data:
-    """`groups` of what each network reached, with the `change`, and `alive`, how many directions are at the end."""
+    """`groups` of each network's results, with the `change` and the number of directions `alive` at the end."""
     rows = []
     for change, spec in zip(CHANGES, specs(scale), strict=False):
         spectra = [np.asarray(run.info["spectra"]["end"], float) for _, run in results.runs(spec)]
@@ -81,7 +82,7 @@ def collect(results: Results, scale: Scale) -> Data:
 
 
 def _alive_and_accuracy(rows: list[Group]) -> tuple[np.ndarray, np.ndarray]:
-    # Of all networks that have left chance.
+    # Of all networks that left chance.
     alive = np.array([count for row in rows for count in row["alive"]])
     accuracy = np.array([value for row in rows for value in numbers(row["final_accuracy"])])
     learnt = accuracy > LEARNT
@@ -89,7 +90,7 @@ def _alive_and_accuracy(rows: list[Group]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(data: Data) -> Figure:
-    """Final accuracy and epochs to accuracy 0.95, a line for each change."""
+    """Final accuracy and epochs to accuracy 0.95, one line per change; accuracy against directions alive."""
     rows = data["groups"]
     figure, ((final, speed, alive),) = new_figure(f"{TITLE}: temporal XOR, d = 0.95 N, N = 80", 1, 3, size=(14.0, 5.2))
     for place, row in enumerate(rows):
@@ -98,7 +99,7 @@ def draw(data: Data) -> Figure:
             each = np.minimum(numbers(row[name]), most)
             axes.scatter(each, np.full(len(each), place), s=22, color=colour, alpha=0.7, lw=0)
             axes.plot([np.median(each)], [place], marker="|", ms=15, mew=2, color=colour)
-    panel(final, "Accuracy at the end", xlabel="accuracy", xlim=(0.45, 1.01))
+    panel(final, "Final accuracy", xlabel="accuracy", xlim=(0.45, 1.01))
     panel(speed, "Epochs to accuracy 0.95", xlabel="training epoch", xlim=(0, 1.05 * _NEVER))
     speed.set_xticks([0, 5_000, 10_000, 15_000, 20_000, _NEVER], ["0", "5000", "10,000", "15,000", "20,000", "never"])
     panel(alive, "Directions alive at the end", xlabel="exponents above -0.2 per step", ylabel="accuracy")
@@ -111,18 +112,18 @@ def draw(data: Data) -> Figure:
 
 
 def claims(data: Data) -> list[Claim]:
-    """Whether any one change makes a difference, and what goes with the accuracy."""
+    """Whether some change suffices, and whether accuracy correlates with the directions alive."""
     rows: list[Group] = data["groups"]
-    claim = "(Our question.) Some change brings all networks to d = 0.95 N, N = 80."
+    claim = "(Our question.) With at least one change, all networks tried solve d = 0.95 N, N = 80."
     if not rows or rows[0]["change"] != AS_IS:
         return [not_run(claim), not_run(_ALIVE)]
     listed = [f"{row['change']}: {np.median(numbers(row['final_accuracy'])):.3f}" for row in rows]
     outcomes = [row["change"] for row in rows if (numbers(row["final_accuracy"]) >= SOLVED).all()]
-    found = f"Median of the final accuracy: {'; '.join(listed)}."
+    found = f"Median final accuracy: {'; '.join(listed)}."
     return [Claim(claim, found, networks(rows), "holds" if outcomes else "does not hold"), _goes_with_directions(rows)]
 
 
-_ALIVE = "(Our question.) A network is as good as it has directions alive."
+_ALIVE = "(Our question.) Final accuracy correlates with the number of directions alive."
 
 
 def _goes_with_directions(rows: list[Group]) -> Claim:

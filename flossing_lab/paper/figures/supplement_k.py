@@ -17,15 +17,15 @@ NAME = "supplement_k"
 IN_PAPER = True
 TITLE = "How many exponents to floss"
 CAPTION = (
-    "Temporal XOR at the longest lag d = 40, flossing before and during training, against the number k of exponents "
-    "that are flossed, of N = 80. Left: accuracy at the end, the mean over the last 100 epochs. Right: the first "
-    "epoch at which the running mean of the accuracy over 25 epochs is 0.95; networks that do not get there are left "
-    "out, and the line is the median of all, where more than half do. Dots: each network."
+    "Temporal XOR at the longest lag d = 40, flossing before and during training, against the number k of flossed "
+    "exponents, of N = 80. Left: final accuracy, averaged over the last 100 epochs. Right: first epoch at which the "
+    "running mean of the accuracy over 25 epochs reaches 0.95; networks that do not reach it are left out; the line is "
+    "the median of all networks, drawn where more than half reach it. Dots: each network."
 )
 
 
 def specs(scale: Scale) -> list[Spec]:
-    """One task, flossing before and during training, along k."""
+    """One task, with flossing before and during training, for each k."""
     size = SIZES[scale]
     base = {"task": "temporal_xor", "delay": size.delay, "condition": "before_and_during"}
     return [spec(NAME, size, base, k=size.k)]
@@ -37,7 +37,7 @@ def calculations(scale: Scale) -> list[Calculation]:
 
 
 def collect(results: Results, scale: Scale) -> Data:
-    """`groups` of what each network reached, one for each k."""
+    """`groups` of each network's results, one for each k."""
     return {"groups": groups(results, *specs(scale))}
 
 
@@ -47,7 +47,7 @@ def draw(data: Data) -> Figure:
 
 
 def claims(data: Data) -> list[Claim]:
-    """The best k."""
+    """The claim about the best k."""
     return [best_is_between("An intermediate number of flossed exponents is best.", data["groups"], "k")]
 
 
@@ -60,7 +60,7 @@ def draw_along(rows: list, key: str, title: str, label: str) -> Figure:
     colour = COLOURS["before_and_during"]
     for axes, measure in ((final, "final_accuracy"), (speed, "epochs_to_solve")):
         medians(axes, rows, key, measure, colour=colour, label="flossing before and during")
-    accuracy_axes(final, "Accuracy at the end", label)
+    accuracy_axes(final, "Final accuracy", label)
     panel(speed, "Epochs to accuracy 0.95", xlabel=label, ylabel="training epoch")
     values = [row[key] for row in rows]
     if values:

@@ -17,16 +17,16 @@ IN_PAPER = True
 TITLE = "Run time"
 CAPTION = (
     "Milliseconds per epoch against the number k of flossed exponents (N = 80; a training epoch: 16 sequences of 300 "
-    "steps; a flossing epoch: one sequence of 55 steps), measured in the runs of the supplement on k: the median over"
-    " the chunks of a run, without what is written to disk. Lines: median, dots: each network. The runs shared a "
-    "machine, with one core each: compare these numbers with one another, not with those of an idle machine."
+    "steps; a flossing epoch: one sequence of 55 steps), measured in the runs of supplement_k. Each value is the "
+    "median over the chunks of a run, without writing to disk. Lines: median, dots: each network. The runs shared a "
+    "machine, with one core each, so these times compare with one another, not with those of an idle machine."
 )
 SHARE = 0.25
-"""Flossing counts as cheap if it takes no more than this share of a run's time."""
+"""Flossing counts as cheap if it takes at most this share of a run's time."""
 
 
 def specs(scale: Scale) -> list[Spec]:
-    """The runs along k, which another figure needs as well."""
+    """The runs of supplement_k."""
     return k_specs(scale)
 
 
@@ -36,8 +36,8 @@ def calculations(scale: Scale) -> list[Calculation]:
 
 
 def collect(results: Results, scale: Scale) -> Data:
-    """`groups`, one for each k, with milliseconds per `training` and `flossing` epoch of each network; `k` is what the
-    reference takes; `epochs` counts both kinds in a run."""
+    """`groups`, one for each k, with milliseconds per `training` and `flossing` epoch of each network; `k`, the
+    reference's value; `epochs`, the number of epochs of both kinds in a run."""
     found: dict[int, dict] = {}
     epochs = {}
     for (spec,) in [specs(scale)]:
@@ -45,7 +45,7 @@ def collect(results: Results, scale: Scale) -> Data:
             info = run.info
             pace = info.get("seconds_per_epoch", {})
             if pace.keys() < {"training", "flossing"} or "resumed" in info:
-                continue  # made by a version that did not measure, or in two sittings
+                continue  # not timed (older version), or resumed
             group = found.setdefault(values["k"], {"k": values["k"], "seed": [], "training": [], "flossing": []})
             group["seed"].append(values["seed"])
             for kind in ("training", "flossing"):
@@ -56,7 +56,7 @@ def collect(results: Results, scale: Scale) -> Data:
 
 
 def draw(data: Data) -> Figure:
-    """Time of an epoch of each kind against k."""
+    """Time of a training and a flossing epoch against k."""
     rows = data["groups"]
     figure, grid = new_figure(f"{TITLE} ({count(rows)})", 1, 1, size=(6.4, 4.2))
     (axes,) = grid[0]
@@ -69,8 +69,8 @@ def draw(data: Data) -> Figure:
 
 
 def claims(data: Data) -> list[Claim]:
-    """What flossing adds to the time of a run."""
-    claim = "Flossing adds little to the time of a run."
+    """The claim about flossing's share of the run time."""
+    claim = "Flossing takes a small share of a run's time."
     row = next((row for row in data["groups"] if row["k"] == data["k"]), None)
     if row is None:
         return [not_run(claim)]
@@ -80,7 +80,7 @@ def claims(data: Data) -> list[Claim]:
     found = (
         f"At k = {data['k']} a training epoch takes {training:.1f} ms and a flossing epoch {flossing:.1f} ms; "
         f"{data['epochs']['flossing']} flossing and {data['epochs']['training']} training epochs make flossing "
-        f"{share:.0%} of the time, compilation apart (criterion: at most {SHARE:.0%})."
+        f"{share:.0%} of the time, without compilation (criterion: at most {SHARE:.0%})."
     )
     verdict = "holds" if share <= SHARE else "holds in part" if share <= 0.5 else "does not hold"
     return [Claim(claim, found, networks([row]), verdict)]

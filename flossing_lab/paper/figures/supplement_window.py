@@ -1,4 +1,4 @@
-"""Supplement: how long the flossing window should be."""
+"""Supplement: the length of the flossing window."""
 
 from matplotlib.figure import Figure
 
@@ -11,18 +11,18 @@ from flossing_lab.sweeps.spec import Spec
 
 NAME = "supplement_window"
 IN_PAPER = True
-TITLE = "How long to floss over"
+TITLE = "Length of the flossing window"
 CAPTION = (
-    "Temporal XOR at the longest lag d = 60, flossing before and during training (k = 75), against the steps over "
-    "which exponents are measured when they are flossed; 10 + a tenth of them are the transient. Left: accuracy at "
-    "the end, the mean over the last 100 epochs. Right: the first epoch at which the running mean of the accuracy "
-    "over 25 epochs is 0.95; networks that do not get there are left out, and the line is the median of all, where "
-    "more than half do. Dots: each network."
+    "Temporal XOR at the longest lag d = 60, flossing before and during training (k = 75), against the length of the "
+    "flossing window; its first steps, 10 plus a tenth of the window, are the transient. Left: final accuracy, "
+    "averaged over the last 100 epochs. Right: first epoch at which the running mean of the accuracy over 25 epochs "
+    "reaches 0.95; networks that do not reach it are left out; the line is the median of all networks, drawn where "
+    "more than half reach it. Dots: each network."
 )
 
 
 def specs(scale: Scale) -> list[Spec]:
-    """One task, flossing before and during training, along the window."""
+    """One task, with flossing before and during training, for each window."""
     size = SIZES[scale]
     base = {"task": "temporal_xor", "delay": size.window_delay, "condition": "before_and_during"}
     return [spec(NAME, size, base, window=size.window)]
@@ -34,7 +34,7 @@ def calculations(scale: Scale) -> list[Calculation]:
 
 
 def collect(results: Results, scale: Scale) -> Data:
-    """`groups` of what each network reached, one for each window."""
+    """`groups` of each network's results, one for each window."""
     return {"groups": groups(results, *specs(scale))}
 
 
@@ -44,8 +44,8 @@ def draw(data: Data) -> Figure:
 
 
 def claims(data: Data) -> list[Claim]:
-    """Windows that span the lag against windows that do not."""
-    claim = "(Our question.) A flossing window as long as the longest lag, or longer, is better than a shorter one."
+    """The claim that windows should span the longest lag."""
+    claim = "(Our question.) With a flossing window of at least d steps, more networks solve the task."
     rows = data["groups"]
     long, of_long = solved_share(rows, lambda row: row["window"] >= row["d"])
     less, of_less = solved_share(rows, lambda row: row["window"] < row["d"])
@@ -58,6 +58,6 @@ def claims(data: Data) -> list[Claim]:
         return [Claim(claim, f"{found} {NO_DIFFERENCE}", networks(rows), "undecided")]
     more = long / of_long - less / of_less
     if round(abs(more) * min(of_long, of_less)) <= 1:
-        return [Claim(claim, f"{found} One network decides.", networks(rows), "undecided")]
+        return [Claim(claim, f"{found} A single network makes the difference.", networks(rows), "undecided")]
     verdict = "holds" if more > 0 else "does not hold"
     return [Claim(claim, found, networks(rows), verdict)]

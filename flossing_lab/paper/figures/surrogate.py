@@ -1,4 +1,4 @@
-"""Surrogate flossing: binary networks, whose tangents pass through a stand-in for the derivative of a step."""
+"""Surrogate flossing: binary networks whose tangents use a surrogate derivative of the step function."""
 
 from typing import Any
 
@@ -17,12 +17,13 @@ NAME = "surrogate"
 IN_PAPER = True
 TITLE = "Surrogate flossing of binary networks"
 CAPTION = (
-    "Networks of N = 80 units that are on or off, driven by random bits. The forward pass is a step function; the "
-    "tangents have the derivative 1 / (0.3 |v| + 1)^2 in its place. 300 flossing epochs of a fresh sequence of 100 "
-    "bits, Adam with step size 0.001, for k = 1, 16 and 32 exponents. A: mean size of the flossed exponents. B: all "
-    "surrogate exponents over 1000 other bits. C: condition number of the surrogate long-term Jacobian in its first 32 "
-    "directions. D: norm of the gradient, t steps before the step that it starts from with norm 1. Lines: median over "
-    "networks, bands: quartiles."
+    "Networks of N = 80 binary units, driven by random bits. The forward pass uses a step function, the tangents its "
+    "surrogate derivative 1 / (0.3 |v| + 1)^2. 300 flossing epochs, each with a fresh sequence of 100 bits, Adam with "
+    "step size 0.001, for k = 1, 16 and 32 exponents. A: mean of |λᵢ| over the flossed exponents. B: all surrogate "
+    "exponents over 1000 other bits. C: condition number of the surrogate long-term Jacobian in its first 32 "
+    "directions, for every k. D: norm of the surrogate gradient backpropagated over t steps, starting with norm 1. "
+    "Lines: median over networks, bands: quartiles. Surrogate flossing is from later work of the author (2024), not "
+    "from the paper of 2023."
 )
 LN10 = float(np.log(10))
 
@@ -47,7 +48,7 @@ def specs(scale: Scale) -> list[Spec]:
 
 
 def calculations(scale: Scale) -> list[Calculation]:
-    """Networks as they are drawn, and flossed."""
+    """Networks as drawn, and flossed."""
     return [_calculation(scale, k) for k in (0, *flossed_counts(scale))]
 
 
@@ -58,7 +59,7 @@ def _calculation(scale: Scale, k: int) -> Calculation:
 
 
 def collect(results: Results, scale: Scale) -> Data:
-    """A row for each k that is there, 0 for networks as they are drawn."""
+    """A row for each available k; k = 0 is without flossing."""
     size, ks = _size(scale), flossed_counts(scale)
     data: Data = {"networks": size["networks"], "k": ks, "m": ks[-1], "horizons": size["horizons"], "rows": []}
     for k in (0, *ks):
@@ -84,7 +85,7 @@ def _row(found: dict[str, np.ndarray], k: int, ks: list[int], horizons: list[int
 
 
 def draw(data: Data) -> Figure:
-    """Exponents along flossing and before and after; condition number and gradient norm against the horizon."""
+    """Exponents during flossing, spectra before and after; condition number and gradient norm against the horizon."""
     figure, ((along, spectra), (condition, feedback)) = new_figure(
         f"{TITLE} ({data['networks']} networks)", 2, 2, size=(9.6, 7.0)
     )
@@ -111,13 +112,13 @@ def draw(data: Data) -> Figure:
 
 
 def claims(data: Data) -> list[Claim]:
-    """Exponents, condition number, gradient norm."""
+    """Claims about exponents, condition number and gradient norm."""
     rows = {row["k"]: row for row in data["rows"]}
     ks, before = [k for k in data["k"] if k in rows], rows.get(0)
     end, m = data["horizons"][-1], data["m"]
-    exponents = "Surrogate flossing brings k exponents of a binary network nearer to 0."
-    condition = "It lowers the condition number of the surrogate long-term Jacobian."
-    feedback = "It keeps gradients alive over long horizons."
+    exponents = "Surrogate flossing moves the first k exponents of a binary network towards 0."
+    condition = f"It lowers the condition number of the surrogate long-term Jacobian in {m} directions, for every k."
+    feedback = f"It brings the norm of the surrogate gradient {end} steps back nearer to 1."
     if before is None or not ks:
         return [not_run(claim) for claim in (exponents, condition, feedback)]
 
@@ -133,7 +134,7 @@ def claims(data: Data) -> list[Claim]:
         compare(
             exponents,
             sizes,
-            "Mean of |λᵢ| over i ≤ k (it holds where halved)",
+            "Mean of |λᵢ| over i ≤ k (criterion: halved)",
             [2 * now < was for was, now in sizes.values()],
         ),
         compare(
@@ -145,7 +146,7 @@ def claims(data: Data) -> list[Claim]:
         compare(
             feedback,
             norms,
-            f"log₁₀ of the gradient norm {end} steps back (it holds where half as far from 0)",
+            f"log₁₀ of the gradient norm {end} steps back (criterion: half as far from 0)",
             [abs(now) < short(abs(was) / 2) for was, now in norms.values()],
         ),
     ]

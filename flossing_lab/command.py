@@ -1,10 +1,10 @@
-"""The command `flossing`, which is in the extra `lab`."""
+"""The command `flossing`; it needs the extra `lab`."""
 
 import sys
 
 
 def main():
-    """Run the command line of `flossing_lab`, or say in one line how to install it."""
+    """Run the command line of `flossing_lab`, or print in one line how to install it."""
     try:
         from flossing_lab.cli import main as run
     except ModuleNotFoundError as error:

@@ -1,12 +1,12 @@
-"""Norms of the backpropagated gradient: dL/dh_t at each time, at any horizon.
+"""Norms of the backpropagated gradient: dL/dh_t at each time, over any horizon.
 
 With e_t = dL/dh_t as if h_t were free, the chain rule runs backwards in time,
 
     a_T = e_T,        a_t = e_t + D_{t+1}^T a_{t+1},
 
 and a_t trains every parameter that acts at time t. Along a chaotic orbit a_t grows like exp(lambda_1 (T - t)) and
-overflows in any floating format; that is mathematics. Here each a_t is stored as a direction and the logarithm of its
-length, so that nothing overflows, and the horizon at which a plain reverse pass would overflow is known.
+eventually overflows in any floating-point format. Here each a_t is stored as a direction and the logarithm of its
+length. Nothing overflows, and the horizon at which a plain reverse pass would overflow is known.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,7 @@ class GradientNorms(eqx.Module):
         return len(self.log_norm) - 1 - (int(over.max()) + 1 if over.size else 0)
 
     def norm(self) -> Float[Array, " times"]:
-        """|dL/dh_t| itself. Raises FloatingPointError, naming the longest sequence that would do, if it overflows."""
+        """|dL/dh_t| itself. Raises FloatingPointError, naming the longest sequence that stays finite, on overflow."""
         if self.overflows:
             steps = len(self.log_norm) - 1
             raise FloatingPointError(
@@ -58,9 +58,9 @@ class GradientNorms(eqx.Module):
         return jnp.exp(self.log_norm)
 
     def horizon(self, threshold: float) -> int:
-        """How many steps back from the end the gradient stays above `threshold` times its norm at the end.
+        """The number of steps back from the end over which the gradient stays above `threshold` times its last norm.
 
-        T if it never falls below. Meant for a loss on the last step alone, whose gradient has one source.
+        T if it never falls below. Intended for a loss on the last step alone, whose gradient has a single source.
         """
         check_positive("threshold", threshold)
         backwards = np.asarray(self.log_norm)[::-1]
@@ -86,8 +86,8 @@ def backpropagated_norms(
     - `loss`: `loss(states) -> scalar`, where `states` is the orbit h_0 ... h_T stacked on a leading axis of T + 1, each
       leaf structured as `state`. For the last step alone: `lambda h: (h[-1] ** 2).sum()`.
 
-    **Returns:** [`GradientNorms`][]: Euclidean over all real coordinates of the state, total derivatives (through all
-    later states). Any dtype; nothing overflows.
+    **Returns:** [`GradientNorms`][]: Euclidean norms over all real coordinates of the state, of total derivatives
+    (through all later states). Any dtype; nothing overflows.
 
     **Raises:** `ValueError` as `lyapunov_spectrum` does, and for a loss that is not a scalar; outside `jit`, for
     derivatives of the loss or of the step that are not finite.
