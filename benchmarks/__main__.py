@@ -1,8 +1,8 @@
-"""Measure, print the table as it grows, and write it for the documentation.
+"""Run the benchmarks, print the table, and write it for the documentation.
 
     python -m benchmarks                       all sections, about half an hour
-    python -m benchmarks --only flossing,run   these alone; the results of the others are kept
-    python -m benchmarks --quick               smallest sizes, to see that all works; writes nothing
+    python -m benchmarks --only flossing,run   only these; stored results of the others are kept
+    python -m benchmarks --quick               smallest sizes, as a quick check; writes nothing
 
 Exit code 1 if a goal was missed or a section failed.
 """
@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results.json", HERE / "table.md"
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "optax", "equinox", "torch", "lyapax", "chaotax")
 BUSY = 0.5
-"""Load above which times are not to be believed."""
+"""Load above which times are unreliable."""
 FAILED = "failed: "
 
 SECTIONS: dict[str, tuple[str, Callable[[epochs.Say, bool], list[table.Row]]]] = {
@@ -47,8 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", default=",".join(SECTIONS), help=f"sections, of {','.join(SECTIONS)}")
-    parser.add_argument("--quick", action="store_true", help="smallest sizes, to see that all works; writes nothing")
+    parser.add_argument("--only", default=",".join(SECTIONS), help=f"sections, from {','.join(SECTIONS)}")
+    parser.add_argument("--quick", action="store_true", help="use the smallest sizes, as a quick check; writes nothing")
     options = parser.parse_args(arguments)
     chosen = options.only.split(",")
     unknown = [name for name in chosen if name not in SECTIONS]
@@ -57,8 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     console, allowed = Console(), os.sched_getaffinity(0)
     if os.getloadavg()[0] > BUSY:
-        console.print(f"[yellow]this machine is busy (load {os.getloadavg()[0]:.1f}): do not believe the times[/]")
-    os.sched_setaffinity(0, shared_cores())  # programs that are started as commands inherit it
+        console.print(f"[yellow]this machine is busy (load {os.getloadavg()[0]:.1f}): times are unreliable[/]")
+    os.sched_setaffinity(0, shared_cores())  # inherited by child processes
     try:
         return int(any([_section(name, console, options.quick) for name in chosen]))
     finally:
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _section(name: str, console: Console, quick: bool) -> bool:
-    # Measures, prints, writes; whether a goal was missed or all failed.
+    # Measures, prints and writes one section; True if a goal was missed or the section failed.
     title, measure = SECTIONS[name]
     console.rule(title)
     measured = provenance()
@@ -81,7 +81,7 @@ def _section(name: str, console: Console, quick: bool) -> bool:
 
 
 def _attempt(title: str, measure: Callable, console: Console, quick: bool) -> list[table.Row]:
-    # One section that fails must not cost the others.
+    # A failing section must not stop the others.
     begin = time.monotonic()
 
     def say(text: str):
@@ -108,17 +108,17 @@ def _rendered(rows: list[table.Row]) -> Group:
 
 
 def provenance() -> dict[str, Any]:
-    """When, on what and with what a section was measured."""
+    """Date, machine and versions of a measurement."""
     return measured_on(PACKAGES, len(shared_cores()))
 
 
 def read_results() -> dict[str, Any]:
-    """What has been measured so far, by section."""
+    """The stored results by section."""
     return json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
 
 
 def page(results: dict[str, Any]) -> str:
-    """The tables of all sections, as `docs/cost.md` includes them."""
+    """The tables of all sections, in the form that `docs/cost.md` includes."""
     parts = ["<!-- written by make bench -->"]
     for name, (title, _) in SECTIONS.items():
         if name in results:

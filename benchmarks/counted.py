@@ -1,4 +1,4 @@
-"""The command line with its compilations counted: `python -m benchmarks.counted COUNTS.json train --delay 20 ...`."""
+"""Run the command line and count its compilations: `python -m benchmarks.counted COUNTS.json train --delay 20 ...`."""
 
 import collections
 import json
@@ -26,7 +26,7 @@ def main():
     try:
         main(sys.argv[2:])
     finally:
-        # JAX counts as a miss only what it then stores, so what was not found is the rest.
+        # JAX counts a miss only if it then stores the program, so misses are requests minus hits.
         missed = counts["programs"] - counts["hits"]
         Path(sys.argv[1]).write_text(json.dumps(counts | {"misses": missed}))
 

@@ -1,4 +1,4 @@
-"""Sections `flossing` and `training`: one epoch of each, ours beside PyTorch and plain JAX, and the machine's limit."""
+"""Sections `flossing` and `training`: epochs of ours against PyTorch, plain JAX and the machine's limit."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,27 +10,27 @@ from benchmarks.turns import Contender, in_process, paced_contender, take_turns
 
 Say = Callable[[str], None]
 
-FLOSSING = (  # N, T, k, and how many times faster than eager PyTorch it should be
+FLOSSING = (  # N, T, k, and the goal: the speed-up over eager PyTorch
     (64, 512, 16, 4.0),
     (80, 55, 75, 4.0),
     (80, 300, 75, 4.0),
     (256, 100, 64, 3.0),
 )
 BLOCKS, CHUNK = 20, 25
-"""Turns, and flossing epochs of ours in each: a phase of 500."""
+"""Number of turns, and our flossing epochs per turn: a phase of 500."""
 
 SECONDS = 0.5
-"""How long a peer's turn is, if an epoch is not longer."""
+"""Length of a peer's turn in seconds, or one epoch if that is longer."""
 
 QUIET = {"PYTHONWARNINGS": "ignore", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-"""torch.compile warns of its own deprecated functions, and leaves compiler processes about."""
+"""torch.compile warns about its own deprecated functions and leaves compiler processes running."""
 
 BOUND = 5.0
-"""lambda_1 T up to which a gradient in float32 is compared with one in float64."""
+"""Float32 gradients are compared with float64 only where lambda_1 T is below this."""
 
 
 def flossing(say: Say, quick: bool) -> list[Row]:
-    """Flossing epochs: value, gradient and Adam. Ours is the mean over a phase of 500 epochs from the start."""
+    """Flossing epochs: value, gradient and Adam. Ours is the mean over the first 500 epochs."""
     sizes = ((12, 24, 4, None),) if quick else FLOSSING
     comparisons, precisions = [], []
     for units, steps, k, goal in sizes:
@@ -42,12 +42,12 @@ def flossing(say: Say, quick: bool) -> list[Row]:
 
 
 def default_transient(window: int) -> int:
-    """Ours, here without importing JAX."""
+    """Our default transient, without importing JAX."""
     return min(10 + -(-window // 10), window // 2)
 
 
 def decompositions(intervals: np.ndarray, steps: int, transient: int) -> float:
-    """QR decompositions in an epoch, the mean over a phase that ran at these intervals."""
+    """Mean number of QR decompositions per epoch in a phase with these intervals."""
     counts = [len({*range(m, steps + 1, m), steps} | ({transient} - {0})) for m in intervals.tolist()]
     return float(np.mean(counts))
 
@@ -109,7 +109,7 @@ def _precision(work, units, steps, k, phase) -> Precision:
 
 
 def relative_errors(ours: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """In the 2-norm, row by row."""
+    """Relative errors in the 2-norm, row by row."""
     return np.linalg.norm(ours - reference, axis=1) / np.linalg.norm(reference, axis=1)
 
 
@@ -145,12 +145,12 @@ def training(say: Say, quick: bool) -> list[Row]:
 
 
 def least(values: Sequence[float | None]) -> float | None:
-    """The smallest of those there are."""
+    """The smallest of the values that are not None."""
     return min((value for value in values if value is not None), default=None)
 
 
 def of_threads(eager: Sequence[Contender]) -> str:
-    """On how many threads PyTorch was faster, or why there is no number."""
+    """The faster thread count of PyTorch, or the reason for a missing number."""
     two, one = eager
     if two.pace is None or one.pace is None:
         return two.reason or one.reason

@@ -1,8 +1,8 @@
 """Many networks flossed at once on an accelerator: `python -m benchmarks.gpu`.
 
-vmap over networks, sharded over the devices if there are several; beside one network on one core of the CPU. Needs a
-JAX that sees the accelerator (pip install "jax[cuda12]"); without one it runs on the CPU and says so. A vmapped network
-cannot choose its own interval (both branches of a vmapped condition are computed), so all take the one given.
+Networks are vmapped, and sharded if there are several devices, and compared with one network on one CPU core. Needs a
+JAX that sees the accelerator (pip install "jax[cuda12]"); otherwise it runs on the CPU and says so. A vmapped network
+cannot adapt its own interval (both branches of a vmapped condition are computed), so all use the given interval.
 """
 
 import argparse
@@ -31,11 +31,11 @@ from flossing_lab.runs.process import ONE_THREAD
 
 NETWORKS = (1, 16, 256)
 GOAL = 50.0
-"""How many cores of the CPU an accelerator with 256 networks should be worth."""
+"""Goal for 256 networks: the number of CPU cores that the accelerator should replace."""
 
 
 class Many:
-    """`networks` flossing phases side by side, each with weights, first state and inputs of its own.
+    """`networks` flossing phases in parallel, each with its own weights, initial state and inputs.
 
     `models`, `states` and `keys` have a leading axis of networks.
     """
@@ -59,13 +59,13 @@ class Many:
 
     @staticmethod
     def model(units: int, seed: int) -> reference.ReferenceModel:
-        """The network of one seed, in JAX's default precision."""
+        """The network with this seed, in JAX's default precision."""
         numbers = training_start(units, 1, seed, dtype=jnp.zeros(()).dtype.name)
         return reference.ReferenceModel(ours.cell_of(numbers), jnp.asarray(numbers["x0"]))
 
     def advance(self, epochs: int):
-        """Go on; returns the record of the last epoch, waited for."""
-        # Numbers of epochs are arrays, or each would be compiled for.
+        """Run further epochs; wait for the record of the last one and return it."""
+        # Epoch counts are arrays, since each Python integer would trigger a compilation.
         first, count = jnp.asarray(self.done), jnp.asarray(epochs)
         self.models, self.states, record = _advance(self.flossing, self.models, self.states, self.keys, first, count)
         self.done += epochs
@@ -73,7 +73,7 @@ class Many:
 
 
 def spread_out(tree: Any, networks: int) -> Any:
-    """Over all devices, if the networks can be shared out evenly."""
+    """Shard the networks over all devices, if they divide evenly."""
     devices = jax.devices()
     if len(devices) == 1 or networks % len(devices):
         return tree
@@ -96,7 +96,7 @@ def _advance(flossing, models, states, keys, first, epochs):
 
 
 def pace(many: Many, seconds: float) -> float:
-    """Seconds for an epoch of all networks, the median of three stretches of about `seconds`."""
+    """Seconds per epoch of all networks, median of three measurements of about `seconds` each."""
     many.advance(1)
     begin = time.perf_counter()
     many.advance(1)
@@ -110,7 +110,7 @@ def pace(many: Many, seconds: float) -> float:
 
 
 def deviation(*, networks: int, units: int, steps: int, k: int, interval: int = 1) -> float:
-    """Largest relative deviation of a vmapped network's first loss from the one it has alone."""
+    """Largest relative deviation between a vmapped network's first loss and the same network's loss without vmap."""
     together = Many(networks, units=units, steps=steps, k=k, interval=interval)
     alone = []
     for number in range(networks):
@@ -121,7 +121,7 @@ def deviation(*, networks: int, units: int, steps: int, k: int, interval: int = 
 
 
 def one_core(interval: int, **size: int) -> dict[Any, float]:
-    """Seconds for an epoch of one network on one core of the CPU, at the interval given and at that which it takes."""
+    """Seconds per epoch of one network on one CPU core, at the given interval and at the automatic one."""
     single = {}
     for chosen in (interval, "auto"):
         arguments = {"factory": "benchmarks.ours:flossing", "interval": chosen, "blocks": 3, "seconds": 0.5}
@@ -130,7 +130,7 @@ def one_core(interval: int, **size: int) -> dict[Any, float]:
         contender = Contender("benchmarks.turns:paced", environment=environment, cores=core, **arguments, **size)
         take_turns([contender])
         single[chosen] = contender.pace
-        print(f"{named(size)}, one core of the CPU, interval {chosen}: {show(contender.pace, 's')} {contender.reason}",
+        print(f"{named(size)}, one CPU core, interval {chosen}: {show(contender.pace, 's')} {contender.reason}",
               flush=True)  # fmt: skip
     return single
 
@@ -144,12 +144,12 @@ def main():
     """Print the table and write gpu.json."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--interval", type=int, default=1, help="steps between re-orthonormalisations")
-    parser.add_argument("--quick", action="store_true", help="smallest sizes; writes nothing")
+    parser.add_argument("--quick", action="store_true", help="use the smallest sizes; writes nothing")
     options = parser.parse_args()
     device = jax.devices()[0]
     print(f"{len(jax.devices())} x {device.device_kind} ({device.platform}), JAX {jax.__version__}")
     small = {"networks": 3, "units": 12, "steps": 24, "k": 4, "interval": options.interval}
-    print(f"vmapped against single networks: losses deviate by at most {deviation(**small):.1e}")
+    print(f"vmapped and single networks: losses differ by at most {deviation(**small):.1e}")
     sizes = [{"units": 12, "steps": 24, "k": 4}]
     if not options.quick:
         sizes = [{"units": units, "steps": steps, "k": k} for units, steps, k, _ in FLOSSING]
@@ -161,7 +161,7 @@ def main():
             seconds = pace(Many(networks, interval=options.interval, **size), 0.05 if options.quick else 1.0)
             ratio = networks * single[options.interval] / seconds
             goal = f", goal {GOAL:g}: {'reached' if ratio >= GOAL else 'missed'}" if networks == NETWORKS[-1] else ""
-            print(f"  {networks} at once: {show(seconds, 's')} an epoch, {networks / seconds:.4g} networks a second, "
+            print(f"  {networks} at once: {show(seconds, 's')} per epoch, {networks / seconds:.4g} networks/s, "
                   f"{ratio:.1f} cores{goal}", flush=True)  # fmt: skip
             rows.append(size | {"networks": networks, "seconds": seconds, "cores": ratio, "one_core": single})
     if not options.quick:

@@ -1,6 +1,7 @@
-"""What this machine can do at best: the matrix products, QR decompositions and tanh of a work, and nothing else.
+"""The machine's limit: the time of an epoch's matrix products, QR decompositions and tanh alone.
 
-Each is measured in several ways; the fastest is the limit. As contenders they take turns with the work itself.
+Each operation is timed in several ways, and the fastest counts. These timings are contenders and take turns with the
+rest.
 """
 
 import statistics
@@ -15,13 +16,13 @@ THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 def contenders(**arguments) -> list[Contender]:
-    """The limits with two threads for BLAS and LAPACK and with one, which is often faster on small matrices."""
+    """The limits with one and with two BLAS and LAPACK threads; one is often faster for small matrices."""
     environments = [dict.fromkeys(THREADS, threads) for threads in ("1", "2")]
     return [Contender("benchmarks.limits:measure", environment=e, **arguments) for e in environments]
 
 
 def fastest(limits: list[Contender], *names: str) -> float | None:
-    """Seconds of the named operations together, each in the fastest way any of `limits` found."""
+    """Total seconds of the named operations, each in its fastest way over all `limits`."""
     results = [limit.result for limit in limits if limit.result is not None]
     if not results:
         return None
@@ -31,7 +32,7 @@ def fastest(limits: list[Contender], *names: str) -> float | None:
 def measure(
     turn: Turn, *, units: int, k: int, blocks: int, dtype: str = "float32", steps: int = 50, tanh: bool = False
 ) -> dict[str, dict[str, float]]:
-    """A contender: seconds for one step's operation, median over blocks, by operation and way.
+    """A contender: seconds of one step of each operation, median over blocks, by operation and way.
 
     `forward` J Q; `backward` J^T A; `weights` A Q^T summed over steps; `qr` of an N x k matrix; `tanh` of N x k.
     """
@@ -62,7 +63,7 @@ def _quickest(run: Callable, repeats: int = 3) -> float:
 
 
 def _products(units: int, k: int, dtype: str, steps: int):
-    # (operation, way) -> what to run, and how many steps that is.
+    # (operation, way) -> the function to time, and the number of steps it covers.
     import jax
     import jax.numpy as jnp
     from jax import lax
@@ -70,7 +71,7 @@ def _products(units: int, k: int, dtype: str, steps: int):
     jax.config.update("jax_enable_x64", dtype == "float64")
     rng = np.random.default_rng(0)
     J = np.asarray(rng.normal(size=(units, units)) / np.sqrt(units), dtype)
-    # Two stacks: of a matrix and its own transpose NumPy would compute half the product.
+    # Two different stacks: NumPy computes only half of the product of a matrix with its own transpose.
     stack, other = (np.asarray(rng.normal(size=(steps, units, k)), dtype) for _ in range(2))
     flat, flat_other = (np.ascontiguousarray(np.swapaxes(s, 0, 1).reshape(units, -1)) for s in (stack, other))
     out, square = np.empty((units, k), dtype), np.empty((units, units), dtype)
@@ -83,7 +84,7 @@ def _products(units: int, k: int, dtype: str, steps: int):
         return run, steps
 
     def chain(matrix):
-        # Each product waits for the one before, as in the work itself.
+        # Each product depends on the previous one, as in an epoch.
         scan = jax.jit(lambda m, a: lax.scan(lambda a, _: (m @ a, None), a, length=steps)[0])
         m, a = jnp.asarray(matrix), jnp.asarray(stack[0])
         return lambda: scan(m, a).block_until_ready(), steps

@@ -1,4 +1,4 @@
-"""Section `memory`: value and gradient over long windows, plain against rematerialised."""
+"""Section `memory`: value and gradient over long windows, with and without rematerialisation."""
 
 import os
 from pathlib import Path
@@ -11,17 +11,17 @@ from benchmarks.turns import Contender, Turn, take_turns
 UNITS, K = 512, 128
 STEPS = (256, 512, 1024, 2048, 4096)
 INTERVALS = (1, 8)
-"""At 1 all QR decompositions of the forward pass are done twice; flossing soon comes to longer ones."""
+"""At 1, rematerialisation repeats every QR decomposition of the forward pass; flossing soon uses longer intervals."""
 
 LEAST_RATIO = 1 / 1.4
-"""Rematerialised, at most 1.4 times the time."""
+"""Rematerialisation may take at most 1.4 times as long."""
 
 SHARE = 0.6
-"""A run that would need more than this share of the free memory is not started."""
+"""Runs that need more than this share of the free memory are skipped."""
 
 
 def memory(say: Say, quick: bool) -> list[Row]:
-    """Peak of one flossing epoch by XLA's own account and by the process's resident memory; and the price in time."""
+    """Peak memory of one flossing epoch, by XLA's analysis and as resident memory, and the cost in time."""
     rows = []
     for steps in (16, 32) if quick else STEPS:
         size = {"units": 16 if quick else UNITS, "k": 4 if quick else K, "steps": steps}
@@ -46,7 +46,7 @@ def _rows(work: str, interval: int, plain: Contender, saving: Contender) -> list
     time = f"time of {work}, QR after {interval} step{'s' * (interval > 1)}"
     times = row(time, "s", saving.pace, plain.pace, least_ratio=LEAST_RATIO)
     if interval != INTERVALS[0]:
-        return [times]  # memory is the same, whatever the interval
+        return [times]  # memory does not depend on the interval
     sizes = {"temporary": "temporary memory (XLA)", "resident": "peak resident memory"}
     return [
         *(row(f"{what} of {work}", "B", of(saving, name), of(plain, name)) for name, what in sizes.items()),
@@ -55,9 +55,9 @@ def _rows(work: str, interval: int, plain: Contender, saving: Contender) -> list
 
 
 def probe(turn: Turn, *, units: int, k: int, steps: int, interval: int, saving: bool, blocks: int) -> dict[str, Any]:
-    """A contender: `temporary` bytes of the compiled epoch, `resident` peak of the process that ran it.
+    """A contender: `temporary` bytes of the compiled epoch, and the peak `resident` bytes of its process.
 
-    As `floss` runs it: LAPACK on one thread.
+    As in `floss`, LAPACK runs on one thread.
     """
     import resource
 
@@ -84,9 +84,9 @@ def probe(turn: Turn, *, units: int, k: int, steps: int, interval: int, saving: 
     compiled = ours.update_once().lower(*arguments).compile()
     temporary = compiled.compiled.memory_analysis().temp_size_in_bytes
     if temporary > SHARE * available():
-        return {"temporary": temporary, "resident": None, "reason": "not run, too large for this machine"}
+        return {"temporary": temporary, "resident": None, "reason": "skipped, too large for this machine"}
     with one_lapack_thread():
-        jax.block_until_ready(compiled(*arguments)[2].loss)  # slower, its pages are new
+        jax.block_until_ready(compiled(*arguments)[2].loss)  # slower: touches new memory pages
         turn()
         for _ in range(blocks):
             jax.block_until_ready(compiled(*arguments)[2].loss)
@@ -97,7 +97,7 @@ def probe(turn: Turn, *, units: int, k: int, steps: int, interval: int, saving: 
 
 
 def available() -> int:
-    """Bytes of memory that are free for use."""
+    """Available memory in bytes."""
     for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""Section `pytorch`: flossing of PyTorch's modules, and of a step of one's own, beside eager PyTorch."""
+"""Section `pytorch`: flossing of PyTorch modules and of a custom step, against eager PyTorch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,23 +14,23 @@ SIZES = ((64, 200, 16), (80, 55, 75))
 
 CELLS = ("nn.RNN", "nn.GRU", "nn.LSTM")
 BLOCKS, CHUNK = 20, 25
-"""Turns, and flossing epochs of ours in each: a phase of 500, as the reference has it."""
+"""Number of turns, and our flossing epochs per turn: a phase of 500, as in the reference."""
 
 SECONDS = 0.5
-"""How long a peer's turn is, if an epoch is not longer."""
+"""Length of a peer's turn in seconds, or one epoch if that is longer."""
 
 THREADS = (2, 1)
 
 
 def modules(say: Say, quick: bool) -> list[Row]:
-    """Flossing epochs: value, gradient and Adam. Ours is the mean over a phase of 500 epochs from torch's own start."""
+    """Flossing epochs: value, gradient and Adam. Ours is the mean over 500 epochs from torch's initial weights."""
     rows = []
     pace = {"blocks": 2, "chunk": 3, "seconds": 0.01} if quick else dict(blocks=BLOCKS, chunk=CHUNK, seconds=SECONDS)
     for units, steps, k in ((12, 24, 4),) if quick else SIZES:
         for cell in CELLS:
             say(f"{cell}, N={units}, T={steps}, k={k}")
             rows.append(_module(cell, units, steps, k, **pace))
-        say(f"step of one's own, N={units}, T={steps}, k={k}")
+        say(f"custom step, N={units}, T={steps}, k={k}")
         rows += _function(units, steps, k, **pace)
     return rows
 
@@ -65,7 +65,7 @@ def _function(units: int, steps: int, k: int, *, blocks: int, chunk: int, second
     )
     take_turns([*ours, *jacobians, *derived])
     common = {
-        "work": f"step of one's own, N={units}, T={steps}, k={k}",
+        "work": f"custom step, N={units}, T={steps}, k={k}",
         "unit": "s",
         "ours": least([p.mean for p in ours]),
     }
@@ -88,7 +88,7 @@ def _function(units: int, steps: int, k: int, *, blocks: int, chunk: int, second
 
 
 def _said(ours: Sequence[Contender]) -> list[str]:
-    """Its intervals, and its time on two threads and on one."""
+    """Remarks: our intervals, and our time on two threads and on one."""
     if any(each.result is None for each in ours):
         return [each.reason for each in ours if each.reason]
     first, middle = ours[0].result[0], np.median(ours[0].result)
@@ -99,12 +99,12 @@ def _said(ours: Sequence[Contender]) -> list[str]:
 def phase(
     turn: Turn, *, cell: str | None, units: int, steps: int, k: int, blocks: int, chunk: int, threads: int
 ) -> np.ndarray:
-    """A contender: one call of `flossing.pytorch.floss`, whose callback ends the blocks -> the intervals.
+    """A contender: one call of `flossing.pytorch.floss`, whose callback ends each block; returns the intervals.
 
-    `cell` is None for the step of one's own.
+    `cell` is None for the custom step.
     """
     import flossing.pytorch as flt
-    from benchmarks import peers_modules as peers  # torch is imported in the contender's own process only
+    from benchmarks import peers_modules as peers  # imports torch, in the contender's process only
 
     peers.set_threads(threads)
     options: dict[str, Any] = {"basis": peers.drawn_basis(cell, units, k), "epochs": blocks * chunk}
@@ -117,6 +117,6 @@ def phase(
         more = {"state": options["basis"].new_zeros(units), "parameters": parameters}
         return flt.floss(step, lambda: peers.random_bits(steps), **more, **options)
 
-    run(None)  # the same once before: all intervals are compiled
+    run(None)  # a first pass compiles all intervals
     turn()
     return run(lambda done, model, record: turn(chunk)).interval.numpy()

@@ -1,4 +1,4 @@
-"""Our side, called as a user calls it, and the gradients that a flossing phase saw."""
+"""Our contenders, called as a user would call the library, and the gradients along a flossing phase."""
 
 import functools
 import time
@@ -20,7 +20,7 @@ from flossing_lab.reference import experiment as reference
 from flossing_lab.reference.config import Config
 
 CHUNK = 100
-"""Epochs a compiled loop runs at most, as in a run."""
+"""Largest number of epochs in a compiled loop, as in a run."""
 
 
 def cell_of(numbers: Numbers) -> fl.cells.VanillaRNN:
@@ -32,7 +32,7 @@ def cell_of(numbers: Numbers) -> fl.cells.VanillaRNN:
 
 
 def flossed_leaves(cell: fl.cells.VanillaRNN):
-    """What flossing trains, in the order of `FLOSSED`."""
+    """The arrays that flossing trains, in the order of `FLOSSED`."""
     return tuple(getattr(cell, name) for name in FLOSSED)
 
 
@@ -44,16 +44,16 @@ def random_bits(steps: int) -> reference.FlossingInputs:
 def flossing_phase(
     turn: Turn, *, units: int, steps: int, k: int, blocks: int, chunk: int, interval: Any = "auto"
 ) -> dict[str, Any]:
-    """A contender: one call of `fl.floss`, whose callback ends the blocks.
+    """A contender: one call of `fl.floss`, whose callback ends each block.
 
-    Returns `interval` and `largest_exponent` of each epoch, and `samples` of the first epoch of each block: the
-    weights before it, the bits that drove it, the interval it ran at.
+    Returns `interval` and `largest_exponent` of each epoch, and `samples` from the first epoch of each block: the
+    weights before it, its input bits and its interval.
     """
     numbers = flossing_start(units, k)
     cell, bits, key = cell_of(numbers), random_bits(steps), jax.random.key(1)
     options = {"state": jnp.asarray(numbers["h"]), "basis": numbers["basis"], "where": flossed_leaves}
     options |= {"interval": interval, "chunk": chunk, "key": key}
-    fl.floss(cell, bits, epochs=blocks * chunk, **options)  # the same once before: all intervals are compiled
+    fl.floss(cell, bits, epochs=blocks * chunk, **options)  # a first pass compiles all intervals
     seen = [weights_of(cell)]
 
     def callback(done, model, record):
@@ -80,7 +80,7 @@ def weights_of(cell: fl.cells.VanillaRNN) -> Numbers:
 
 
 def keep_gradient() -> optax.GradientTransformation:
-    """An "optimiser" that changes nothing: its state is the gradient it was last given."""
+    """An "optimiser" that changes nothing; its state is the last gradient it received."""
 
     def update(gradient, state, parameters=None):
         return jax.tree.map(jnp.zeros_like, gradient), gradient
@@ -90,7 +90,7 @@ def keep_gradient() -> optax.GradientTransformation:
 
 @functools.cache
 def update_once() -> Any:
-    """`Flossing.update` with the compiler's options of `floss`, to be called with flossing, model, state and key."""
+    """`Flossing.update`, compiled with the options of `floss`; call it with flossing, model, state and key."""
     return eqx.filter_jit(_update, compiler_options=compiler_options())
 
 
@@ -128,7 +128,7 @@ def gradients(turn: Turn, *, units: int, k: int, samples: list[dict], dtype: str
 
 
 def flossing(*, units: int, steps: int, k: int, interval: Any = "auto"):
-    """`advance(epochs)` of a flossing phase."""
+    """`advance(epochs)` for a flossing phase."""
     numbers = flossing_start(units, k)
     options = {"state": jnp.asarray(numbers["h"]), "basis": numbers["basis"], "where": flossed_leaves}
     cell = cell_of(numbers)
@@ -142,7 +142,7 @@ def flossing(*, units: int, steps: int, k: int, interval: Any = "auto"):
 
 
 def training(*, units: int, batch: int, steps: int, delay: int):
-    """`advance(epochs)` of training on a temporal XOR, as a run does it, chunk by chunk."""
+    """`advance(epochs)` for training on a temporal XOR, chunk by chunk as in a run."""
     config = Config().with_values(units=units, k=units, batch=batch, steps=steps, delay=delay)
     experiment, numbers = reference.build(config), training_start(units, batch)
     model = reference.ReferenceModel(cell_of(numbers), jnp.asarray(numbers["x0"]))
@@ -169,10 +169,10 @@ def _advance(run, carry):
 
 
 def spectrum(*, units: int, k: int, steps: int, transient: int):
-    """`advance(calls)` of our spectrum in float64, inside `jax.jit` as the peers' are, at the interval "auto" chose.
+    """`advance(calls)` for our spectrum in float64, inside `jax.jit` like the peers', at the interval chosen by "auto".
 
-    `result` keeps the exponents, the interval, and the seconds of a call outside `jit`, whose compilation is found
-    again but whose arguments are checked each time.
+    `result` holds the exponents, the interval, and the seconds of a call outside `jit`, which reuses the compiled
+    program but checks its arguments each time.
     """
     jax.config.update("jax_enable_x64", True)
     numbers = {name: jnp.asarray(array) for name, array in flossing_start(units, k, dtype="float64").items()}

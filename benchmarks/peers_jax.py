@@ -1,4 +1,4 @@
-"""The same work in plain JAX as a competent user would write it first, and the two libraries that measure spectra."""
+"""The same work in plain JAX, as a competent user would first write it, and in two libraries for spectra."""
 
 import functools
 import time
@@ -45,13 +45,13 @@ def task_loss(parameters, inputs, targets, mask):
 
 
 def clip_each(gradients):
-    """Limit the norm of each gradient on its own -> gradients, the norms before."""
+    """Clip the norm of each array's gradient separately; returns the gradients and the norms before clipping."""
     norms = {name: jnp.linalg.norm(g.ravel()) for name, g in gradients.items()}
     return {name: g * jnp.minimum(1, CLIP / jnp.maximum(norms[name], 1e-30)) for name, g in gradients.items()}, norms
 
 
 def flossing(*, units: int, steps: int, k: int, transient: int):
-    """`advance(epochs)` of a flossing phase."""
+    """`advance(epochs)` for a flossing phase."""
     numbers = flossing_start(units, k)
     h, basis = jnp.asarray(numbers["h"]), jnp.asarray(numbers["basis"])
     optimiser = optax.adam(1e-3)
@@ -68,7 +68,7 @@ def flossing(*, units: int, steps: int, k: int, transient: int):
 
 
 def training(*, units: int, batch: int, steps: int, delay: int):
-    """`advance(epochs)` of training on a temporal XOR."""
+    """`advance(epochs)` for training on a temporal XOR."""
     parameters = jax.tree.map(jnp.asarray, training_start(units, batch))
     optimiser = optax.adam(1e-3)
     mask = jnp.arange(1, steps + 1) >= 2 * delay
@@ -94,19 +94,19 @@ def _advance(epoch, parameters, state):
         for _ in range(epochs):
             parameters, state, record = epoch(parameters, state, jax.random.fold_in(key, done))
             done += 1
-            jax.tree.map(float, record)  # as a loop that prints or keeps its loss
+            jax.tree.map(float, record)  # as in a loop that prints or stores its loss
 
     return advance
 
 
 def lyapax_spectrum(*, units: int, k: int, steps: int, transient: int):
-    """`advance(calls)` of lyapax's spectrum, whose start, basis and transient are those of ours."""
+    """`advance(calls)` for lyapax's spectrum, with the same initial state, basis and transient as ours."""
     jax.config.update("jax_enable_x64", True)
     import lyapax
 
     @jax.jit
     def measure(J, b, h, basis):
-        # A checkpoint is its way to be given a basis; a resumed run has no transient, so that comes first.
+        # A basis can only be passed in a checkpoint; a resumed run has no transient, so the transient runs first.
         blank = lyapax.LyapunovCheckpoint(h, basis, jnp.zeros(k), jnp.zeros(()))
         run = functools.partial(lyapax.lyapunov_spectrum, lambda h: jnp.tanh(J @ h + b), h, 1.0, k=k)
         if transient:
@@ -118,10 +118,10 @@ def lyapax_spectrum(*, units: int, k: int, steps: int, transient: int):
 
 
 def chaotax_spectrum(*, units: int, k: int, steps: int, transient: int):
-    """`advance(calls)` of chaotax's spectrum, likewise.
+    """`advance(calls)` for chaotax's spectrum, likewise.
 
-    As released it cannot be jitted, since it computes a size with jnp.prod, and so compiles in every call. Here that
-    line is given NumPy instead; `result` keeps the seconds of a call as released.
+    The released version cannot be jitted, since it computes a size with jnp.prod, so every call compiles. Here that
+    line uses NumPy instead; `result` holds the seconds of a call to the released version.
     """
     jax.config.update("jax_enable_x64", True)
     from chaotax import _lyapunov

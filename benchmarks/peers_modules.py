@@ -1,7 +1,7 @@
-"""Flossing of torch's modules, and of a step of one's own, in eager PyTorch: a loop over time, `torch.linalg.qr`, Adam.
+"""Flossing of torch modules and of a custom step in eager PyTorch: a loop over time, `torch.linalg.qr`, Adam.
 
-The tangents of each module are derived by hand, and the input's part of all steps is one product outside the loop. The
-step of one's own has its Jacobian from `torch.func.jacrev` in each step, as for any function, or `derived` by hand too.
+The tangents of each module are derived by hand, and the input term of all steps is one product outside the loop. The
+custom step gets its Jacobian from `torch.func.jacrev` at each step, as any function would, or `derived` by hand.
 """
 
 from collections.abc import Callable
@@ -16,20 +16,20 @@ CELLS = {"nn.RNN": nn.RNN, "nn.GRU": nn.GRU, "nn.LSTM": nn.LSTM}
 
 
 def drawn_module(cell: str, units: int, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """One layer with one input channel, as torch draws it."""
+    """One layer with one input channel, with torch's initial weights."""
     torch.manual_seed(1)
     return CELLS[cell](1, units, dtype=dtype)
 
 
 def drawn_basis(cell: str | None, units: int, k: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Orthonormal tangents (N, k); the N coordinates are those of h, or of h and c."""
+    """Orthonormal tangents (N, k); N counts the coordinates of h, or of h and c."""
     size = 2 * units if cell == "nn.LSTM" else units
     drawn = torch.randn(size, k, generator=torch.Generator().manual_seed(1), dtype=dtype)
     return torch.linalg.qr(drawn)[0]
 
 
 def tanh_network(units: int, dtype: torch.dtype = torch.float32) -> tuple[Callable, list[Tensor]]:
-    """A step of one's own, written as a plain function, and its parameters: J, w, b."""
+    """A custom step, written as a plain function, and its parameters: J, w, b."""
     module = drawn_module("nn.RNN", units, dtype)
     J, w, b = module.weight_hh_l0, module.weight_ih_l0, module.bias_hh_l0
     return lambda h, s: torch.tanh(J @ h + w @ s + b), [J, w, b]
@@ -42,7 +42,7 @@ def rnn_step(weight, bias, drive, h, q):
 
 
 def gru_step(weight, bias, drive, h, q):
-    """The same of `nn.GRU`."""
+    """The same for `nn.GRU`."""
     (s_r, s_z, s_n), (u_r, u_z, u_n) = drive.chunk(3), torch.addmv(bias, weight, h).chunk(3)
     r, z = torch.sigmoid(s_r + u_r), torch.sigmoid(s_z + u_z)
     n = torch.tanh(s_n + r * u_n)
@@ -53,7 +53,7 @@ def gru_step(weight, bias, drive, h, q):
 
 
 def lstm_step(weight, bias, drive, x, q):
-    """The same of `nn.LSTM`; x is h and c in one vector."""
+    """The same for `nn.LSTM`; x is h and c in one vector."""
     (h, c), (q_h, q_c) = x.chunk(2), q.chunk(2)
     i, f, g, o = (drive + torch.addmv(bias, weight, h)).chunk(4)
     i, f, g, o = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)
@@ -77,7 +77,7 @@ def module_loss(cell: str, module: nn.Module, inputs: Tensor, basis: Tensor, tra
 
 
 def function_loss(step: Callable, inputs: Tensor, basis: Tensor, transient: int) -> Tensor:
-    """The same of any step, with its Jacobian from `torch.func.jacrev`."""
+    """The same for any step, with its Jacobian from `torch.func.jacrev`."""
     jacobian = jacrev(lambda h, s: (step(h, s),) * 2, has_aux=True)
 
     def advance(t, h, q):
@@ -88,7 +88,7 @@ def function_loss(step: Callable, inputs: Tensor, basis: Tensor, transient: int)
 
 
 def derived_loss(parameters: list[Tensor], inputs: Tensor, basis: Tensor, transient: int) -> Tensor:
-    """The same of the tanh network, its tangents derived by hand."""
+    """The same for the tanh network, with tangents derived by hand."""
     J, w, b = parameters
     drive = inputs @ w.T + b
 
@@ -110,14 +110,14 @@ def flossing_loss(advance: Callable, steps: int, basis: Tensor, transient: int) 
 
 
 def module(*, cell: str, units: int, steps: int, k: int, transient: int, threads: int):
-    """`advance(epochs)` of a flossing phase of a module."""
+    """`advance(epochs)` for a flossing phase of a module."""
     set_threads(threads)
     flossed, basis = drawn_module(cell, units), drawn_basis(cell, units, k)
     return _advance(lambda bits: module_loss(cell, flossed, bits, basis, transient), flossed.parameters(), steps)
 
 
 def function(*, units: int, steps: int, k: int, transient: int, threads: int, derived: bool):
-    """The same of a step of one's own."""
+    """The same for a custom step."""
     set_threads(threads)
     step, parameters = tanh_network(units)
     basis = drawn_basis(None, units, k)

@@ -1,7 +1,7 @@
-"""The same work in PyTorch as a competent user would write it: autograd through `torch.linalg.qr`, Adam.
+"""The same work in PyTorch, as a competent user would write it: autograd through `torch.linalg.qr`, Adam.
 
-What can be done outside the loop over time is done there, the Jacobian product is one matrix product, vanishing
-gradients are flushed to zero.
+Work that does not depend on the state is moved out of the time loop, the Jacobian product is one matrix product, and
+vanishing gradients are flushed to zero.
 """
 
 from collections.abc import Callable
@@ -46,12 +46,12 @@ def task_loss(parameters, inputs, targets, mask) -> tuple[torch.Tensor, torch.Te
 
 
 def as_parameters(numbers, names) -> dict[str, torch.Tensor]:
-    """Leaves that are trained."""
+    """Trainable copies of the named arrays."""
     return {name: torch.from_numpy(numbers[name].copy()).requires_grad_() for name in names}
 
 
 class Flosser:
-    """Flosses J, ws and b on fresh bits; called, it does one epoch and returns loss and gradient norm."""
+    """Flosses J, ws and b on fresh bits; each call runs one epoch and returns loss and gradient norm."""
 
     def __init__(self, parameters, h: Callable, basis, *, transient: int, window: int, step: Callable = step):
         self.parameters, self.h, self.basis = parameters, h, basis
@@ -70,7 +70,7 @@ class Flosser:
 
 
 class Trainer:
-    """Trains all arrays on a temporal XOR; called, it does one epoch and returns loss, accuracy, gradient norms."""
+    """Trains all arrays on a temporal XOR; each call runs one epoch and returns loss, accuracy and gradient norms."""
 
     def __init__(self, parameters, *, steps: int, delay: int):
         self.parameters, self.steps, self.delay = parameters, steps, delay
@@ -90,7 +90,7 @@ class Trainer:
 
 
 def clip_each(parameters) -> dict[str, float]:
-    """Limit the norm of each gradient on its own; returns the norms before."""
+    """Clip the norm of each array's gradient separately; returns the norms before clipping."""
     norms = {}
     for name, parameter in parameters.items():
         norm = norms[f"gradient_norm/{name}"] = parameter.grad.norm().item()
@@ -99,13 +99,13 @@ def clip_each(parameters) -> dict[str, float]:
 
 
 def set_threads(threads: int):
-    """As the user who has tried both; and denormal numbers, which vanishing gradients become, must not cost time."""
+    """Set the thread count, and flush denormals: vanishing gradients become denormal, which would be slow."""
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
 
 
 def flossing(*, units: int, steps: int, k: int, transient: int, threads: int, compiled: bool = False):
-    """`advance(epochs)` of a flossing phase."""
+    """`advance(epochs)` for a flossing phase."""
     set_threads(threads)
     numbers = flossing_start(units, k)
     h = torch.from_numpy(numbers["h"])
@@ -121,7 +121,7 @@ def flossing(*, units: int, steps: int, k: int, transient: int, threads: int, co
 
 
 def training(*, units: int, batch: int, steps: int, delay: int, threads: int):
-    """`advance(epochs)` of training on a temporal XOR."""
+    """`advance(epochs)` for training on a temporal XOR."""
     set_threads(threads)
     numbers = training_start(units, batch)
     trainer = Trainer(as_parameters(numbers, numbers), steps=steps, delay=delay)

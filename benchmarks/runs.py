@@ -1,4 +1,4 @@
-"""Sections `run`, `start` and `many`: whole runs of the command line, its second start, and two workers beside one."""
+"""Sections `run`, `start` and `many`: whole command-line runs, a second start, and two workers against one."""
 
 import json
 import os
@@ -23,7 +23,7 @@ SHORT = "--epochs 201 --epochs-before 100 --epochs-during 50 --blocks 1".split()
 
 
 def whole_run(say: Say, quick: bool) -> list[Row]:
-    """The reference run as a command, start-up and compilation included, on an empty cache; and again on a full one."""
+    """The reference run as a command, including start-up and compilation, with an empty and then a filled cache."""
     training, flossing = (12, 9) if quick else (60, 30)
     total = {"training": 12, "flossing": 9} if quick else EPOCHS
     part = ["--training", str(training), "--flossing", str(flossing)]
@@ -61,7 +61,7 @@ def _torch(arguments: list[str], training: int, flossing: int, total: dict) -> t
 
 
 def start(say: Say, quick: bool) -> list[Row]:
-    """The same command twice, into another directory, in a user's cache that is empty at first."""
+    """The same command twice, into different directories, with a user cache that is empty the first time."""
     counts, seconds = {"first": [], "second": []}, {"first": [], "second": []}
     for repetition in range(1 if quick else 3):
         with tempfile.TemporaryDirectory() as folder:
@@ -86,14 +86,14 @@ def start(say: Say, quick: bool) -> list[Row]:
 
 
 def many(say: Say, quick: bool) -> list[Row]:
-    """Two workers, each on a core of its own and one thread, beside one alone."""
+    """Two workers, each with its own core and one thread, against one alone."""
     cores = sorted(shared_cores())
     if len(cores) < 2:
         return [Comparison("two workers", "/h", None, "one worker", None, least_ratio=1.9, remark="one core only")]
     from flossing_lab.runs.process import ONE_THREAD
 
     cycles = 1 if quick else 5
-    say("two workers beside one")
+    say("two workers against one")
     arguments = {"count": 2 * cycles, "tiny": quick, "environment": ONE_THREAD}
     workers = [Contender("benchmarks.runs:small_runs", seed=100 * core, cores=[core], **arguments) for core in cores]
     alone, together = [], []
@@ -120,7 +120,7 @@ def many(say: Say, quick: bool) -> list[Row]:
 
 
 def small_runs(turn: Turn, *, count: int, seed: int, tiny: bool):
-    """A contender: short runs of the reference experiment, one a block, after one that compiles."""
+    """A contender: short runs of the reference experiment, one per block, after a first run that compiles."""
     from flossing_lab.reference.config import Config
     from flossing_lab.runs.run import run
 

@@ -1,7 +1,7 @@
 """How time and memory of value and gradient grow with N, k and T: `python -m benchmarks.scaling`, `make bench-scaling`.
 
-QR after every step and no rematerialisation, so that the work is the same for all. Time should go like
-T (N^2 k + N k^2), memory like T N k.
+QR after every step and no rematerialisation, so that all sizes do the same kind of work. Time should scale as
+T (N^2 k + N k^2), memory as T N k.
 Writes scaling.png and scaling.json beside this file; `--quick` takes small sizes and writes nothing.
 """
 
@@ -31,17 +31,17 @@ QUICK: dict[str, list[Size]] = {
     "T": [(8, 4, steps) for steps in (8, 16, 32)],
 }
 FITTED = 3
-"""Exponents are fitted to the largest sizes; at the small ones what it costs to start a step outweighs the rest."""
+"""Exponents are fitted to this many of the largest sizes; at small sizes the overhead of a step dominates."""
 
 
 def work(size: Size) -> float:
-    """Operations of value and gradient, up to a factor."""
+    """Operations for value and gradient, up to a factor."""
     units, k, steps = size
     return steps * (units**2 * k + units * k**2)
 
 
 def kept(size: Size) -> float:
-    """What the backward pass needs of each step, up to a factor."""
+    """Values stored for the backward pass, up to a factor."""
     units, k, steps = size
     return steps * units * k
 
@@ -52,7 +52,7 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def measure(turn: Turn, *, sizes: list[Size], rounds: int) -> dict[str, list[float]]:
-    """A contender: `seconds` of value and gradient, median over `rounds` through all sizes, and `bytes` of memory."""
+    """A contender: `seconds` for value and gradient at each size, median over `rounds`, and `bytes` of memory."""
     import jax
     import jax.numpy as jnp
 
@@ -86,7 +86,7 @@ def measure(turn: Turn, *, sizes: list[Size], rounds: int) -> dict[str, list[flo
 
 
 def collect(series: dict[str, list[Size]], rounds: int) -> dict[str, dict]:
-    """What was measured, by variable, with fitted and expected exponents."""
+    """The measurements by variable, with fitted and expected exponents."""
     sizes = [size for line in series.values() for size in line]
     found = in_process("benchmarks.scaling:measure", sizes=sizes, rounds=rounds)
     lines, first = {}, 0
@@ -103,7 +103,7 @@ def collect(series: dict[str, list[Size]], rounds: int) -> dict[str, dict]:
 
 
 def draw(lines: dict[str, dict]):
-    """The picture: time above, memory below, against N, k and T."""
+    """The figure: time (top) and memory (bottom) against N, k and T."""
     from matplotlib.figure import Figure
 
     from flossing_lab.runs.plotting import COLOURS, DARK

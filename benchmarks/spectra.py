@@ -1,4 +1,4 @@
-"""Section `spectrum`: the exponents alone, beside the two JAX libraries that measure them."""
+"""Section `spectrum`: exponents alone, compared with two JAX libraries that compute them."""
 
 import numpy as np
 
@@ -8,15 +8,15 @@ from benchmarks.table import Comparison, Row, show
 from benchmarks.turns import paced_contender, take_turns
 
 SIZES = ((80, 16, 300), (80, 40, 300), (256, 16, 300), (256, 128, 300), (1000, 16, 300), (1000, 500, 60))
-"""N, k, T. A tenth of T is a transient."""
+"""N, k, T. The first tenth of T is the transient."""
 
 PEERS = {"lyapax": "benchmarks.peers_jax:lyapax_spectrum", "chaotax": "benchmarks.peers_jax:chaotax_spectrum"}
 
 
 def spectrum(say: Say, quick: bool) -> list[Row]:
-    """An undriven vanilla network in float64. All are jitted, and have the same start, basis and transient.
+    """An undriven vanilla network in float64. All are jitted and share the initial state, basis and transient.
 
-    Ours does QR as seldom as "auto" allows, the peers after each step. The limit is with QR after each step, too.
+    Ours uses the interval that "auto" chooses; the peers apply QR after each step. So does the limit.
     """
     rows = []
     for units, k, steps in ((10, 4, 20),) if quick else SIZES:

@@ -1,15 +1,15 @@
-"""The networks that all contenders start from: NumPy arrays, drawn as the reference draws them."""
+"""The initial networks of all contenders: NumPy arrays, drawn as in the reference experiment."""
 
 import numpy as np
 
 Numbers = dict[str, np.ndarray]
 
 FLOSSED = ("J", "ws", "b")
-"""What flossing trains."""
+"""The arrays that flossing trains."""
 
 
 def flossing_start(units: int, k: int, seed: int = 1, dtype: str = "float32") -> Numbers:
-    """J (N, N), ws (N, 1), b (N,), the first state h (N,) and an orthonormal basis (N, k)."""
+    """J (N, N), ws (N, 1), b (N,), the initial state h (N,) and an orthonormal basis (N, k)."""
     rng = np.random.default_rng(seed)
     numbers = _network(rng, units)
     h = np.tanh(_relaxed(numbers, rng.normal(size=(1, units)))[0])

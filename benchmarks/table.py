@@ -1,4 +1,4 @@
-"""Rows and the table made of them: for the terminal, for the documentation, as plain values for JSON."""
+"""Rows, and the table for the terminal, for the documentation and for JSON."""
 
 import dataclasses
 import math
@@ -10,12 +10,12 @@ Unit = Literal["s", "B", "/h", ""]
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Ours beside one peer: times, bytes or counts, where less is better, or a throughput, where more is.
+    """Ours against one peer: times, bytes or counts, where less is better, or a throughput, where more is better.
 
-    - `limit`: what the machine's arithmetic alone would take.
+    - `limit`: the time of the arithmetic alone on this machine.
     - `error`: relative error of our gradient, median and maximum over a sample of epochs.
-    - the goal, if there is one: `least_ratio`; `most_distance` from the limit; `most` for our own value.
-    - `remark`: how it was measured, or in one line why something is missing.
+    - the goal, if any: `least_ratio`; `most_distance` from the limit; or `most` for our own value.
+    - `remark`: how it was measured, or one line on why something is missing.
     """
 
     work: str
@@ -32,7 +32,7 @@ class Comparison:
 
     @property
     def ratio(self) -> float | None:
-        """How many times better ours is."""
+        """The factor by which ours is better."""
         better, worse = (self.theirs, self.ours) if self.unit == "/h" else (self.ours, self.theirs)
         return worse / better if better and worse is not None else None
 
@@ -52,7 +52,7 @@ class Comparison:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the goal is; None if there is none, or nothing to tell by."""
+        """Whether the goal is reached; None without a goal or without a measurement."""
         if self.least_ratio is not None:
             return None if self.ratio is None else self.ratio >= self.least_ratio
         if self.most_distance is not None:
@@ -62,11 +62,11 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Precision:
-    """How good our float32 gradient is along one flossing phase: relative errors in the 2-norm, median and maximum.
+    """Errors of our float32 gradient along one flossing phase: relative, in the 2-norm, median and maximum.
 
-    `automatic`: at the interval chosen, against QR after every step in float32, over `samples` epochs. `float64` and
-    `float64_every_step`: at the interval chosen and with QR after every step, each against QR after every step in
-    float64, over the `bounded` samples where lambda_1 T < 5 (beyond, no float32 gradient means much).
+    `automatic`: at the chosen interval, against QR after every step in float32, over `samples` epochs. `float64` and
+    `float64_every_step`: at the chosen interval and with QR after every step, each against QR after every step in
+    float64, over the `bounded` samples with lambda_1 T < 5 (beyond that, float32 gradients mean little).
     """
 
     work: str
@@ -149,14 +149,14 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def _markdown(head: tuple[str, ...], body: list[tuple[str, ...]]) -> str:
-    # Columns that are empty throughout would only push the others off the page.
+    # Empty columns are dropped.
     used = [i for i in range(len(head)) if any(line[i] for line in body)]
     lines = [[head[i] for i in used], ["---"] * len(used), *([line[i] for i in used] for line in body)]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def to_plain(row: Row) -> dict:
-    """A row for JSON, with what follows from it."""
+    """A row for JSON, with its derived values."""
     plain = {"kind": type(row).__name__.lower()} | dataclasses.asdict(row)
     if isinstance(row, Comparison):
         plain |= {"ratio": row.ratio, "distance": row.distance, "goal": row.goal, "reached": row.reached}

@@ -1,8 +1,8 @@
-"""The same work as cases of pytest-benchmark: `.venv/bin/pytest benchmarks/test_speed.py`.
+"""The same work as pytest-benchmark cases: `.venv/bin/pytest benchmarks/test_speed.py`.
 
-Not a part of `make test`. It compares versions of this library with each other (--benchmark-save, --benchmark-compare);
-for ratios between libraries, `python -m benchmarks` lets each live in a process of its own. In these cases all share
-one, and our flossing is measured where its interval stands after `SETTLE` epochs.
+Not part of `make test`. Use it to compare versions of this library (--benchmark-save, --benchmark-compare). For ratios
+between libraries use `python -m benchmarks`, which runs each in its own process; here all share one. Our flossing is
+timed at the interval it has reached after `SETTLE` epochs.
 """
 
 import jax

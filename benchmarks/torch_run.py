@@ -1,8 +1,8 @@
-"""The reference run in eager PyTorch, whole or a part: `python -m benchmarks.torch_run --training 60 --flossing 30`.
+"""The reference run, or part of it, in eager PyTorch: `python -m benchmarks.torch_run --training 60 --flossing 30`.
 
-Temporal XOR with batch 16 and T = 300, flossing over 55 steps; the same records as ours: loss, accuracy and gradient
-norms of each epoch, in memory. It keeps no checkpoints, measures no exponents besides and draws nothing. Prints one
-line of JSON: seconds for a training and a flossing epoch.
+Temporal XOR with batch 16 and T = 300, flossing over 55 steps. It records what ours records (loss, accuracy and
+gradient norms of each epoch) in memory, but writes no checkpoints, measures no other exponents and draws no figures.
+Prints one line of JSON: seconds per training and per flossing epoch.
 """
 
 import argparse

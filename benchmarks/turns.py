@@ -1,9 +1,9 @@
-"""Contenders in processes of their own that take turns: ours, a peer, ours, a peer, ...
+"""Contenders, each in its own process, that take turns: ours, a peer, ours, a peer, ...
 
-A contender is a function of a module, named as "benchmarks.peers_torch:flossing" and imported in its own process only,
-so that a peer that is not installed costs a row and not the table, and that no library's threads or settings touch
-another's. It is called with a `Turn`, sets itself up, calls the turn once to say that it is ready, and then once after
-each block of work; what it returns travels back.
+A contender is a function, named like "benchmarks.peers_torch:flossing" and imported only in its own process. A missing
+peer thus costs one row, not the table, and no library's threads or settings affect another's. The function receives a
+`Turn`, sets itself up, calls the turn once when it is ready, and then once after each block of work. Its return value
+is sent back.
 """
 
 import contextlib
@@ -18,17 +18,17 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 PATIENCE = 1800.0
-"""Seconds until a contender that says nothing counts as stuck."""
+"""Seconds after which a silent contender counts as stuck."""
 
 REST = 0.1
-"""Seconds between two turns: idle threads of OpenBLAS and OpenMP spin for a while before they sleep."""
+"""Seconds between two turns, since idle OpenBLAS and OpenMP threads spin for a while before they sleep."""
 
 CORES = 2
-"""Cores that contenders share, where the machine has so many; all thread pools follow the affinity."""
+"""Cores that contenders share, if available; all thread pools respect the affinity."""
 
 
 class Turn:
-    """Handed to a contender; calling it ends a block of `work` units and waits for the next turn."""
+    """Passed to a contender; calling it ends a block of `work` units and waits for the next turn."""
 
     def __init__(self, connection: Connection):
         self._connection = connection
@@ -42,9 +42,9 @@ class Turn:
 
 
 class Contender:
-    """One process. `set_up` is how long it took to be ready, `blocks` what it did: (seconds, work) each.
+    """One process. `set_up` is its set-up time in seconds, `blocks` its blocks as (seconds, work).
 
-    `reason` says in one line why there is no result.
+    `reason` is one line that explains a missing result.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class Contender:
         self.playing = True
 
     def go(self):
-        """Let it do its next block."""
-        with contextlib.suppress(OSError):  # it has died, as `wait` will find
+        """Start the next block."""
+        with contextlib.suppress(OSError):  # it has died; `wait` will notice
             self._connection.send("go")
 
     def wait(self):
-        """Until it has done the block, or has ended."""
+        """Wait until the block is done or the process has ended."""
         try:
             if not self._connection.poll(PATIENCE):
                 raise EOFError
@@ -98,12 +98,12 @@ class Contender:
 
     @property
     def pace(self) -> float | None:
-        """Seconds for a unit of work, the median over blocks."""
+        """Seconds per unit of work, median over blocks."""
         return statistics.median(seconds / work for seconds, work in self.blocks) if self._valid else None
 
     @property
     def mean(self) -> float | None:
-        """Seconds for a unit of work, over all blocks together."""
+        """Seconds per unit of work, over all blocks together."""
         return sum(s for s, _ in self.blocks) / sum(w for _, w in self.blocks) if self._valid else None
 
     @property
@@ -112,7 +112,7 @@ class Contender:
 
 
 def take_turns(contenders: Sequence[Contender]):
-    """Let all contenders work block by block, one at a time, until each has returned."""
+    """Run all contenders block by block, one at a time, until all have returned."""
     for contender in contenders:
         contender.wait()
     while any(contender.playing for contender in contenders):
@@ -124,7 +124,7 @@ def take_turns(contenders: Sequence[Contender]):
 
 
 def in_process(function: str, **arguments: Any) -> Any:
-    """The result of one contender on its own; raises RuntimeError with its reason if it has none."""
+    """Run a single contender and return its result; RuntimeError with its reason if it has none."""
     contender = Contender(function, **arguments)
     take_turns([contender])
     if contender.reason:
@@ -133,10 +133,10 @@ def in_process(function: str, **arguments: Any) -> Any:
 
 
 def paced(turn: Turn, *, factory: str, blocks: int, seconds: float, **arguments: Any):
-    """A contender whose work does not change: `blocks` blocks, each as many epochs as fit into `seconds`.
+    """A contender with constant work: `blocks` blocks, each with as many epochs as fit into `seconds`.
 
-    `factory(**arguments)` makes `advance(epochs)`, which goes on from where it stood; what is kept in its attribute
-    `result`, if it has one, travels back.
+    `factory(**arguments)` returns `advance(epochs)`, which continues where it stopped. Its attribute `result`, if
+    present, is sent back.
     """
     advance = load(factory)(**arguments)
     advance(1)  # compiles, fills caches
@@ -151,7 +151,7 @@ def paced(turn: Turn, *, factory: str, blocks: int, seconds: float, **arguments:
 
 
 def paced_contender(factory: str, *, environment: dict[str, str] | None = None, **arguments: Any) -> Contender:
-    """`paced`, in a process of its own."""
+    """`paced` in its own process."""
     return Contender("benchmarks.turns:paced", environment=environment, factory=factory, **arguments)
 
 
@@ -161,7 +161,7 @@ def shared_cores() -> set[int]:
 
 
 def load(name: str) -> Callable:
-    """The function that "module:function" names."""
+    """The function named by "module:function"."""
     module, function = name.split(":")
     return getattr(importlib.import_module(module), function)
 
@@ -180,7 +180,7 @@ def _play(connection: Connection, function: str, arguments: dict[str, Any]):
 
 @contextmanager
 def _surroundings(environment: dict[str, str], cores: set[int]):
-    # A process inherits both from the one that starts it, and must have them before it imports anything.
+    # A child process inherits both, and needs them before its first import.
     before, allowed = dict(os.environ), os.sched_getaffinity(0)
     os.environ.update(environment)
     os.sched_setaffinity(0, cores)

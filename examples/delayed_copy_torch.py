@@ -1,4 +1,4 @@
-"""Delayed copy in PyTorch: the same network trained as it comes, and flossed first. Some 20 seconds on two cores."""
+"""Delayed copy in PyTorch: the same network trained without and with flossing first. About 20 s on two cores."""
 
 import copy
 import functools
@@ -26,7 +26,7 @@ def draw_bits(steps=STEPS, batch=BATCH):
 
 
 def train(network):
-    """The bit of 40 steps ago, at every step: accuracy on each fresh batch, before it is learned from."""
+    """Output the bit from 40 steps ago at every step; returns the accuracy on each fresh batch before its update."""
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
     accuracy = []
     for _ in range(EPOCHS):

@@ -1,6 +1,6 @@
-"""The tests. Their processes compile a program once between them, and leave the user's own cache alone.
+"""The tests. Their processes share a compilation cache of their own and leave the user's cache alone.
 
-XLA optimises nothing here: nearly all of a test's time is compilation, which is five times faster so.
+XLA optimisation is switched off: nearly all test time is compilation, which is then five times faster.
 """
 
 import os

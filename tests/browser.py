@@ -1,4 +1,4 @@
-"""A headless Chromium in which tests open pages as a person does; where there is none, they are skipped visibly."""
+"""A headless Chromium in which tests open pages as a user would; without it they are skipped."""
 
 import contextlib
 import shutil
@@ -27,7 +27,7 @@ def chromium():
 
 @contextlib.contextmanager
 def opened(browser, path: Path, *, width: int = 1280, height: int = 800, **options):
-    """The page of a file, with its figures drawn; fails on errors in its console and on requests to anywhere."""
+    """Open a file as a page and wait for its figures; fails on console errors and on network requests."""
     page = browser.new_page(viewport={"width": width, "height": height}, **options)
     problems = []
     page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
@@ -43,7 +43,7 @@ def opened(browser, path: Path, *, width: int = 1280, height: int = 800, **optio
 
 
 def wait_until_drawn(page):
-    """Wait for the last of the figures: each is there, or a sentence in its place."""
+    """Wait until every figure, or a sentence in its place, is present."""
     page.wait_for_function(
         "() => [...document.querySelectorAll('.plot:not([hidden])')].every(plot => plot.querySelector('.main-svg'))"
     )

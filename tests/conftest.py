@@ -1,5 +1,5 @@
-"""Everything is tested in float64 with strict dtype and rank promotion; shapes are checked by jaxtyping's import hook
-(see addopts in pyproject.toml). Tests of float32 switch back by themselves."""
+"""All tests run in float64 with strict dtype and rank promotion; jaxtyping's import hook checks shapes (see addopts in
+pyproject.toml). Tests of float32 switch precision themselves."""
 
 import contextlib
 import signal
@@ -8,7 +8,7 @@ import jax
 import pytest
 from hypothesis import settings
 
-# Where the tests run in the background of a shell, Ctrl-C is ignored, and what they start would ignore it, too.
+# Shells make background jobs ignore Ctrl-C, and child processes of the tests would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples each time; others with `pytest --hypothesis-profile default`.
@@ -30,21 +30,21 @@ def compiled_once():
 
 @pytest.fixture(autouse=True)
 def float64_again():
-    """A run of the experiments chooses the precision of its process; the next test has its own again."""
+    """A run sets the precision of its process; restore it for the next test."""
     yield
     jax.config.update("jax_enable_x64", True)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def bounded_memory():
-    """Compiled programs live no longer than the file of tests that made them: each holds mappings of memory, of which
-    a process may have some 65,000, and a process that runs hundreds of tests dies at the limit."""
+    """Drop compiled programs after each test file. Each holds memory mappings, and a process that runs hundreds of
+    tests would exceed the limit of about 65,000."""
     yield
     jax.clear_caches()
 
 
 @pytest.fixture
 def optax_promotion():
-    """For tests that run an optimiser: optax's Adam raises a float to an integer power, which strict mode forbids."""
+    """For tests that run an optimiser: optax's Adam raises a float to an integer power, which strict mode rejects."""
     with jax.numpy_dtype_promotion("standard"):
         yield

@@ -1,7 +1,7 @@
-"""Build wheel and sdist, and try them as a user meets them: `python -m tests.dist TESTS`, or `make dist`.
+"""Build wheel and sdist, and test them as a user would: `python -m tests.dist TESTS`, or `make dist`.
 
-In an empty environment the wheel must import without the laboratory, run the first example of the README, and say in
-one line how to install the command line. The tests then run there, from the files of the sdist, on the installed wheel.
+In an empty environment the wheel must import without the laboratory, run the README's first example, and say in one
+line how to install the command line. The sdist's tests then run there against the installed wheel.
 """
 
 import re
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main(tests: list[str]):
-    """Raise CalledProcessError or AssertionError for the first thing that fails."""
+    """Raise CalledProcessError or AssertionError at the first failure."""
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
         run(sys.executable, "-m", "build", "--outdir", str(here / "dist"), str(ROOT))
@@ -41,7 +41,7 @@ def main(tests: list[str]):
 
 
 def make_environment(folder: Path, *requirements: str) -> str:
-    """An environment with these requirements alone; its Python."""
+    """Create an environment with only these requirements; returns its Python."""
     venv.create(folder, with_pip=True)
     python = str(folder / "bin" / "python")
     install(python, *requirements)

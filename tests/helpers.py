@@ -1,4 +1,4 @@
-"""What tests of the library share: dense Jacobians, and the engine for a plain step."""
+"""Helpers for tests of the library: dense Jacobians, and the engine for a plain step."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def dense_jacobians(step, state, inputs):
 
 
 def problem_of(step, state, inputs, length) -> Problem:
-    """The problem of a plain step, as the engine wants it."""
+    """A plain step as the engine's `Problem`."""
     return Problem.of(None, state, inputs, lambda _, h, s: step(h, s), length)
 
 
@@ -35,5 +35,5 @@ def flow_of(step, state, inputs, basis, *, length, **options):
 
 
 def growth_of(step, state, inputs, basis, interval, *, length, **options):
-    """log R_ii of each step of a plain step, by our own adjoint."""
+    """log R_ii at each step of a plain step, by our own adjoint."""
     return window_growth(problem_of(step, state, inputs, length), basis, interval, **options)

@@ -1,4 +1,4 @@
-"""What tests of the laboratory share: the golden cases as our own objects, and the command line."""
+"""Helpers for tests of the laboratory: the golden cases as our objects, and the command line."""
 
 import contextlib
 import functools
@@ -27,12 +27,12 @@ GOLDEN = ("xor_gaussian", "copy_orthogonal", "xor4_chaotic")
 
 
 def command_line(*arguments, cwd=None) -> subprocess.CompletedProcess:
-    """The command line as a person meets it: a process, its output, its exit code."""
+    """Run the command line in a process of its own; its output and exit code."""
     return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, cwd=cwd)
 
 
 def command_here(*arguments: str, cwd) -> subprocess.CompletedProcess:
-    """The same in this process, which has traced and compiled much of it before; with JAX as it comes."""
+    """The same in this process, which is faster since much is already compiled; with JAX's default settings."""
     code, out, err = 0, io.StringIO(), io.StringIO()
     with (
         contextlib.chdir(cwd),

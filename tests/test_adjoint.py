@@ -1,4 +1,4 @@
-"""The adjoint of our own, which flossing epochs use, beside JAX's reverse pass through the engine."""
+"""Our own adjoint, which flossing epochs use, against JAX's reverse pass through the engine."""
 
 import functools
 import itertools
@@ -54,7 +54,7 @@ def assert_close(found, wanted, rtol):
     [(1, 0, None), (7, 6, None), (40, 0, None), (43, 11, None), (40, 0, 5), (43, 11, 6)],
 )
 def test_gradient_is_that_of_the_engine(length, transient, segment):
-    """In weights, state, inputs and basis, whatever the interval and the segments, with one compiled program."""
+    """Gradients in weights, state, inputs and basis, for any interval and segments, with one compiled program."""
     window = {"length": length, "transient": transient}
     of = drawn(length)
     run = jax.jit(jax.value_and_grad(functools.partial(ours, segment=segment, **window)))
@@ -96,7 +96,7 @@ def test_leaves_without_a_derivative(inputs, segment):
 
 @pytest.mark.parametrize("segment", [None, 5])
 def test_inputs_without_entries(segment):
-    """A leaf of no channels is no difficulty."""
+    """Leaves with zero channels are allowed."""
     weights, h, s, basis = drawn(12)
     step = lambda weights, h, s: tanh_step(weights, h, s[0])  # noqa: E731
     of = lambda weights: (weights, h, (s, jnp.zeros((12, 0))), basis)  # noqa: E731
@@ -137,7 +137,7 @@ def test_a_lost_direction_sends_no_gradient():
 
 @pytest.mark.parametrize(("length", "transient"), [(1, 0), (10, 0), (10, 3), (10, 9), (17, 4)])
 def test_blocks_end_at_the_transient_and_at_the_end(length, transient):
-    """They follow one another, none longer than the interval."""
+    """Blocks are contiguous, and none is longer than the interval."""
     for interval in range(1, length + 3):
         blocks = Blocks(jnp.asarray(interval), length, transient)
         ends = [tuple(map(int, blocks.bounds(jnp.asarray(b)))) for b in range(int(blocks.count))]

@@ -1,4 +1,4 @@
-"""A thousand configurations as a tired or a hostile person would write them: each runs, or ends in one line."""
+"""A thousand careless or hostile configurations: each either runs or ends with a one-line error."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ ARGUMENTS = st.dictionaries(st.sampled_from(FIELDS), NUMBERS, min_size=1, max_si
 
 @pytest.fixture(autouse=True)
 def a_process_of_many(monkeypatch):
-    """In this process the user's cache is not ours to fill, and precision is as the other tests want it."""
+    """Do not fill the user's cache, and leave the precision to the other tests."""
     monkeypatch.setattr("flossing_lab.runs.process.cache_compilations", lambda: None)
     yield
     jax.config.update("jax_enable_x64", True)

@@ -1,4 +1,4 @@
-"""The second experiment: its task, its network, its loss and its measures."""
+"""The balance experiment: its task, network, loss and measures."""
 
 import math
 
@@ -35,7 +35,7 @@ SMALL = BalanceConfig().with_values(dtype="float64", **TINY)
 
 
 def test_signals_are_those_of_the_process_in_continuous_time():
-    """A signal is linear in its kicks, so that its covariances are sums over its responses R to single kicks.
+    """A signal is linear in its kicks, so its covariances are sums over the responses R to single kicks.
 
     In continuous time, started at the mean: cov(s_t, s_{t+u}) = I1^2 / (2 tau) (1 - exp(-2 t / tau)) exp(-u / tau).
     """
@@ -210,7 +210,7 @@ def test_without_scikit_learn_clusters_say_what_to_install(monkeypatch):
 @pytest.mark.usefixtures("optax_promotion")
 @pytest.mark.parametrize("chunk", [2, 100])
 def test_renewal_falls_on_its_epochs_whatever_the_chunks(tmp_path, chunk):
-    """The initial state of epoch 4 on is the relaxed state of the weights of epoch 4, and again from epoch 8 on."""
+    """From epoch 4 on, the initial state is the relaxed state under the weights of epoch 4; again from epoch 8 on."""
     config = SMALL.with_values(relax_every=4, epochs=10, chunk=chunk, snapshots_every=2, test_every=10)
     done = run(config, tmp_path / "run")
     start = balance.draw_model(config)

@@ -1,4 +1,4 @@
-"""The second experiment: its runs, their pictures, reports and tables, and its configuration."""
+"""The balance experiment: runs, figures, reports, tables and configuration."""
 
 import base64
 import itertools
@@ -240,7 +240,7 @@ def test_the_table_of_the_documentation_is_that_of_its_numbers():
 
 
 def test_what_stands_beside_the_published_numbers_are_medians():
-    """Of each row, the numbers in the last column, in order, to the digits shown there."""
+    """The numbers in the last column of each row, in order, with the digits shown."""
     docs = Path(__file__).parents[1] / "docs"
     runs = json.loads((docs / "data" / "balance.json").read_text("utf-8"))
 

@@ -1,4 +1,4 @@
-"""Exponents over many sequences at once are those of each sequence, and their mean and spread."""
+"""Exponents over a batch equal those of each sequence, with their mean and standard deviation."""
 
 import equinox as eqx
 import jax
@@ -48,7 +48,7 @@ def test_an_autonomous_system_from_many_states():
 
 
 def test_a_module_may_be_cached():
-    """A module is found again by its structure, and its numbers are the new ones."""
+    """A module with the same structure reuses the compiled program, with its new numbers."""
     first = fl.lyapunov_spectrum(Scaled(jnp.asarray(0.5)), INPUTS, batched=True, state=jnp.ones(2), transient=0)
     second = fl.lyapunov_spectrum(Scaled(jnp.asarray(0.25)), INPUTS, batched=True, state=jnp.ones(2), transient=0)
     np.testing.assert_allclose(first.exponents, np.log(0.5), rtol=1e-12)

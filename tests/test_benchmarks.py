@@ -1,4 +1,4 @@
-"""The contenders of the benchmarks must do the same work: loss and gradient of each, and the arithmetic between."""
+"""All contenders of the benchmarks must do the same work: equal losses and gradients; and the table's arithmetic."""
 
 import functools
 import importlib
@@ -34,7 +34,7 @@ CLOSE = {"rtol": 1e-8, "atol": 1e-12}
 
 @pytest.fixture(params=["torch", "JAX"])
 def peer(request):
-    """A peer's functions, with what makes its arrays and takes its gradients."""
+    """A peer's functions, with converters for its arrays and its gradient function."""
     if request.param == "JAX":
         # A user's JAX has neither strict promotion nor strict ranks.
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -86,7 +86,7 @@ def test_peers_floss_the_same(peer, optax_promotion):
 
 @functools.cache
 def modules_and_peers():
-    """Of each row of the section `pytorch`: what `flossing.pytorch` takes, its parameters, and the peer's loss."""
+    """For each row of section `pytorch`: the argument of `flossing.pytorch`, its parameters, and the peer's loss."""
     torch, peers = pytest.importorskip("torch"), importlib.import_module("benchmarks.peers_modules")
     double = {"dtype": torch.float64}
     bits, found = peers.random_bits(STEPS).double(), {}
@@ -327,6 +327,6 @@ def test_free_memory_is_known():
 
 @pytest.mark.usefixtures("optax_promotion")
 def test_training_as_a_run_does_it_can_be_timed():
-    """A row of the table was once lost to an argument that `TrainingEpoch` had gained."""
+    """Regression: a new argument of `TrainingEpoch` once broke a row of the table."""
     with jax.enable_x64(False):
         ours.training(units=6, batch=2, steps=12, delay=2)(3)

@@ -1,4 +1,4 @@
-"""The cells against networks whose exponents are known exactly, and what holds for every cell."""
+"""Cells against networks with known exponents, and properties of every cell."""
 
 import functools
 
@@ -43,7 +43,7 @@ def recurrent_off(gated):
 
 
 def gates(gated, count):
-    """W s_t + b of each gate, (T, N) each; all there is where the recurrent weights are 0."""
+    """W s_t + b of each gate, (T, N) each: the full gate input if the recurrent weights are 0."""
     return np.split(INPUTS @ np.asarray(gated.cell.weight_ih).T + np.asarray(gated.cell.bias), count, axis=1)
 
 
@@ -74,7 +74,7 @@ def test_where_the_nonlinearity_is_linear(make, b, dt):
 def test_leaky_networks_per_unit_of_time():
     """The mean exponent is <log|det D|> / (N dt), and det D = (1 - dt)^N but for terms of second order in dt.
 
-    One network of 80 units scatters by 1.3e-3 about log(0.9) / 0.1; the mean over 24 keeps to 1e-3.
+    A single network of 80 units scatters by 1.3e-3 around log(0.9) / 0.1; the mean over 24 stays within 1e-3.
     """
 
     def measure(key):
@@ -96,7 +96,7 @@ def test_gru_without_recurrent_weights():
 
 
 def test_lstm_without_recurrent_weights():
-    """The gates depend on the input alone, and h' = o tanh(c') on c alone: what was in h is lost at once.
+    """The gates depend on the input alone, and h' = o tanh(c') on c alone: directions of h are lost in one step.
 
     A tangent along c_i stays in the plane of h_i and c_i, as (a, 1) with a = o (1 - tanh(c')^2), and its part along c
     grows by f. Hence T lambda_i = sum of log f_i + log(1 + a_T^2) / 2; the N exponents of h are -inf.
@@ -166,7 +166,7 @@ def test_linear_recurrent_unit_as_a_sum():
 
 @pytest.mark.parametrize("name", CELLS)
 def test_every_cell_keeps_the_contract(name):
-    """Steps in the dtype of its parameters; alone, compiled and in a batch alike; with a readout of any size."""
+    """A cell steps in its parameters' dtype, identically alone, compiled and batched, with any readout size."""
     cell = CELLS[name](key=KEY)
     network = Network(cell, 2, key=KEY)
     assert isinstance(cell, Cell)
@@ -190,7 +190,7 @@ def test_every_cell_keeps_the_contract(name):
 
 @pytest.mark.usefixtures("optax_promotion")
 def test_a_network_is_flossed_as_its_cell_is():
-    """The readout has no part in the step, so its gradient is 0 and it stays as it is; the cell moves."""
+    """The readout does not enter the step, so its gradient is 0 and it does not change; the cell does."""
     network = Network(GRU(4, 3, key=KEY), 2, key=KEY)
     options = {"state": network.zeros(), "key": KEY, "k": 2, "epochs": 30, "chunk": 30}
     flossed, history = fl.floss(network, INPUTS, **options)

@@ -1,4 +1,4 @@
-"""The command line: what it says, and how it ends."""
+"""The command line: messages and exit codes."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from tests.lab_helpers import COMMAND, TINY, command_here, command_line
 
 @pytest.fixture
 def refused(tmp_path, monkeypatch, capfd):
-    """Run a command that must end with exit code 2, in this process -> the one line that it says."""
+    """Run a command that must end with exit code 2, in this process; returns its one-line message."""
 
     def run(*arguments) -> str:
         monkeypatch.chdir(tmp_path)

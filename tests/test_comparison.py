@@ -1,4 +1,4 @@
-"""The comparison: what a run keeps, what the table makes of it, and that the table is what the results say."""
+"""The comparison: stored results of a run, the table made from them, and that the two agree."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ def tiny():
 
 
 def test_conditions_differ_by_flossing_alone(tiny):
-    """The same network, thus the same exponents at the start; flossing pulls them towards 0 before training."""
+    """Both conditions start from the same network and exponents; flossing moves these towards 0 before training."""
     without, flossed = tiny["without"], tiny["with"]
     start, after = flossed["exponents"]["start"], flossed["exponents"]["flossed"]
     assert without["exponents"]["start"] == start

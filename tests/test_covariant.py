@@ -1,4 +1,4 @@
-"""Covariant vectors against eigenvectors, and against what defines them: each is mapped onto the next."""
+"""Covariant vectors against eigenvectors, and against their definition: the Jacobian maps each onto the next."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Runs as labelled arrays, against the numbers that are in the run directories."""
+"""Runs as labelled arrays, against the numbers in the run directories."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ PLACES = {
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """A sweep of six: two have come to their end, one was interrupted, three have not begun."""
+    """A sweep of six runs: two finished, one interrupted, three not started."""
     out, directories = tmp_path_factory.mktemp("sweep") / "mine", {}
     for place, config in PLACES.items():
         directories[place] = RunDirectory(out / "runs" / config.digest)

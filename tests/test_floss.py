@@ -1,4 +1,4 @@
-"""Flossing does what it says: exponents reach their targets, on the chosen leaves, with the chosen optimiser."""
+"""Flossing moves exponents to their targets, on the chosen leaves, with the chosen optimiser."""
 
 import inspect
 
@@ -85,7 +85,7 @@ def test_callback_and_fresh_inputs():
 
 @pytest.mark.parametrize("clip", [0.1, 0.03, None])
 def test_a_spike_of_the_gradient_moves_no_further_than_its_clipped_norm(clip):
-    """By plain gradient descent of rate 1 the weights move by the norm that the optimiser saw."""
+    """With plain gradient descent at rate 1, the weights move by the gradient norm passed to the optimiser."""
     before = small()
     after, history = floss(before, epochs=1, optimiser=optax.sgd(1.0), clip=clip)
     (norm,) = history.gradient_norm

@@ -1,4 +1,4 @@
-"""Flows: exact sums within the integrator's own error, which falls at the integrator's order."""
+"""Flows: exact sums up to the integrator's error, which decreases at the integrator's order."""
 
 import jax.numpy as jnp
 import numpy as np

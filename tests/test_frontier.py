@@ -1,4 +1,4 @@
-"""Beyond the paper: the map of schedules, and the memory that a network uses."""
+"""Beyond the paper: the comparison of schedules, and the memory of networks."""
 
 import json
 
@@ -15,7 +15,7 @@ from flossing_lab.runs.provenance import brief_provenance
 
 
 def delay_line(units, scale=1e-3):
-    """x_i is x_{i-1} of the step before, so that unit i holds the bit of i steps ago; tanh is linear at this scale."""
+    """A delay line: unit i holds the bit from i steps ago; tanh is linear at this scale."""
     return np.eye(units, k=-1), scale * np.eye(units, 1), np.zeros(units)
 
 
@@ -31,14 +31,14 @@ def test_a_delay_line_remembers_as_many_steps_as_it_has_units():
 
 
 def test_memory_fades_as_the_theory_of_one_linear_unit_says():
-    """x_t = a x_{t-1} + s_t: the correlation with the bit of n steps ago is a^n sqrt(1 - a^2)."""
+    """x_t = a x_{t-1} + s_t: the correlation with the bit n steps ago is a^n sqrt(1 - a^2)."""
     a = 0.8
     memory = calculations.memory_function((np.array([[a]]), np.array([[1e-3]]), np.zeros(1)), bits(200_000), 8)
     np.testing.assert_allclose(memory, a ** (2 * np.arange(8)) * (1 - a**2), atol=0.01)
 
 
 def test_parities_are_readable_where_they_are_held():
-    """Beside a delay line, units with the XOR of the bits of now and 4 steps ago, which they hold for 3 steps."""
+    """A delay line, plus units that hold the XOR of the current bit and the bit 4 steps ago, for 3 steps."""
     signal = bits(6000)
     parity = np.abs(signal - np.roll(signal, 4))
     held = [np.roll(signal, lag) for lag in range(4)] + [np.roll(parity, lag) for lag in range(3)]
@@ -148,7 +148,7 @@ def test_the_table():
     head, *told = frontier.table({"groups": rows})
     assert head[:3] == ["N", "d", "Schedule"]
     assert [row[1:4] for row in told] == [
-        ["40", "flossing as the reference", "3 of 3"],
+        ["40", "reference schedule", "3 of 3"],
         ["76", "no flossing", "0 of 3"],
         ["76", "periodic flossing", "0 of 10"],
     ]

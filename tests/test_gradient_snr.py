@@ -1,4 +1,4 @@
-"""Beyond the paper: the signal of the task in the gradient."""
+"""Beyond the paper: the task signal in the gradient."""
 
 import json
 
@@ -31,7 +31,7 @@ def test_batches_needed_are_the_squared_noise_over_the_squared_signal():
 
 
 def test_no_signal_is_said_to_be_none():
-    """With 400 batches of noise alone, at most about one in forty such estimates says that there is something."""
+    """With 400 batches of noise alone, at most about one estimate in forty detects a signal."""
     found = [signal.batches_needed(*gram(0.0, seed=seed)) for seed in range(60)]
     assert sum(np.isfinite(needed) for needed, _ in found) <= 6
     # A signal of norm 0.05 would need 400 batches, and is rarely excluded; one of norm 0.3 always is.

@@ -94,7 +94,7 @@ def test_singular_jacobian_loses_its_direction_and_no_other(rank):
 
 
 def test_a_single_singular_step_loses_the_direction_for_good():
-    """Dead units in one step of many: the product of all Jacobians has lost them, though later ones are regular."""
+    """Units dead in one of many steps: the product of all Jacobians loses them, though later ones are regular."""
     scale = jnp.ones((10, 3)).at[4, 1:].set(0.0)
 
     def exponents(scale):

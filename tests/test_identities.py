@@ -31,7 +31,7 @@ def exponents(matrices, basis, **options):
 
 
 def close(ours, theirs, matrices, factor=1.0):
-    # What the products of one run can lose to rounding, through their condition.
+    # Bound on the rounding error of a run's products, from their condition number.
     tolerance = 2e4 * factor * np.finfo(matrices.dtype).eps
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance)
 

@@ -1,4 +1,4 @@
-"""Re-orthonormalising seldom: the limit that precision sets, and the rule that follows it through flossing."""
+"""Adaptive reorthonormalisation interval: the limit set by precision, and the rule that tracks it during flossing."""
 
 import dataclasses
 
@@ -86,7 +86,7 @@ def test_the_chosen_interval_keeps_the_gradient(dtype, case, gain, recurrent, se
 
 
 def test_beyond_the_limit_the_gradient_is_lost():
-    """The limit is not idle: at the reference start a longer block ruins the gradient in float32."""
+    """The limit matters: at the reference start, longer blocks ruin the float32 gradient."""
     network, inputs, state, basis = drawn(80, 75, 1.0, "gaussian", 55, 1, "float32")
     exact, _, ratios = measured(network, inputs, state, basis, 1)
     gradient, _, ratio = measured(network, inputs, state, basis, 5)
@@ -97,7 +97,7 @@ def test_beyond_the_limit_the_gradient_is_lost():
 
 @pytest.mark.usefixtures("optax_promotion")
 def test_one_program_for_all_intervals():
-    """An interval that is data gives what the engine gives at that interval: exponents, gradient and ratios."""
+    """An interval passed as data gives the engine's exponents, gradient and ratios at that interval."""
     network, inputs, state, basis = drawn(10, 8, 1.0, "orthogonal", 50, 1, "float64")
     options = {"state": state, "basis": basis, "window": 47, "transient": 14, "step": network_step}
     flossing = fl.Flossing(network, inputs, **options)
@@ -223,7 +223,7 @@ def test_tolerance_sets_the_limit():
 
 @pytest.mark.usefixtures("optax_promotion")
 def test_flossing_follows_the_network():
-    """As the exponents come together the interval grows, and the result is that of QR after every step."""
+    """As exponents approach each other the interval grows, and the result equals that of QR after every step."""
     network = VanillaRNN(20, key=KEY)
     options = {"state": jnp.zeros(20), "key": KEY, "k": 15, "step": network_step, "chunk": 30}
     auto, seldom = fl.floss(network, bits, epochs=90, **options)
@@ -233,7 +233,7 @@ def test_flossing_follows_the_network():
     assert (always.interval == 1).all()
     np.testing.assert_allclose(seldom.exponents[:50], always.exponents[:50], rtol=0, atol=1e-8)
     np.testing.assert_allclose(auto.J, every.J, rtol=0, atol=1e-4)
-    # A later call goes on with the interval that was reached.
+    # A later call continues at the interval reached.
     _, more = fl.floss(auto, bits, epochs=1, flossing_state=seldom.state, **options)
     assert more.interval[0] >= 4
 
@@ -327,7 +327,7 @@ def test_what_does_not_fit_is_rematerialised(monkeypatch):
 
 
 def test_a_spectrum_at_the_interval_it_bears():
-    """Fewer decompositions, the same exponents; an interval that the first steps recommend is shortened if need be."""
+    """Fewer decompositions, same exponents; the interval suggested by the first steps is shortened if necessary."""
     network = VanillaRNN(20, key=KEY, recurrent="orthogonal", input_scale=0.3)
     inputs = jax.random.normal(KEY, (300, 1))
     options = {"k": 10, "key": KEY, "transient": 30}

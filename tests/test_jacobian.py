@@ -1,4 +1,4 @@
-"""The long-term Jacobian against ball arithmetic, and against what is known exactly.
+"""The long-term Jacobian against ball arithmetic and exact results.
 
 The reference (`exact_log_singular_values`) multiplies the same float64 Jacobians out in Arb and proves its error.
 """
@@ -36,7 +36,7 @@ def small(units=6, steps=40):
 
 
 FLOSSING = {
-    # As the reference does it, and so roughly that units saturate and single Jacobians have a condition of 1e10.
+    # As in the reference; and with steps so large that units saturate and single Jacobians have condition 1e10.
     "gently": lambda units: {"k": 15 * units // 16, "epochs": 500, "window": 55},
     "roughly": lambda units: {"k": units // 2, "epochs": 200, "optimiser": optax.adam(1e-2)},
 }
@@ -172,7 +172,7 @@ def test_a_singular_step_loses_its_directions_and_no_others(rank):
 
 
 def test_a_direction_lost_in_the_middle():
-    """Q has all but settled on the axes when the second is lost."""
+    """Q has nearly converged to the axes when the second direction is lost."""
     steps = [np.diag([1.0, 0.5, 0.2])] * 8 + [np.diag([1.0, 0.0, 1.0])]
     ours = long_term_jacobian(linear, jnp.asarray(np.stack(steps)), state=jnp.zeros(3), horizons=[8, 9])
     np.testing.assert_allclose(ours.log_singular_values[1, :2], [0, 8 * np.log(0.2)], **EXACT)

@@ -1,4 +1,4 @@
-"""The tangent flow against exact results, each from a source that has nothing to do with our code."""
+"""The tangent flow against exact results from independent sources."""
 
 from collections.abc import Callable
 
@@ -48,7 +48,7 @@ def test_linear_step_gives_log_moduli_of_eigenvalues():
     matrix = np.random.default_rng(3).normal(size=(6, 6))
     moduli = np.sort(np.log(np.abs(np.linalg.eigvals(matrix))))[::-1]
     spectrum = run(linear(jnp.asarray(matrix)), 6, steps=20_000, transient=10_000, key=KEY)
-    # The moduli of a complex pair are shared along the turning plane: the average closes like 1/T.
+    # A complex pair rotates its plane, so the two averages converge like 1/T.
     np.testing.assert_allclose(spectrum.exponents, moduli, atol=1e-3)
 
 
@@ -174,7 +174,7 @@ def count_programs(measure):
 
 @pytest.mark.parametrize("activation", [jnp.tanh, jax.nn.relu, fl.cells.spike])
 def test_a_second_call_with_other_weights_compiles_nothing(activation):
-    """Of a plain function that closes over them, made anew, as of a model; also with a derivative of its own."""
+    """New weights, in a new closure or in a model, reuse the compiled program; also with a custom derivative."""
     inputs, start = jnp.ones((9, 7)), 0.1 * jnp.ones(7)
 
     def measure(W):

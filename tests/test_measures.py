@@ -1,4 +1,4 @@
-"""Dimension, entropy rate, participation ratio and effective rank, against hand-made and published values."""
+"""Dimension, entropy rate, participation ratio and effective rank, against hand-computed and published values."""
 
 import jax
 import jax.numpy as jnp

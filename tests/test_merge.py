@@ -1,4 +1,4 @@
-"""Data of runs whose directories are gone: kept, added to, and not run again."""
+"""Data of runs whose directories are gone: retained, extended, and not run again."""
 
 import json
 
@@ -45,7 +45,7 @@ def test_what_nobody_wants_any_more_is_left_out():
 
 
 def test_a_new_column_and_a_new_name_do_no_harm():
-    """What is newer counts whatever its row is called; networks without a column stay in a row of their own."""
+    """Newer data win whatever their row's label; networks that lack a column keep their own row."""
     before = {"groups": [group(network(1, 0.5), network(2, 0.6))]}
     now = {"groups": [group(network(2, 0.8)) | {"condition": "renamed", "alive": [7]}]}
     kept = merge_data(before, now, ORDER)
@@ -63,7 +63,7 @@ def test_only_runs_that_every_list_knows_are_known():
 
 @pytest.mark.parametrize("name", GROWING)
 def test_the_committed_data_know_their_runs(name):
-    """A change of what a configuration is called would have hundreds of hours run again."""
+    """A change of the configurations' digests would cause hundreds of hours of runs to be repeated."""
     content = json.loads((ROOT / "paper" / "data" / f"{name}.json").read_text("utf-8"))
     wanted = {point.config.digest for spec in find_figures()[name].specs("laptop") for point in spec.points()}
     known = known_runs(content["data"])
@@ -97,7 +97,7 @@ def test_directories_may_go_where_a_map_grows(tmp_path, name, kept):
 
 
 def test_a_figure_that_names_no_runs_keeps_what_it_has(tmp_path):
-    """Its runs cannot be added to; but the directory does not come to say less than it did."""
+    """Runs cannot be merged in here, but the directory must not lose results either."""
     figure, folder = find_figures()["capacity"], Folder(tmp_path)
     content = {"scale": "tiny", "runs": {"made": 2, "wanted": 4}, "calculations": {"made": 1, "wanted": 1}}
     folder.write_data("capacity", content | {"data": {"kept": 1}})

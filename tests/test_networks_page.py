@@ -1,4 +1,4 @@
-"""The examples of docs/networks.md that a newcomer copies: they run as they stand, and are short."""
+"""The examples of docs/networks.md that newcomers copy: they run unchanged and are short."""
 
 import re
 import subprocess
@@ -21,7 +21,7 @@ def test_each_is_short():
 
 
 def test_they_run_and_floss(tmp_path):
-    """One after the other, as on the page. In each, the first exponent ends nearer to zero than it began."""
+    """Run in the page's order. In each, the first exponent ends nearer to zero than it started."""
     script = tmp_path / "examples.py"
     script.write_text("\n".join(examples().values()))
     done = subprocess.run([sys.executable, script], capture_output=True, text=True)

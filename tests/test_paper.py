@@ -1,4 +1,4 @@
-"""The paper as a person makes it: all of it at the smallest scale, stopped and started again; and its verdicts."""
+"""The `paper` command at the smallest scale, interrupted and restarted; and the verdicts."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def states(folder: Path) -> dict[Path, int]:
 
 @pytest.mark.slow
 def test_one_figure_is_made(tmp_path):
-    """And the others are said to be missing."""
+    """The other figures are reported as missing."""
     said = paper(tmp_path / "out", "--only", "supplement_window")
     folder, figure = Folder(tmp_path / "out"), find_figures()["supplement_window"]
     content, page = folder.read_data("supplement_window"), (tmp_path / "out" / "RESULTS.md").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""The figures that rest on calculations: what is calculated is right, and what is judged follows from the data."""
+"""Figures based on calculations: the calculations are right, and the verdicts follow from the data."""
 
 import json
 
@@ -22,7 +22,7 @@ FAKE = np.random.default_rng(0)
 
 
 class Stored:
-    """Results that hold what a function makes of each calculation, None for what has not been made."""
+    """Fake results: `made` maps each calculation to its arrays, or to None if it has not been run."""
 
     def __init__(self, made):
         self.made = made
@@ -35,7 +35,7 @@ class Stored:
 
 
 def collected(figure, made, scale="tiny"):
-    """Data as they come back from a JSON file."""
+    """Data after a round trip through JSON."""
     return json.loads(json.dumps(plain(figure.collect(Stored(made), scale)), allow_nan=False))
 
 
@@ -44,7 +44,7 @@ def spectra(networks, first, last, units=6):
 
 
 def flossed_well(calculation):
-    """What perfect flossing would give: exponents at their target, singular values as exponents predict them."""
+    """Results of perfect flossing: exponents at their target, singular values as the exponents predict."""
     a = calculation.arguments
     if "flossed" in a:
         accuracy = np.full(a["epochs"], 0.99 if a["flossed"] else 0.5)
@@ -55,7 +55,7 @@ def flossed_well(calculation):
         logs = horizons[:, None] * spectra(1, -0.5, -3.0)[0]
         return {"ours": logs, "exact": logs + 1e-11}
     networks, k = a["networks"], a["k"]
-    # The others come along, as they do in networks.
+    # The other exponents rise too, as in real networks.
     exponents = spectra(networks, -0.5, -3.0) + (k > 0)
     exponents[:, :k] = a["target"]
     along = a["target"] + 0.3 * 0.1 ** np.arange(a["epochs"])[None, :, None] * np.ones((networks, 1, k))
@@ -117,7 +117,7 @@ def test_half_of_the_calculations_are_enough_to_draw(figure, scale):
 
 
 def _sized(calculation):
-    """Arrays of the right shapes, of noise, with a direction that is lost."""
+    """Noise arrays of the right shapes, with one lost direction."""
     a = calculation.arguments
     if "flossed" in a:
         return {"accuracy": FAKE.uniform(size=a["epochs"]), "exponents": FAKE.normal(size=(3, a["k"]))}
@@ -160,7 +160,7 @@ def test_flossing_moves_the_measured_exponents(kind):
     # Over the same bits: exponents sum to the mean log determinant, singular values to it times the horizon.
     rates = after["log_singular_values"][:, -1].mean(1) / 100
     np.testing.assert_allclose(rates, after["exponents"].mean(1), rtol=0.15)
-    # A gradient of norm 1, sent back from the last step to the first, is stretched as singular values allow.
+    # The backpropagated norm of a unit gradient lies between the smallest and largest singular value.
     feedback, logs = after["log_feedback"][:, -1], after["log_singular_values"][:, -1]
     assert (feedback <= logs[:, 0] + 1e-9).all()
     assert (feedback >= logs[:, -1] - 1e-9).all()

@@ -1,4 +1,4 @@
-"""What a program decides for its whole process."""
+"""Settings that a program makes for its whole process."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What the project promises about itself."""
+"""The project's promises about itself."""
 
 import re
 import subprocess
@@ -33,7 +33,7 @@ def test_versions_agree():
 def test_the_code_of_the_readme_runs():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert blocks
-    for block in blocks:  # as a user runs it: in a process of its own, with JAX as it comes
+    for block in blocks:  # as a user runs it: in its own process, with JAX's default settings
         done = subprocess.run([sys.executable, "-W", "error", "-c", block], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 

@@ -1,4 +1,4 @@
-"""Exponents of torch's modules: both engines, the JAX library and exact values agree."""
+"""Exponents of torch modules: both engines, the JAX library and exact values agree."""
 
 import subprocess
 import sys
@@ -60,7 +60,7 @@ def jax_cells(module, names, arrays):
 
 
 def in_jax(module, inputs, **options):
-    """What `loss_of` gives, by the JAX library alone, with a state of one array a layer, h before c."""
+    """`loss_of` with the JAX library alone; the state has one array per layer, h before c."""
     names = [name for name, _ in module.named_parameters()]
     zero = jnp.zeros((module.num_layers, UNITS))
     lstm = isinstance(module, nn.LSTM)
@@ -195,7 +195,7 @@ def test_weights_may_be_parametrised_and_hooks_are_called():
 
 
 def test_weights_changed_before_the_backward_pass_are_an_error():
-    """torch's own rule for what was saved; the compiled engine must not return a stale gradient."""
+    """torch's rule for modified saved tensors; the compiled engine must not return a stale gradient."""
     module = nn.RNN(CHANNELS, 4)
     exponents = flt.lyapunov_spectrum(module, torch.ones(5, CHANNELS), k=1, engine="jax", transient=0).exponents
     with torch.no_grad():

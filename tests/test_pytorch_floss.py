@@ -1,4 +1,4 @@
-"""Flossing of torch's modules, by both engines as by the JAX library; and bad input, one line each."""
+"""Flossing of torch modules: both engines agree with the JAX library; bad input raises one-line errors."""
 
 import contextlib
 import functools
@@ -68,7 +68,7 @@ def test_compiled_code_is_kept():
 
 
 def test_results_are_there_before_lapack_gets_its_threads_back(monkeypatch):
-    """JAX hands back results that it still computes: an epoch that did not wait would compute on many threads."""
+    """JAX returns before a computation is done: an epoch that does not wait would run on many threads."""
     run, results, ready = _jax._jitted_loss_and_gradient(), [], []
 
     def watched(*args):
@@ -88,7 +88,7 @@ def test_results_are_there_before_lapack_gets_its_threads_back(monkeypatch):
 
 
 def test_many_sequences_are_flossed_at_once():
-    """The loss is the mean over the sequences; both engines go the same way."""
+    """The loss is the mean over the sequences, in both engines."""
     inputs = torch.randn(8, 3, 2, **DOUBLE)
     options = {"k": 2, "epochs": 2, "interval": 1, "transient": 1, "basis": torch.eye(5)[:, :2]}
     histories = [flt.floss(small_rnn(), inputs, engine=engine, **options) for engine in ("torch", "jax")]
@@ -102,8 +102,8 @@ def test_many_sequences_are_flossed_at_once():
 
 
 def test_exponents_come_to_the_target_and_the_interval_follows():
-    """A linear map with exponents log 0.5 and log 0.7 is pulled to -0.1; after the first epoch two QR decompositions
-    lie as far apart as the tolerance bears, up to the window."""
+    """A linear map with exponents log 0.5 and log 0.7 is flossed to -0.1. After the first epoch, the interval is as
+    long as the tolerance allows, up to the window."""
     module, seen = Linear(), []
     history = flt.floss(
         module,
@@ -137,7 +137,7 @@ class Linear(nn.Module):
 
 
 def test_spread_ratios_are_those_of_the_jax_side():
-    """Of many sequences, the worst; infinite where a direction is lost."""
+    """For a batch, the worst sequence counts; infinite where a direction is lost."""
     growth = torch.randn(3, 9, 4, **DOUBLE)
     each = np.stack([block_spread_ratio(jnp.asarray(g.numpy()), 1e-6) for g in growth])
     np.testing.assert_allclose(spread_ratio(growth, 1e-6), each.max(0), rtol=1e-12)
@@ -146,7 +146,7 @@ def test_spread_ratios_are_those_of_the_jax_side():
 
 
 def test_a_gradient_is_clipped_and_hooks_keep_theirs():
-    """By plain gradient descent of rate 1 the weights move by the norm that the optimiser saw."""
+    """With plain gradient descent at rate 1, the weights move by the gradient norm passed to the optimiser."""
     module, gradients = small_rnn(), []
     module.weight_hh_l0.register_hook(gradients.append)
     before = [p.detach().clone() for p in module.parameters()]
@@ -162,7 +162,7 @@ def test_a_gradient_is_clipped_and_hooks_keep_theirs():
 
 
 def test_an_optimiser_you_have_steps_what_it_holds():
-    """Its moments and rate stay in use; parameters that it does not hold, or that are frozen, stay as they are."""
+    """Its moments and learning rate stay in use; parameters it does not hold, and frozen ones, do not change."""
     module = small_rnn()
     module.bias_hh_l0.requires_grad_(False)
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
@@ -255,7 +255,7 @@ CASES = [
     ),
     (
         lambda: measure(lambda h, s: h**3 + 9e9, H + 1),
-        "step must keep .* finite, got NaN or infinity in block 2",
+        "step must keep .* finite, got NaN or infinity in block 0 after the transient",
     ),
     (lambda: measure(lambda h, s: 1e30 * (h + 1), H), r"state after the last step, state must be finite, got inf"),
     (lambda: flt.flossing_loss(H, [0.0, 1.0]), r"target must be a scalar or have shape \(3,\) .* got shape \(2,\)"),

@@ -1,4 +1,4 @@
-"""The example of docs/pytorch.md: forty lines of ordinary PyTorch, three that floss, and it runs."""
+"""The example of docs/pytorch.md runs: forty lines of ordinary PyTorch, three for flossing."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Steps written in torch: the ways to push their tangents agree with one another, with exact values, and with JAX."""
+"""Steps written in torch: all ways to propagate tangents agree with one another, with exact values and with JAX."""
 
 import equinox as eqx
 import jax
@@ -13,7 +13,7 @@ from tests.pytorch_settings import DOUBLE, one_thread_and_seed as one_thread_and
 flt = pytest.importorskip("flossing.pytorch")
 from flossing.pytorch import _orthonormal as _products, _orthonormal as torch_orthonormal, _torch_engine as _tangent  # noqa: E402
 
-# What torch's forward mode says of torch, the first time it is used.
+# A warning from torch on the first use of its forward mode.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 
 

@@ -1,4 +1,4 @@
-"""QR by Gram matrices, of many on a GPU and of large ones on a CPU, held against Householder's; products are full."""
+"""Cholesky QR, batched on a GPU and large on a CPU, against Householder QR; products use full precision."""
 
 import functools
 
@@ -87,7 +87,7 @@ def test_large_ones(graded, batch, decades, dtype, seed):
 
 
 def test_two_rounds_where_that_can_be():
-    """Up to a condition of the square root of the precision; what they cannot do is left to Householder."""
+    """Up to a condition of the square root of the precision; beyond that, Householder QR takes over."""
     rng = np.random.default_rng(1)
     goes_well = jax.jit(lambda a: cholesky_qr2(a)[2])
     for dtype, most in (("float32", 3), ("float64", 7)):
@@ -134,7 +134,7 @@ def test_dependent_columns_are_left_to_householder():
 
 @pytest.mark.parametrize("qr", [positive_qr, qr_on_gpu])
 def test_many_of_many(qr):
-    """Over networks and over sequences, in any order of axes, as one by one."""
+    """vmap over networks and sequences, in any order of axes, equals single calls."""
     a = matrices(np.random.default_rng(3), 2, 3, 8, 4)
     each = [[householder_qr(one) for one in row] for row in a]
     expected = [np.array([[pair[i] for pair in row] for row in each]) for i in (0, 1)]
@@ -184,7 +184,7 @@ def test_each_platform_has_its_way():
 
 @pytest.mark.parametrize("gradient", [False, True])
 def test_products_are_full(gradient):
-    """A GPU rounds the operands of float32 products to 10 bits unless each says that it wants more."""
+    """A GPU rounds the operands of float32 products to 10 bits unless each product requests more precision."""
     one, bits = jnp.ones((4, 4), "float32") / 3, jnp.ones((6, 4), "float32")
 
     def loss(weights, interval):

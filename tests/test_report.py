@@ -1,4 +1,4 @@
-"""What the report says of synthetic run directories: its numbers against NumPy, and what is missing or damaged."""
+"""The report on synthetic run directories: its numbers against NumPy, and missing or damaged runs."""
 
 import base64
 import itertools
@@ -83,7 +83,7 @@ def write_comparison(folder):
 
 
 def sweep_of_400(tmp_path_factory):
-    """Ten delays, four conditions, ten seeds; the first seed of each has all that there is to show in detail.
+    """Ten delays, four conditions, ten seeds; the first seed of each has all details.
 
     Written once for all modules of tests.
     """

@@ -1,4 +1,4 @@
-"""The report's page, opened in a headless Chromium as a person opens it."""
+"""The report page, opened in a headless Chromium."""
 
 import json
 import re
@@ -19,7 +19,7 @@ IMAGE = "<img src=x onerror=window.hacked=true>"
 
 @pytest.fixture
 def hostile(tmp_path):
-    """A run whose directory, error text, version and arrays are named by an enemy."""
+    """A run whose directory, error text, version and array names are hostile."""
     run = write_run(tmp_path / IMAGE, status="failed", error=SCRIPT, device=IMAGE)
     chunk = {"epoch": [1], "accuracy": [0.5], "loss": [1.0], "measured_epoch": [1], "measured_exponents": [[0.0] * 4]}
     run.truncate_after(0, 100)

@@ -1,4 +1,4 @@
-"""Runs that are stopped, in any way, go on as if they had not been."""
+"""Interrupted runs resume as if they had never stopped."""
 
 import json
 import logging
@@ -38,7 +38,7 @@ def stop_at(epoch: int):
 
 @pytest.fixture
 def stopped(tmp_path):
-    """A directory whose run was stopped after epoch 5 of 12, in front of a block of flossing."""
+    """A run directory stopped after epoch 5 of 12, right before a flossing block."""
     with pytest.raises(KeyboardInterrupt):
         run(SMALL, tmp_path / "run", on_progress=stop_at(5))
     return RunDirectory(tmp_path / "run")

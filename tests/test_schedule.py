@@ -1,4 +1,4 @@
-"""Schedules are counted: which epochs, how many flossing epochs."""
+"""Schedules: at which epochs, and how many flossing epochs."""
 
 import hashlib
 
@@ -98,7 +98,7 @@ def test_adaptive_in_training():
         options = {"loss": task_loss, "batch": e.batch, "optimiser": e.optimiser, "key": e.key, "epochs": 9}
         chunks = list(fl.train(start, flossing=e.flossing, schedule=schedule, chunk=6, **options))
         assert chunks[-1].state.flossing_epoch == expected
-        # Asked wherever it may become due, whatever the length of a chunk.
+        # Queried wherever flossing may become due, whatever the chunk length.
         assert [c.state.epoch for c in chunks if c.kind == "training"] == [4, 8, 9]
 
 
@@ -185,7 +185,7 @@ def test_the_step_size_falls_at_the_end():
 
 
 def test_fields_of_other_conditions_change_no_name():
-    """Runs from before there was an adaptive condition, or a term, keep their digest; new fields have their own."""
+    """Runs from before the adaptive condition and the flossing term keep their digest; new fields change it."""
     config = Config()
     assert config.digest == hashlib.sha256(b"{}").hexdigest()[:12]
     assert config.with_values(term_weight=0.1).digest != config.with_values(threshold=1e-4).digest != config.digest

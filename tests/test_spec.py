@@ -1,4 +1,4 @@
-"""A sweep's specification: what it stands for, and one line for whatever is wrong with it."""
+"""Sweep specifications: the runs they expand to, and one-line errors for invalid ones."""
 
 import datetime
 import math

@@ -1,4 +1,4 @@
-"""Spikes are exact, their derivative is a stand-in with derivatives of its own, and flossing can use it."""
+"""Spikes are exact; their surrogate derivative is differentiable, and flossing can use it."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Sweeps as a person meets them: processes that are killed, started again, enlarged; and what is then on the disk."""
+"""Sweeps from the command line: killed, restarted and extended, and the files they leave."""
 
 import contextlib
 import io
@@ -58,10 +58,10 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """Starts a sweep in a process of its own; whatever is left of it ends with the tests."""
+    """Start a sweep in its own process; leftover processes end with the tests."""
     folder = tmp_path_factory.mktemp("script")
     (folder / "script.py").write_text(SCRIPT)
-    # A user's settings must not count; and the user's cache is not ours to fill.
+    # Ignore the user's settings, and do not fill the user's cache.
     environment = os.environ | {"OMP_NUM_THREADS": "7", "JAX_COMPILATION_CACHE_DIR": str(folder / "xla")}
 
     def begin(out, axes=SEEDS, base=RUN, workers=2, kills=10) -> subprocess.Popen:
@@ -84,7 +84,7 @@ def start(tmp_path_factory):
 
 
 def finish(process, code=0) -> str:
-    """The output of a sweep that has come to its end."""
+    """The output of a finished sweep."""
     stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == code, stdout + stderr
     assert "Traceback" not in stderr, stderr

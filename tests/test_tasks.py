@@ -1,4 +1,4 @@
-"""The binary tasks against truth tables written in three lines; the others against their layout and trivial losses."""
+"""The binary tasks against short truth tables; the others against their layout and baseline losses."""
 
 import functools
 import operator
@@ -196,7 +196,7 @@ TASKS = [
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: type(task).__name__)
 def test_scores(task):
-    """Sure of the right answer: no loss. Sure of the wrong one: loss, no accuracy. What is not scored has no part."""
+    """Confident and right: no loss. Confident and wrong: loss, no accuracy. Unscored steps do not count."""
     sequence = task(jax.random.key(2))
     assert sequence.inputs.shape == (24 if not isinstance(task, Digits) else 64, task.channels)
     if isinstance(task, Adding):

@@ -1,4 +1,4 @@
-"""The training loop: compiled once, independent of its chunks, exact when continued, and honest when it fails."""
+"""The training loop: compiled once, independent of chunk length, exact when resumed, and clear about failures."""
 
 import equinox as eqx
 import jax

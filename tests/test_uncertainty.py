@@ -1,4 +1,4 @@
-"""Error bars that mean what they say: calibrated where they can be, a stated bound where they cannot."""
+"""Error bars: calibrated where possible, a stated bound otherwise."""
 
 import jax
 import jax.numpy as jnp

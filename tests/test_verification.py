@@ -1,4 +1,4 @@
-"""The cheap half of `make verify`, and the table's own arithmetic: rows must be able to fail."""
+"""The fast checks of `make verify`, and the table's arithmetic: rows must be able to fail."""
 
 import jax
 import numpy as np

@@ -1,8 +1,8 @@
-"""Kill a run again and again, at any moment, and see that nothing is lost: `python -m tests.torture --kills 50`.
+"""Kill a run repeatedly at random moments and check that nothing is lost: `python -m tests.torture --kills 50`.
 
-One run goes through undisturbed. A second of the same configuration is killed (SIGKILL) and started again until it
-ends: a third of the kills come at any moment from the start of the process, a third at any moment of training, a third
-while a file is being written. Both runs must be the same to the bit.
+One run completes undisturbed. A second run of the same configuration is killed (SIGKILL) and restarted until it ends. A
+third of the kills come at random after process start, a third at random during training, and a third while a file is
+being written. Both runs must be bit-identical.
 """
 
 import argparse
@@ -27,13 +27,13 @@ RUN = (
 
 
 def start(out: Path, epochs: int) -> subprocess.Popen:
-    """The run as a person starts it; the same command starts it again."""
+    """The run as a user starts it; the same command restarts it."""
     command = [*COMMAND, "train", *RUN, "--epochs", str(epochs), "--out", str(out)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def torture(out: Path, kills: int, *, epochs: int, seed: int = 0) -> dict[str, int]:
-    """Run undisturbed and under kills, compare, and count the kills, those amid a write and those after progress."""
+    """Run with and without kills, compare, and count all kills, those during a write and those after progress."""
     rng = random.Random(seed)
     _finish(start(out / "undisturbed", epochs))
     run, killed = out / "killed", {"kills": 0, "amid_a_write": 0, "went_on": 0}

@@ -1,4 +1,4 @@
-"""Core tests on the lowest or newest versions that pyproject.toml admits: `python -m tests.versions floor TESTS`.
+"""Core tests on the lowest or newest versions that pyproject.toml allows: `python -m tests.versions floor TESTS`.
 
 uv resolves the versions and installs them into an environment of its own, with the package index that pip uses.
 """

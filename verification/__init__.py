@@ -1,5 +1,5 @@
-"""Our numbers beside the literature's: `python -m verification`, or `make verify`.
+"""Compares our numbers with exact results and the literature: `python -m verification`, or `make verify`.
 
-One room a kind of system. A check is a function that returns rows; a row says what is compared with what, how large
-the deviation may be and why, and its own verdict. A row that fails stays in.
+Each module covers one kind of system. A check is a function that returns rows. A row states what is compared, the
+allowed deviation and its reason, and the verdict. Rows that fail stay in the table.
 """

@@ -1,4 +1,4 @@
-"""Run all checks, print the table as it grows, write it as a page of the documentation and as JSON."""
+"""Run all checks, print each row, and write the table as a documentation page and as JSON."""
 
 import argparse
 import dataclasses
@@ -22,7 +22,7 @@ def main() -> int:
     from verification import flows, maps, matrices, networks
 
     parser = argparse.ArgumentParser(prog="python -m verification", description=__doc__)
-    parser.add_argument("--cheap", action="store_true", help="only what takes seconds; writes nothing")
+    parser.add_argument("--cheap", action="store_true", help="run only the checks that take seconds; writes nothing")
     arguments = parser.parse_args()
     console, rows, start = Console(), [], time.monotonic()
     modules = (matrices, maps, flows, networks)
@@ -59,12 +59,12 @@ def _page(rows) -> str:
     holding = sum(row.holds for row in rows)
     head = f"""# Verification
 
-Our exponents beside exact results and published values. Natural logarithms; per step for maps and networks, per unit of
-time for flows. This page is written by `make verify`: {holding} of {len(rows)} rows hold (JAX {version("jax")}, float64
-unless said otherwise, CPU). "s.e." is the standard error of ours, by batch means in time or over independent networks.
-A row holds when the deviation is at most what the last column allows.
+Our exponents compared with exact results and published values. Natural logarithms; per step for maps and networks, per
+unit of time for flows. This page is written by `make verify`: {holding} of {len(rows)} rows hold (JAX
+{version("jax")}, float64 unless stated otherwise, CPU). "s.e." is the standard error of our value, from batch means in
+time or from independent networks. A row holds if the deviation is at most the value in the last column.
 
-| system | quantity | reference | source | ours | s.e. | deviation | in s.e. | verdict | allowed, and why |
+| system | quantity | reference | source | ours | s.e. | deviation | in s.e. | verdict | allowed deviation and reason |
 |---|---|---|---|---|---|---|---|---|---|
 """
     return head + "\n".join(map(_cells, rows)) + "\n"

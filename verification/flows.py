@@ -1,4 +1,4 @@
-"""Flows, autonomous and driven; exponents per unit of time."""
+"""Autonomous and driven flows; exponents per unit of time."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -61,7 +61,7 @@ def sums() -> list[Row]:
 
 
 def lorenz_63() -> list[Row]:
-    """A thousand time units in a cheap run would leave λ₁ uncertain by 0.005; this is twenty thousand."""
+    """Twenty thousand time units; a thousand would leave λ₁ uncertain by 0.005."""
     spectrum = _run(lorenz, [1.0, 2.0, 20.0], time=20_000, dt=0.005)
     values = ((0.90563, "λ₁"), (0.0, "λ₂"), (-14.57219, "λ₃"))
     return [

@@ -1,4 +1,4 @@
-"""Maps of one and two dimensions, and lattices of them."""
+"""Maps of one and two dimensions, and coupled map lattices."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def _run(step, start, steps=STEPS, **options) -> fl.Spectrum:
 
 
 def _noisy(step, start, steps=STEPS, size=1e-14, **options) -> fl.Spectrum:
-    """With noise in the last bits: without it, expanding maps of binary slope fall on 0 after some 50 steps."""
+    """With noise in the last bits; without it, expanding maps with slope 2 reach exactly 0 after about 50 steps."""
     noise = size * jax.random.uniform(KEY, (steps, *np.shape(start)))
     options = {"transient": 1000} | options
     return fl.lyapunov_spectrum(lambda h, e: step(h, None) + e, noise, state=jnp.asarray(start, float), **options)
@@ -44,7 +44,7 @@ def lozi(h, _):
 
 
 def without_variance() -> list[Row]:
-    """Constant growth up to a coboundary: the average closes like 1/T, and the error bar is only a bound."""
+    """Growth is constant up to a coboundary: the average converges like 1/T, and the error bar is only a bound."""
     golden_square = np.log((3 + np.sqrt(5)) / 2)
     arnold = _noisy(cat, [0.3, 0.4], steps=20_000)
     chebyshev = _run(lambda h, _: 4 * h**3 - 3 * h, [0.3])
@@ -105,7 +105,7 @@ def two_dimensions() -> list[Row]:
 
 
 def lattices() -> list[Row]:
-    """Coupled maps: a constant Jacobian 2 C where each map doubles, and the synchronous state of any map."""
+    """Coupled maps: doubling maps, with the constant Jacobian 2 C, and the synchronous state of logistic maps."""
     sites, coupling = 8, 0.2
     ring = np.roll(np.eye(sites), 1, axis=0)
     C = jnp.asarray((1 - coupling) * np.eye(sites) + coupling / 2 * (ring + ring.T))
@@ -113,7 +113,7 @@ def lattices() -> list[Row]:
     start = np.random.default_rng(0).uniform(size=sites)
     doubling = _noisy(lambda h, _: (C @ (2 * h)) % 1, start, steps=20_000, transient=4000)
 
-    # Globally coupled logistic maps in their synchronous state: λ + log(1 - ε) for all transversal directions.
+    # Globally coupled logistic maps in their synchronous state: λ + log(1 - ε) in all transverse directions.
     epsilon, r = 0.6, 4.0
 
     def coupled(h, _):

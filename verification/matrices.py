@@ -1,4 +1,4 @@
-"""Constant matrices and products of random ones, whose exponents are known exactly."""
+"""Constant matrices and products of random matrices, whose exponents are known exactly."""
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +79,7 @@ def _newman(units) -> list[Row]:
     ]
     if units <= 10:
         return rows
-    # All are checked; the ends, the middle and the one that deviates most are shown.
+    # All exponents are checked; the first, middle, last and most deviating ones are shown, and all that fail.
     farthest = max(range(units), key=lambda i: abs(rows[i].deviation_in_errors))
     return [
         rows[i] for i in sorted({0, units // 2, units - 1, farthest} | {i for i in range(units) if not rows[i].holds})

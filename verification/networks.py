@@ -1,4 +1,4 @@
-"""Recurrent networks: random tanh networks, the reference experiment, gated cells with exact limits."""
+"""Recurrent networks: random tanh networks, the reference experiment, and gated cells with known exponents."""
 
 import equinox as eqx
 import jax
@@ -50,7 +50,7 @@ def identities() -> list[Row]:
 
 
 def stable_network() -> list[Row]:
-    """g < 1: the orbit dies out and the exponents are the moduli of J's eigenvalues, on the circular law."""
+    """g < 1: the orbit decays to 0. The exponents are log|eig(J)|, with eigenvalues on the circular law."""
     units, gain = 200, 0.5
     values = np.stack([
         np.sort(np.log(np.abs(np.linalg.eigvals(np.asarray(_coupling(units, gain, jax.random.fold_in(KEY, i)))))))[::-1]
@@ -89,7 +89,7 @@ def mean_field_values() -> list[Row]:
 
 
 def mean_field_networks() -> list[Row]:
-    """The finite network lies below the mean field, the less the larger it is."""
+    """λ₁ of a finite network lies below the mean-field value; the difference shrinks with N."""
     rows = []
     for gain in (1.5, 2.0, 3.0):
         for units, nets in ((250, 16), (500, 8), (1000, 4)):
@@ -126,7 +126,7 @@ def reference_at_start() -> list[Row]:
         exponents = reference.measure_spectrum(reference.build(config).model, config).exponents
         values.append(np.asarray(exponents, float)[[0, 9, 39, 74]])
     values = np.stack(values)
-    # The reference is itself a mean over ten nets, with a scatter of about 0.04 (and of 0.24 for the 75th).
+    # The reference itself is a mean over ten networks, with a scatter of about 0.04 (0.24 for the 75th exponent).
     scatter = values.std(0, ddof=1) / np.sqrt(10)
     targets = (("λ₁", -0.325), ("λ₁₀", -0.42), ("λ₄₀", -0.87), ("λ₇₅", -2.53))
     return [
@@ -137,7 +137,7 @@ def reference_at_start() -> list[Row]:
 
 
 def float32_against_float64() -> list[Row]:
-    """The reference network measured in both precisions, from the same basis."""
+    """The reference network in both precisions, from the same basis."""
     config = Config().with_values(dtype="float64")
     model = reference.build(config).model
     inputs = np.asarray(jax.random.bernoulli(KEY, shape=(300, 1)), float)
@@ -157,7 +157,7 @@ def float32_against_float64() -> list[Row]:
 
 
 def gated_cells() -> list[Row]:
-    """With zero recurrent weights the Jacobian is the forget gate itself; see each row for what follows."""
+    """With zero recurrent weights the Jacobian is set by the forget gate; each row gives the resulting exponents."""
     inputs = jax.random.normal(KEY, (3000, 3))
     gru = eqx.nn.GRUCell(3, 6, key=KEY)
     gru = eqx.tree_at(lambda c: c.weight_hh, gru, jnp.zeros_like(gru.weight_hh))
@@ -165,7 +165,7 @@ def gated_cells() -> list[Row]:
     update = jax.nn.sigmoid(inputs @ gru.weight_ih.T + gru.bias)[:, 6:12]
     rows = [worst("GRU, zero recurrent weights", "λᵢ = <log zᵢ>", np.log(update).mean(0), "D = diag(z)", ours)]
 
-    # Of the 2N directions of (h, c) those of h are lost at once, since the new h depends on c alone.
+    # Of the 2N directions of (h, c), those of h are lost in the first step, since the new h depends only on c.
     lstm = eqx.nn.LSTMCell(3, 4, key=KEY)
     lstm = eqx.tree_at(lambda c: c.weight_hh, lstm, jnp.zeros_like(lstm.weight_hh))
     start = (jnp.zeros(4), jnp.zeros(4))

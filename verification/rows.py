@@ -1,4 +1,4 @@
-"""A row of the table, and the three ways in which a number can be held against another."""
+"""A row of the table, and the ways to compare a number with its reference."""
 
 import dataclasses
 import math
@@ -6,12 +6,12 @@ import math
 import numpy as np
 
 LIMIT = 4.0
-"""Standard errors by which an average may miss its reference."""
+"""Largest deviation of an average from its reference, in standard errors."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One comparison. `allowed` is the largest deviation, in the unit of the value, and `because` says why."""
+    """One comparison. `allowed` is the largest deviation, in the unit of the value, and `because` its reason."""
 
     system: str
     quantity: str
@@ -36,19 +36,19 @@ class Row:
 
 
 def exact(system, quantity, reference, source, ours, *, allowed=1e-9, because="rounding") -> Row:
-    """An identity: it holds up to `allowed`, whose reason is stated."""
+    """An identity that holds up to `allowed`, for the stated reason."""
     return Row(system, quantity, float(reference), source, float(ours), None, allowed, because)
 
 
 def worst(system, quantity, references, source, ours, **limits) -> Row:
-    """Many identities in one row: the one that deviates most."""
+    """Many identities in one row, represented by the largest deviation."""
     references, ours = np.broadcast_arrays(np.asarray(references, float), np.asarray(ours, float))
     index = np.unravel_index(np.nanargmax(np.abs(ours - references)), ours.shape)
     return exact(system, f"{quantity}, worst of {ours.size}", references[index], source, ours[index], **limits)
 
 
 def average(system, quantity, reference, source, spectrum, index=0, *, systematic=0.0, because="") -> Row:
-    """A time average with its error bar by batch means, plus a systematic error that is known and stated."""
+    """A time average with its error bar from batch means, plus a known systematic error."""
     result = spectrum.uncertainty()
     error = float(result.standard_error[index])
     kind = "at most 4 s.e. (a bound: converges like 1/T)" if result.is_upper_bound[index] else "4 s.e."
@@ -58,7 +58,7 @@ def average(system, quantity, reference, source, spectrum, index=0, *, systemati
 
 
 def ensemble(system, quantity, reference, source, values, *, systematic=0.0, because="") -> Row:
-    """The mean over independent systems, with the error of that mean."""
+    """The mean over independent systems, with its standard error."""
     values = np.asarray(values, float)
     error = float(values.std(ddof=1) / math.sqrt(len(values)))
     reason = f"4 s.e. over {len(values)}" + (f" + {because}" if because else "")

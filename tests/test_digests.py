@@ -1,0 +1,33 @@
+"""The digests of every run and calculation of the paper are those of version 0.1.
+
+A run directory is found by its digest. If a digest changed, hundreds of hours of runs would start again.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from flossing_lab.paper import results
+from flossing_lab.paper.figures import find_figures
+
+FILE = Path(__file__).parent / "data" / "digests.json"
+KEPT = json.loads(FILE.read_text("utf-8"))
+
+
+def summary(name: str, scale: str) -> dict:
+    figure = find_figures()[name]
+    runs = sorted(point.config.digest for spec in figure.specs(scale) for point in spec.points())
+    calculations = sorted(results.digest(each) for each in figure.calculations(scale))
+    text = json.dumps([runs, calculations])
+    return {
+        "runs": len(runs),
+        "calculations": len(calculations),
+        "sha256": hashlib.sha256(text.encode()).hexdigest()[:16],
+    }
+
+
+@pytest.mark.parametrize("key", KEPT)
+def test_digests_are_those_of_the_first_version(key):
+    assert summary(*key.split("/")) == KEPT[key]
