@@ -22,12 +22,12 @@ from ._spectra.statistics import (
     kaplan_yorke_dimension as kaplan_yorke_dimension,
     participation_ratio as participation_ratio,
 )
-from ._training.floss import FlossingHistory as FlossingHistory, floss as floss
-from ._training.flossing import (
+from ._training.epoch import (
     Flossing as Flossing,
     FlossingRecord as FlossingRecord,
     FlossingState as FlossingState,
 )
+from ._training.floss import FlossingHistory as FlossingHistory, floss as floss
 from ._training.loss import flossing_loss as flossing_loss
 from ._training.train import (
     Chunk as Chunk,

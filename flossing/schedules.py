@@ -62,9 +62,11 @@ def never() -> Schedule:
 
 
 def preflossing(epochs: int = 500) -> Schedule:
-    """`epochs` flossing epochs before the first training epoch. Raises ValueError if `epochs` is below 0.
+    """`epochs` flossing epochs before the first training epoch.
 
-    schedule = fl.schedules.preflossing(300)
+    Raises ValueError if `epochs` is below 0.
+
+        schedule = fl.schedules.preflossing(300)
     """
     check_integer("epochs", epochs, least=0)
     return _Fixed(epochs, 1, 1, 1)
@@ -131,7 +133,7 @@ def adaptive(
     at each step, such as the recurrent weights ("gradient_norm/network.J"). Training records both norms at no extra
     cost, and both scale alike with the loss. With batches of 16 the ratio is 1e-5 or less for a network that cannot
     learn and about 1e-3 to 1e-2 for one that learns, so `threshold` needs no tuning per task. The rule does not floss a
-    network that has learnt, whereas a schedule that depends on the epoch alone may undo the learning.
+    network that has learned, whereas a schedule that depends on the epoch alone may undo the learning.
 
     Larger batches need a smaller threshold, 4e-3 / sqrt(B). The gradients of B sequences with respect to their initial
     states add up like a random walk. Once the network learns, their gradients with respect to the weights agree, so the

@@ -9,167 +9,47 @@ import dataclasses
 import io
 import itertools
 import sys
-import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn
 
 import tyro
-from pydantic import BaseModel, Field, ValidationError, create_model
+from pydantic import ValidationError
 
-from flossing_lab.balance.config import BalanceConfig
 from flossing_lab.reference.config import Config
-from flossing_lab.runs.config import RunConfig, explain_invalid
-
-if TYPE_CHECKING:
-    from flossing_lab.runs.directory import RunDirectory
-
-
-def _unchecked(section: type[BaseModel]) -> type[BaseModel]:
-    # tyro reports arguments that it cannot parse. Config reports values that parse but are illegal, in one line.
-    # So tyro fills a copy of each section whose types have no bounds.
-    fields: dict[str, Any] = {}
-    for name, info in section.model_fields.items():
-        if name == "experiment":  # chosen by the command
-            continue
-        kind, default = _plain_type(info.annotation), info.default
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            kind = _unchecked(kind)
-            default = kind()
-        fields[name] = (kind, Field(default=default, description=info.description))
-    return create_model(section.__name__, __doc__=section.__doc__, **fields)
-
-
-def _plain_type(kind: Any) -> Any:
-    if get_origin(kind) is Annotated:
-        return get_args(kind)[0]
-    if get_origin(kind) in (Union, types.UnionType):
-        return Union[tuple(_plain_type(option) for option in get_args(kind))]  # noqa: UP007 (built at run time)
-    return kind
-
-
-_Arguments = tyro.conf.OmitArgPrefixes[_unchecked(Config)]
-_BalanceArguments = tyro.conf.OmitArgPrefixes[_unchecked(BalanceConfig)]
-
-
-@dataclasses.dataclass(frozen=True)
-class Train:
-    """Run the reference experiment, or the second one with `train balance`. The defaults are the released examples.
-
-    The second experiment, a network that balances itself, has its own arguments: see `flossing train balance --help`.
-
-    This writes a run directory: configuration, versions, metrics of every epoch, parameters, checkpoints, a picture.
-    If a run was interrupted, the same command continues it, bit for bit as if it had never stopped.
-    """
-
-    config: _Arguments
-    out: Path | None = None
-    """Run directory. Default: runs/ plus a name built from task, delay, condition and seed."""
-    overwrite: bool = False
-    """Replace a run that the directory already holds."""
-    resume: Path | None = None
-    """Run directory to continue, with its stored configuration. Of the other arguments, only CHECKPOINT-EVERY,
-    SNAPSHOTS-EVERY and HALVINGS take effect."""
-
-    def __call__(self):
-        directory = _train(Config, self.config, self.out, self.overwrite, self.resume)
-        if stopped := directory.info.get("stopped"):
-            _say(f"ended at epoch {stopped['epoch']}: {stopped['reason']}")
-        _say(f"accuracy over the last epochs {directory.metrics('training')['accuracy'][-100:].mean():.3f}")
-        _say(f"run directory   {directory.path}\npicture         {directory.path / 'run.png'}")
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainBalance:
-    """Run the second experiment: a network that balances itself as it learns to track signals.
-
-    N noisy rectified units inhibit one another. S readouts learn to reproduce S Ornstein-Uhlenbeck signals without
-    delay. Training tightens the balance: the mean coupling grows severalfold, and S eigenvalues move far to the left of
-    the others. With several signals, the neurons form S groups that mostly inhibit themselves. The defaults are the
-    released example. 100,001 epochs take a few minutes on two cores; the groups appear after about 15,000.
-
-    This writes a run directory, as `flossing train` does, and a film. If a run was interrupted, the same command
-    continues it.
-    """
-
-    config: _BalanceArguments
-    out: Path | None = None
-    """Run directory. Default: runs/ plus a name built from the number of signals and the seed."""
-    overwrite: bool = False
-    """Replace a run that the directory already holds."""
-    resume: Path | None = None
-    """Run directory to continue, with its stored configuration. Of the other arguments, only CHECKPOINT-EVERY,
-    SNAPSHOTS-EVERY and HALVINGS take effect."""
-    film: bool = True
-    """Write film.gif, a film of the weights and eigenvalues, from the snapshots."""
-
-    def __call__(self):
-        directory = _train(BalanceConfig, self.config, self.out, self.overwrite, self.resume)
-        test = directory.metrics("test", ("test_error", "balance"))
-        error, balance = test["test_error"], test["balance"]
-        _say(f"test error {error[0]:.3f} -> {error[-1]:.4f}   balance {balance[0]:.2f} -> {balance[-1]:.2f}")
-        _say(f"run directory   {directory.path}\npicture         {directory.path / 'run.png'}")
-        if self.film and directory.snapshots:
-            from flossing_lab.balance.experiment import film
-
-            _say(f"film            {film(directory)}")
-
-
-def _train(
-    kind: type[RunConfig], arguments: BaseModel, out: Path | None, overwrite: bool, resume: Path | None
-) -> "RunDirectory":
-    from rich.console import Console
-
-    from flossing_lab.runs.console import Display
-    from flossing_lab.runs.directory import RunDirectory
-    from flossing_lab.runs.run import run
-
-    config = _checked(kind, arguments)
-    if resume is not None and (out is not None or overwrite):
-        raise ValueError(f"out and overwrite must be left out with resume, got resume={str(resume)!r}")
-    out = resume or out or Path("runs") / config.name
-    directory = RunDirectory(out)
-    if resume is not None:
-        stored = directory.config
-        if not isinstance(stored, kind):
-            raise ValueError(
-                f"resume must be a run of this experiment, got one of {stored.experiment!r} in {str(out)!r}"
-            )
-        config = stored.model_copy(update={"safety": config.safety})
-    if directory.has_finished(config) and not overwrite:
-        _say("this run is finished; --overwrite reruns it")
-        return directory
-    with Display(Console()) as display:
-        display.start("training")
-        _cache()
-        return run(config, out, overwrite=overwrite, on_progress=display.update)
+from flossing_lab.runs.command import arguments_of, checked
+from flossing_lab.runs.config import DEFAULT_EXPERIMENT, explain_invalid
+from flossing_lab.runs.registry import EXPERIMENTS, command_class
 
 
 @dataclasses.dataclass(frozen=True)
 class Spectrum:
     """Print and plot the Lyapunov spectrum of a saved run or of a freshly drawn network."""
 
-    config: _Arguments
+    config: arguments_of(Config)  # pyright: ignore[reportInvalidTypeForm]
     run: Path | None = None
-    """Run directory whose final network to measure. Its configuration replaces the other arguments."""
+    """Run directory: its final network is measured, and its configuration replaces the other arguments."""
     first: int | None = None
     """Number of exponents, largest first. Default: all."""
-    picture: Path = Path("spectrum.png")
-    """Output file for the picture."""
+    plot: Path = Path("spectrum.png")
+    """Output file for the plot."""
 
     def __call__(self):
         from rich.console import Console
 
         from flossing_lab.runs.spectrum import show_spectrum
 
-        config = _checked(Config, self.config)
+        config = checked(Config, self.config)
         _cache()
-        show_spectrum(config, self.run, self.first, self.picture, Console())
+        show_spectrum(config, self.run, self.first, self.plot, Console())
 
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Show how flossing lets a network learn a task that it cannot learn unaided: three conditions, one picture."""
+    """Train one network with and without flossing, from a start that does not learn the task without it.
+
+    Three conditions, one plot.
+    """
 
     delay: int = 20
     """Basic lag of the temporal XOR; the lags are this and twice this."""
@@ -178,7 +58,7 @@ class Demo:
     seed: int = 1
     """Value of all four seeds."""
     out: Path = Path("runs/demo")
-    """Directory for runs, picture and summary. Replaces an earlier demo there."""
+    """Directory for runs, plot and summary. Replaces an earlier demo there."""
 
     def __call__(self):
         from rich.console import Console
@@ -229,7 +109,7 @@ class Collect:
     directory: tyro.conf.Positional[Path]
     """Sweep directory, or any folder that contains runs."""
     out: Path | None = None
-    """Zarr store to write; it may replace only a store of this command. Default: collected.zarr in the directory."""
+    """Zarr store to write; replaces only stores that this command wrote. Default: collected.zarr in the directory."""
 
     def __call__(self):
         from flossing_lab.sweeps.dataset import collect
@@ -260,7 +140,7 @@ class Report:
 class Paper:
     """Reproduce the paper, figure by figure: run what is missing, draw, and report which claims hold here.
 
-    This writes a picture and a data file for each figure, and RESULTS.md. Repeating the command computes only what is
+    This writes a plot and a data file for each figure, and RESULTS.md. Repeating the command computes only what is
     missing. The exit code is 1 if a run failed.
     """
 
@@ -272,7 +152,7 @@ class Paper:
     gradient_snr, larger and limits go beyond the paper and take tens of core-hours. Other figures are drawn from
     existing results."""
     out: Path = Path("paper-runs")
-    """Directory for pictures, data, RESULTS.md, runs/ and calculations/."""
+    """Directory for plots, data, RESULTS.md, runs/ and calculations/."""
     workers: int | None = None
     """Number of worker processes, one thread each. Default: one per usable core."""
     scheduler: str | None = None
@@ -289,7 +169,7 @@ class Paper:
 
 
 COMMANDS: dict[str, Callable] = {
-    "train": Train,
+    "train": command_class(DEFAULT_EXPERIMENT),
     "spectrum": Spectrum,
     "demo": Demo,
     "sweep": Sweep,
@@ -305,8 +185,8 @@ def _parse(arguments: Sequence[str] | None) -> Any:
     try:
         with contextlib.redirect_stderr(output):
             # `train` alone takes the arguments of the first experiment, which tyro's subcommands cannot express.
-            if words[:2] == ["train", "balance"]:
-                return tyro.cli(TrainBalance, prog="flossing train balance", args=words[2:])
+            if _names_experiment(words):
+                return tyro.cli(command_class(words[1]), prog=_program(words), args=words[2:])
             return tyro.extras.subcommand_cli_from_dict(
                 COMMANDS,
                 prog="flossing",
@@ -318,17 +198,21 @@ def _parse(arguments: Sequence[str] | None) -> Any:
             raise
     lines = [line.strip("│ ") for line in output.getvalue().splitlines() if not line.startswith(("╭", "╰"))]
     paragraph = itertools.takewhile(lambda line: not line.startswith("─"), lines)
-    _stop(f"{' '.join(paragraph)} ({_program(words)} --help tells what is legal)", 2)
+    _stop(f"{' '.join(paragraph)} ({_program(words)} --help lists the legal values)", 2)
+
+
+def _names_experiment(words: Sequence[str]) -> bool:
+    return words[:1] == ["train"] and len(words) > 1 and words[1] in EXPERIMENTS
 
 
 def _program(words: Sequence[str]) -> str:
     # The command whose --help lists the arguments, as far as the words name one.
-    known = 2 if words[:2] == ["train", "balance"] else int(words[:1] != [] and words[0] in COMMANDS)
+    known = 2 if _names_experiment(words) else int(words[:1] != [] and words[0] in COMMANDS)
     return " ".join(["flossing", *words[:known]])
 
 
-_KEPT = "; what was done is kept, and the same command goes on from there"
-_RESUMABLE = (Train, TrainBalance, Sweep, Paper)
+_KEPT = "; finished work is kept, and the same command continues from there"
+_RESUMABLE = (*map(command_class, EXPERIMENTS), Sweep, Paper)
 _BAD_PATH = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
 """Errors from a wrong path in the arguments, unlike those from a full disk."""
 
@@ -352,16 +236,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop(f"interrupted{_KEPT if isinstance(command, _RESUMABLE) else ''}", 130)
     if code:
         raise SystemExit(code)
-
-
-def _checked(kind: type[RunConfig], arguments: BaseModel) -> RunConfig:
-    return kind.model_validate(arguments.model_dump())
-
-
-def _say(text: str):
-    from rich.console import Console
-
-    Console().print(text, highlight=False, soft_wrap=True)
 
 
 def _cache():

@@ -199,7 +199,7 @@ def test_correlation_of_weights():
 
 def test_without_scikit_learn_clusters_say_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    message = r"^clusters of neurons need the extra \[runs\]: pip install 'flossing\[runs\]'$"
+    message = r"^clusters of neurons need the extra \[lab\]: pip install 'flossing\[lab\]'$"
     with pytest.raises(ValueError, match=message):
         require_clustering()
     with pytest.raises(ValueError, match=message):

@@ -88,11 +88,11 @@ def test_a_stopped_run_goes_on_to_the_bit(finished, tmp_path):
     compare(run(SMALL, tmp_path / "run"), finished)
 
 
-def test_pictures_report_and_dataset(finished, tmp_path):
+def test_plots_report_and_dataset(finished, tmp_path):
     from PIL import Image
 
-    with Image.open(finished.path / "run.png") as picture:
-        assert picture.size == (2250, 1050)
+    with Image.open(finished.path / "run.png") as plot:
+        assert plot.size == (2250, 1050)
     try:
         with Image.open(balance.film(finished)) as film:
             assert film.n_frames == 4  # pyright: ignore[reportAttributeAccessIssue]
@@ -151,7 +151,7 @@ def test_a_folder_with_runs_of_both_experiments(finished, tmp_path):
     ]
     assert page["subtitle"].split("; ")[0] == "8 units"
     assert "8 rectified units" in contents(finished.path)["subtitle"]
-    names = [line["name"] for line in page["data"]["curves"]["pictures"][0]["lines"]]
+    names = [line["name"] for line in page["data"]["curves"]["plots"][0]["lines"]]
     assert names[0] == "experiment reference, delay 2, no flossing"
     assert names[-1] == "experiment balance"
     assert "experiment balance (tracking)" in page["detailed"]
@@ -207,7 +207,7 @@ def test_configurations_of_two_experiments(tmp_path):
         ("--mean-coupling 5", "the initial state must stay finite as it relaxes, which it does not with gain"),
         ("--tau 1e-300", "amplitude / sqrt(2 tau) must be finite in float32, got amplitude=0.1, tau=1e-300"),
         ("--signals two", "Error parsing --signals"),
-        ("--signals two", "(flossing train balance --help tells what is legal)"),
+        ("--signals two", "(flossing train balance --help lists the legal values)"),
     ],
 )
 def test_illegal_values_end_in_one_line(arguments, message, tmp_path, capsys):

@@ -49,7 +49,7 @@ def test_train_then_spectrum(tmp_path):
     assert directory.config.training.epochs == 12
     assert directory.info["status"] == "finished"
 
-    done = command_here("spectrum", "--run", "run", "--picture", "one.png", cwd=tmp_path)
+    done = command_here("spectrum", "--run", "run", "--plot", "one.png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "10 of 10, per step, natural logarithm" in done.stdout
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
@@ -105,8 +105,8 @@ def test_spectrum_of_nothing(refused):
     [
         (["--first", "0"], "first must be an integer from 1 to 10 (the network has 10 units), got first=0"),
         (["--first", "11"], "first must be an integer from 1 to 10 (the network has 10 units), got first=11"),
-        (["--picture", "taken"], "taken: Is a directory"),
-        (["--picture", "taken/file/x.png"], "taken/file: File exists"),
+        (["--plot", "taken"], "taken: Is a directory"),
+        (["--plot", "taken/file/x.png"], "taken/file: File exists"),
     ],
 )
 def test_spectra_that_cannot_be(arguments, message, refused, tmp_path):

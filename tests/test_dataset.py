@@ -260,5 +260,5 @@ def test_one_run_is_a_dataset_without_axes(tmp_path):
 
 def test_the_extra_is_named_if_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "zarr", None)
-    with pytest.raises(ValueError, match=r"flossing collect needs the extra \[runs\]: pip install 'flossing\[runs\]'"):
+    with pytest.raises(ValueError, match=r"flossing collect needs the extra \[lab\]: pip install 'flossing\[lab\]'"):
         collect(tmp_path, tmp_path / "x.zarr")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
-SECTIONS = ("A cell of Equinox", "A cell of Flax", "A plain function", "Many sequences at once")
+SECTIONS = ("An Equinox cell", "A Flax cell", "A plain function", "Many sequences at once")
 
 
 def examples():

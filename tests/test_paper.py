@@ -111,7 +111,7 @@ def test_without_its_runs_a_figure_says_so_and_one_left_out_keeps_its_data(made,
     make.keep_data(folder, figure, "tiny", chosen=False)
     make.write_page(folder, figures)
     kept = (tmp_path / "RESULTS.md").read_text("utf-8")
-    assert kept == (made[0] / "RESULTS.md").read_text("utf-8")  # pictures and page need no runs
+    assert kept == (made[0] / "RESULTS.md").read_text("utf-8")  # plots and page need no runs
     assert (tmp_path / "fig3.png").is_file()
     shutil.copytree(made[0] / "runs", tmp_path / "runs")
     shutil.rmtree(next(run.path for _, run in Folder(tmp_path).runs(figure.specs("tiny")[1])))
@@ -148,7 +148,7 @@ def test_ctrl_c_keeps_what_was_done(tmp_path):
         _, said = process.communicate(timeout=300)
     finally:
         process.kill()
-    assert process.returncode == 130 and said.startswith("flossing: interrupted; what was done is kept"), said
+    assert process.returncode == 130 and said.startswith("flossing: interrupted; finished work is kept"), said
     assert not (tmp_path / "out" / "RESULTS.md").exists()
 
 

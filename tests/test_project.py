@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import flossing
@@ -28,6 +29,13 @@ def test_versions_agree():
     assert f"version: {version}" in (ROOT / "CITATION.cff").read_text()
     heading = "Unreleased" if ".dev" in version else version
     assert f"## [{heading}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_messages_name_extras_that_exist():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    sources = [file.read_text() for room in ("flossing", "flossing_lab") for file in (ROOT / room).rglob("*.py")]
+    named = set(re.findall(r"flossing\[([a-z-]+)\]['`]", "".join(sources)))
+    assert named and named <= set(extras)
 
 
 def test_the_code_of_the_readme_runs():

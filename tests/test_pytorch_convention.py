@@ -22,7 +22,7 @@ class Cell(nn.Module):
 
 
 class StateFirst(Cell):
-    def forward(self, h, x):
+    def forward(self, h, x):  # pyright: ignore[reportIncompatibleMethodOverride]
         return super().forward(x, h)
 
 

@@ -11,7 +11,7 @@ from flossing._linalg import qr as _qr
 from tests.pytorch_settings import DOUBLE, one_thread_and_seed as one_thread_and_seed, torch
 
 flt = pytest.importorskip("flossing.pytorch")
-from flossing.pytorch import _orthonormal as _products, _orthonormal as torch_orthonormal, _torch_engine as _tangent  # noqa: E402
+from flossing.pytorch import _qr as torch_qr, _torch_engine as _tangent  # noqa: E402
 
 # A warning from torch on the first use of its forward mode.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
@@ -175,7 +175,7 @@ def test_the_rule_of_the_qr_decomposition():
     on, without gradient, and leaves the others theirs."""
     a = torch.randn(6, 4, **DOUBLE).requires_grad_()
     weights = torch.randn(6, 4, **DOUBLE), torch.randn(4, **DOUBLE)
-    q, log_r = torch_orthonormal.orthonormalise(a)
+    q, log_r = torch_qr.orthonormalise(a)
     p, r = torch.linalg.qr(a)
     p = p * r.diagonal().sign()
     for ours, theirs in zip((q, log_r), (p, r.diagonal().abs().log()), strict=True):
@@ -185,13 +185,13 @@ def test_the_rule_of_the_qr_decomposition():
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
 
     b = torch.cat([a[:, :2], a[:, :1] - a[:, 1:2], a[:, 3:]], dim=1).detach().requires_grad_()
-    q, log_r = torch_orthonormal.orthonormalise(b)
+    q, log_r = torch_qr.orthonormalise(b)
     assert log_r.isneginf().tolist() == [False, False, True, True]
     torch.testing.assert_close(q.mT @ q, torch.eye(4, **DOUBLE), rtol=0, atol=1e-13)
     (gradient,) = torch.autograd.grad(log_r.sum(), b)
     assert (gradient[:, 2:] == 0).all()
     assert (gradient[:, :2] != 0).all()
-    assert torch_orthonormal.ROUNDING == _qr.ROUNDING
+    assert torch_qr.ROUNDING == _qr.ROUNDING
 
 
 @pytest.mark.parametrize("singular", [False, True])
@@ -207,10 +207,10 @@ def test_products_of_jacobians_are_those_of_autograd(singular):
     for t in range(7):
         last = jacobians[t] @ last
         if t in ends:
-            last, log_r = torch_orthonormal.orthonormalise(last)
+            last, log_r = torch_qr.orthonormalise(last)
             growth.append(log_r)
     results = []
-    for end, logs in (_products.push(jacobians, q, ends), (last, torch.stack(growth))):
+    for end, logs in (torch_qr.push(jacobians, q, ends), (last, torch.stack(growth))):
         assert logs.isneginf().any() == singular
         counted = torch.where(logs.isneginf(), 0, logs)
         gradients = torch.autograd.grad((end * weights[0]).sum() + (counted * weights[1]).sum(), (jacobians, q))

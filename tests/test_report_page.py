@@ -189,6 +189,6 @@ def test_a_sweep_is_light_and_opens(browser, swept):
     print(f"400 runs: all figures after {time.monotonic() - start:.2f} s")
     assert len(figure(page, "final")) == 3 * len(SWEPT)
     page.select_option("#curves-choice", label="delay 5")
-    expected = embedded(swept.read_text("utf-8"))["curves"]["pictures"][3]["lines"][0]["accuracy"]["low"]
+    expected = embedded(swept.read_text("utf-8"))["curves"]["plots"][3]["lines"][0]["accuracy"]["low"]
     assert figure(page, "accuracy")[0]["y"] == expected
     page.close()

@@ -201,7 +201,7 @@ def test_a_full_disk_ends_in_one_line_with_the_last_checkpoint_intact(tmp_path, 
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith("flossing: ")
     assert done.stderr.count("\n") == 1
-    assert "No space left on device; what was done is kept, and the same command goes on from there" in done.stderr
+    assert "No space left on device; finished work is kept, and the same command continues from there" in done.stderr
     kept = RunDirectory(tmp_path / "kept")
     assert 0 < kept.metrics("training")["epoch"][-1] < 4000
     assert not list(kept.path.rglob("*.part"))

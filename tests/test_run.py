@@ -240,8 +240,8 @@ def test_json_has_words_for_what_is_not_finite(tmp_path):
 def test_demo(tmp_path):
     from rich.console import Console
 
-    picture = demo(SMALL, tmp_path / "demo", Console(quiet=True))
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    plot = demo(SMALL, tmp_path / "demo", Console(quiet=True))
+    assert plot.read_bytes().startswith(b"\x89PNG")
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
     assert summary["delay"] == 2
     assert tuple(summary["conditions"]) == CONDITIONS

@@ -249,7 +249,7 @@ def test_points_that_their_task_cannot_use_are_named(tmp_path):
 
 def test_the_extra_is_named_if_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(ValueError, match=r"flossing sweep needs the extra \[runs\]: pip install 'flossing\[runs\]'"):
+    with pytest.raises(ValueError, match=r"flossing sweep needs the extra \[lab\]: pip install 'flossing\[lab\]'"):
         sweep(SPEC, tmp_path, console=Console(quiet=True))
 
 

@@ -1,7 +1,7 @@
 """Covariant Lyapunov vectors: the directions that the flow maps onto themselves, one for each exponent.
 
-The forward pass pushes an orthonormal basis along the orbit, as for the exponents; the backward pass an upper
-triangular C:
+The forward pass pushes an orthonormal basis along the orbit, as for the exponents; the backward pass pulls an
+upper triangular C back:
 
     D_t Q_{t-1} = Q_t R_t,        C_{t-1} = R_t^-1 C_t / |columns|,        V_t = Q_t C_t,
 
@@ -37,7 +37,7 @@ from flossing._types import Input, RandomKey, State
 class CovariantVectors(eqx.Module):
     """Covariant Lyapunov vectors of one network along one sequence.
 
-    At n of its states, those between the transient at the start and the backward transient at the end.
+    They belong to n states: those between the transient at the start and the backward transient at the end.
 
     Entry i belongs to the state that enters the step with `inputs[transient + i]`, and to the Jacobian D of that step:
     D vectors[i] = vectors[i + 1] diag(exp growth[i]), signs included.

@@ -48,7 +48,7 @@ class GradientNorms(eqx.Module):
         return len(self.log_norm) - 1 - (int(over.max()) + 1 if over.size else 0)
 
     def norm(self) -> Float[Array, " times"]:
-        """|dL/dh_t| itself. Raises FloatingPointError, naming the longest sequence that stays finite, on overflow."""
+        """|dL/dh_t| itself. On overflow, raises FloatingPointError, naming the longest sequence that stays finite."""
         if self.overflows:
             steps = len(self.log_norm) - 1
             raise FloatingPointError(

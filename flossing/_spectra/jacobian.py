@@ -7,8 +7,8 @@ T is never formed. With D_t Q_{t-1} = Q_t R_t from an orthogonal Q_0 on,
     T_t = Q_t P_t Q_0^T,        P_t = R_t ... R_1 = diag(2^e) W,
 
 where each row of W has its own integer exponent e, so that scaling is exact and no row under- or overflows. Rounding
-perturbs W row by row. That moves the logarithm of each singular value by about the condition number of W times the
-unit of rounding, whatever e (Demmel & Veselic 1992), and so does each step below. One-sided Jacobi rotates pairs of
+perturbs W row by row. For any e, this moves the logarithm of each singular value by about the condition number of W
+times the unit of rounding (Demmel & Veselic 1992), as does each step below. One-sided Jacobi rotates pairs of
 rows until all are orthogonal: their norms are the singular values.
 """
 

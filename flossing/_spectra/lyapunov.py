@@ -64,8 +64,8 @@ def lyapunov_spectrum(
     - `interval`: steps between reorthonormalisations. In exact arithmetic every interval gives the same result; in
       floating point the result is accurate as long as the growth within one interval differs by less than 30 nats
       between directions in float64, 10 in float32. `"auto"` measures the first steps twice, and chooses the longest
-      interval that keeps the exponents to about 1e-9 in float64, 1e-3 in float32. Inside `jit`, where values are
-      traced, pass the `interval` of such a result.
+      interval that keeps gradients of the exponents to a relative error of 1e-9 in float64, 1e-3 in float32. Inside
+      `jit`, where values are traced, pass the `interval` of such a result.
     - `steps`: the number of steps to run, from the start of `inputs`; all by default.
     - `time_step`: the duration of one step, for exponents per unit of time, such as those of a flow.
 
@@ -138,7 +138,7 @@ def _flow(
     """The tangent flow over the first `length` steps of one sequence, or of each of a batch."""
 
     def run(start: Point, inputs: Input, basis: Float[Array, "N k"]) -> Flow:
-        return tangent_flow(problem.along(start, inputs, length), basis, **options)
+        return tangent_flow(problem.with_orbit(start, inputs, length), basis, **options)
 
     return run(starts, inputs, basis) if axes is None else jax.vmap(run, axes, axis_size=size)(starts, inputs, basis)
 

@@ -4,7 +4,7 @@ The growth of successive blocks is correlated, so its standard deviation over sq
 Averages over long batches are nearly independent, so their scatter is (batch means; Schmeiser 1982, Flegal & Jones
 2010):
 
-    s.e. = std(batch averages) / sqrt(batches),        (estimate - truth) / s.e. ~ Student t with batches - 1 degrees.
+    s.e. = std(batch averages) / sqrt(batches),        (estimate - truth) / s.e. ~ Student t with batches - 1 d.o.f.
 """
 
 from typing import NamedTuple

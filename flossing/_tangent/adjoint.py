@@ -4,7 +4,7 @@ A flossing epoch differentiates this flow with a custom reverse pass. Let D = df
 A = D Q, and A = Q' R where a block ends. Cotangents then run backwards in time,
 
     (x', A)  ->  (x, Q)        by the transpose of the derivative of the step at (x, Q),
-    (Q', log diag R)  ->  A    by that of the QR decomposition.
+    (Q', log diag R)  ->  A    by the transpose of the derivative of the QR decomposition.
 
 The loops run over blocks, and the number of blocks is a traced value, so one program serves all intervals. JAX cannot
 differentiate such loops in reverse mode itself: it would need the number of iterations at compile time.
@@ -151,7 +151,7 @@ def _push(
     problem: Problem, linearised: LinearisedStep, start: Checkpoint, segment: Segment
 ) -> tuple[Checkpoint, Float[Array, "T k"], Residuals]:
     """Push through a segment -> the checkpoint at its end, log R_ii of its steps, and its residuals."""
-    inputs = segment.of(problem.inputs)
+    inputs = segment.slice(problem.inputs)
     k, first = len(start.q), segment.start
 
     def advance(point, input):
@@ -208,7 +208,7 @@ def _pull(
         da = _pull_qr(q, r, dq.T, dgrowth[stop - 1]).T
         return lax.fori_loop(0, stop - begin, functools.partial(pull, stop=stop), (dmodel, dinputs, dx, da))
 
-    dinputs = jax.tree_util.tree_map(jnp.zeros_like, eqx.filter(segment.of(inputs), eqx.is_inexact_array))
+    dinputs = jax.tree_util.tree_map(jnp.zeros_like, eqx.filter(segment.slice(inputs), eqx.is_inexact_array))
     carry = cotangents.model, dinputs, cotangents.x, cotangents.q
     if segment.is_open:
         cut = segment.stop - segment.open_start

@@ -1,4 +1,4 @@
-"""Boundaries of the blocks between reorthonormalisations, and of the segments of the window that cut them."""
+"""Boundaries of the blocks between reorthonormalisations, and of the window's segments, which may cut a block."""
 
 import functools
 from collections.abc import Callable
@@ -79,6 +79,6 @@ class Segment(eqx.Module):
         """The first step, within the segment, of the block cut by the end of the segment."""
         return self.bounds(self.end)[0]
 
-    def of(self, inputs: PyTree[Array]) -> Any:
+    def slice(self, inputs: PyTree[Array]) -> Any:
         """The segment's part of a tree with a leading time axis."""
         return jax.tree_util.tree_map(lambda s: lax.dynamic_slice_in_dim(s, self.start, self.size), inputs)

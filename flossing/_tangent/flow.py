@@ -77,7 +77,7 @@ def tangent_flow(
 
 
 def average(growth: Float[Array, "blocks k"], time: float) -> tuple[Float[Array, " k"], Float[Array, "blocks k"]]:
-    """The exponents, and the growth with -inf for a direction from the first block onwards that loses it."""
+    """The exponents, and the growth, set to -inf for a direction from the block that loses it onwards."""
     # A direction lost to a singular Jacobian is lost for the whole product. The column that replaces it in Q is
     # arbitrary and must not count, and no block of a lost direction may contribute a gradient.
     dead = jnp.cumsum(jnp.isneginf(growth), axis=0) > 0

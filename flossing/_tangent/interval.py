@@ -1,4 +1,4 @@
-"""Adaptive reorthonormalisation interval: the longest that a tolerance of the gradient allows. Needs no JAX.
+"""Adaptive reorthonormalisation interval: the longest that a tolerance on the gradient allows. Needs no JAX.
 
 Between two QR decompositions the columns of D_m ... D_1 Q turn towards the fastest-growing direction. Rounding errors
 of size eps in that direction become errors of size exp(s) eps in the slowest one, where
@@ -34,11 +34,11 @@ QR_COST = 3
 
 MIN_SPEEDUP = 0.1
 """A longer interval must make epochs cheaper by at least this fraction. An interval that proves too long costs a rerun
-of its epochs, which happens more often near the limit."""
+of its epochs, and intervals near the limit more often prove too long."""
 
 ADAPT_EVERY = 10
 """Flossing epochs between two adaptations of the interval. Flossing brings the exponents together within tens of
-epochs, each of which costs twice as much at an interval of 1."""
+epochs, and until the interval adapts each of them costs more than it must."""
 
 PROBE_STEPS = 64
 """Steps at the start of a run from which a measurement with `interval="auto"` estimates the spread of the exponents."""
@@ -81,7 +81,7 @@ def longer_interval(interval: int, spread_ratio: np.ndarray, window: int) -> int
 
 
 def adapted_interval(interval: int, spread_ratio: np.ndarray, window: int) -> int:
-    """The interval for the next epochs, shorter or longer, from the spread ratios (epochs, factors) of the last."""
+    """The interval for the next epochs, shorter or longer, from the last spread ratios (epochs, factors)."""
     shorter = shorter_interval(interval, spread_ratio)
     return shorter if shorter != interval else longer_interval(interval, spread_ratio, window)
 

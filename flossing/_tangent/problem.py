@@ -99,7 +99,7 @@ class Problem(eqx.Module):
         """The inputs of the steps `start` to `stop - 1`."""
         return jax.tree_util.tree_map(lambda s: s[start:stop], self.inputs)
 
-    def along(self, start: Point, inputs: Input, length: int) -> "Problem":
+    def with_orbit(self, start: Point, inputs: Input, length: int) -> "Problem":
         """The same step from another start, over the first `length` steps of other inputs."""
         inputs = jax.tree_util.tree_map(lambda s: s[:length], inputs)
         return Problem(self.model, start, inputs, self.step, self.coordinates, length)

@@ -1,4 +1,4 @@
-"""The calling convention of models, and the error for a call that can be read in two ways.
+"""The calling convention of models, and the error for an ambiguous call.
 
 A function is a step, `step(state, input) -> state`. A module is called as its own ecosystem calls a cell: Equinox and
 this library `cell(input, state)`, Flax `cell(carry, input)`. The functions below turn either into the explicit
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax.numpy as jnp
 
-from flossing._convention import FUNCTION_ORDER, MODULE_ORDER, argument_names, contradicts, order_hint
+from flossing._argument_order import FUNCTION_ORDER, MODULE_ORDER, argument_names, contradicts, order_hint
 from flossing._types import Input, State
 
 ExplicitStep = Callable[[Any, State, Input], State]

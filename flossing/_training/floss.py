@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from flossing._checks import check_integer
-from flossing._training.flossing import (
+from flossing._training.epoch import (
     CLIP,
     Flossing,
     FlossingEpoch,
@@ -90,8 +90,8 @@ def floss(
     - `where`: the leaves to floss, `where(model) -> leaf or tuple of leaves`; all floating arrays by default.
     - `optimiser`: any optax `GradientTransformation`; Adam(1e-3) by default.
     - `clip`: the largest 2-norm of the gradient, over all leaves together, that the optimiser receives; `None` for no
-      limit, as in the paper. Without clipping, a single gradient spike, as random networks produce, slows Adam for
-      hundreds of epochs.
+      limit, as in the paper. Without clipping, a single gradient spike, such as random networks produce, slows Adam
+      for hundreds of epochs.
     - `flossing_state`: the state of an earlier call, `history.state`; a new one by default.
     - `chunk`: epochs between two calls of `callback(epochs_done, model, record)`, where `record`, a
       [`FlossingRecord`][], holds the chunk's epochs.

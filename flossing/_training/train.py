@@ -1,4 +1,4 @@
-"""Training on a task, with blocks of flossing set by a schedule.
+"""Training on a task, with blocks of flossing placed by a schedule.
 
 Two optimisers, each with its own moments, take turns on one model. The state of a run is one value, `TrainingState`:
 store it after a chunk, and training later resumes exactly where it stopped.
@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from flossing._checks import check_integer, check_leaves, check_positive
 from flossing._linalg.norm import clipped, norm_of
 from flossing._runtime.epochs import run_chunk
-from flossing._runtime.interned import interned
-from flossing._training.flossing import Flossing, FlossingEpoch, FlossingState, check_record, run_flossing
+from flossing._runtime.interning import interned
+from flossing._training.epoch import Flossing, FlossingEpoch, FlossingState, check_record, run_flossing
 from flossing._types import RandomKey
 from flossing.schedules import Schedule, as_schedule
 

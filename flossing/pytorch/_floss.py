@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from flossing._arguments import check_integer, check_positive, default_transient
 from flossing._messages import infinite_exponent_message
 from flossing._tangent.interval import ADAPT_EVERY, longer_interval, shorter_interval
+from flossing.pytorch._arguments import initial_basis
 from flossing.pytorch._spread import spread_ratio
-from flossing.pytorch._state import initial_basis
 from flossing.pytorch._system import Engine, ModuleSystem, System, read_system
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from flossing._arguments import check_integer, check_positive, default_transient
 from flossing._messages import escape_message
 from flossing._tangent.interval import PROBE_STEPS, longer_interval, power_of_two, shorter_interval
+from flossing.pytorch._arguments import check_tensors, initial_bases
 from flossing.pytorch._spread import spread_ratio
-from flossing.pytorch._state import check_tensors, initial_bases
 from flossing.pytorch._system import Engine, System, read_system
 from flossing.pytorch._torch_engine import Flow
 

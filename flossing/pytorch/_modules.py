@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from flossing.pytorch._state import check_tensors
+from flossing.pytorch._arguments import check_tensors
 
 Layer: TypeAlias = tuple[Any, Any, Any, Any]
 """weight_ih, weight_hh, bias_ih, bias_hh of one layer, as torch names and stacks them; the biases may be None."""

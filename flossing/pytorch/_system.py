@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from flossing._convention import FUNCTION_ORDER, MODULE_ORDER, argument_names, contradicts, order_hint
+from flossing._argument_order import FUNCTION_ORDER, MODULE_ORDER, argument_names, contradicts, order_hint
+from flossing.pytorch._arguments import Coordinates, check_tensors, describe, sequence_length
 from flossing.pytorch._modules import Recurrent, advance, read_module
-from flossing.pytorch._state import Coordinates, check_tensors, describe, sequence_length
 from flossing.pytorch._torch_engine import Flow, Step, tangent_flow
 
 Engine: TypeAlias = Literal["auto", "jax", "torch"]

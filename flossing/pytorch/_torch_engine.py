@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.func import jacrev, jvp, vmap
 from torch.utils import _pytree as pytree
 
-from flossing.pytorch._orthonormal import orthonormalise, push
-from flossing.pytorch._state import Coordinates
+from flossing.pytorch._arguments import Coordinates
+from flossing.pytorch._qr import orthonormalise, push
 
 MAX_JACOBIAN_SIZE = 128
 """States of up to this size form their Jacobians, which costs less than the overhead of forward mode."""

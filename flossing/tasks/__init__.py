@@ -21,13 +21,13 @@ and has no score and no baseline loss.
 Nothing is downloaded.
 """
 
-from flossing.tasks._binary import (
+from flossing.tasks._bits import (
     DelayedCopy as DelayedCopy,
     SpatialXOR as SpatialXOR,
     TemporalParity as TemporalParity,
     TemporalXOR as TemporalXOR,
 )
+from flossing.tasks._copy_and_adding import Adding as Adding, CopyMemory as CopyMemory
 from flossing.tasks._digits import Digits as Digits
-from flossing.tasks._memory import Adding as Adding, CopyMemory as CopyMemory
 from flossing.tasks._ornstein_uhlenbeck import OrnsteinUhlenbeck as OrnsteinUhlenbeck
 from flossing.tasks._trial import Score as Score, Task as Task, Trial as Trial

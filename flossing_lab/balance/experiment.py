@@ -217,7 +217,7 @@ def measure(model: BalanceModel, config: BalanceConfig) -> Measurements:
 
 
 def draw(run: RunDirectory) -> Figure:
-    """The picture of a run: eight panels."""
+    """The plot of a run: eight panels."""
     config = _config_of(run)
     start = draw_model(config)
     return balance_figures.draw_run(run, view(start, config), view(with_parameters(start, run.parameters), config))
@@ -239,7 +239,7 @@ def film(run: RunDirectory) -> Path:
 
 
 def view(model: BalanceModel, config: BalanceConfig) -> View:
-    """The data for a picture of a network: its weights, and the first test sequence."""
+    """The data for a plot of a network: its weights, and the first test sequence."""
     model = _make_relax(config)(model)
     batch = jax.tree_util.tree_map(lambda leaf: leaf[:1], test_batch(config))
     x = _orbits(model, batch)[0]

@@ -1,4 +1,4 @@
-"""The pictures of networks that balance themselves: eight panels of one run, and its film. Nothing here trains."""
+"""The plots of networks that balance themselves: eight panels of one run, and its film. Nothing here trains."""
 
 import io
 from collections.abc import Mapping
@@ -94,17 +94,17 @@ def write_film(run: RunDirectory, frames: Mapping[int, View]) -> Path:
     remove_spines(spectrum)
     order = np.argsort(clusters, kind="stable")
 
-    pictures = []
+    plots = []
     for epoch, view in frames.items():
         figure.suptitle(f"epoch {epoch:,}", fontsize=11, color=DARK)
         image.set_data(view.J[np.ix_(order, order)])
         dots.set_data(view.eigenvalues.real, view.eigenvalues.imag)
         canvas.draw()
-        pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
-    durations = [max(FRAME, LEAST_FILM // len(pictures))] * len(pictures)
+        plots.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+    durations = [max(FRAME, LEAST_FILM // len(plots))] * len(plots)
     durations[-1] += LAST_FRAME
     content = io.BytesIO()
-    pictures[0].save(content, "gif", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    plots[0].save(content, "gif", save_all=True, append_images=plots[1:], duration=durations, loop=0)
     write_atomically(run.path / "film.gif", content.getvalue())
     return run.path / "film.gif"
 

@@ -21,7 +21,7 @@ def tightness(J: np.ndarray, J_start: np.ndarray) -> float:
 def require_clustering():
     """Raise ValueError if the extra with scikit-learn is not installed."""
     if importlib.util.find_spec("sklearn") is None:
-        raise ValueError("clusters of neurons need the extra [runs]: pip install 'flossing[runs]'")
+        raise ValueError("clusters of neurons need the extra [lab]: pip install 'flossing[lab]'")
 
 
 def find_clusters(J: np.ndarray, count: int) -> np.ndarray:

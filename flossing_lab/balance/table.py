@@ -2,7 +2,7 @@
 
 RUNS is the directory of a sweep of balance runs that differ in the number of signals and in their seeds. This writes
 `balance.json`, the numbers of each run; `balance.txt`, the table that docs/balance.md shows; and, for each number of
-signals, a small picture of its first run.
+signals, a small plot of its first run.
 
 With `--by dt`, for runs that differ in their time step, it writes `balance_dt.json` and `balance_dt.txt`.
 """
@@ -105,7 +105,7 @@ def plateau_end(test: Mapping[str, np.ndarray]) -> int:
 
 
 def shrink(run: RunDirectory) -> bytes:
-    """The picture of a run as a PNG of about 60 kB."""
+    """The plot of a run as a PNG of about 60 kB."""
     from flossing_lab.balance.experiment import draw
 
     large, small = io.BytesIO(), io.BytesIO()
@@ -142,12 +142,12 @@ def _number(value: float) -> str:
 
 
 def main(runs: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], by: Axis = "signals"):
-    """Write the numbers, the table and the pictures of all runs in a directory.
+    """Write the numbers, the table and the plots of all runs in a directory.
 
     Args:
         runs: Sweep directory, or any folder that contains runs.
         out: Output directory.
-        by: The field that distinguishes the columns. Only `signals` writes pictures.
+        by: The field that distinguishes the columns. Only `signals` writes plots.
     """
     found = [(summarise(run), run) for run in find_runs([runs])]
     found.sort(key=lambda each: (each[0][by], each[0]["seed"]))

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import flossing as fl
 
 
-class Compared(NamedTuple):
+class TaskSetting(NamedTuple):
     """A task, its title in the table, and the `measure` on test data that the table reports.
 
     `trivial` is the value of that measure for a network that guesses or remembers nothing.
@@ -20,16 +20,18 @@ class Compared(NamedTuple):
 
 
 TASKS = {
-    "copy": Compared(
+    "copy": TaskSetting(
         lambda: fl.tasks.CopyMemory(delay=30),
         "Copy memory, 10 symbols over a delay of 30",
         "loss",
         fl.tasks.CopyMemory(delay=30).baseline_loss,
     ),
-    "adding": Compared(lambda: fl.tasks.Adding(steps=60), "Adding, 60 steps", "loss", fl.tasks.Adding.baseline_loss),
-    "xor": Compared(lambda: fl.tasks.TemporalXOR(steps=100, delay=20), "Temporal XOR, lags 20 and 40", "accuracy", 0.5),
-    "digits": Compared(lambda: fl.tasks.Digits(), "Digits, pixel by pixel", "accuracy", 0.1),
-    "permuted": Compared(lambda: fl.tasks.Digits(permuted=True), "Permuted digits, pixel by pixel", "accuracy", 0.1),
+    "adding": TaskSetting(lambda: fl.tasks.Adding(steps=60), "Adding, 60 steps", "loss", fl.tasks.Adding.baseline_loss),
+    "xor": TaskSetting(
+        lambda: fl.tasks.TemporalXOR(steps=100, delay=20), "Temporal XOR, lags 20 and 40", "accuracy", 0.5
+    ),
+    "digits": TaskSetting(lambda: fl.tasks.Digits(), "Digits, pixel by pixel", "accuracy", 0.1),
+    "permuted": TaskSetting(lambda: fl.tasks.Digits(permuted=True), "Permuted digits, pixel by pixel", "accuracy", 0.1),
 }
 
 

@@ -1,4 +1,4 @@
-"""The interface of a figure: the runs it needs, the data it collects, its picture and its claims."""
+"""The interface of a figure: the runs it needs, the data it collects, its plot and its claims."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable

@@ -37,7 +37,7 @@ def make_paper(
     scheduler: str | None = None,
     console: Console,
 ) -> int:
-    """Run what the figures `only` lack (by default those of the paper); write pictures, data and RESULTS.md.
+    """Run what the figures `only` lack (by default those of the paper); write plots, data and RESULTS.md.
 
     `workers` and `scheduler` are those of [`sweep`][flossing_lab.sweeps.sweep.sweep]. Returns the number of failed
     runs and calculations. Raises ValueError for an unknown figure or scale, or for a directory that is in use or holds

@@ -2,7 +2,7 @@
 
 runs/<digest>/             a run directory
 calculations/<name>.npz    the arrays of a calculation, with a digest of its function and arguments
-data/<name>.json           all data behind a figure's picture and claims
+data/<name>.json           all data behind a figure's plot and claims
 """
 
 import hashlib

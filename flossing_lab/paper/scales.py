@@ -1,6 +1,6 @@
 """The paper's runs at each scale, with the network and epochs of the reference experiment where time allows.
 
-Delays are the basic lag of the configuration, as in the released code. Pictures and claims give the longest lag d, the
+Delays are the basic lag of the configuration, as in the released code. Plots and claims give the longest lag d, the
 delay in the paper's text: twice the basic lag for the temporal XOR of two bits, the lag itself for the other tasks.
 """
 

@@ -1,4 +1,4 @@
-"""The demo: one network under three conditions, on a delay that it cannot learn unaided."""
+"""The demo: one network under three conditions, on a delay that it does not learn from this start without flossing."""
 
 from pathlib import Path
 from typing import Any
@@ -40,12 +40,12 @@ def demo(config: Config, out: Path, console: Console) -> Path:
             runs[condition] = run(wanted, directory.path, overwrite=complete or other, on_progress=display.update)
     summary = summarise(runs, config)
     write_json(out / "summary.json", summary)
-    picture = out / "comparison.png"
-    save_figure(draw_comparison(runs), picture)
+    plot = out / "comparison.png"
+    save_figure(draw_comparison(runs), plot)
     console.print(_table(summary))
-    console.print(f"picture   {picture}\nnumbers   {out / 'summary.json'}", highlight=False)
+    console.print(f"plot      {plot}\nnumbers   {out / 'summary.json'}", highlight=False)
     console.print(f"view details with   flossing report {out}", highlight=False)
-    return picture
+    return plot
 
 
 def summarise(runs: dict[str, RunDirectory], config: Config) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from flossing import schedules, tasks
 from flossing._spectra.jacobian import long_term_jacobian
 from flossing._spectra.lyapunov import Spectrum, lyapunov_spectrum
 from flossing._spectra.statistics import effective_rank
-from flossing._training.flossing import Flossing
+from flossing._training.epoch import Flossing
 from flossing._training.train import FlossingTerm, clip_by_array_norm
 from flossing._types import RandomKey
 from flossing.cells import VanillaRNN
@@ -238,7 +238,7 @@ def make_stop(stopping: StoppingConfig) -> Callable[[Mapping[str, np.ndarray]], 
         means = np.convolve(metrics["accuracy"], np.full(RECENT, 1 / RECENT), mode="valid")
         if stop_at is not None and means[-1] >= stop_at:
             return f"accuracy {means[-1]:.4f} has reached stop_at={stop_at}"
-        # A block of flossing can set back a network that had learnt, so its best accuracy counts.
+        # A block of flossing can set back a network that had learned, so its best accuracy counts.
         if after is not None and epoch >= after and means.max() < below:
             return f"accuracy has been {means.max():.4f} at most, below give_up_below={below}"
         return None
@@ -269,7 +269,7 @@ def measure(model: ReferenceModel, config: Config) -> Measurements:
 
 
 def draw(run: RunDirectory) -> Figure:
-    """The picture of a run."""
+    """The plot of a run."""
     return draw_run(run)
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a run of the reference experiment and of the demo, drawn from run directories."""
+"""The plots of a run of the reference experiment and of the demo, drawn from run directories."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +24,7 @@ _AT_RIGHT: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right
 
 
 def draw_comparison(runs: Mapping[str, RunDirectory]) -> Figure:
-    """The demo's picture: accuracy, exponents and gradient norms of one task under several conditions."""
+    """The demo's plot: accuracy, exponents and gradient norms of one task under several conditions."""
     config = next(iter(runs.values())).config
     figure = Figure(figsize=(12.5, 4.7), layout="constrained")
     accuracy, spectra, gradient = figure.subplots(1, 3, width_ratios=[1.35, 1, 1])
@@ -51,7 +51,7 @@ def draw_comparison(runs: Mapping[str, RunDirectory]) -> Figure:
 
 
 def draw_run(run: RunDirectory) -> Figure:
-    """The picture of one run: accuracy and loss, exponents through training, gradient norms, spectra."""
+    """The plot of one run: accuracy and loss, exponents through training, gradient norms, spectra."""
     config, info, training = run.config, run.info, run.metrics("training")
     colour = COLOURS[config.condition]
     figure = Figure(figsize=(10.5, 7), layout="constrained")

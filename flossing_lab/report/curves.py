@@ -11,7 +11,7 @@ from flossing_lab.report.runs import Group, Run, is_numeric, label_of, numbers, 
 from flossing_lab.runs.plotting import COLOURS, evenly_spaced, running_mean
 
 MOST_LINES = 10
-"""The most lines that a reader can tell apart in one picture."""
+"""The most lines that a reader can tell apart in one plot."""
 MOST_POINTS = 400
 MOST_BLOCKS = 60
 _PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito's, colour-blind safe
@@ -25,11 +25,11 @@ def learning_curves(axes: Axes, groups: Sequence[Group]) -> dict[str, Any] | str
     begun = [group for group in groups if any(len(run.epoch) for run in group.runs)]
     if not begun:
         return "No training epoch has been completed yet."
-    pictures = _arrange(axes, begun, list(axes))
+    plots = _arrange(axes, begun, list(axes))
     return {
-        "pictures": [
+        "plots": [
             {"label": label, "lines": [style | _learning_curve(group) for style, (group,) in lines]}
-            for label, lines in pictures
+            for label, lines in plots
         ]
     }
 
@@ -40,13 +40,13 @@ def final_accuracy(axes: Axes, groups: Sequence[Group]) -> dict[str, Any] | None
     if not numeric:
         return None
     axis = max(numeric, key=lambda name: len(axes[name]))
-    pictures = _arrange(axes, groups, [name for name in axes if name != axis])
+    plots = _arrange(axes, groups, [name for name in axes if name != axis])
     return {
         "axis": axis,
         "log": _is_geometric(axes[axis]),
-        "pictures": [
+        "plots": [
             {"label": label, "lines": [style | _accuracy_against(axis, members) for style, members in lines]}
-            for label, lines in pictures
+            for label, lines in plots
         ],
     }
 
@@ -90,7 +90,7 @@ def _smooth(run: Run, values: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _arrange(axes: Axes, groups: Sequence[Group], names: list[str]) -> list[tuple[str, list[tuple[dict, list[Group]]]]]:
-    # One picture if its lines can be told apart; else one for each combination of all axes but one. A picture has a
+    # One plot if its lines can be told apart; else one for each combination of all axes but one. A plot has a
     # label and lines; a line has a style and the groups it shows.
     together = names
     if len(_split(groups, names)) > MOST_LINES and len(names) > 1:

@@ -35,7 +35,7 @@
       hovermode: "x unified", hoverdistance: -1,
       // A finger that scrolls the page must not zoom into a figure.
       dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
-      // What a person has zoomed into stays, until another run or picture is chosen.
+      // What a person has zoomed into stays, until another run or plot is chosen.
       uirevision: ["run", "curves-choice", "final-choice"].map(chosen).join(),
       ...more,
     };
@@ -80,7 +80,7 @@
 
   function drawFinal() {
     if (!data.final) return;
-    const { lines } = data.final.pictures[chosen("final-choice")];
+    const { lines } = data.final.plots[chosen("final-choice")];
     const traces = overlay(lines, "accuracy", { mode: "lines+markers" });
     // On a logarithmic axis, ticks at the values themselves.
     const scale = data.final.log ? { type: "log", tickvals: lines[0].x } : {};
@@ -89,8 +89,8 @@
   }
 
   function drawCurves() {
-    show(["accuracy", "loss"], data.curves, ({ pictures }) => {
-      const { lines } = pictures[chosen("curves-choice")];
+    show(["accuracy", "loss"], data.curves, ({ plots }) => {
+      const { lines } = plots[chosen("curves-choice")];
       const traces = (kind) => overlay(lines, kind, { hovertemplate: "%{y:.3g}" });
       const shapes = lines.flatMap((each, at) => triangles(each, readable(lines) ? at : 0));
       const more = { shapes, hovermode: hovermode(lines) };

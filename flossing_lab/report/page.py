@@ -19,7 +19,7 @@ def write_report(paths: Sequence[Path | str], out: Path) -> Path:
     """Write the report of all runs in `paths` to the self-contained HTML file `out`.
 
     A path is a run directory, a sweep directory, or a folder that contains runs at any depth. The report lists runs
-    that cannot be read. Raises ValueError if no run can be read, or if the extra `[runs]` is missing.
+    that cannot be read. Raises ValueError if no run can be read, or if the extra `[lab]` is missing.
     """
     environment, plotly = _tools()
     content = collect(*read_runs(paths))
@@ -63,7 +63,7 @@ def _tools() -> tuple[Any, str]:
         import jinja2
         from plotly.offline import get_plotlyjs
     except ImportError:
-        raise ValueError("flossing report needs the extra [runs]: pip install 'flossing[runs]'") from None
+        raise ValueError("flossing report needs the extra [lab]: pip install 'flossing[lab]'") from None
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )

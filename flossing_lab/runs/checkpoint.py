@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flossing._training.flossing import FlossingState
+from flossing._training.epoch import FlossingState
 from flossing._training.train import TrainingState, array_name
 from flossing_lab.runs.files import write_atomically
 

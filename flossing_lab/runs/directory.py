@@ -6,7 +6,7 @@
     checkpoints/*.eqx  the newest states from which the run can continue
     parameters.npz     the parameters after the last chunk, by name
     horizons.npz       singular values of the long-term Jacobian against the horizon
-    run.png            the picture
+    run.png            the plot
     film.gif           the film, if the experiment has one
 
 Arrays are plain NPZ, read without pickle. No file name is taken from the content of a file.

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import PyTree
 from matplotlib.figure import Figure
 
-from flossing._training.flossing import Flossing
+from flossing._training.epoch import Flossing
 from flossing._spectra.lyapunov import Spectrum
 from flossing.schedules import Schedule
 from flossing._training.train import FlossingTerm, Loss, Probe
@@ -85,7 +85,7 @@ class ExperimentModule(Protocol):
         ...
 
     def draw(self, run: RunDirectory) -> Figure:
-        """The picture of a run."""
+        """The plot of a run."""
         ...
 
 

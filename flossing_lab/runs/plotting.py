@@ -1,4 +1,4 @@
-"""The pictures of single runs and of the demo. Drawing reads run directories; nothing here trains."""
+"""The plots of single runs and of the demo. Drawing reads run directories; nothing here trains."""
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,9 +30,9 @@ DARK, LIGHT_GREY = "#222222", "#c9c9c9"
 
 def save_figure(figure: Figure, path: Path):
     """Write a figure as PNG, atomically."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    write_atomically(path, picture.getvalue())
+    plot = io.BytesIO()
+    figure.savefig(plot, format="png", dpi=150)
+    write_atomically(path, plot.getvalue())
 
 
 def draw_spectrum(axes: Axes, exponents: np.ndarray, **style):

@@ -1,7 +1,8 @@
 """The experiments by name. To add one, write its package and add a line here.
 
-An experiment is a package with two modules: `config` defines `CONFIG`, its [`RunConfig`][], and imports no JAX;
-`experiment` is an [`ExperimentModule`][flossing_lab.runs.experiment.ExperimentModule].
+An experiment is a package with three modules: `config` defines `CONFIG`, its [`RunConfig`][]; `command` defines
+`COMMAND`, the arguments and the action of `flossing train NAME`; `experiment` is an
+[`ExperimentModule`][flossing_lab.runs.experiment.ExperimentModule]. The first two import no JAX.
 """
 
 import importlib
@@ -22,6 +23,11 @@ def config_class(experiment: Any) -> type[RunConfig]:
         legal = " or ".join(map(repr, EXPERIMENTS))
         raise ValueError(f"experiment must be {legal}, got experiment={experiment!r}")
     return importlib.import_module(f"{EXPERIMENTS[experiment]}.config").CONFIG
+
+
+def command_class(experiment: str) -> type:
+    """The command of an experiment: a dataclass that tyro reads and that runs when called."""
+    return importlib.import_module(f"{EXPERIMENTS[experiment]}.command").COMMAND
 
 
 def read_config(stored: Any) -> RunConfig:

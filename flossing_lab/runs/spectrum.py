@@ -19,7 +19,7 @@ MIN_STEPS_FOR_ERROR = 160
 
 
 def show_spectrum(
-    config: RunConfig, source: Path | None, first: int | None, picture: Path, console: Console
+    config: RunConfig, source: Path | None, first: int | None, plot: Path, console: Console
 ) -> np.ndarray:
     """Measure, print and plot the `first` exponents of the run in `source`, or of a network drawn from `config`."""
     config = config if source is None else RunDirectory(source).config
@@ -46,9 +46,9 @@ def show_spectrum(
     draw_spectrum(axes, exponents, color="#2563b0")
     axes.set_title(f"Lyapunov spectrum, {title}", loc="left", fontsize=10, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    save_figure(figure, picture)
-    console.print(f"picture   {picture}", highlight=False)
+    plot.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(figure, plot)
+    console.print(f"plot      {plot}", highlight=False)
     return exponents
 
 

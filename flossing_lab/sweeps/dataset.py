@@ -8,7 +8,7 @@
     stage              start, after_preflossing, end: spectrum, long_term_log_singular_values (against `horizon`)
     index              rank of an exponent, from 1 for the largest; `singular_index` likewise for singular values
 
-xarray is imported only when needed; it comes with the extra [runs].
+xarray is imported only when needed; it comes with the extra [lab].
 """
 
 import json
@@ -357,5 +357,5 @@ def _require_xarray() -> ModuleType:
         import xarray
         import zarr  # noqa: F401
     except ImportError:
-        raise ValueError("flossing collect needs the extra [runs]: pip install 'flossing[runs]'") from None
+        raise ValueError("flossing collect needs the extra [lab]: pip install 'flossing[lab]'") from None
     return xarray

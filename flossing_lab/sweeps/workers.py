@@ -54,7 +54,7 @@ def check_workers(command: str, workers: int | None, scheduler: str | None):
     try:
         import distributed  # noqa: F401
     except ImportError:
-        raise ValueError(f"flossing {command} needs the extra [runs]: pip install 'flossing[runs]'") from None
+        raise ValueError(f"flossing {command} needs the extra [lab]: pip install 'flossing[lab]'") from None
 
 
 def run_jobs(

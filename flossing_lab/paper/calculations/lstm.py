@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from flossing import schedules, tasks
-from flossing._training.flossing import Flossing
+from flossing._training.epoch import Flossing
 from flossing._training.train import clip_by_array_norm, init_training, train
 from flossing.cells import LSTM, Network
 from flossing_lab.reference.experiment import Batch, FlossingInputs

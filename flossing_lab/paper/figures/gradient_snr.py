@@ -34,7 +34,7 @@ CAPTION = (
     "lower bounds for networks where 800 batches show no signal."
 )
 
-LEARNT = 0.55
+LEARNED = 0.55
 """A network has left chance."""
 
 
@@ -106,7 +106,7 @@ def collect(results: Results, scale: Scale) -> Data:
 
 def epochs_at_chance(epoch: np.ndarray, accuracy: np.ndarray) -> float:
     """The first epoch at which accuracy exceeds chance; infinite if it never does."""
-    left = np.flatnonzero(accuracy >= LEARNT)
+    left = np.flatnonzero(accuracy >= LEARNED)
     return float(epoch[left[0]]) if len(left) else float("inf")
 
 

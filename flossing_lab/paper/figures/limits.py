@@ -49,7 +49,7 @@ ALIVE = -0.2
 """Directions with an exponent below this are not counted as alive: over 76 steps they shrink by 3e-7 or more."""
 COUNTED = 75
 """Number of leading exponents examined: those that all runs flossed."""
-LEARNT = 0.55
+LEARNED = 0.55
 """A network above this accuracy has left chance."""
 _NEVER = 22_500.0  # x position of networks that do not solve their task
 
@@ -85,8 +85,8 @@ def _alive_and_accuracy(rows: list[Group]) -> tuple[np.ndarray, np.ndarray]:
     # Of all networks that left chance.
     alive = np.array([count for row in rows for count in row["alive"]])
     accuracy = np.array([value for row in rows for value in numbers(row["final_accuracy"])])
-    learnt = accuracy > LEARNT
-    return alive[learnt], accuracy[learnt]
+    learned = accuracy > LEARNED
+    return alive[learned], accuracy[learned]
 
 
 def draw(data: Data) -> Figure:

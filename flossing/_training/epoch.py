@@ -17,7 +17,7 @@ from flossing._checks import check_integer, check_leaves, check_positive, is_con
 from flossing._linalg.norm import clipped, norm_of
 from flossing._messages import infinite_exponent_message
 from flossing._runtime.epochs import run_chunk
-from flossing._runtime.interned import interned
+from flossing._runtime.interning import interned
 from flossing._runtime.memory import too_large
 from flossing._tangent.interval import ADAPT_EVERY, adapted_interval, shorter_interval
 from flossing._tangent.problem import Problem, initial_basis, set_up
@@ -30,7 +30,7 @@ from flossing._types import Input, RandomKey, State
 CLIP = 0.1
 """The largest gradient norm that the flossing optimiser receives. Where a random network almost loses a direction, the
 gradient has rare spikes, a hundred or a thousand times its usual size. After one spike, Adam would take small steps for
-thousands of epochs. Near the target, gradient norms are below this limit."""
+hundreds of epochs. Near the target, gradient norms are below this limit."""
 
 
 class FlossingRecord(NamedTuple):

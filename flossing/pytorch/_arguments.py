@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from flossing._arguments import check_integer
-from flossing.pytorch._orthonormal import orthonormalise
+from flossing.pytorch._qr import orthonormalise
 
 
 class Coordinates:

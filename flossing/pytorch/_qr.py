@@ -66,7 +66,7 @@ def push(
 ) -> tuple[Float[Tensor, "N k"], Float[Tensor, "blocks k"]]:
     """D_T ... D_1 Q, orthonormalised after each of the steps `ends` -> the last Q, and log R_ii of each block.
 
-    As [`orthonormalise`][flossing.pytorch._orthonormal.orthonormalise] after each block. The last Q is orthonormal if
+    As [`orthonormalise`][flossing.pytorch._qr.orthonormalise] after each block. The last Q is orthonormal if
     the last step is one of `ends`.
     """
     return _Push.apply(jacobians, q, ends)  # pyright: ignore[reportReturnType]
