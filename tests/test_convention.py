@@ -121,6 +121,6 @@ def test_a_batch_finds_a_long_interval():
     cell = fl.cells.VanillaRNN(8, key=KEY, recurrent="orthogonal", input_scale=0.3)
     many = jax.random.normal(KEY, (3, 200, 1))
     every = fl.lyapunov_spectrum(cell, many, k=4)
-    seldom = fl.lyapunov_spectrum(cell, many, k=4, interval="auto")
-    assert seldom.interval >= 4
-    np.testing.assert_allclose(seldom.exponents, every.exponents, rtol=0, atol=1e-9)
+    adapted = fl.lyapunov_spectrum(cell, many, k=4, interval="auto")
+    assert adapted.interval >= 4
+    np.testing.assert_allclose(adapted.exponents, every.exponents, rtol=0, atol=1e-9)

@@ -140,7 +140,7 @@ def blocks_of(growth, transient, interval):
     return np.diff(np.cumsum(growth, axis=0)[ends - 1], axis=0, prepend=0), ends
 
 
-def test_strains_along_steps_are_those_of_blocks():
+def test_spread_ratios_along_steps_are_those_of_blocks():
     growth = np.random.default_rng(0).normal(size=(47, 3))
     for transient, interval in ((0, 1), (14, 4), (5, 7), (14, 40)):
         blocks, ends = blocks_of(growth, transient, interval)
@@ -153,7 +153,7 @@ def test_strains_along_steps_are_those_of_blocks():
             assert ratio == pytest.approx(spread, rel=1e-9)
 
 
-def test_strains_are_spreads_over_the_limit():
+def test_spread_ratios_are_spreads_over_the_limit():
     diagonal = jnp.asarray([0.9, 0.5, 0.1])
     spectrum = flow_of(lambda h, _: diagonal * h, jnp.ones(3), None, jnp.eye(3), length=40, transient=10, interval=1)
     rate = np.log(0.9 / 0.1)
@@ -187,7 +187,7 @@ def test_blocks_do_not_underflow_together():
     assert ratios[0] < 1 < ratios[-1]
 
 
-def test_a_lost_direction_is_an_infinite_strain():
+def test_a_lost_direction_is_an_infinite_spread():
     spectrum = flow_of(lambda h, _: jnp.asarray([1.0, 0.0]) * h, jnp.ones(2), None, jnp.eye(2), length=8)
     assert np.isinf(block_spread_ratio(spectrum.all_growth())).all()
 
@@ -226,21 +226,21 @@ def test_flossing_follows_the_network():
     """As exponents approach each other the interval grows, and the result equals that of QR after every step."""
     network = VanillaRNN(20, key=KEY)
     options = {"state": jnp.zeros(20), "key": KEY, "k": 15, "step": network_step, "chunk": 30}
-    auto, seldom = fl.floss(network, bits, epochs=90, **options)
+    auto, adapted = fl.floss(network, bits, epochs=90, **options)
     every, always = fl.floss(network, bits, epochs=90, interval=1, **options)
-    assert seldom.interval[0] == 1
-    assert seldom.interval[-1] >= 4
+    assert adapted.interval[0] == 1
+    assert adapted.interval[-1] >= 4
     assert (always.interval == 1).all()
-    np.testing.assert_allclose(seldom.exponents[:50], always.exponents[:50], rtol=0, atol=1e-8)
+    np.testing.assert_allclose(adapted.exponents[:50], always.exponents[:50], rtol=0, atol=1e-8)
     np.testing.assert_allclose(auto.J, every.J, rtol=0, atol=1e-4)
     # A later call continues at the interval reached.
-    _, more = fl.floss(auto, bits, epochs=1, flossing_state=seldom.state, **options)
+    _, more = fl.floss(auto, bits, epochs=1, flossing_state=adapted.state, **options)
     assert more.interval[0] >= 4
 
 
 @pytest.mark.usefixtures("optax_promotion")
-def test_a_chunk_that_strains_is_run_again():
-    """An interval that is too long leaves no trace: the epochs are those at an interval that bears."""
+def test_a_chunk_with_too_long_an_interval_is_run_again():
+    """An interval that is too long leaves no trace: the epochs are those at an admissible interval."""
     network = VanillaRNN(20, key=KEY)
     options = {"state": jnp.zeros(20), "key": KEY, "k": 18, "step": network_step, "chunk": 5, "epochs": 5}
     flossed, _ = fl.floss(network, bits, interval=1, **options)
@@ -332,10 +332,10 @@ def test_a_spectrum_at_the_interval_it_bears():
     inputs = jax.random.normal(KEY, (300, 1))
     options = {"k": 10, "key": KEY, "transient": 30}
     every = fl.lyapunov_spectrum(lambda h, s: network(s, h), inputs, state=jnp.zeros(20), **options)
-    seldom = fl.lyapunov_spectrum(lambda h, s: network(s, h), inputs, state=jnp.zeros(20), interval="auto", **options)
-    assert seldom.interval >= 4
-    assert len(seldom.growth) == -(-270 // seldom.interval)
-    np.testing.assert_allclose(seldom.exponents, every.exponents, rtol=0, atol=1e-9)
+    adapted = fl.lyapunov_spectrum(lambda h, s: network(s, h), inputs, state=jnp.zeros(20), interval="auto", **options)
+    assert adapted.interval >= 4
+    assert len(adapted.growth) == -(-270 // adapted.interval)
+    np.testing.assert_allclose(adapted.exponents, every.exponents, rtol=0, atol=1e-9)
 
     # Two directions that grow alike for 100 steps, then 10 nats apart in each step.
     rates = jnp.where(jnp.arange(200)[:, None] < 100, jnp.asarray([[0.0, 0.0]]), jnp.asarray([[0.0, -10.0]]))

@@ -79,9 +79,9 @@ def test_flossing_continues_with_its_optimiser_and_its_interval():
 def test_a_spectrum_at_a_long_interval_and_per_unit_of_time():
     torch.manual_seed(0)
     module, inputs = nn.RNN(2, 8, **DOUBLE), torch.randn(200, 2, **DOUBLE)
-    every, seldom = (flt.lyapunov_spectrum(module, inputs, k=2, interval=interval) for interval in (1, "auto"))
-    assert seldom.interval >= 2
-    torch.testing.assert_close(seldom.exponents, every.exponents, rtol=0, atol=1e-9)
+    every, adapted = (flt.lyapunov_spectrum(module, inputs, k=2, interval=interval) for interval in (1, "auto"))
+    assert adapted.interval >= 2
+    torch.testing.assert_close(adapted.exponents, every.exponents, rtol=0, atol=1e-9)
     timed = flt.lyapunov_spectrum(module, inputs, k=2, time_step=0.1)
     torch.testing.assert_close(timed.exponents, 10 * every.exponents, rtol=1e-12, atol=0)
     torch.testing.assert_close(timed.running_mean()[-1], timed.exponents, rtol=1e-9, atol=0)
