@@ -61,7 +61,7 @@ class Many:
     def model(units: int, seed: int) -> reference.ReferenceModel:
         """The network with this seed, in JAX's default precision."""
         numbers = training_start(units, 1, seed, dtype=jnp.zeros(()).dtype.name)
-        return reference.ReferenceModel(ours.cell_of(numbers), jnp.asarray(numbers["x0"]))
+        return ours.model_of(numbers)
 
     def advance(self, epochs: int):
         """Run further epochs; wait for the record of the last one and return it."""

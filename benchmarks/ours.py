@@ -18,6 +18,7 @@ from flossing._training.epoch import FlossingEpoch, run_flossing
 from flossing._training.train import TrainingEpoch
 from flossing_lab.reference import experiment as reference
 from flossing_lab.reference.config import Config
+from flossing_lab.reference.network import ReferenceNetwork
 
 CHUNK = 100
 """Largest number of epochs in a compiled loop, as in a run."""
@@ -26,9 +27,16 @@ CHUNK = 100
 def cell_of(numbers: Numbers) -> fl.cells.VanillaRNN:
     """Our cell with these weights."""
     shapes = eqx.filter_eval_shape(fl.cells.VanillaRNN, len(numbers["J"]), key=jax.random.key(0))
-    missing = {name: np.zeros(getattr(shapes, name).shape, numbers["J"].dtype) for name in ("wr", "offset")}
-    weights = {name: jnp.asarray((missing | numbers)[name]) for name in ("J", "ws", "b", "wr", "offset")}
-    return eqx.tree_at(lambda cell: tuple(getattr(cell, name) for name in weights), shapes, tuple(weights.values()))
+    return eqx.tree_at(
+        lambda cell: (cell.J, cell.ws, cell.b), shapes, [jnp.asarray(numbers[n]) for n in ("J", "ws", "b")]
+    )
+
+
+def model_of(numbers: Numbers) -> reference.ReferenceModel:
+    """The reference experiment's model with these weights and initial states."""
+    names = ("J", "ws", "wr", "b", "offset", "x0")
+    *weights, x0 = (jnp.asarray(numbers[name]) for name in names)
+    return reference.ReferenceModel(ReferenceNetwork(*weights), x0)
 
 
 def flossed_leaves(cell: fl.cells.VanillaRNN):
@@ -145,7 +153,7 @@ def training(*, units: int, batch: int, steps: int, delay: int):
     """`advance(epochs)` for training on a temporal XOR, chunk by chunk as in a run."""
     config = Config().with_values(units=units, k=units, batch=batch, steps=steps, delay=delay)
     experiment, numbers = reference.build(config), training_start(units, batch)
-    model = reference.ReferenceModel(cell_of(numbers), jnp.asarray(numbers["x0"]))
+    model = model_of(numbers)
     optimiser = experiment.optimiser
     epoch = TrainingEpoch(experiment.key, reference.task_loss, experiment.batch, optimiser, None, 0, None)
 

@@ -7,15 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import flossing as fl
-from flossing.cells import VanillaRNN
 from flossing_lab.cli import main
 from flossing_lab.reference.experiment import ReferenceModel, first_state, flossed_leaves, step
+from flossing_lab.reference.network import ReferenceNetwork
 
 DATA = Path(__file__).parent / "data"
 TINY = (
@@ -55,9 +54,7 @@ def golden(name):
 
 
 def golden_model(case) -> ReferenceModel:
-    units = int(case["N"])
-    network = VanillaRNN(units, key=jax.random.key(0))
-    network = eqx.tree_at(leaves_of, network, tuple(jnp.asarray(case[f"param_{name}"]) for name in NAMES))
+    network = ReferenceNetwork(*(jnp.asarray(case[f"param_{name}"]) for name in NAMES))
     return ReferenceModel(network, jnp.asarray(case["param_x0"].T))
 
 

@@ -89,6 +89,6 @@ def test_the_methods_of_each_are_of_each_sequence():
     for i in range(4):
         alone = fl.lyapunov_spectrum(step, inputs[i], state=STATES[0], **options)
         np.testing.assert_allclose(each.running_mean()[i], alone.running_mean(), rtol=0, atol=1e-11)
-        np.testing.assert_allclose(each.all_growth()[i], alone.all_growth(), rtol=0, atol=1e-11)
+        np.testing.assert_allclose(each.all_log_growth()[i], alone.all_log_growth(), rtol=0, atol=1e-11)
         np.testing.assert_allclose(error.standard_error[i], alone.uncertainty(batches=3).standard_error, rtol=1e-9)
         np.testing.assert_array_equal(error.is_upper_bound[i], alone.uncertainty(batches=3).is_upper_bound)

@@ -114,7 +114,7 @@ def test_a_batch_of_a_known_cell_needs_no_word_and_continues_from_its_own_bases(
     first = fl.lyapunov_spectrum(OURS, many[:, :25], k=3, transient=0)
     then = fl.lyapunov_spectrum(OURS, many[:, 25:], state=first.state, basis=first.basis)
     np.testing.assert_allclose((25 * first.exponents + 15 * then.exponents) / 40, whole.exponents, rtol=1e-9)
-    assert then.transient_growth.shape == (2, 0, 3)
+    assert then.transient_log_growth.shape == (2, 0, 3)
 
 
 def test_a_batch_finds_a_long_interval():

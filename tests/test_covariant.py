@@ -85,8 +85,8 @@ def test_each_vector_is_mapped_onto_the_next(name):
     np.testing.assert_allclose(jnp.linalg.norm(v, axis=1), 1, **EXACT)
     lengths = jnp.linalg.norm(pushed, axis=1)
     np.testing.assert_allclose(pushed[:-1] / lengths[:-1, None, :], v[1:], rtol=0, atol=1e-8)
-    np.testing.assert_allclose(jnp.log(lengths), result.growth, rtol=0, atol=1e-8)
-    np.testing.assert_allclose(result.growth.mean(0), result.exponents, **EXACT)
+    np.testing.assert_allclose(jnp.log(lengths), result.log_growth, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(result.log_growth.mean(0), result.exponents, **EXACT)
     step, _, inputs, _ = SYSTEMS[name]
     after = jax.vmap(step)(result.states, None if inputs is None else inputs[:-100])
     np.testing.assert_allclose(after[:-1], result.states[1:], **EXACT)
@@ -98,15 +98,17 @@ def test_growth_is_that_of_gram_schmidt_up_to_the_boundary(name):
     result = run(name, backward_transient=100)
     q, log_r = gram_schmidt(name)
     log_c = np.log(np.einsum("tik,tik->tk", q, result.vectors))
-    np.testing.assert_allclose((result.growth - log_r)[:-1], log_c[:-1] - log_c[1:], rtol=0, atol=1e-8)
-    np.testing.assert_allclose(result.growth[:-1].sum(0), log_r[:-1].sum(0) + log_c[0] - log_c[-1], rtol=0, atol=1e-7)
+    np.testing.assert_allclose((result.log_growth - log_r)[:-1], log_c[:-1] - log_c[1:], rtol=0, atol=1e-8)
+    np.testing.assert_allclose(
+        result.log_growth[:-1].sum(0), log_r[:-1].sum(0) + log_c[0] - log_c[-1], rtol=0, atol=1e-7
+    )
     np.testing.assert_allclose(result.vectors[:, :, 0], q[:, :, 0], rtol=0, atol=1e-8)
 
 
 def test_exponents_are_those_of_lyapunov_spectrum_up_to_the_boundary():
     spectrum = fl.lyapunov_spectrum(network, SIGNAL[:200], state=jnp.zeros(6), key=KEY, transient=0)
     result = run("network", backward_transient=100)
-    assert len(result.growth) == spectrum.steps == 200
+    assert len(result.log_growth) == spectrum.steps == 200
     np.testing.assert_allclose(result.exponents, spectrum.exponents, rtol=0, atol=5 / 200)
 
 
@@ -122,7 +124,7 @@ def test_constant_matrix_gives_its_eigenvectors(block):
     np.testing.assert_allclose(np.abs(cosines), 1, **EXACT)
     # The flow carries the sign on: a negative eigenvalue turns its vector round.
     np.testing.assert_array_equal(np.sign(cosines[1:] * cosines[:-1]), np.tile(np.sign(moduli), (16, 1)))
-    np.testing.assert_allclose(result.growth, np.tile(np.log(np.abs(moduli)), (17, 1)), **EXACT)
+    np.testing.assert_allclose(result.log_growth, np.tile(np.log(np.abs(moduli)), (17, 1)), **EXACT)
 
 
 def test_fixed_point_of_henon():
@@ -147,7 +149,7 @@ def test_transient_and_settling_make_the_vectors_those_of_the_orbit():
     )
     cosines = np.einsum("tik,tik->tk", here.vectors[100:150], other.vectors)
     np.testing.assert_allclose(np.abs(cosines), 1, **EXACT)
-    np.testing.assert_allclose(here.growth[100:150], other.growth, **EXACT)
+    np.testing.assert_allclose(here.log_growth[100:150], other.log_growth, **EXACT)
     np.testing.assert_allclose(here.states[100:150], other.states, **EXACT)
 
 
@@ -165,7 +167,7 @@ def test_first_k_of_the_full_set():
         network, SIGNAL, state=jnp.zeros(6), basis=basis_of("network")[:, :k], backward_transient=100
     )
     np.testing.assert_allclose(part.vectors, full.vectors[:, :, :k], **EXACT)
-    np.testing.assert_allclose(part.growth, full.growth[:, :k], **EXACT)
+    np.testing.assert_allclose(part.log_growth, full.log_growth[:, :k], **EXACT)
 
 
 def test_measure_stores_what_could_be_computed_afterwards():
@@ -176,7 +178,7 @@ def test_measure_stores_what_could_be_computed_afterwards():
     assert result.vectors is None
     assert result.states is None
     assert plain.measured is None
-    np.testing.assert_allclose(result.growth, plain.growth, **EXACT)
+    np.testing.assert_allclose(result.log_growth, plain.log_growth, **EXACT)
     expected = jax.vmap(measure)(plain.vectors)
     for name in expected:
         np.testing.assert_allclose(result.measured[name], expected[name], **EXACT)
@@ -250,7 +252,7 @@ def test_jit_vmap_and_a_cached_module():
     for index, signal in enumerate(signals):
         one = covariant_vectors(Driven(NETWORK), signal, state=jnp.zeros(6), k=3, transient=0, backward_transient=0)
         np.testing.assert_allclose(many.vectors[index], one.vectors, **EXACT)
-        np.testing.assert_allclose(many.growth[index], one.growth, **EXACT)
+        np.testing.assert_allclose(many.log_growth[index], one.log_growth, **EXACT)
 
 
 SINGULAR = jnp.diag(jnp.array([2.0, 1.0, 0.0]))
@@ -280,9 +282,9 @@ def test_a_lost_vector_inside_jit_is_marked_and_leaves_the_others_alone():
     full = jax.jit(lambda s: covariant_vectors(projected, s, state=jnp.zeros(3), basis=jnp.eye(3), **options))(pulse)
     part = covariant_vectors(projected, pulse, state=jnp.zeros(3), basis=np.eye(3)[:, :2], **options)
     np.testing.assert_allclose(full.vectors[:, :, :2], part.vectors, **EXACT)
-    np.testing.assert_allclose(full.growth[:, :2], part.growth, **EXACT)
+    np.testing.assert_allclose(full.log_growth[:, :2], part.log_growth, **EXACT)
     assert np.isneginf(full.exponents[2])
-    assert np.isneginf(full.growth[:, 2]).all()
+    assert np.isneginf(full.log_growth[:, 2]).all()
     assert np.isnan(full.vectors[:, :, 2]).all()
 
 

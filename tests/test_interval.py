@@ -47,7 +47,7 @@ def measured(network, inputs, state, basis, interval):
 
     (_, spectrum), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(network)
     flat = jnp.concatenate([gradient.J.ravel(), gradient.ws.ravel(), gradient.b])
-    return flat, spectrum.exponents, block_spread_ratio(spectrum.all_growth())
+    return flat, spectrum.exponents, block_spread_ratio(spectrum.all_log_growth())
 
 
 def drawn(units, k, gain, recurrent, steps, seed, dtype):
@@ -158,15 +158,15 @@ def test_spread_ratios_are_spreads_over_the_limit():
     spectrum = flow_of(lambda h, _: diagonal * h, jnp.ones(3), None, jnp.eye(3), length=40, transient=10, interval=1)
     rate = np.log(0.9 / 0.1)
     expected = [np.log(np.exp(rate * lengths(40, factor)).mean()) / largest_spread("float64") for factor in MULTIPLES]
-    np.testing.assert_allclose(block_spread_ratio(spectrum.all_growth()), expected, rtol=1e-12)
+    np.testing.assert_allclose(block_spread_ratio(spectrum.all_log_growth()), expected, rtol=1e-12)
     assert expected[0] == pytest.approx(rate / largest_spread("float64"))
-    assert spectrum.transient_growth.shape == (10, 3)
+    assert spectrum.transient_log_growth.shape == (10, 3)
     # At a longer interval the same holds for its multiples.
     longer = flow_of(lambda h, _: diagonal * h, jnp.ones(3), None, jnp.eye(3), length=40, transient=0, interval=4)
     expected = [
         np.log(np.exp(4 * rate * lengths(10, factor)).mean()) / largest_spread("float64") for factor in MULTIPLES
     ]
-    np.testing.assert_allclose(block_spread_ratio(longer.all_growth()), expected, rtol=1e-12)
+    np.testing.assert_allclose(block_spread_ratio(longer.all_log_growth()), expected, rtol=1e-12)
 
 
 def lengths(rows, factor):
@@ -183,13 +183,13 @@ def test_blocks_do_not_underflow_together():
         jnp.ones((1, 1), "float32"),
         length=64,
     )
-    ratios = block_spread_ratio(spectrum.all_growth())
+    ratios = block_spread_ratio(spectrum.all_log_growth())
     assert ratios[0] < 1 < ratios[-1]
 
 
 def test_a_lost_direction_is_an_infinite_spread():
     spectrum = flow_of(lambda h, _: jnp.asarray([1.0, 0.0]) * h, jnp.ones(2), None, jnp.eye(2), length=8)
-    assert np.isinf(block_spread_ratio(spectrum.all_growth())).all()
+    assert np.isinf(block_spread_ratio(spectrum.all_log_growth())).all()
 
 
 def test_the_rule():
@@ -334,7 +334,7 @@ def test_a_spectrum_at_the_interval_it_bears():
     every = fl.lyapunov_spectrum(lambda h, s: network(s, h), inputs, state=jnp.zeros(20), **options)
     adapted = fl.lyapunov_spectrum(lambda h, s: network(s, h), inputs, state=jnp.zeros(20), interval="auto", **options)
     assert adapted.interval >= 4
-    assert len(adapted.growth) == -(-270 // adapted.interval)
+    assert len(adapted.log_growth) == -(-270 // adapted.interval)
     np.testing.assert_allclose(adapted.exponents, every.exponents, rtol=0, atol=1e-9)
 
     # Two directions that grow alike for 100 steps, then 10 nats apart in each step.

@@ -70,7 +70,7 @@ def test_first_k_of_the_full_spectrum(k):
     basis = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
     full = fl.lyapunov_spectrum(make(J), inputs, state=jnp.zeros(8), basis=basis, transient=7)
     part = fl.lyapunov_spectrum(make(J), inputs, state=jnp.zeros(8), basis=basis[:, :k], transient=7)
-    np.testing.assert_allclose(part.growth, full.growth[:, :k], **EXACT)
+    np.testing.assert_allclose(part.log_growth, full.log_growth[:, :k], **EXACT)
     np.testing.assert_allclose(part.basis, full.basis[:, :k], **EXACT)
 
 
@@ -91,14 +91,14 @@ def test_interval_only_sums(steps, transient, interval, gain, seed):
     every = fl.lyapunov_spectrum(make(J), inputs, state=jnp.zeros(4), **options)
     block = fl.lyapunov_spectrum(make(J), inputs, state=jnp.zeros(4), interval=interval, **options)
     starts = range(0, steps - transient, interval)
-    summed = np.stack([every.growth[start : start + interval].sum(0) for start in starts])
+    summed = np.stack([every.log_growth[start : start + interval].sum(0) for start in starts])
     # Between two QRs the columns lean towards the first direction: what is lost is the ratio of their growth, over the
     # blocks of the transient as well.
-    lean = np.subtract(*np.asarray(every.all_growth()).T)
+    lean = np.subtract(*np.asarray(every.all_log_growth()).T)
     spread = max(lean[start : start + interval].sum() for start in range(steps))
     assume(spread < 25)
     tolerance = {"rtol": 0, "atol": 1e-12 * np.exp(max(spread, 0))}
-    np.testing.assert_allclose(block.growth, summed, **tolerance)
+    np.testing.assert_allclose(block.log_growth, summed, **tolerance)
     np.testing.assert_allclose(block.exponents, every.exponents, **tolerance)
     np.testing.assert_allclose(block.state, every.state, **EXACT)
 
@@ -109,7 +109,7 @@ def test_a_run_can_be_continued():
     whole = fl.lyapunov_spectrum(make(J), inputs, state=jnp.zeros(5), key=KEY, transient=0)
     first = fl.lyapunov_spectrum(make(J), inputs[:15], state=jnp.zeros(5), key=KEY, transient=0)
     second = fl.lyapunov_spectrum(make(J), inputs[15:], state=first.state, basis=first.basis)
-    np.testing.assert_allclose(np.concatenate([first.growth, second.growth]), whole.growth, **EXACT)
+    np.testing.assert_allclose(np.concatenate([first.log_growth, second.log_growth]), whole.log_growth, **EXACT)
 
 
 def test_henon():

@@ -93,5 +93,5 @@ def test_defaults_are_those_of_the_jax_side():
     inputs = torch.randn(50, 2)
     cell = fl.cells.GRU(5, 2, key=jax.random.key(0))
     ours, theirs = flt.lyapunov_spectrum(module, inputs), fl.lyapunov_spectrum(cell, inputs.double().numpy())
-    assert len(ours.growth) == len(theirs.growth) == 35
-    assert len(flt.lyapunov_spectrum(module, inputs, basis=ours.basis).transient_growth) == 0
+    assert len(ours.log_growth) == len(theirs.log_growth) == 35
+    assert len(flt.lyapunov_spectrum(module, inputs, basis=ours.basis).transient_log_growth) == 0

@@ -54,8 +54,8 @@ def test_all_ways_to_push_tangents_agree(monkeypatch, interval):
         (gradient,) = torch.autograd.grad(flt.flossing_loss(spectrum.exponents), W)
         with torch.no_grad():
             again = flt.lyapunov_spectrum(lambda h, s, f=function: f(W @ h + s), inputs, state=h, **options)
-        torch.testing.assert_close(again.growth, spectrum.growth.detach(), rtol=0, atol=1e-11)
-        results.append((spectrum.growth.detach(), spectrum.state.detach(), gradient))
+        torch.testing.assert_close(again.log_growth, spectrum.log_growth.detach(), rtol=0, atol=1e-11)
+        results.append((spectrum.log_growth.detach(), spectrum.state.detach(), gradient))
     assert [way.__name__ for way in taken[::2]] == ["_batched_jacobians", "_forward_mode", "_reverse_mode"]
     for result in results[1:]:
         for ours, first in zip(result, results[0], strict=True):
@@ -74,8 +74,8 @@ def test_a_triangular_step(old):
     spectrum = flt.lyapunov_spectrum(lambda h, _: identity(W @ h), None, state=h, **options)
     logs = diagonal.abs().log()
     torch.testing.assert_close(spectrum.exponents.detach(), logs, rtol=0, atol=1e-12)
-    torch.testing.assert_close(spectrum.growth.detach(), (2 * logs).expand(3, 3), rtol=0, atol=1e-12)
-    torch.testing.assert_close(spectrum.transient_growth.detach(), 2 * logs[None], rtol=0, atol=1e-12)
+    torch.testing.assert_close(spectrum.log_growth.detach(), (2 * logs).expand(3, 3), rtol=0, atol=1e-12)
+    torch.testing.assert_close(spectrum.transient_log_growth.detach(), 2 * logs[None], rtol=0, atol=1e-12)
     for i in range(3):
         (gradient,) = torch.autograd.grad(spectrum.exponents[i], W, retain_graph=True)
         expected = torch.zeros(3, **DOUBLE)

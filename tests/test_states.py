@@ -34,7 +34,7 @@ def test_pytree_state_equals_its_flat_twin():
     options = {"basis": basis, "transient": 3, "interval": 2}
     ours = fl.lyapunov_spectrum(pytree, inputs, state=(jnp.zeros(3), jnp.zeros(3)), **options)
     twin = fl.lyapunov_spectrum(flat, inputs, state=jnp.zeros(6), **options)
-    np.testing.assert_allclose(ours.growth, twin.growth, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(ours.log_growth, twin.log_growth, rtol=0, atol=1e-12)
     np.testing.assert_allclose(ours.basis, twin.basis, rtol=0, atol=1e-12)
     assert isinstance(ours.state, tuple)
     np.testing.assert_allclose(jnp.concatenate(ours.state), twin.state, rtol=0, atol=1e-12)
@@ -103,7 +103,7 @@ def test_float32_in_float32_out():
         state=jnp.zeros(6, jnp.float32),
         basis=basis.astype("f4"),
     )
-    assert {x.dtype for x in (single.exponents, single.growth, single.state, single.basis)} == {np.dtype("float32")}
+    assert {x.dtype for x in (single.exponents, single.log_growth, single.state, single.basis)} == {np.dtype("float32")}
     np.testing.assert_allclose(single.exponents, double.exponents, rtol=0, atol=1e-4)
 
 

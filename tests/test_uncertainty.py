@@ -73,9 +73,9 @@ def test_running_mean_ends_at_the_exponents():
     options = {"steps": 103, "transient": 10, "interval": 4, "time_step": 0.1}
     spectrum = fl.lyapunov_spectrum(henon, None, state=jnp.array([0.1, 0.1]), **options)
     running = spectrum.running_mean()
-    assert running.shape == spectrum.growth.shape == (24, 2)
+    assert running.shape == spectrum.log_growth.shape == (24, 2)
     np.testing.assert_allclose(running[-1], spectrum.exponents, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(running[0], spectrum.growth[0] / 0.4, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(running[0], spectrum.log_growth[0] / 0.4, rtol=0, atol=1e-12)
 
 
 def test_lost_directions_have_no_error_bar():

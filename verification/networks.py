@@ -40,12 +40,12 @@ def identities() -> list[Row]:
     full = fl.lyapunov_spectrum(step, None, state=start, steps=steps, basis=basis)
     part = fl.lyapunov_spectrum(step, None, state=start, steps=steps, basis=basis[:, :11])
     three = fl.lyapunov_spectrum(step, None, state=start, steps=steps, basis=basis[:, :11], interval=3)
-    summed = np.add.reduceat(np.asarray(part.growth), np.arange(0, steps, 3), axis=0)
+    summed = np.add.reduceat(np.asarray(part.log_growth), np.arange(0, steps, 3), axis=0)
     name = "h' = J tanh(h), N = 40, 100 steps"
     return [
         exact(name, "Σλ = <log|det D|>", log_det, "determinant", full.exponents.sum()),
         worst(name, "first 11 of all = run with k = 11", full.exponents[:11], "nesting of QR", part.exponents),
-        worst(name, "QR every 3 steps = every step, summed", summed, "uniqueness of QR", three.growth),
+        worst(name, "QR every 3 steps = every step, summed", summed, "uniqueness of QR", three.log_growth),
     ]
 
 

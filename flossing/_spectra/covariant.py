@@ -40,18 +40,18 @@ class CovariantVectors(eqx.Module):
     They belong to n states: those between the transient at the start and the backward transient at the end.
 
     Entry i belongs to the state that enters the step with `inputs[transient + i]`, and to the Jacobian D of that step:
-    D vectors[i] = vectors[i + 1] diag(exp growth[i]), signs included.
+    D vectors[i] = vectors[i + 1] diag(exp log_growth[i]), signs included.
 
-    - `exponents` (k,): the mean of `growth`, per step, natural logarithm. Those of [`lyapunov_spectrum`][] along the
-      same steps differ by a boundary term O(1/n).
-    - `growth` (n, k): the log growth of each vector in the next step.
+    - `exponents` (k,): the mean of `log_growth`, per step, natural logarithm. Those of [`lyapunov_spectrum`][] along
+      the same steps differ by a boundary term O(1/n).
+    - `log_growth` (n, k): the log growth of each vector in the next step.
     - `vectors` (n, N, k): unit columns in the coordinates of the state; None if a `measure` was given.
     - `states`: the n states, structured as the one given, with a leading axis of n; None if a `measure` was given.
     - `measured`: what `measure` returned, with a leading axis of n on every leaf; None without a `measure`.
     """
 
     exponents: Float[Array, " k"]
-    growth: Float[Array, "n k"]
+    log_growth: Float[Array, "n k"]
     vectors: Float[Array, "n N k"] | None
     states: State
     measured: PyTree

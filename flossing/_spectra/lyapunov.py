@@ -112,10 +112,10 @@ def lyapunov_spectrum(
             found = flow(length=length, transient=transient, interval=interval)
         spectrum = Spectrum(
             found.exponents,
-            found.growth,
+            found.log_growth,
             found.state,
             found.basis,
-            found.transient_growth,
+            found.transient_log_growth,
             length - transient,
             interval,
             float(time_step),
@@ -159,7 +159,7 @@ def _flow_at_longest_interval(flow: Callable[..., Flow], length: int, transient:
 
 def _largest_ratio(flow: Flow) -> np.ndarray:
     """The spread ratios of the worst sequence, as one epoch (1, factors)."""
-    growth = flow.all_growth()
+    growth = flow.all_log_growth()
     ratios = jax.vmap(block_spread_ratio)(growth.reshape(-1, *growth.shape[-2:]))
     return np.asarray(ratios.max(0))[None]
 
@@ -168,7 +168,7 @@ def check_spectrum(spectrum: Spectrum):
     """Raise ValueError if the orbit, or one of a batch, did not stay finite; warn if the step forgets its state."""
     if not is_concrete(spectrum):
         return
-    growth = np.asarray(spectrum.growth)
+    growth = np.asarray(spectrum.log_growth)
     lost = (np.isnan(growth) | np.isposinf(growth)).any(-1)
     if lost.any():
         *sequence, block = (int(i) for i in np.argwhere(lost)[0])

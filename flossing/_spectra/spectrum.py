@@ -13,11 +13,11 @@ class Spectrum(eqx.Module):
 
     - `exponents` (k,): per step (per unit of time if a `time_step` was given), natural logarithm, descending once the
       flow has settled. They depend on the orbit: with inputs, they are the exponents of the driven system.
-    - `growth` (blocks, k): log R_ii of each block of `interval` steps after the transient; the last block may be
+    - `log_growth` (blocks, k): log R_ii of each block of `interval` steps after the transient; the last block may be
       shorter. `exponents` is its sum over blocks, divided by `steps * time_step`.
     - `state`: the state after the last step, structured as the one given.
     - `basis` (N, k): the orthonormal basis after the last step. `state` and `basis` continue the run.
-    - `transient_growth` (before, k): the growth of the blocks of the transient.
+    - `transient_log_growth` (before, k): the growth of the blocks of the transient.
     - `steps`, `interval`, `time_step`: the number of steps averaged, the steps per block, the duration of one step.
 
     Along B sequences every array has a leading axis B, and so have the results of all methods but `mean`, `std` and
@@ -28,23 +28,23 @@ class Spectrum(eqx.Module):
     """
 
     exponents: Float[Array, "*B k"]
-    growth: Float[Array, "*B blocks k"]
+    log_growth: Float[Array, "*B blocks k"]
     state: State
     basis: Float[Array, "*B N k"]
-    transient_growth: Float[Array, "*B before k"]
+    transient_log_growth: Float[Array, "*B before k"]
     steps: int = eqx.field(static=True)
     interval: int = eqx.field(static=True)
     time_step: float = eqx.field(static=True)
 
     def running_mean(self) -> Float[Array, "*B blocks k"]:
         """The running average of the exponents after each block, which shows its convergence."""
-        steps = jnp.minimum(jnp.arange(1, self.growth.shape[-2] + 1) * self.interval, self.steps)
-        time = jnp.broadcast_to(steps.astype(self.growth.dtype)[:, None] * self.time_step, self.growth.shape)
-        return jnp.cumsum(self.growth, axis=-2) / time
+        steps = jnp.minimum(jnp.arange(1, self.log_growth.shape[-2] + 1) * self.interval, self.steps)
+        time = jnp.broadcast_to(steps.astype(self.log_growth.dtype)[:, None] * self.time_step, self.log_growth.shape)
+        return jnp.cumsum(self.log_growth, axis=-2) / time
 
-    def all_growth(self) -> Float[Array, "*B blocks k"]:
+    def all_log_growth(self) -> Float[Array, "*B blocks k"]:
         """log R_ii of each block, those of the transient first."""
-        return jnp.concatenate([self.transient_growth, self.growth], axis=-2)
+        return jnp.concatenate([self.transient_log_growth, self.log_growth], axis=-2)
 
     def uncertainty(self, batches: int = 20) -> Uncertainty:
         """The standard errors of the exponents by batch means, in their unit; see [`Uncertainty`][].
@@ -52,7 +52,7 @@ class Spectrum(eqx.Module):
         Raises ValueError if there are fewer than `8 * batches` blocks.
         """
         whole = self.steps // self.interval
-        return batch_means(self.growth[..., :whole, :], self.interval * self.time_step, batches)
+        return batch_means(self.log_growth[..., :whole, :], self.interval * self.time_step, batches)
 
     def mean(self) -> Float[Array, " k"]:
         """The mean over sequences; -inf where one of them has -inf."""

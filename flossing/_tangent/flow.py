@@ -26,14 +26,14 @@ class Flow(NamedTuple):
     """The result of the tangent flow; fields as in [`Spectrum`][]."""
 
     exponents: Float[Array, "*B k"]
-    growth: Float[Array, "*B blocks k"]
-    transient_growth: Float[Array, "*B before k"]
+    log_growth: Float[Array, "*B blocks k"]
+    transient_log_growth: Float[Array, "*B before k"]
     basis: Float[Array, "*B N k"]
     state: State
 
-    def all_growth(self) -> Float[Array, "*B blocks k"]:
+    def all_log_growth(self) -> Float[Array, "*B blocks k"]:
         """log R_ii of each block, those of the transient first."""
-        return jnp.concatenate([self.transient_growth, self.growth], axis=-2)
+        return jnp.concatenate([self.transient_log_growth, self.log_growth], axis=-2)
 
 
 @in_full_precision

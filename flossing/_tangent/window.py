@@ -28,7 +28,7 @@ def measure_window(
     """The exponents, and the spread ratios of blocks; `rematerialise` supports reverse mode only."""
     if isinstance(interval, int) and not rematerialise:
         flow = tangent_flow(problem, basis, transient=transient, interval=interval)
-        return flow.exponents, block_spread_ratio(flow.all_growth(), tolerance)
+        return flow.exponents, block_spread_ratio(flow.all_log_growth(), tolerance)
     interval = jnp.asarray(interval)
     segment = math.isqrt(problem.length) if rematerialise else problem.length
     growth = window_growth(problem, basis, interval, transient=transient, segment=segment)

@@ -17,4 +17,4 @@ from flossing.cells._network import Network as Network, with_task_surrogate as w
 from flossing.cells._spiking import LIF as LIF, BinaryRNN as BinaryRNN
 from flossing.cells._stacked import Stacked as Stacked
 from flossing.cells._surrogate import spike as spike
-from flossing.cells._vanilla import VanillaRNN as VanillaRNN, driven as driven
+from flossing.cells._vanilla import VanillaRNN as VanillaRNN

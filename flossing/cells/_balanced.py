@@ -123,7 +123,7 @@ def _step(J: Float[Array, "N N"], drive: Float[Array, " N"], x: Float[Array, " N
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _orbit(J: Float[Array, "N N"], drive: Float[Array, "T N"], x: Float[Array, " N"], dt: float) -> Float[Array, "T N"]:
-    # As in `driven` of the reference network, the derivative is explicit: dJ multiplies all states in one product.
+    # The derivative is explicit for speed: dJ multiplies all states in one product.
     def body(x, drive):
         x = _step(J, drive, x, dt)
         return x, x

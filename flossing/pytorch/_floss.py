@@ -243,7 +243,7 @@ class _Objective(NamedTuple):
                 return loss, exponents, ratio.numpy()
             flow = system.flow(self.basis, transient=self.transient, interval=interval)
             loss = (flow.exponents - self.target).square().mean()
-            growth = torch.cat([flow.transient_growth, flow.growth], dim=-2).detach()
+            growth = torch.cat([flow.transient_log_growth, flow.log_growth], dim=-2).detach()
             return loss, flow.exponents, spread_ratio(growth, self.tolerance)
 
 

@@ -24,11 +24,11 @@ class Spectrum:
 
     - `exponents` (k,): per step (per unit of time if a `time_step` was given), natural logarithm; those of the driven
       system.
-    - `growth` (blocks, k): log R_ii of each block of `interval` steps after the transient; the last block may be
+    - `log_growth` (blocks, k): log R_ii of each block of `interval` steps after the transient; the last block may be
       shorter. `exponents` is its sum over blocks, divided by `steps * time_step`.
     - `state`: the state after the last step, structured as the one given, as the module itself returns it.
     - `basis` (N, k): the orthonormal basis after the last step. `state` and `basis` continue the run.
-    - `transient_growth` (before, k): the growth of the blocks of the transient.
+    - `transient_log_growth` (before, k): the growth of the blocks of the transient.
     - `steps`, `interval`, `time_step`: the number of steps averaged, the steps per block, the duration of one step.
 
     Along B sequences all tensors have a leading axis B, except the `state` of a module, which has the module's own
@@ -39,23 +39,23 @@ class Spectrum:
     """
 
     exponents: Float[Tensor, "... k"]
-    growth: Float[Tensor, "... blocks k"]
+    log_growth: Float[Tensor, "... blocks k"]
     state: Any
     basis: Float[Tensor, "... N k"]
-    transient_growth: Float[Tensor, "... before k"]
+    transient_log_growth: Float[Tensor, "... before k"]
     steps: int
     interval: int
     time_step: float
 
     def running_mean(self) -> Float[Tensor, "... blocks k"]:
         """The running average of the exponents after each block, which shows its convergence."""
-        blocks = torch.arange(1, self.growth.shape[-2] + 1, device=self.growth.device)
-        steps = (blocks * self.interval).clamp(max=self.steps).to(self.growth.dtype)
-        return self.growth.cumsum(-2) / (steps[:, None] * self.time_step)
+        blocks = torch.arange(1, self.log_growth.shape[-2] + 1, device=self.log_growth.device)
+        steps = (blocks * self.interval).clamp(max=self.steps).to(self.log_growth.dtype)
+        return self.log_growth.cumsum(-2) / (steps[:, None] * self.time_step)
 
-    def all_growth(self) -> Float[Tensor, "... blocks k"]:
+    def all_log_growth(self) -> Float[Tensor, "... blocks k"]:
         """log R_ii of each block, those of the transient first."""
-        return torch.cat([self.transient_growth, self.growth], dim=-2)
+        return torch.cat([self.transient_log_growth, self.log_growth], dim=-2)
 
     def mean(self) -> Float[Tensor, " k"]:
         """The mean over sequences; -inf where one of them has -inf."""
@@ -158,10 +158,10 @@ def _flow_at_longest_interval(system: System, basis: Tensor, transient: int) -> 
     # The first steps choose the interval; the whole run may then show that it must be shorter.
     with torch.no_grad():
         first = system.start(min(system.length, PROBE_STEPS)).flow(basis, transient=0, interval=1)
-    interval = power_of_two(longer_interval(1, spread_ratio(first.growth, None)[None], system.length))
+    interval = power_of_two(longer_interval(1, spread_ratio(first.log_growth, None)[None], system.length))
     while True:
         flow = system.flow(basis, transient=transient, interval=interval)
-        growth = torch.cat([flow.transient_growth, flow.growth], dim=-2).detach()
+        growth = torch.cat([flow.transient_log_growth, flow.log_growth], dim=-2).detach()
         shorter = shorter_interval(interval, spread_ratio(growth, None)[None])
         if shorter == interval:
             return flow, interval
@@ -169,7 +169,7 @@ def _flow_at_longest_interval(system: System, basis: Tensor, transient: int) -> 
 
 
 def _check_flow(flow: Flow):
-    growth = flow.growth.detach()
+    growth = flow.log_growth.detach()
     if growth.isnan().any() or growth.isposinf().any():
         block = (growth.isnan() | growth.isposinf()).any(-1).nonzero()[0].tolist()
         where = f"sequence {block[0]}, block {block[1]}" if len(block) > 1 else f"block {block[0]}"

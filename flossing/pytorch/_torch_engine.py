@@ -46,8 +46,8 @@ class Flow(NamedTuple):
     """
 
     exponents: Any
-    growth: Any
-    transient_growth: Any
+    log_growth: Any
+    transient_log_growth: Any
     basis: Any
     state: Any
 

@@ -18,10 +18,10 @@ from flossing._spectra.statistics import effective_rank
 from flossing._training.epoch import Flossing
 from flossing._training.train import FlossingTerm, clip_by_array_norm
 from flossing._types import RandomKey
-from flossing.cells import VanillaRNN
 from flossing.schedules import Schedule
 from flossing_lab.reference.config import Config, NetworkConfig, StoppingConfig, TrainingConfig
 from flossing_lab.reference.figures import draw_run
+from flossing_lab.reference.network import ReferenceNetwork, draw_network
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.experiment import Experiment, Measurements
 from flossing_lab.runs.process import check_fits
@@ -39,7 +39,7 @@ HORIZONS = 16
 class ReferenceModel(eqx.Module):
     """The trained model: the network, and an initial x for each sequence of the batch (B, N)."""
 
-    network: VanillaRNN
+    network: ReferenceNetwork
     x0: Float[Array, "B N"]
 
     def logits(self, inputs: Float[Array, "B T S"]) -> Float[Array, "B T"]:
@@ -161,7 +161,7 @@ def draw_model(config: Config) -> ReferenceModel:
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _draw(config: NetworkConfig, channels: int, batch: int, network_key: RandomKey, initial_key: RandomKey):
     # One compilation instead of some fifty small ones.
-    network = VanillaRNN(inputs=channels, key=network_key, **config.model_dump())
+    network = draw_network(config, channels, 1, network_key)
     x0 = jax.random.normal(initial_key, (batch, config.units))
     return ReferenceModel(network, jax.vmap(lambda x: network.relax(x, RELAXATION))(x0))
 

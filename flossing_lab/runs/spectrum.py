@@ -32,7 +32,7 @@ def show_spectrum(
     spectrum = module.measure_spectrum(model, config, first)
     exponents = np.asarray(spectrum.exponents)
     title = "freshly drawn network" if source is None else str(source)
-    averaged, steps = len(spectrum.growth), len(spectrum.growth) + len(spectrum.transient_growth)
+    averaged, steps = len(spectrum.log_growth), len(spectrum.log_growth) + len(spectrum.transient_log_growth)
     errors = np.asarray(spectrum.uncertainty().standard_error) if averaged >= MIN_STEPS_FOR_ERROR else None
     console.print(_table(exponents, errors, f"Lyapunov exponents, {title}"))
     console.print(
