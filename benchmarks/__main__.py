@@ -16,12 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flossing_lab.runs.provenance import measured_on
 from rich.console import Console, Group
 from rich.table import Table
 
 from benchmarks import epochs, memory, modules, runs, spectra, table
 from benchmarks.turns import shared_cores
+from flossing_lab.runs.provenance import measured_on
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results.json", HERE / "table.md"

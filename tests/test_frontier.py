@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from flossing_lab.runs.provenance import brief_provenance
 
 from flossing_lab.paper import schedules
 from flossing_lab.paper.calculations import capacity as calculations
@@ -12,6 +11,7 @@ from flossing_lab.paper.figures import above_n as beyond, capacity, find_figures
 from flossing_lab.paper.results_page import page
 from flossing_lab.reference.config import Config, StoppingConfig
 from flossing_lab.runs.files import plain
+from flossing_lab.runs.provenance import brief_provenance
 
 
 def delay_line(units, scale=1e-3):

@@ -20,7 +20,7 @@ class LeakyRNN(eqx.Module):
         x_{t+1} = (1 - dt) x_t + dt (J phi(x_t) + b + ws s_t)
 
     The state is x, the output phi(x), with phi = tanh or relu. Exponents are per step: divide by `dt`, or measure with
-    `time_step=dt`, to get them per time constant. With `dt = 1` there is no leak, and relu gives the ReLU network: a
+    `time_step=dt`, to get them per time constant. With `dt = 1` the old x drops out, and relu gives the ReLU network: a
     step in which m units are silent loses m directions, whose exponents are -inf. At x = 0 all units are silent, so use
     a transient. Fields, with N units and S inputs: `J` (N, N), `ws` (N, S), `b` (N,).
     """

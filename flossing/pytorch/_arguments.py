@@ -15,7 +15,7 @@ class Coordinates:
     """The map between a state (a tensor or a pytree of tensors) and its real coordinates, a vector of R^N.
 
     Floating leaves are raveled in the tree's own order; a complex leaf gives its real parts, then its imaginary
-    parts. Other leaves (counters) have no tangent: `split` returns them as `rest`.
+    parts. Other leaves (counters) have no tangent: `split` returns them separately.
     """
 
     def __init__(self, state: Any):

@@ -129,7 +129,8 @@ def floss(
       for a step that is a function.
     - `optimiser`: a class or function that creates an optimiser from a list of parameters, such as `torch.optim.Adam`
       (the default, with its learning rate of 1e-3) or `functools.partial(torch.optim.Adam, lr=1e-2)`; or an existing
-      optimiser. That one updates only those of the parameters that it holds, and clears all its gradients.
+      optimiser. An existing optimiser updates only the flossed parameters that it holds, and the gradients of all its
+      parameters are cleared.
     - `clip`: the largest 2-norm of the gradient, over all parameters together, that the optimiser receives; `None` for
       no limit, as in the paper. Without clipping, a single gradient spike, as random networks produce, slows Adam for
       hundreds of epochs.
@@ -277,7 +278,7 @@ def _update(
 
 
 def _norm(gradients: list[Tensor]) -> float:
-    """The norm of all together; scaled by the largest entry, squares cannot overflow unless the norm itself does."""
+    """The norm of all gradients together, scaled by the largest entry, so squares overflow only if the norm does."""
     largest = torch.stack([g.abs().max() for g in gradients]).max() if gradients else torch.zeros(())
     if not 0 < largest < math.inf:
         return largest.item()

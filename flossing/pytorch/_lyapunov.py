@@ -100,7 +100,7 @@ def lyapunov_spectrum(
 
     - `model`: an `nn.RNN`, `nn.GRU`, `nn.LSTM` of any number of layers, an `nn.RNNCell`, `nn.GRUCell`, `nn.LSTMCell`;
       any other module, called like a torch cell, `cell(input, state) -> state`; or a function
-      `step(state, input) -> state`. Both must be pure.
+      `step(state, input) -> state`. Your own module or function must be pure.
     - `inputs`: (T, S), or (T, B, S) for a torch module, (B, T, S) if it is `batch_first`; each of the B sequences then
       has its own exponents. For your own cell or step, a tensor or pytree of tensors with a leading time axis of T, or
       None for an autonomous system, which needs `steps=T` and is called with the input None.
@@ -110,14 +110,14 @@ def lyapunov_spectrum(
     - `k`: how many exponents, 1 to N; all N if neither `k` nor `basis` is given.
     - `generator`: draws the initial basis, the Q factor of a Gaussian N x k matrix; a generator with seed 0 by default.
     - `basis`: the initial basis (N, k), instead of a random one; its columns are orthonormalised first. With a batch it
-      may also have shape (B, N, k), as that of an earlier result.
+      may also have shape (B, N, k), like the `basis` of an earlier result.
     - `step`: `step(model, state, input) -> state`, for a model with another calling convention.
     - `batched`: whether inputs of your own cell or step have a leading batch axis, (B, T, ...); each sequence is then
       measured on its own. `state` is one for all, or has a leading axis B.
     - `transient`: steps at the start in which the basis aligns and growth is not counted, 0 to T - 1;
       `10 + ceil(T / 10)` by default, at most half of T; 0 if `basis` is given, since that continues a run.
-    - `interval`: steps between reorthonormalisations; `"auto"` chooses the longest interval that keeps the exponents to
-      about 1e-9 in float64, 1e-3 in float32.
+    - `interval`: steps between reorthonormalisations; `"auto"` chooses the longest interval that keeps the exponents
+      accurate to about 1e-9 in float64, 1e-3 in float32.
     - `steps`: the number of steps to run, from the start of `inputs`; all by default.
     - `time_step`: the duration of one step, for exponents per unit of time.
     - `engine`: "jax" runs torch's own modules on the CPU in compiled JAX code, "torch" runs any model on any device;

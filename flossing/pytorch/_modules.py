@@ -1,4 +1,4 @@
-"""torch's recurrent modules as maps of their state: weights and equations, and the modules that are no such map.
+"""torch's recurrent modules as maps of their state: weights, equations, and errors for modules that are not maps.
 
 The equations are written once, with the few functions that torch and JAX share; `xp` is either.
 """

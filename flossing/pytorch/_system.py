@@ -21,7 +21,9 @@ Engine: TypeAlias = Literal["auto", "jax", "torch"]
 
 @dataclass(frozen=True)
 class StepSystem:
-    """Any step along one sequence, or along each of `batch`; `size` real coordinates of the dtype and device of `like`.
+    """Any step, along one sequence or along each of `batch` sequences.
+
+    Its state has `size` real coordinates, of the dtype and on the device of `like`.
 
     With a batch, `inputs` have a leading batch axis, and so have the leaves of `state` if `has_states`.
     """

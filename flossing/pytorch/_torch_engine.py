@@ -40,7 +40,7 @@ Jacobians: TypeAlias = Iterator[tuple[Point, Tensor]]
 
 
 class Flow(NamedTuple):
-    """The result of a run along one sequence, or along B with a leading axis B each; arrays of either library.
+    """The result of a run along one sequence, or along B sequences, with a leading axis B; arrays of either library.
 
     Fields as in `Spectrum`.
     """

@@ -17,7 +17,7 @@ from flossing.tasks._trial import Trial
 class OrnsteinUhlenbeck:
     """S independent Ornstein-Uhlenbeck signals; each target is the signal of the same step, times `target_gain`.
 
-    Unlike a [`tasks.Task`][] it draws a [`tasks.Trial`][], whose targets are (T, S), and has no score.
+    Unlike a [`tasks.Task`][], it has no score, and the targets of its [`tasks.Trial`][] are (T, S).
 
         s_{t+1} - mean = exp(-dt/tau) (s_t - mean) + amplitude sqrt((1 - exp(-2 dt/tau)) / (2 tau)) xi_t,    s_1 = mean
 

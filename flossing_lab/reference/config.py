@@ -63,7 +63,7 @@ class TaskConfig(Section):
     order: Annotated[int, Field(ge=1, le=16)] = 1
     """temporal_xor: parity of 2^ORDER bits."""
     channels: Literal[1, 3] | None = None
-    """Input channels S: 1 for copy and temporal_xor, 3 for spatial_xor, which is also the default."""
+    """Input channels S: 1 for copy and temporal_xor, 3 for spatial_xor. Default: that of the task."""
     amplitude: Real = 1.0
     """Inputs are bits times this; targets follow from the bits themselves."""
     input_kind: Literal["binary"] = "binary"

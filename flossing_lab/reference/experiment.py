@@ -247,7 +247,7 @@ def make_stop(stopping: StoppingConfig) -> Callable[[Mapping[str, np.ndarray]], 
 
 
 def measure_spectrum(model: ReferenceModel, config: Config, k: int | None = None) -> Spectrum:
-    """The first `k` exponents over a whole sequence of the task, without a transient of 10 steps plus a tenth of it."""
+    """The first `k` exponents over a whole sequence of the task, after a transient of 10 steps plus a tenth of it."""
     _, _, input_key, basis_key = _streams(config)
     inputs = FlossingInputs(config.task.steps, make_task(config).channels, config.task.amplitude)(input_key)
     return _measure(model, inputs, basis_key, k or config.k)

@@ -128,7 +128,9 @@ class RunConfig(Section):
         experiment.
         """
         stated = self._non_defaults()
-        stated |= {name: kind for name, kind in self.model_dump(include={"experiment"}).items() if kind != DEFAULT_EXPERIMENT}
+        stated |= {
+            name: kind for name, kind in self.model_dump(include={"experiment"}).items() if kind != DEFAULT_EXPERIMENT
+        }
         return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:12]
 
     def _non_defaults(self) -> dict[str, Any]:

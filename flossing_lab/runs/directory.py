@@ -22,8 +22,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from flossing_lab.runs.config import RunConfig
-from flossing_lab.runs.registry import read_config
 from flossing_lab.runs.files import read_arrays, read_json, remove_temporary_files, write_arrays, write_json
+from flossing_lab.runs.registry import read_config
 
 FORMAT = 1
 """Version of the layout."""

@@ -9,14 +9,14 @@ import optax
 from jaxtyping import PyTree
 from matplotlib.figure import Figure
 
-from flossing._training.epoch import Flossing
 from flossing._spectra.lyapunov import Spectrum
-from flossing.schedules import Schedule
+from flossing._training.epoch import Flossing
 from flossing._training.train import FlossingTerm, Loss, Probe
 from flossing._types import RandomKey
+from flossing.schedules import Schedule
 from flossing_lab.runs.config import RunConfig
-from flossing_lab.runs.registry import EXPERIMENTS
 from flossing_lab.runs.directory import RunDirectory
+from flossing_lab.runs.registry import EXPERIMENTS
 
 
 class Experiment(NamedTuple):

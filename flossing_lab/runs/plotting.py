@@ -1,15 +1,14 @@
 """The plots of single runs and of the demo. Drawing reads run directories; nothing here trains."""
+
 import io
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from flossing_lab.runs.directory import RunDirectory
-from flossing_lab.runs.files import write_atomically
 
+from flossing_lab.runs.files import write_atomically
 
 LABELS = {
     "none": "no flossing",

@@ -49,7 +49,7 @@ def cache_folder() -> Path:
 def limit_folder(folder: Path, limit: int):
     """Delete the least recently used files of a folder until the rest take up at most `limit` bytes.
 
-    JAX has its own limit, but to enforce it reads the whole folder at every compilation. With the thousands of small
+    JAX has its own limit, but enforces it by reading the whole folder at every compilation. With the thousands of small
     programs that some sweeps leave behind, that takes longer than compiling.
     """
     total = 0

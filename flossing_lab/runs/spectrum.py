@@ -10,8 +10,8 @@ from rich.table import Table
 from flossing._arguments import check_integer
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.directory import RunDirectory
-from flossing_lab.runs.plotting import draw_spectrum, save_figure
 from flossing_lab.runs.experiment import experiment_module
+from flossing_lab.runs.plotting import draw_spectrum, save_figure
 from flossing_lab.runs.run import configure_dtype, load_model
 
 MIN_STEPS_FOR_ERROR = 160

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from flossing_lab.sweeps.collection import ABSENT, axes_of, find_runs, labels_of, read_sweep
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.files import read_arrays
+from flossing_lab.sweeps.collection import ABSENT, axes_of, find_runs, labels_of, read_sweep
 
 if TYPE_CHECKING:
     import xarray

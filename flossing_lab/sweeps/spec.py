@@ -24,8 +24,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
-from flossing_lab.runs.config import DEFAULT_EXPERIMENT, explain_invalid
-from flossing_lab.runs.config import RunConfig
+from flossing_lab.runs.config import DEFAULT_EXPERIMENT, RunConfig, explain_invalid
 from flossing_lab.runs.registry import config_class
 
 MOST_POINTS = 100_000
@@ -73,7 +72,9 @@ class Spec(BaseModel):
                     raise ValueError(f"{field} must be a list of at least one value, got {field}={values!r}")
             if len({len(values) for values in axis.values()}) > 1:
                 listed = ", ".join(f"{len(values)} of {field}" for field, values in axis.items())
-                raise ValueError(f"the fields of one axis vary together and must have equally many values, got {listed}")
+                raise ValueError(
+                    f"the fields of one axis vary together and must have equally many values, got {listed}"
+                )
         return axes
 
     @model_validator(mode="after")

@@ -17,13 +17,13 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 
-from flossing_lab.sweeps.collection import write_sweep
 from flossing_lab.runs.config import RunConfig
-from flossing_lab.runs.registry import read_config
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.files import remove_temporary_files
+from flossing_lab.runs.registry import read_config
+from flossing_lab.sweeps.collection import write_sweep
 from flossing_lab.sweeps.spec import Point, Spec, describe
-from flossing_lab.sweeps.workers import Job, run_jobs, check_workers, evict_compilations, say
+from flossing_lab.sweeps.workers import Job, check_workers, evict_compilations, run_jobs, say
 
 LOCK = ".lock"
 _PATIENCE = 10.0  # seconds to wait for a directory that is in use

@@ -1,0 +1,85 @@
+"""The command of an experiment: its arguments, made from its configuration, and a run with its progress on screen."""
+
+import types
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+
+import tyro
+from pydantic import BaseModel, Field, create_model
+
+from flossing_lab.runs.config import RunConfig
+
+if TYPE_CHECKING:
+    from flossing_lab.runs.directory import RunDirectory
+
+
+def arguments_of(config: type[RunConfig]) -> Any:
+    """The type from which tyro reads a configuration: one flag for each field."""
+    return tyro.conf.OmitArgPrefixes[_unchecked(config)]
+
+
+def checked(config: type[RunConfig], arguments: BaseModel) -> RunConfig:
+    """The configuration that the arguments describe; pydantic's ValidationError for an illegal value."""
+    return config.model_validate(arguments.model_dump())
+
+
+def train(
+    kind: type[RunConfig], arguments: BaseModel, out: Path | None, overwrite: bool, resume: Path | None
+) -> "RunDirectory":
+    """Run or continue one experiment, with its progress on screen, and return its directory."""
+    from rich.console import Console
+
+    from flossing_lab.runs.console import Display
+    from flossing_lab.runs.directory import RunDirectory
+    from flossing_lab.runs.process import cache_compilations
+    from flossing_lab.runs.run import run
+
+    config = checked(kind, arguments)
+    if resume is not None and (out is not None or overwrite):
+        raise ValueError(f"out and overwrite must be left out with resume, got resume={str(resume)!r}")
+    out = resume or out or Path("runs") / config.name
+    directory = RunDirectory(out)
+    if resume is not None:
+        stored = directory.config
+        if not isinstance(stored, kind):
+            raise ValueError(
+                f"resume must be a run of this experiment, got one of {stored.experiment!r} in {str(out)!r}"
+            )
+        config = stored.model_copy(update={"safety": config.safety})
+    if directory.has_finished(config) and not overwrite:
+        say("this run is finished; --overwrite reruns it")
+        return directory
+    with Display(Console()) as display:
+        display.start("training")
+        cache_compilations()
+        return run(config, out, overwrite=overwrite, on_progress=display.update)
+
+
+def say(text: str):
+    """Print a line, without breaking it."""
+    from rich.console import Console
+
+    Console().print(text, highlight=False, soft_wrap=True)
+
+
+def _unchecked(section: type[BaseModel]) -> type[BaseModel]:
+    # tyro reports arguments that it cannot parse. Config reports values that parse but are illegal, in one line.
+    # So tyro fills a copy of each section whose types have no bounds.
+    fields: dict[str, Any] = {}
+    for name, info in section.model_fields.items():
+        if name == "experiment":  # chosen by the command
+            continue
+        kind, default = _plain_type(info.annotation), info.default
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            kind = _unchecked(kind)
+            default = kind()
+        fields[name] = (kind, Field(default=default, description=info.description))
+    return create_model(section.__name__, __doc__=section.__doc__, **fields)
+
+
+def _plain_type(kind: Any) -> Any:
+    if get_origin(kind) is Annotated:
+        return get_args(kind)[0]
+    if get_origin(kind) in (Union, types.UnionType):
+        return Union[tuple(_plain_type(option) for option in get_args(kind))]  # noqa: UP007 (built at run time)
+    return kind
