@@ -132,7 +132,7 @@ def test_peers_train_the_same(peer, optax_promotion):
     module, array, gradient_of = peer
     numbers = starts.training_start(UNITS, 3, dtype="float64")
     inputs, targets, mask = starts.xor_batch(3, STEPS, 2)
-    model = reference.ReferenceModel(ours.cell_of(numbers), jnp.asarray(numbers["x0"]))
+    model = ours.model_of(numbers)
     batch = fl.tasks.Trial(jnp.asarray(inputs), jnp.asarray(targets), jnp.broadcast_to(mask, targets.shape))
     both = eqx.filter_jit(eqx.filter_value_and_grad(reference.task_loss, has_aux=True))
     (value, metrics), expected = both(model, batch)
