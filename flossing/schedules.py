@@ -40,7 +40,7 @@ class _Fixed:
     blocks: int | None
 
     def next_query(self, epoch: int, /) -> int | None:
-        number = max(0, -((self.first - epoch - 1) // self.every))  # of the first block after `epoch`
+        number = max(0, -(-(epoch + 1 - self.first) // self.every))  # of the first block after `epoch`
         if not self.epochs or (self.blocks is not None and number >= self.blocks):
             return None
         return self.first + number * self.every
@@ -131,7 +131,7 @@ def adaptive(
     `distant` and `local` name two gradient norms that [`train`][] records. `distant` belongs to parameters that act
     only through the whole horizon, such as trained initial states ("gradient_norm/x0"); `local` to parameters that act
     at each step, such as the recurrent weights ("gradient_norm/network.J"). Training records both norms at no extra
-    cost, and both scale alike with the loss. With batches of 16 the ratio is 1e-5 or less for a network that cannot
+    cost, and both scale alike with the loss. With batches of 16 the ratio is below 1e-4 for a network that cannot
     learn and about 1e-3 to 1e-2 for one that learns, so `threshold` needs no tuning per task. The rule does not floss a
     network that has learned, whereas a schedule that depends on the epoch alone may undo the learning.
 

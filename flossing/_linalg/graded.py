@@ -82,9 +82,9 @@ def factor(a: Float[Array, "N N"]) -> tuple[Float[Array, "N N"], Float[Array, "N
     rounding = NOISE * jnp.finfo(r.dtype).eps * jnp.sum(jnp.abs(q) * sizes[:, None], axis=0)
     # A lost column has no usable pivot; the largest row size replaces it.
     pivots = jnp.where(diagonal <= rounding, jnp.where(sizes.max() == 0, 1, sizes.max()), diagonal)
-    combination = solve_triangular(r + jnp.diag(pivots - diagonal), jnp.diag(pivots))
-    nothing = jnp.abs(r) <= rounding[:, None] * jnp.sum(jnp.abs(combination), axis=0)[None, :]
-    return q, jnp.where(nothing & jnp.diagonal(nothing)[:, None], 0, r)
+    coefficients = solve_triangular(r + jnp.diag(pivots - diagonal), jnp.diag(pivots))
+    is_noise = jnp.abs(r) <= rounding[:, None] * jnp.sum(jnp.abs(coefficients), axis=0)[None, :]
+    return q, jnp.where(is_noise & jnp.diagonal(is_noise)[:, None], 0, r)
 
 
 def multiply(r: Float[Array, "N N"], a: Graded) -> Graded:

@@ -150,6 +150,14 @@ class Pushed(NamedTuple):
     independent: Bool[Array, " k"]
 
 
+class Back(NamedTuple):
+    """The backward pass at the end of a block: C, the basis of the first pass there, the largest change of a basis."""
+
+    c: Float[Array, "k k"]
+    q: Float[Array, "N k"]
+    gap: Float[Array, ""]
+
+
 class Steps(NamedTuple):
     """Inputs of steps, and which of the steps are real: the last block is padded with steps that do nothing."""
 
@@ -195,13 +203,14 @@ def covariant_flow(
 
     # The last block with returned steps is computed in full and cut afterwards.
     shown = -(-returned // block)
-    early, late = (jax.tree_util.tree_map(lambda s, cut=cut: s[cut], (starts, blocks)) for cut in _halves(shown))
-    back = jnp.eye(basis.shape[1], dtype=basis.dtype), end.q, jnp.zeros_like(end.q[0, 0])
+    early = jax.tree_util.tree_map(lambda s: s[:shown], (starts, blocks))
+    late = jax.tree_util.tree_map(lambda s: s[shown:], (starts, blocks))
+    back = Back(jnp.eye(basis.shape[1], dtype=basis.dtype), end.q, jnp.zeros_like(end.q[0, 0]))
     if shown < count:
         back, _ = lax.scan(partial(_backward_block, problem, lambda *_: None), back, late, reverse=True)
     back, results = lax.scan(partial(_backward_block, problem, show), back, early, reverse=True)
     growth, *others = jax.tree_util.tree_map(lambda s: s.reshape(-1, *s.shape[2:])[:returned], results)
-    return CovariantVectors(growth.mean(0), growth, *others), Trace(diagonal, end.point.x, back[2])
+    return CovariantVectors(growth.mean(0), growth, *others), Trace(diagonal, end.point.x, back.gap)
 
 
 def _forward(problem: Problem, start: Frame, step: Steps) -> tuple[Frame, Pushed]:
@@ -231,13 +240,13 @@ def _backward(show: Callable, c: Float[Array, "k k"], pushed: Pushed) -> tuple[F
     return c, show(pushed.start, c, -jnp.log(largest) - jnp.log(norms))
 
 
-def _backward_block(problem: Problem, show: Callable, carry: Any, block: tuple[Frame, Steps]) -> tuple[Any, Any]:
+def _backward_block(problem: Problem, show: Callable, back: Back, block: tuple[Frame, Steps]) -> tuple[Back, Any]:
     """Recompute a block from its start, take C back through it, and record how far its end is from the first pass."""
-    (c, q_after, gap), (start, steps) = carry, block
+    start, steps = block
     end, pushed = lax.scan(partial(_forward, problem), start, steps)
-    gap = jnp.maximum(gap, jnp.max(jnp.abs(end.q - q_after)))
-    c, results = lax.scan(partial(_backward, show), c, pushed, reverse=True)
-    return (c, start.q, gap), results
+    gap = jnp.maximum(back.gap, jnp.max(jnp.abs(end.q - back.q)))
+    c, results = lax.scan(partial(_backward, show), back.c, pushed, reverse=True)
+    return Back(c, start.q, gap), results
 
 
 def _cut(problem: Problem, stops: tuple[int, int, int], start: int, *shape: int) -> Steps:
@@ -246,10 +255,6 @@ def _cut(problem: Problem, stops: tuple[int, int, int], start: int, *shape: int)
     real = at < stops[2]
     inputs = jax.tree_util.tree_map(lambda s: s[jnp.where(real, at, stops[2] - 1)], problem.inputs)
     return Steps(inputs, real)
-
-
-def _halves(at: int) -> tuple[slice, slice]:
-    return slice(None, at), slice(at, None)
 
 
 def _check_trace(trace: Trace, transient: int, block: int):

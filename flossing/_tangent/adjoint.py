@@ -16,6 +16,7 @@ window of one segment recomputes nothing.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -159,15 +160,15 @@ def _push(
 
     end, orbit = lax.scan(advance, start.point, inputs, length=segment.size)
 
-    def push(t, carry):
+    def push_step(t, carry):
         q, steps = carry
         a, residuals = linearised(*_at((orbit, inputs), t - first), q)
         return a, _put(steps, t - first, residuals)
 
-    def block(b, carry):
+    def push_block(b, carry):
         q, steps, decompositions, growth = carry
         begin, stop = segment.bounds(b)
-        a, steps = lax.fori_loop(begin, stop, push, (q, steps))
+        a, steps = lax.fori_loop(begin, stop, push_step, (q, steps))
         q, r = positive_qr(a.T)
         growth = growth.at[stop - 1 - first].set(log_diagonal(r))
         return q.T, steps, _put(decompositions, b - segment.first, (q, r)), growth
@@ -177,9 +178,9 @@ def _push(
 
     steps = [buffer(leaf.shape, leaf.dtype) for leaf in linearised.shapes]
     carry = start.q, steps, (buffer(start.q.T.shape), buffer((k, k))), buffer((k,))
-    q, steps, decompositions, growth = lax.fori_loop(segment.first, segment.end, block, carry)
+    q, steps, decompositions, growth = lax.fori_loop(segment.first, segment.end, push_block, carry)
     if segment.is_open:
-        q, steps = lax.fori_loop(segment.open_start, segment.stop, push, (q, steps))
+        q, steps = lax.fori_loop(segment.open_start, segment.stop, push_step, (q, steps))
     return Checkpoint(end, q), growth, Residuals(steps, decompositions)
 
 
@@ -194,27 +195,29 @@ def _pull(
     """Pull back through a segment -> the cotangents at its start, and those of its inputs."""
     first = segment.start
 
-    def pull(i, carry, stop):
+    def pull_step(t, carry):
         dmodel, dinputs, dx, da = carry
-        t = stop - 1 - i
         (more, dinput), dx, dq = linearised.pullback(_at(residuals.steps, t - first))((dx, da))
         return jax.tree_util.tree_map(jnp.add, dmodel, more), _put(dinputs, t - first, dinput), dx, dq
 
-    def block(i, carry):
-        b = segment.end - 1 - i
+    def pull_block(b, carry):
         begin, stop = segment.bounds(b)
         dmodel, dinputs, dx, dq = carry
         q, r = _at(residuals.decompositions, b - segment.first)
         da = _pull_qr(q, r, dq.T, dgrowth[stop - 1]).T
-        return lax.fori_loop(0, stop - begin, functools.partial(pull, stop=stop), (dmodel, dinputs, dx, da))
+        return _reversed_loop(begin, stop, pull_step, (dmodel, dinputs, dx, da))
 
     dinputs = jax.tree_util.tree_map(jnp.zeros_like, eqx.filter(segment.slice(inputs), eqx.is_inexact_array))
     carry = cotangents.model, dinputs, cotangents.x, cotangents.q
     if segment.is_open:
-        cut = segment.stop - segment.open_start
-        carry = lax.fori_loop(0, cut, functools.partial(pull, stop=segment.stop), carry)
-    dmodel, dinputs, dx, dq = lax.fori_loop(0, segment.end - segment.first, block, carry)
+        carry = _reversed_loop(segment.open_start, segment.stop, pull_step, carry)
+    dmodel, dinputs, dx, dq = _reversed_loop(segment.first, segment.end, pull_block, carry)
     return Cotangents(dmodel, dx, dq), dinputs
+
+
+def _reversed_loop(begin: Int[Array, ""] | int, stop: Int[Array, ""] | int, body: Callable, carry: Any) -> Any:
+    """`body(t, carry)` for t = stop - 1, ..., begin."""
+    return lax.fori_loop(0, stop - begin, lambda i, carry: body(stop - 1 - i, carry), carry)
 
 
 def _joined(before: Array, last: Array) -> Array:

@@ -49,6 +49,7 @@ def _spread_ratio(growth, bounds, tolerance):
         ends = bounds(factor)
         joined, exists = jnp.diff(summed[ends], axis=0), jnp.diff(ends) > 0
         most, least = jnp.max(joined, axis=1), jnp.min(joined, axis=1)
+        # The log of the mean of exp(spread) over blocks.
         spread = logsumexp(jnp.where(exists, most - least, -jnp.inf)) - jnp.log(exists.sum().astype(growth.dtype))
         return jnp.maximum(spread / limit, jnp.max(jnp.maximum(most, -least)) / reach)
 

@@ -91,18 +91,19 @@ def _differentiate(jaxpr: Jaxpr) -> ClosedJaxpr:
     """The derivative of `jaxpr` along all its floating arguments."""
     avals: list[Any] = [variable.aval for variable in (*jaxpr.constvars, *jaxpr.invars)]
     shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
-    moves = [jax.numpy.issubdtype(shape.dtype, jax.numpy.inexact) for shape in shapes]
+    is_floating = [jax.numpy.issubdtype(shape.dtype, jax.numpy.inexact) for shape in shapes]
 
     def along(values, tangents):
         def run(moving):
             moving = iter(moving)
-            values_now = [next(moving) if each else value for each, value in zip(moves, values, strict=True)]
+            values_now = [next(moving) if floats else value for floats, value in zip(is_floating, values, strict=True)]
             split = len(jaxpr.constvars)
             return jaxpr_as_fun(ClosedJaxpr(jaxpr, values_now[:split]))(*values_now[split:])
 
-        return jax.jvp(run, ([value for each, value in zip(moves, values, strict=True) if each],), (tangents,))
+        moving = [value for floats, value in zip(is_floating, values, strict=True) if floats]
+        return jax.jvp(run, (moving,), (tangents,))
 
-    return jax.make_jaxpr(along)(shapes, [shape for each, shape in zip(moves, shapes, strict=True) if each])
+    return jax.make_jaxpr(along)(shapes, [shape for floats, shape in zip(is_floating, shapes, strict=True) if floats])
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -126,6 +126,7 @@ class Flossing(eqx.Module):
         self.rematerialise = too_large(self.window, self.basis) if rematerialise is None else rematerialise
         check_leaves("target", target)
         self.target = jnp.asarray(target, problem.coordinates.dtype)
+        # Called here only to raise their errors now, not in the first epoch.
         flossing_loss(jnp.zeros(self.basis.shape[1], problem.coordinates.dtype), self.target)
         mask_of(model, self.where)
 

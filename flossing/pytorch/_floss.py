@@ -181,12 +181,10 @@ def floss(
         if system.length < length:
             raise ValueError(f"inputs must have the {length} steps of the window in every epoch, got {system.length}")
         system = system.start(length)
-        while True:
+        loss, exponents, ratio = objective(system, now)
+        while interval == "auto" and (shorter := shorter_interval(now, ratio[None])) < now:
+            now, ratios = shorter, []  # ratios are in units of the interval, so those before no longer count
             loss, exponents, ratio = objective(system, now)
-            shorter = shorter_interval(now, ratio[None]) if interval == "auto" else now
-            if shorter == now:
-                break
-            now, ratios = shorter, []
         norm = _update(loss, exponents, flossed, optimiser, clip, epoch)
         records.append(_Epoch(loss.item(), exponents.detach().cpu(), norm, ratio, now))
         ratios.append(ratio)

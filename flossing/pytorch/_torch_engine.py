@@ -131,6 +131,8 @@ def _batches_of_jacobians(step: Callable, point: Point, inputs: list[Tensor], le
             xs = torch.stack([x for x, _ in orbit])
         *nondiffs, nondiff = (nondiff for _, nondiff in orbit)
         nondiffs = [torch.stack(leaves) for leaves in zip(*nondiffs, strict=True)]
+        # The orbit was computed without a gradient, and `_Orbit` attaches it to the weights. Its pullback reads the
+        # Jacobians from this list, which is filled below, before any pullback.
         found = []
         if torch.is_grad_enabled():
             after = vmap(lambda *at: step(*at)[0])(xs[:-1], nondiffs, chunk)

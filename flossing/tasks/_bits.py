@@ -47,7 +47,7 @@ class _BinaryTask(abc.ABC):
 
     @property
     def longest_lag(self) -> int:
-        """The longest lag of a target, in steps; scoring starts at this step unless `first_scored` is given."""
+        """The longest lag of a target, in steps; scoring starts by default once this lag is reached."""
         return self.delay
 
     def __call__(self, key: RandomKey) -> Trial:

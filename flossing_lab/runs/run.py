@@ -129,7 +129,7 @@ class _Session:
                 batch=experiment.batch,
                 optimiser=experiment.optimiser,
                 key=experiment.key,
-                epochs=self._end_of_stretch(self.last.state.epoch),
+                epochs=self._end_of_segment(self.last.state.epoch),
                 flossing=experiment.flossing,
                 schedule=experiment.schedule,
                 term=experiment.term,
@@ -142,7 +142,7 @@ class _Session:
                 if self._is_over(done.state):
                     break
 
-    def _end_of_stretch(self, epoch: int) -> int:
+    def _end_of_segment(self, epoch: int) -> int:
         experiment = self.experiment
         every = [experiment.test_every] if experiment.test else []
         every += [experiment.renew_every] if experiment.renew else []

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import distributed
 
 MAX_WORKER_DEATHS = 10
-"""A job may lose this many workers. If it loses one more, the job itself counts as the cause."""
+"""A job may lose this many workers. If it loses one more, it runs again alone, and may lose as many once more."""
 
 MAX_CACHED_KINDS = 4
 """Kinds of jobs whose compiled programs a worker holds in memory, 150 MB each. Runs of a kind differ in seeds only."""
@@ -118,7 +118,7 @@ def _execute(client: "distributed.Client", jobs: Mapping[str, Job], board: "Prog
                 end(name, one_line(f"{type(error).__name__}: {error}"))
         return lost
 
-    # Any job that a worker held when it died may be the cause. Run alone, only the culprit loses its worker again.
+    # Any job that a worker held when it died may be the cause. When run alone, only that job loses its worker again.
     for name in attempt(list(jobs)):
         if attempt([name]):
             end(name, "every worker that took it up died")

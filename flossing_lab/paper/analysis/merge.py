@@ -6,7 +6,7 @@ need all runs.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from flossing_lab.paper.contract import Data
 
@@ -30,7 +30,7 @@ def merge_data(before: Data, now: Data, wanted: Sequence[str]) -> Data:
     if not (_name_runs(before) and _name_runs(now)):
         return now
     order = {digest: place for place, digest in reversed(list(enumerate(wanted)))}
-    return {name: _joined(before.get(name, []), rows, order) for name, rows in now.items()}
+    return {name: _merge_rows(before.get(name, []), rows, order) for name, rows in now.items()}
 
 
 def _name_runs(data: Data) -> bool:
@@ -41,26 +41,38 @@ def _runs(row: Row) -> list[str]:
     return [row[RUN]] if isinstance(row[RUN], str) else row[RUN]
 
 
-def _joined(before: Sequence[Row], now: Sequence[Row], order: Mapping[str, int]) -> list[Row]:
+def _merge_rows(before: Sequence[Row], now: Sequence[Row], order: Mapping[str, int]) -> list[Row]:
+    """The rows of `now`, and those of `before` for runs that are not in `now`."""
     newer = {digest for row in now for digest in _runs(row)}
     if any(isinstance(row[RUN], str) for row in (*before, *now)):
         rows = [*(row for row in before if row[RUN] not in newer), *now]
         return sorted((row for row in rows if row[RUN] in order), key=lambda row: order[row[RUN]])
-    older = [(shared, own) for row in before for shared, own in _networks(row) if own[RUN] not in newer]
+    older = [network for row in before for network in _networks(row) if network.own[RUN] not in newer]
     networks = [*older, *(network for row in now for network in _networks(row))]
-    groups: dict[tuple, list[Row]] = {}
-    for shared, own in sorted(
-        (each for each in networks if each[1][RUN] in order), key=lambda each: order[each[1][RUN]]
-    ):
-        groups.setdefault((shared, tuple(own)), []).append(own)
-    return [
-        {**dict(shared), **{name: [own[name] for own in each] for name in names}}
-        for (shared, names), each in groups.items()
-    ]
+    chosen = [network for network in networks if network.own[RUN] in order]
+    return _rows_of_networks(sorted(chosen, key=lambda network: order[network.own[RUN]]))
 
 
-def _networks(row: Row) -> Iterator[tuple[tuple, Row]]:
-    """Each network of a row, as its shared values and its own values."""
+class Network(NamedTuple):
+    """One network of a row that lists several: the values all its networks share, and its own."""
+
+    shared: tuple[tuple[str, Any], ...]
+    own: Row
+
+
+def _networks(row: Row) -> Iterator[Network]:
+    """The networks of a row."""
     shared = tuple((name, value) for name, value in row.items() if not isinstance(value, list))
     for index in range(len(row[RUN])):
-        yield shared, {name: values[index] for name, values in row.items() if isinstance(values, list)}
+        yield Network(shared, {name: values[index] for name, values in row.items() if isinstance(values, list)})
+
+
+def _rows_of_networks(networks: Sequence[Network]) -> list[Row]:
+    """The inverse of `_networks`: networks with the same shared values, and values of the same names, form one row."""
+    rows: dict[tuple, list[Row]] = {}
+    for shared, own in networks:
+        rows.setdefault((shared, tuple(own)), []).append(own)
+    return [
+        {**dict(shared), **{name: [own[name] for own in each] for name in names}}
+        for (shared, names), each in rows.items()
+    ]
