@@ -80,7 +80,7 @@ def _flossing(units, steps, k, goal, blocks, chunk, seconds) -> list[Row]:
             peer="PyTorch, eager",
             theirs=least([p.pace for p in eager]),
             least_ratio=goal,
-            remark="; ".join(filter(None, [remark, of_threads(eager)])),
+            remark="; ".join(filter(None, [remark, thread_remark(eager)])),
             **common,
         ),
         Comparison(peer="PyTorch, torch.compile of the step", theirs=compiled.pace, remark=compiled.reason, **common),
@@ -136,7 +136,7 @@ def training(say: Say, quick: bool) -> list[Row]:
         "ours": ours.pace,
         "limit": None if step is None else size["steps"] * step,
     }
-    remark = "; ".join(filter(None, [ours.reason, of_threads(eager)]))
+    remark = "; ".join(filter(None, [ours.reason, thread_remark(eager)]))
     eager_pace = least([p.pace for p in eager])
     return [
         Comparison(peer="PyTorch, eager", theirs=eager_pace, most_distance=1.5, remark=remark, **common),
@@ -149,7 +149,7 @@ def least(values: Sequence[float | None]) -> float | None:
     return min((value for value in values if value is not None), default=None)
 
 
-def of_threads(eager: Sequence[Contender]) -> str:
+def thread_remark(eager: Sequence[Contender]) -> str:
     """The faster thread count of PyTorch, or the reason for a missing number."""
     two, one = eager
     if two.pace is None or one.pace is None:

@@ -53,8 +53,8 @@ class Many:
         )
         states = [self.flossing.init(model) for model in models]
         stack = partial(jax.tree.map, lambda *leaves: jnp.stack(leaves))
-        self.models, self.states = spread_out((stack(*models), stack(*states)), networks)
-        self.keys = spread_out(jax.random.split(jax.random.key(1), networks), networks)
+        self.models, self.states = shard((stack(*models), stack(*states)), networks)
+        self.keys = shard(jax.random.split(jax.random.key(1), networks), networks)
         self.done = 0
 
     @staticmethod
@@ -72,7 +72,7 @@ class Many:
         return jax.block_until_ready(record)
 
 
-def spread_out(tree: Any, networks: int) -> Any:
+def shard(tree: Any, networks: int) -> Any:
     """Shard the networks over all devices, if they divide evenly."""
     devices = jax.devices()
     if len(devices) == 1 or networks % len(devices):

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.epochs import Say, default_transient, least, of_threads
+from benchmarks.epochs import Say, default_transient, least, thread_remark
 from benchmarks.table import Comparison, Row, show
 from benchmarks.turns import Contender, Turn, paced_contender, take_turns
 
@@ -49,7 +49,7 @@ def _module(cell: str, units: int, steps: int, k: int, *, blocks: int, chunk: in
         peer="PyTorch, eager",
         theirs=least([p.pace for p in eager]),
         least_ratio=4.0,
-        remark="; ".join([*_said(ours), of_threads(eager)]),
+        remark="; ".join([*_said(ours), thread_remark(eager)]),
     )
 
 
@@ -75,13 +75,13 @@ def _function(units: int, steps: int, k: int, *, blocks: int, chunk: int, second
             peer="PyTorch, eager, torch.func.jacrev",
             theirs=least([p.pace for p in jacobians]),
             least_ratio=1.0,
-            remark="; ".join([*remark, of_threads(jacobians)]),
+            remark="; ".join([*remark, thread_remark(jacobians)]),
             **common,
         ),
         Comparison(
             peer="PyTorch, eager, tangents derived by hand",
             theirs=least([p.pace for p in derived]),
-            remark=of_threads(derived),
+            remark=thread_remark(derived),
             **common,
         ),
     ]

@@ -1,0 +1,1 @@
+"""The laboratory of `flossing`: its command line, runs, sweeps, reports, the paper and the comparison."""

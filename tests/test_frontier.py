@@ -52,8 +52,8 @@ def test_parities_are_readable_where_they_are_held():
 
 def test_schedules_differ_in_flossing_and_start_alone():
     for scale in ("laptop", "paper", "tiny"):
-        for place in frontier.places(scale):
-            at = {name: frontier.spec_of(scale, place, name).points()[0].config for name in schedules.SCHEDULES}
+        for setting in frontier.settings(scale):
+            at = {name: frontier.spec_of(scale, setting, name).points()[0].config for name in schedules.SCHEDULES}
             same = [
                 (
                     config.task,
@@ -66,7 +66,7 @@ def test_schedules_differ_in_flossing_and_start_alone():
             ]
             assert len(same) == 7
             assert all(each == same[0] for each in same)
-    assert len({spec.name for spec in frontier.specs("laptop")}) == 7 * len(frontier.places("laptop"))
+    assert len({spec.name for spec in frontier.specs("laptop")}) == 7 * len(frontier.settings("laptop"))
 
 
 def group(units, d, schedule, accuracy, epochs, flossing):
@@ -114,11 +114,11 @@ def test_the_verdicts_on_the_frontier():
 
 def test_what_is_changed_is_little():
     as_it_is, *changed = [spec.points()[0].config for spec in limits.specs("laptop")]
-    first = frontier.spec_of("laptop", frontier.places("laptop")[0], "adaptive").points()[0].config
+    first = frontier.spec_of("laptop", frontier.settings("laptop")[0], "adaptive").points()[0].config
     assert as_it_is.digest == first.digest  # those of the frontier are not run again
     assert len(changed) == len(limits.CHANGES) - 1
     assert all(1 <= len(as_it_is.differences(config)) <= 3 for config in changed)
-    whole = frontier.spec_of("laptop", frontier.places("laptop")[0], "whole").points()[0].config
+    whole = frontier.spec_of("laptop", frontier.settings("laptop")[0], "whole").points()[0].config
     assert whole.digest in {config.digest for config in changed}
 
 
@@ -176,8 +176,8 @@ def test_beyond_the_frontier_training_is_longer_and_delays_are():
     for spec in beyond.specs("laptop"):
         for config in (point.config for point in spec.points()):
             assert config.longest_lag >= config.network.units == config.k  # pyright: ignore[reportAttributeAccessIssue]
-    place = schedules.Place(80, [40], 3)
-    within = frontier.spec_of("laptop", place, "whole").points()[0].config
+    setting = schedules.Setting(80, [40], 3)
+    within = frontier.spec_of("laptop", setting, "whole").points()[0].config
     changed = [
         {name: there for name, (_, there) in within.differences(spec.points()[0].config).items()}
         for spec in beyond.specs("laptop")[1::2]
@@ -204,7 +204,7 @@ def test_the_verdicts_on_delays_beyond_the_size():
         "not run",
     ]
     assert verdict([]) == ["not run"] * 4
-    falling = [{**row, "trained": beyond.FALLING} for row in rows([0.96] * 3, [0.96] * 3)]
+    falling = [{**row, "trained": beyond.DECAY_40K} for row in rows([0.96] * 3, [0.96] * 3)]
     assert verdict(rows([0.96] * 3, [0.9] * 3) + falling)[2:] == ["not run", "holds"]
     data = {"groups": rows([0.95, 0.96, 0.99], [0.9, 0.5, 0.5])}
     curve = {"units": 80, "d": 84, "seed": 1, "epoch": [1.0, 9.0], "accuracy": [0.5, 0.9]}
@@ -218,8 +218,8 @@ def test_the_verdicts_on_delays_beyond_the_size():
 
 def test_larger_networks_are_the_frontiers_with_little_changed():
     as_it_is, slower, batches, goal = ([p.config for p in spec.points()] for spec in larger.specs("laptop"))
-    place = frontier.places("laptop")[-1]
-    theirs = {point.config.digest for point in frontier.spec_of("laptop", place, "whole").points()}
+    setting = frontier.settings("laptop")[-1]
+    theirs = {point.config.digest for point in frontier.spec_of("laptop", setting, "whole").points()}
     assert {config.digest for config in as_it_is} < theirs  # those of the frontier are not run again
     longer = [config for config in slower if config.longest_lag == 152]  # pyright: ignore[reportAttributeAccessIssue]
     assert (len(longer), len(batches)) == (3, 6)

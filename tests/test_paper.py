@@ -18,7 +18,7 @@ from flossing_lab.paper.analysis import verdicts as judging
 from flossing_lab.paper.analysis.measures import curves, epochs_to_solve, groups, quartiles
 from flossing_lab.paper.contract import Calculation
 from flossing_lab.paper.figures import find_figures
-from flossing_lab.paper.results import Folder, by_name
+from flossing_lab.paper.results import Folder, unique_by_name
 from flossing_lab.paper.scales import SIZES
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.files import plain
@@ -217,9 +217,9 @@ def test_a_calculation_is_made_anew_when_its_arguments_change(tmp_path, monkeypa
     (tmp_path / "calculations" / "one.npz").write_bytes(b"PK")
     assert folder.calculation(one) is None
     with pytest.raises(ValueError, match="name must stand for one calculation, got two of name 'one'"):
-        by_name([one, one._replace(arguments={})])
+        unique_by_name([one, one._replace(arguments={})])
     with pytest.raises(ValueError, match="name must be 1 to 100 letters, .* got '../one'"):
-        by_name([one._replace(name="../one")])
+        unique_by_name([one._replace(name="../one")])
 
 
 class FakeRun(RunDirectory):

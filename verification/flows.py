@@ -82,5 +82,5 @@ def rossler_attractor() -> list[Row]:
     ]  # fmt: skip
 
 
-CHEAP = (sums,)
-DEAR = (lorenz_63, rossler_attractor)
+FAST = (sums,)
+SLOW = (lorenz_63, rossler_attractor)

@@ -132,5 +132,5 @@ def lattices() -> list[Row]:
     ]  # fmt: skip
 
 
-CHEAP = (without_variance, one_dimension, two_dimensions, lattices)
-DEAR = (henon_map,)
+FAST = (without_variance, one_dimension, two_dimensions, lattices)
+SLOW = (henon_map,)

@@ -138,5 +138,5 @@ def lloyd_model() -> list[Row]:
     return rows
 
 
-CHEAP = (constant_steps, linear_step, newman_small, complex_gaussian_products)
-DEAR = (newman_large, random_fibonacci, lloyd_model)
+FAST = (constant_steps, linear_step, newman_small, complex_gaussian_products)
+SLOW = (newman_large, random_fibonacci, lloyd_model)

@@ -202,5 +202,5 @@ def dimension_against_size() -> list[Row]:
     ]  # fmt: skip
 
 
-CHEAP = (identities, mean_field_values, leaky_network, float32_against_float64, gated_cells)
-DEAR = (stable_network, mean_field_networks, reference_at_start, dimension_against_size)
+FAST = (identities, mean_field_values, leaky_network, float32_against_float64, gated_cells)
+SLOW = (stable_network, mean_field_networks, reference_at_start, dimension_against_size)

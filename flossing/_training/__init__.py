@@ -1,0 +1,1 @@
+"""Gradient flossing, and the loop that trains with blocks of flossing."""

@@ -16,7 +16,7 @@ from rich.table import Table
 from flossing_lab.paper.analysis.merge import known_runs, merge_data
 from flossing_lab.paper.contract import Calculation, Data, FigureModule, Scale
 from flossing_lab.paper.figures import find_figures
-from flossing_lab.paper.results import Folder, by_name
+from flossing_lab.paper.results import Folder, unique_by_name
 from flossing_lab.paper.results_page import page
 from flossing_lab.paper.scales import SIZES
 from flossing_lab.runs.config import RunConfig
@@ -132,7 +132,7 @@ def _make_missing(
         points |= {point.config.digest: point for point in spec.points()}
         known = known_runs(_stored(folder, figure, scale))
         missing |= {point.config.digest for point in _missing(folder, spec, known)}
-    calculations = by_name(each for figure in figures for each in figure.calculations(scale))
+    calculations = unique_by_name(each for figure in figures for each in figure.calculations(scale))
     # Calculations first: some take longer than any run, and a long one at the end would leave other workers idle.
     jobs: dict[str, Job] = {
         f"calculations/{name}": folder.job(calculation)

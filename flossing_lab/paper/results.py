@@ -84,7 +84,7 @@ def digest(calculation: Calculation) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def by_name(calculations: Iterable[Calculation]) -> dict[str, Calculation]:
+def unique_by_name(calculations: Iterable[Calculation]) -> dict[str, Calculation]:
     """Calculations by name; ValueError if a name is not a legal file name, or is used for two."""
     found: dict[str, Calculation] = {}
     for calculation in calculations:

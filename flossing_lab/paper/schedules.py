@@ -43,15 +43,15 @@ COLOURS = {
     "whole": "#d6336c",
 }
 
-OURS = {"adaptive": "Adaptive flossing", "whole": "Adaptive flossing of all directions"}
+GOAL_SCHEDULES = {"adaptive": "Adaptive flossing", "whole": "Adaptive flossing of all directions"}
 """The schedules with goals."""
 
 _STOPPING: Fields = {"stop_at": 0.98, "give_up_after": 5000}
-"""Early stopping, everywhere but at the first place: well after the task is solved, or when accuracy is still at chance
-long after most other runs have left it."""
+"""Early stopping, everywhere but in the first setting: well after the task is solved, or when accuracy is still at
+chance long after most other runs have left it."""
 
 
-class Place(NamedTuple):
+class Setting(NamedTuple):
     """A point of comparison: network size, basic lags d/2, and number of seeds."""
 
     units: int
@@ -64,24 +64,24 @@ class Place(NamedTuple):
         return f"frontier-{self.units}x{'_'.join(str(2 * delay) for delay in self.delays)}"
 
 
-def places(scale: Scale) -> list[Place]:
+def settings(scale: Scale) -> list[Setting]:
     """The places in running order; the first has the most networks, at d = 0.95 N, N = 80."""
     if scale == "tiny":
-        return [Place(8, [3], 2), Place(8, [2, 4], 1)]
+        return [Setting(8, [3], 2), Setting(8, [2, 4], 1)]
     many, few = (10, 3) if scale == "laptop" else (20, 20)
     return [
-        Place(80, [38], many),
-        Place(40, [19], many),
-        Place(80, [10, 20, 30, 35, 40, 50], few),
-        Place(40, [10, 15, 22], few),
-        Place(160, [40, 60, 76, 88], few),
+        Setting(80, [38], many),
+        Setting(40, [19], many),
+        Setting(80, [10, 20, 30, 35, 40, 50], few),
+        Setting(40, [10, 15, 22], few),
+        Setting(160, [40, 60, 76, 88], few),
     ]
 
 
-def spec_of(scale: Scale, place: Place, schedule: str) -> Spec:
-    """The runs of one schedule at one place."""
-    longer = {} if scale == "tiny" else {"epochs": 10_000, "k": 15 * place.units // 16}
-    fields = {**SIZES[scale].base, "task": "temporal_xor", "units": place.units, **longer, **SCHEDULES[schedule]}
+def spec_of(scale: Scale, setting: Setting, schedule: str) -> Spec:
+    """The runs of one schedule in one setting."""
+    longer = {} if scale == "tiny" else {"epochs": 10_000, "k": 15 * setting.units // 16}
+    fields = {**SIZES[scale].base, "task": "temporal_xor", "units": setting.units, **longer, **SCHEDULES[schedule]}
     if scale == "tiny":
         fields |= {
             name: SIZES[scale].base[name]
@@ -90,10 +90,10 @@ def spec_of(scale: Scale, place: Place, schedule: str) -> Spec:
         }
     if schedule == "whole":
         fields.pop("k")
-    if place.name != places(scale)[0].name and scale != "tiny":
+    if setting.name != settings(scale)[0].name and scale != "tiny":
         fields |= _STOPPING
-    axes = [{"delay": place.delays}, {"seed": list(range(1, place.seeds + 1))}]
-    return Spec(name=f"{place.name}-{schedule}", base=fields, axes=axes)
+    axes = [{"delay": setting.delays}, {"seed": list(range(1, setting.seeds + 1))}]
+    return Spec(name=f"{setting.name}-{schedule}", base=fields, axes=axes)
 
 
 HEAD = ["N", "d", "Schedule", "Solved", "Final accuracy", "Epochs to 0.95", "Flossed (1000 steps)", "Seconds"]

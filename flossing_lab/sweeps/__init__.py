@@ -1,0 +1,1 @@
+"""Many runs: their specification, the workers that perform them, and the dataset of their results."""

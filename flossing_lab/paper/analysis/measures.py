@@ -101,7 +101,7 @@ def curves(results: Results, spec: Spec, **where: Any) -> list[dict[str, Any]]:
     return found
 
 
-def courses(results: Results, spec: Spec) -> list[dict[str, Any]]:
+def accuracy_curves(results: Results, spec: Spec) -> list[dict[str, Any]]:
     """Accuracy against the epoch for each network of `spec`, as a running mean over 100 epochs."""
     found = []
     for values, run in results.runs(spec):

@@ -19,7 +19,7 @@ FUNCTIONS = {
 }
 """The module of each calculation in this package."""
 
-FIRST_HOMES = {
+LEGACY_MODULES = {
     "flossed_networks": "flossing.experiment.paper.flossed",
     "extended_precision": "flossing.experiment.paper.flossed",
     "train_lstm": "flossing.experiment.paper.gated",
@@ -36,4 +36,4 @@ def find_calculation(name: str) -> Callable[..., dict[str, np.ndarray]]:
 
 def digest_name(name: str) -> Any:
     """The identifier of a function in the digest of a calculation."""
-    return f"{FIRST_HOMES[name]}:{name}" if name in FIRST_HOMES else name
+    return f"{LEGACY_MODULES[name]}:{name}" if name in LEGACY_MODULES else name

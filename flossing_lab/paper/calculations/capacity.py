@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from flossing_lab.paper.calculations.flossed import SETTLING, drawn_or_flossed
+from flossing_lab.paper.calculations.flossed import WARMUP_STEPS, drawn_or_flossed
 
 
 def memory_function(
@@ -15,7 +15,7 @@ def memory_function(
     and evaluated on the second half, so that chance gives 0 rather than N / L. Negative values count as 0. The first
     `lags` + 100 steps are discarded.
     """
-    first = lags + SETTLING
+    first = lags + WARMUP_STEPS
     return _readable(_states(weights, bits)[first:], _delayed(bits, lags, first))
 
 
@@ -26,7 +26,7 @@ def parity_function(
 
     A network whose task is such a parity may store it instead of the two bits.
     """
-    first = lags + apart + SETTLING
+    first = lags + apart + WARMUP_STEPS
     delayed = _delayed(bits, lags + apart, first)
     return _readable(_states(weights, bits)[first:], np.abs(delayed[:, :lags] - delayed[:, apart:]))
 
@@ -71,4 +71,4 @@ def memory_of_flossed(
 
 
 def random_bits(seed: int, steps: int, lags: int) -> Float[np.ndarray, " L"]:
-    return np.random.default_rng(seed).integers(0, 2, 2 * steps + lags + SETTLING).astype(float)
+    return np.random.default_rng(seed).integers(0, 2, 2 * steps + lags + WARMUP_STEPS).astype(float)

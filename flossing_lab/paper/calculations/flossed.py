@@ -25,7 +25,7 @@ from flossing_lab.reference.experiment import FlossingInputs
 Kind = Literal["vanilla", "binary"]
 Cell = VanillaRNN | BinaryRNN
 
-SETTLING = 100
+WARMUP_STEPS = 100
 """Steps before a measurement starts, and again the transient of the exponents."""
 
 
@@ -114,7 +114,7 @@ def _flossed(
 
 def _measuring_bits(seed: int, steps: int) -> Float[Array, "T 1"]:
     key = jax.random.fold_in(jax.random.key(seed), 1)
-    return jax.random.bernoulli(key, shape=(2 * SETTLING + steps, 1)).astype(float)
+    return jax.random.bernoulli(key, shape=(2 * WARMUP_STEPS + steps, 1)).astype(float)
 
 
 def _double(cell: Cell) -> Cell:
@@ -122,13 +122,13 @@ def _double(cell: Cell) -> Cell:
 
 
 def _settled(cell: Cell, bits: Float[Array, "T 1"]) -> Float[Array, " N"]:
-    return lax.scan(lambda h, s: (cell(s, h), None), cell.zeros(), bits[:SETTLING])[0]
+    return lax.scan(lambda h, s: (cell(s, h), None), cell.zeros(), bits[:WARMUP_STEPS])[0]
 
 
 @eqx.filter_jit
 def _measure(cell: Cell, bits: Float[Array, "T 1"], horizons: tuple[int, ...]) -> dict[str, Array]:
-    state, bits = _settled(cell, bits), bits[SETTLING:]
-    spectrum = lyapunov_spectrum(cell, bits, state=state, transient=SETTLING)
+    state, bits = _settled(cell, bits), bits[WARMUP_STEPS:]
+    spectrum = lyapunov_spectrum(cell, bits, state=state, transient=WARMUP_STEPS)
     measured = {"exponents": spectrum.exponents}
     if horizons:
         bits = bits[: max(horizons)]
@@ -146,7 +146,7 @@ def _measure(cell: Cell, bits: Float[Array, "T 1"], horizons: tuple[int, ...]) -
 def _jacobians(
     cell: Cell, bits: Float[Array, "L 1"], horizons: tuple[int, ...]
 ) -> tuple[LongTermJacobian, Float[Array, "T N N"]]:
-    state, bits = _settled(cell, bits), bits[SETTLING : SETTLING + max(horizons)]
+    state, bits = _settled(cell, bits), bits[WARMUP_STEPS : WARMUP_STEPS + max(horizons)]
 
     each = lax.scan(lambda h, s: (cell(s, h), jax.jacfwd(lambda h: cell(s, h))(h)), state, bits)[1]
     return long_term_jacobian(cell, bits, state=state, horizons=horizons), each

@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 
 from flossing_lab.paper import schedules
 from flossing_lab.paper.analysis.drawing import GREY, accuracy_axes, new_figure, panel
-from flossing_lab.paper.analysis.measures import SOLVED, Group, courses, groups, numbers
+from flossing_lab.paper.analysis.measures import SOLVED, Group, accuracy_curves, groups, numbers
 from flossing_lab.paper.analysis.verdicts import networks, not_run, reaches_further
 from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
 from flossing_lab.paper.scales import slug
-from flossing_lab.paper.schedules import Place
+from flossing_lab.paper.schedules import Setting
 from flossing_lab.sweeps.spec import Spec
 
 NAME = "above_n"
@@ -29,24 +29,24 @@ CAPTION = (
     "do not reach it are left out. Several combinations were run on a single network (see the table)."
 )
 
-CONSTANT, FALLING, SOON = "40,000 epochs", "40,000 epochs, falling", "10,000 epochs, falling"
+CONSTANT, DECAY_40K, DECAY_10K = "40,000 epochs", "40,000 epochs, falling", "10,000 epochs, falling"
 TRAINED: dict[str, dict[str, Any]] = {
     CONSTANT: {"epochs": EPOCHS},
-    FALLING: {"epochs": EPOCHS, "decay": EPOCHS // 2},
-    SOON: {"decay": 5_000},
+    DECAY_40K: {"epochs": EPOCHS, "decay": EPOCHS // 2},
+    DECAY_10K: {"decay": 5_000},
 }
 """Training variants: the number of epochs and the step size, as a label and as fields of the configuration."""
-TINY: dict[str, dict[str, Any]] = {CONSTANT: {}, FALLING: {"decay": 15}, SOON: {"decay": 5}}
-_LINES = {CONSTANT: ":", FALLING: "-", SOON: "--"}
-_MARKERS = {CONSTANT: "o", FALLING: "^", SOON: "s"}
+TINY: dict[str, dict[str, Any]] = {CONSTANT: {}, DECAY_40K: {"decay": 15}, DECAY_10K: {"decay": 5}}
+_LINES = {CONSTANT: ":", DECAY_40K: "-", DECAY_10K: "--"}
+_MARKERS = {CONSTANT: "o", DECAY_40K: "^", DECAY_10K: "s"}
 
 
-def places(scale: Scale) -> list[Place]:
+def settings(scale: Scale) -> list[Setting]:
     """Sizes and basic lags, in running order."""
     if scale == "tiny":
-        return [Place(8, [4, 5], 1)]
+        return [Setting(8, [4, 5], 1)]
     seeds = 3 if scale == "laptop" else 20
-    return [Place(40, [20, 21, 22, 24, 26, 30], seeds), Place(80, [40, 42, 44, 48], seeds)]
+    return [Setting(40, [20, 21, 22, 24, 26, 30], seeds), Setting(80, [40, 42, 44, 48], seeds)]
 
 
 def specs(scale: Scale) -> list[Spec]:
@@ -54,15 +54,15 @@ def specs(scale: Scale) -> list[Spec]:
     return [spec for *_, spec in _trained(scale)]
 
 
-def _trained(scale: Scale) -> list[tuple[str, Place, Spec]]:
+def _trained(scale: Scale) -> list[tuple[str, Setting, Spec]]:
     found = []
     for name, fields in (TINY if scale == "tiny" else TRAINED).items():
-        for place in places(scale):
+        for setting in settings(scale):
             # With the frontier's number of epochs, only the first two delays are tried.
-            chosen = place._replace(delays=place.delays[:2]) if name == SOON else place
+            chosen = setting._replace(delays=setting.delays[:2]) if name == DECAY_10K else setting
             spec = schedules.spec_of(scale, chosen, "whole")
-            change = {"name": f"{NAME}-{place.units}-{slug(name)}", "base": {**spec.base, **fields}}
-            found.append((name, place, spec.model_copy(update=change)))
+            change = {"name": f"{NAME}-{setting.units}-{slug(name)}", "base": {**spec.base, **fields}}
+            found.append((name, setting, spec.model_copy(update=change)))
     return found
 
 
@@ -75,10 +75,10 @@ def collect(results: Results, scale: Scale) -> Data:
     """`groups` of each network's results, with its variant `trained`, `units` and `load` = d / N; and `curves`, the
     accuracy of each network."""
     rows, curves = [], []
-    for trained, place, spec in _trained(scale):
-        size = {"trained": trained, "units": place.units}
-        rows += [{**size, "load": row["d"] / place.units, **row} for row in groups(results, spec)]
-        curves += [{**size, **curve} for curve in courses(results, spec)]
+    for trained, setting, spec in _trained(scale):
+        size = {"trained": trained, "units": setting.units}
+        rows += [{**size, "load": row["d"] / setting.units, **row} for row in groups(results, spec)]
+        curves += [{**size, **curve} for curve in accuracy_curves(results, spec)]
     return {"groups": rows, "curves": curves}
 
 
@@ -138,7 +138,7 @@ def claims(data: Data) -> list[Claim]:
     return [
         _solves("(Our question.) All networks of N units solve d = N.", data, lambda load: load == 1),
         _solves("(Our question.) All networks of N units solve delays above N.", data, lambda load: load > 1),
-        *(_falling_helps(data, place.units) for place in places("laptop")),
+        *(_falling_helps(data, setting.units) for setting in settings("laptop")),
     ]
 
 
@@ -146,10 +146,10 @@ def _falling_helps(data: Data, units: int) -> Claim:
     return reaches_further(
         f"(Our question.) With a step size that decays to 0, networks of {units} units solve longer delays.",
         [row for row in data["groups"] if row["units"] == units],
-        FALLING,
+        DECAY_40K,
         CONSTANT,
         key="trained",
-        names={FALLING: "falling", CONSTANT: "constant"},
+        names={DECAY_40K: "falling", CONSTANT: "constant"},
     )
 
 
@@ -161,8 +161,8 @@ def _solves(claim: str, data: Data, chosen: Callable[[float], bool]) -> Claim:
     for row in sorted(matching, key=lambda row: (row["units"], row["d"])):
         accuracy = numbers(row["final_accuracy"])
         outcomes = int((accuracy >= SOLVED).sum())
-        place = f"N = {row['units']}, d = {row['d']}, {row['trained']}"
-        listed.append(f"{place}: {outcomes} of {len(accuracy)}, best {accuracy.max():.3f}")
+        setting = f"N = {row['units']}, d = {row['d']}, {row['trained']}"
+        listed.append(f"{setting}: {outcomes} of {len(accuracy)}, best {accuracy.max():.3f}")
         solved, tried = solved + outcomes, tried + len(accuracy)
     verdict = "holds" if solved == tried else "holds in part" if solved else "does not hold"
     return Claim(claim, f"Final accuracy ≥ {SOLVED}: {'; '.join(listed)}.", networks(matching), verdict)

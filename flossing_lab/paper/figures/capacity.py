@@ -47,8 +47,8 @@ def _size(scale: Scale) -> dict[str, Any]:
 
 
 def specs(scale: Scale) -> list[Spec]:
-    """The frontier's runs at its first place, d = 0.95 N."""
-    return [schedules.spec_of(scale, schedules.places(scale)[0], schedule) for schedule in schedules.SCHEDULES]
+    """The frontier's runs in its first setting, d = 0.95 N."""
+    return [schedules.spec_of(scale, schedules.settings(scale)[0], schedule) for schedule in schedules.SCHEDULES]
 
 
 def calculations(scale: Scale) -> list[Calculation]:
@@ -69,7 +69,7 @@ def collect(results: Results, scale: Scale) -> Data:
     for kind, calculation in zip(_COLOURS, calculations(scale), strict=True):
         if (found := results.calculation(calculation)) is not None:
             rows.append({"kind": kind, **_row(found["memory"])})
-    apart = schedules.places(scale)[0].delays[0]
+    apart = schedules.settings(scale)[0].delays[0]
     for schedule, spec in zip(schedules.SCHEDULES, specs(scale), strict=True):
         functions, parities = [], []
         for values, run in results.runs(spec):

@@ -9,7 +9,17 @@ from flossing_lab.paper.analysis.drawing import GREY, accuracy_axes, legend_belo
 from flossing_lab.paper.analysis.measures import SOLVED, Group, groups, numbers
 from flossing_lab.paper.analysis.verdicts import networks, nine_of_ten, not_run
 from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale, Verdict
-from flossing_lab.paper.schedules import COLOURS, HEAD, LABELS, OURS, SCHEDULES, epochs_of, places, spec_of, table_row
+from flossing_lab.paper.schedules import (
+    COLOURS,
+    GOAL_SCHEDULES,
+    HEAD,
+    LABELS,
+    SCHEDULES,
+    epochs_of,
+    settings,
+    spec_of,
+    table_row,
+)
 from flossing_lab.sweeps.spec import Spec
 
 NAME = "frontier"
@@ -35,8 +45,8 @@ CAPTION = (
 
 
 def specs(scale: Scale) -> list[Spec]:
-    """Every schedule at every place."""
-    return [spec_of(scale, place, schedule) for place in places(scale) for schedule in SCHEDULES]
+    """Every schedule in every setting."""
+    return [spec_of(scale, setting, schedule) for setting in settings(scale) for schedule in SCHEDULES]
 
 
 def calculations(scale: Scale) -> list[Calculation]:
@@ -47,10 +57,10 @@ def calculations(scale: Scale) -> list[Calculation]:
 def collect(results: Results, scale: Scale) -> Data:
     """`groups` of each network's results, with `units`, `schedule`, and `load` = d / N."""
     rows = []
-    for place in places(scale):
+    for setting in settings(scale):
         for schedule in SCHEDULES:
-            for row in groups(results, spec_of(scale, place, schedule)):
-                rows.append({"units": place.units, "schedule": schedule, "load": row["d"] / place.units, **row})
+            for row in groups(results, spec_of(scale, setting, schedule)):
+                rows.append({"units": setting.units, "schedule": schedule, "load": row["d"] / setting.units, **row})
     return {"groups": rows}
 
 
@@ -79,7 +89,7 @@ def draw(data: Data) -> Figure:
 
 
 def table(data: Data) -> list[list[str]]:
-    """The results and cost of each schedule at each place."""
+    """The results and cost of each schedule in each setting."""
     rows = sorted(data["groups"], key=lambda row: (row["units"], row["d"], list(LABELS).index(row["schedule"])))
     return [HEAD, *map(table_row, rows)]
 
@@ -87,19 +97,21 @@ def table(data: Data) -> list[list[str]]:
 def claims(data: Data) -> list[Claim]:
     """The goals of adaptive flossing."""
     rows = data["groups"]
-    found = [_reaches(rows, schedule, units) for units in (40, 80, 160) for schedule in OURS]
-    found += [_costs_less(rows, schedule) for schedule in OURS]
-    return [*found, *(_is_no_slower(rows, schedule) for schedule in OURS), _goes_beyond(rows)]
+    found = [_reaches(rows, schedule, units) for units in (40, 80, 160) for schedule in GOAL_SCHEDULES]
+    found += [_costs_less(rows, schedule) for schedule in GOAL_SCHEDULES]
+    return [*found, *(_is_no_slower(rows, schedule) for schedule in GOAL_SCHEDULES), _goes_beyond(rows)]
 
 
 def _reaches(rows: Sequence[Group], schedule: str, units: int) -> Claim:
-    claim = f"(Our goal.) {OURS[schedule]} solves d = 0.95 N in nine of ten networks, N = {units}."
+    claim = f"(Our goal.) {GOAL_SCHEDULES[schedule]} solves d = 0.95 N in nine of ten networks, N = {units}."
     matching = [row for row in _of(rows, schedule) if row["units"] == units and round(0.95 * units) == row["d"]]
     return nine_of_ten(claim, matching[0]) if matching else not_run(claim)
 
 
 def _costs_less(rows: Sequence[Group], schedule: str) -> Claim:
-    claim = f"(Our goal.) {OURS[schedule]} flosses fewer steps (epochs times window) than the periodic schedule."
+    claim = (
+        f"(Our goal.) {GOAL_SCHEDULES[schedule]} flosses fewer steps (epochs times window) than the periodic schedule."
+    )
     pairs = _pairs(rows, schedule, "periodic")
     if not pairs:
         return not_run(claim)
@@ -114,13 +126,11 @@ def _costs_less(rows: Sequence[Group], schedule: str) -> Claim:
 
 
 def _is_no_slower(rows: Sequence[Group], schedule: str) -> Claim:
-    claim = (
-        f"(Our goal.) At delays below 0.95 N {OURS[schedule].lower()} needs at most 20 % more epochs than the best "
-        "other schedule."
-    )
+    name = GOAL_SCHEDULES[schedule].lower()
+    claim = f"(Our goal.) At delays below 0.95 N {name} needs at most 20 % more epochs than the best other schedule."
     listed, outcomes, compared = [], [], []
     for row in _of(rows, schedule):
-        rivals = [r for r in rows if r["schedule"] not in OURS and _where(r) == _where(row)]
+        rivals = [r for r in rows if r["schedule"] not in GOAL_SCHEDULES and _where(r) == _where(row)]
         if row["load"] >= 0.94 or not rivals:
             continue
         best = min(rivals, key=epochs_of)

@@ -17,7 +17,7 @@ from flossing_lab.paper.analysis.drawing import GREY, new_figure, panel
 from flossing_lab.paper.analysis.measures import LAST, numbers, short
 from flossing_lab.paper.analysis.verdicts import not_run
 from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
-from flossing_lab.paper.schedules import Place
+from flossing_lab.paper.schedules import Setting
 from flossing_lab.runs.plotting import running_mean
 from flossing_lab.sweeps.spec import Spec
 
@@ -55,17 +55,17 @@ def batches_needed(gram: Float[np.ndarray, "G G"], square: float) -> tuple[float
     return (noise / signal if signal > 2 * error else np.inf), noise / (2 * error + max(signal, 0.0))
 
 
-def places(scale: Scale) -> list[Place]:
+def settings(scale: Scale) -> list[Setting]:
     """The frontier's places at d = 0.95 N."""
     if scale == "tiny":
-        return [Place(8, [4], 2)]
+        return [Setting(8, [4], 2)]
     few = 3 if scale == "laptop" else 20
-    return [Place(40, [19], few), Place(80, [38], 10 if scale == "laptop" else 20), Place(160, [76], few)]
+    return [Setting(40, [19], few), Setting(80, [38], 10 if scale == "laptop" else 20), Setting(160, [76], few)]
 
 
 def specs(scale: Scale) -> list[Spec]:
     """The frontier's runs at these places that floss all directions."""
-    return [schedules.spec_of(scale, place, "whole") for place in places(scale)]
+    return [schedules.spec_of(scale, setting, "whole") for setting in settings(scale)]
 
 
 def calculations(scale: Scale) -> list[Calculation]:
@@ -73,15 +73,15 @@ def calculations(scale: Scale) -> list[Calculation]:
     return [calculation for _, _, calculation in _networks(scale)]
 
 
-def _networks(scale: Scale) -> list[tuple[Place, int, Calculation]]:
+def _networks(scale: Scale) -> list[tuple[Setting, int, Calculation]]:
     values = {} if scale != "tiny" else {"epochs_before": 3, "steps": 20, "batch": 2, "interval": 1}
     found = []
-    for place in places(scale):
-        for seed in range(1, place.seeds + 1):
-            arguments = {"units": place.units, "delay": place.delays[0], "seed": seed}
+    for setting in settings(scale):
+        for seed in range(1, setting.seeds + 1):
+            arguments = {"units": setting.units, "delay": setting.delays[0], "seed": seed}
             arguments |= {"batches": 16 if scale == "tiny" else 800, "values": values}
-            name = f"{NAME}-{scale}-{place.units}-{seed}"
-            found.append((place, seed, Calculation(name, "signal_after_preflossing", arguments)))
+            name = f"{NAME}-{scale}-{setting.units}-{seed}"
+            found.append((setting, seed, Calculation(name, "signal_after_preflossing", arguments)))
     return found
 
 
@@ -89,17 +89,17 @@ def collect(results: Results, scale: Scale) -> Data:
     """`networks`: the number of `batches` each needs, its lower bound `at_least`, and the `epochs` it stayed at chance,
     if it was trained."""
     stayed = {}
-    for place, spec in zip(places(scale), specs(scale), strict=True):
+    for setting, spec in zip(settings(scale), specs(scale), strict=True):
         for values, run in results.runs(spec):
             training = run.metrics("training", ("epoch", "accuracy"))
             epoch, accuracy = running_mean(training["epoch"], training["accuracy"], LAST)
-            stayed[place.units, values["seed"]] = short(epochs_at_chance(epoch, accuracy))
+            stayed[setting.units, values["seed"]] = short(epochs_at_chance(epoch, accuracy))
     rows = []
-    for place, seed, calculation in _networks(scale):
+    for setting, seed, calculation in _networks(scale):
         arrays = results.calculation(calculation)
         if arrays is not None:
             batches, at_least = batches_needed(arrays["gram"], float(arrays["square"]))
-            row = {"units": place.units, "seed": seed, "epochs": stayed.get((place.units, seed))}
+            row = {"units": setting.units, "seed": seed, "epochs": stayed.get((setting.units, seed))}
             rows.append({**row, "batches": short(batches), "at_least": short(at_least)})
     return {"networks": rows}
 

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from flossing_lab.paper import schedules
 from flossing_lab.paper.analysis.drawing import accuracy_axes, legend_below, new_figure
-from flossing_lab.paper.analysis.measures import SOLVED, Group, courses, groups, numbers
+from flossing_lab.paper.analysis.measures import SOLVED, Group, accuracy_curves, groups, numbers
 from flossing_lab.paper.analysis.verdicts import count_solved, networks, nine_of_ten, not_run
 from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
 from flossing_lab.paper.scales import slug
@@ -27,7 +27,7 @@ CAPTION = (
 
 LARGER = "slower, batches of 64"
 GOAL = "slower, batches of 256, decay"
-"""The change that is run on as many networks as the frontier has at its first place."""
+"""The change that is run on as many networks as the frontier has in its first setting."""
 SLOWER: dict[str, Any] = {"learning_rate": 3e-4, "flossing_rate": 1e-3}
 CHANGES: dict[str, dict[str, Any]] = {
     "as networks of 80 units": {},
@@ -53,22 +53,22 @@ def specs(scale: Scale) -> list[Spec]:
 def _changed(scale: Scale) -> list[tuple[str, Spec]]:
     found = []
     for change in CHANGES:
-        for place in _places(scale, change):
-            spec, fields = schedules.spec_of(scale, place, "whole"), CHANGES[change]
+        for setting in _settings(scale, change):
+            spec, fields = schedules.spec_of(scale, setting, "whole"), CHANGES[change]
             fewer = {name: value for name, value in TINY.items() if scale == "tiny" and name in fields}
-            delays = "_".join(str(2 * delay) for delay in place.delays)
+            delays = "_".join(str(2 * delay) for delay in setting.delays)
             name, base = f"{NAME}-{slug(change)}-{delays}", {**spec.base, **fields, **fewer}
             found.append((change, spec.model_copy(update={"name": name, "base": base})))
     return found
 
 
-def _places(scale: Scale, change: str) -> list[schedules.Place]:
-    first, *_, place = schedules.places(scale)
+def _settings(scale: Scale, change: str) -> list[schedules.Setting]:
+    first, *_, setting = schedules.settings(scale)
     if scale == "tiny":
-        return [place._replace(delays=place.delays[-1:])]
+        return [setting._replace(delays=setting.delays[-1:])]
     if change in SEEDS:
-        return [place._replace(delays=[DELAYS[1]], seeds=min(SEEDS[change], first.seeds))]
-    return [place._replace(delays=list(DELAYS))]
+        return [setting._replace(delays=[DELAYS[1]], seeds=min(SEEDS[change], first.seeds))]
+    return [setting._replace(delays=list(DELAYS))]
 
 
 def calculations(scale: Scale) -> list[Calculation]:
@@ -82,7 +82,7 @@ def collect(results: Results, scale: Scale) -> Data:
     for change, spec in _changed(scale):
         size = {"change": change, "units": spec.base["units"]}
         rows += [{**size, "load": row["d"] / size["units"], **row} for row in groups(results, spec)]
-        curves += [{**size, **curve} for curve in courses(results, spec)]
+        curves += [{**size, **curve} for curve in accuracy_curves(results, spec)]
     return {"groups": rows, "curves": curves}
 
 

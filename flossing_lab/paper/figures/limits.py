@@ -55,13 +55,15 @@ _NEVER = 22_500.0  # x position of networks that do not solve their task
 
 
 def specs(scale: Scale) -> list[Spec]:
-    """The frontier's adaptive runs at its first place, without and with each change."""
-    place = schedules.places(scale)[0]
+    """The frontier's adaptive runs in its first setting, without and with each change."""
+    setting = schedules.settings(scale)[0]
     changes = CHANGES if scale != "tiny" else dict(list(CHANGES.items())[:2])
     found = []
     for change, fields in changes.items():
-        base = schedules.spec_of(scale, place._replace(seeds=min(3, place.seeds)) if fields else place, "adaptive")
-        fields = {name: min(value, place.units) if name == "k" else value for name, value in fields.items()}
+        base = schedules.spec_of(
+            scale, setting._replace(seeds=min(3, setting.seeds)) if fields else setting, "adaptive"
+        )
+        fields = {name: min(value, setting.units) if name == "k" else value for name, value in fields.items()}
         found.append(base.model_copy(update={"name": f"{NAME}-{slug(change)}", "base": {**base.base, **fields}}))
     return found
 
