@@ -51,7 +51,7 @@ class FlossingRecord(NamedTuple):
 class FlossingState(eqx.Module):
     """The state passed from one epoch to the next: that of the optimiser, and the interval."""
 
-    opt_state: optax.OptState
+    opt_state: PyTree
     interval: Int[Array, ""]
 
 
