@@ -19,12 +19,17 @@ from flossing._linalg.precision import in_full_precision
 from flossing._linalg.qr_schemes import decompose
 
 ROUNDING = 10
-"""|R_ii| up to this many units of rounding of the largest column of A counts as zero.
+"""|R_ii| up to this many units of rounding of its own column of A counts as zero: the column depends on earlier ones.
 
-In the product D Q, a null direction of D appears not as 0 but as the rounding errors of its terms. On random singular
-matrices of 2 to 400 rows the first such |R_ii| had a median below 3 units, with a tail up to 1e3 where D is far larger
-than D Q. A constant singular Jacobian is detected within a few steps; a single one is sometimes missed.
+A null direction of D appears in D Q not as 0 but as the rounding errors of the terms of the product. On random singular
+matrices of 2 to 400 rows the first such |R_ii| had a median of 1 to 15 units, with a tail up to 1e3 where D is far
+larger than D Q. A constant singular Jacobian is detected within a few steps; a single one is sometimes missed.
 """
+
+NULL = 3
+"""|R_ii| up to this many units of rounding of the largest column of A counts as zero as well: the column itself is the
+image of a null direction. A small column may also be right to all its digits, as that of a step which contracts one
+direction a million times more than another, so this limit is lower."""
 
 
 @jax.custom_jvp
@@ -94,9 +99,10 @@ def independent_columns(r: Float[Array, "k k"]) -> Bool[Array, " k"]:
     """Which columns of A come before the first that depends on earlier ones."""
     max_entry = jnp.max(jnp.abs(r))
     scaled = r / jnp.where(max_entry > 0, max_entry, 1)  # or the squares might overflow
-    max_column_norm = max_entry * jnp.sqrt(jnp.max(jnp.sum(jnp.square(scaled), axis=0)))
+    norms = max_entry * jnp.sqrt(jnp.sum(jnp.square(scaled), axis=0))
+    rounding = jnp.finfo(r.dtype).eps * jnp.maximum(ROUNDING * norms, NULL * jnp.max(norms))
     # Written so that NaN is not "dependent": it must stay visible.
-    dependent = jnp.diagonal(r) <= ROUNDING * jnp.finfo(r.dtype).eps * max_column_norm
+    dependent = jnp.diagonal(r) <= rounding
     return jnp.cumsum(dependent) == 0
 
 

@@ -30,6 +30,7 @@ from flossing._linalg.qr import independent_columns, positive_qr
 from flossing._messages import escape_message
 from flossing._runtime.compiled import compiled
 from flossing._tangent.problem import Point, Problem, initial_basis, set_up
+from flossing._tangent.subspace import restrict
 from flossing._tangent.traced import TracedStep, trace_step
 from flossing._types import Input, RandomKey, State
 
@@ -116,7 +117,8 @@ def covariant_vectors(
     block = min(block, length - transient)
     if measure is not None and not callable(measure):
         raise ValueError(f"measure must be a function of the vectors (N, k), or None, got measure={measure!r}")
-    basis = initial_basis(problem.coordinates, k=k, key=key, basis=basis)
+    given, basis = basis, initial_basis(problem.coordinates, k=k, key=key, basis=basis)
+    problem = problem if given is None else restrict(problem, given)
 
     traced, arrays = None, None
     if measure is not None:

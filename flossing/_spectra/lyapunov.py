@@ -18,9 +18,17 @@ from flossing._runtime.threads import one_lapack_thread
 from flossing._spectra.spectrum import Spectrum
 from flossing._tangent.batch import initial_bases, set_up_batch
 from flossing._tangent.flow import Flow, tangent_flow
-from flossing._tangent.interval import PROBE_STEPS, longer_interval, power_of_two, shorter_interval
+from flossing._tangent.interval import (
+    PROBE_STEPS,
+    interval_message,
+    longer_interval,
+    loses_directions,
+    power_of_two,
+    shorter_interval,
+)
 from flossing._tangent.problem import Point, Problem
 from flossing._tangent.spread import block_spread_ratio
+from flossing._tangent.subspace import restrict
 from flossing._types import Input, RandomKey, State
 
 
@@ -54,7 +62,9 @@ def lyapunov_spectrum(
     - `k`: how many exponents, 1 to N; all N if neither `k` nor `basis` is given.
     - `key`: draws the initial basis, the Q factor of a Gaussian N x k matrix; `jax.random.key(0)` by default.
     - `basis`: the initial basis (N, k), instead of one drawn with `key`; its columns are orthonormalised first. With a
-      batch it may also have shape (B, N, k), as that of an earlier result.
+      batch it may also have shape (B, N, k), as that of an earlier result. If it lies in a subspace which the Jacobians
+      map into itself, tangents stay there: the exponents are transversal or conditional ones. Such a subspace is looked
+      for among the span of `basis` and the vectors with the same zero and equal entries, outside `jit` only.
     - `step`: `step(model, state, input) -> state`, for a model with another calling convention.
     - `batched`: whether there is a batch axis. By default inferred from the inputs of a known cell, (T, S) or
       (B, T, S); False for other models.
@@ -62,10 +72,10 @@ def lyapunov_spectrum(
       there to a singular Jacobian is replaced by another, which counts. `10 + ceil(T / 10)` by default, at most half of
       T; 0 if `basis` is given, since that continues a run.
     - `interval`: steps between reorthonormalisations. In exact arithmetic every interval gives the same result; in
-      floating point the result is accurate as long as the growth within one interval differs by less than 30 nats
-      between directions in float64, 10 in float32. `"auto"` measures the first steps twice, and chooses the longest
-      interval that keeps gradients of the exponents to a relative error of 1e-9 in float64, 1e-3 in float32. Inside
-      `jit`, where values are traced, pass the `interval` of such a result.
+      floating point the growth within one interval must differ by less than 30 nats between directions in float64, 10
+      in float32, and an interval that loses a direction is an error. `"auto"` measures the first steps twice, and
+      chooses the longest interval that keeps gradients of the exponents to a relative error of 1e-9 in float64, 1e-3 in
+      float32. Inside `jit`, where values are traced, pass the `interval` of such a result.
     - `steps`: the number of steps to run, from the start of `inputs`; all by default.
     - `time_step`: the duration of one step, for exponents per unit of time, such as those of a flow.
 
@@ -74,11 +84,13 @@ def lyapunov_spectrum(
     The result is differentiable, in forward and reverse mode, with respect to the arrays of `model`, the arrays it
     closes over, `state` and `inputs`. dtype: that of the state; nothing is promoted, x64 is never switched on. Where a
     Jacobian is singular (|R_ii| at rounding level), that exponent and the later ones are -inf with zero gradient; the
-    earlier ones are not affected. Calls whose models compute the same with other weights share one compiled program.
+    earlier ones are not affected. Inside `jit`, -inf may also mean that `interval` is too long. Calls whose models
+    compute the same with other weights share one compiled program.
 
     **Raises:** `ValueError`, in one line, for arguments out of range, NaN or infinite values, a float64 NumPy array
     while x64 is off, a model whose order of arguments is ambiguous, a step that changes the structure, shape or dtype
-    of its state, an orbit that does not stay finite (outside `jit` only). Warns (`UserWarning`) if all exponents are
+    of its state, and, outside `jit` only, for an orbit that does not stay finite, and for an interval so long that
+    rounding destroys a direction. Warns (`UserWarning`) if all exponents are
     -inf: the step forgets its state.
 
     **Source:** Engelken (NeurIPS 2023) sections 2 and 3; Benettin, Galgani, Giorgilli & Strelcyn (1980).
@@ -96,8 +108,10 @@ def lyapunov_spectrum(
     check_positive("time_step", time_step)
     bases, basis_axis = initial_bases(batch, k=k, key=key, basis=basis)
 
+    problem = batch.problem if basis is None else restrict(batch.problem, basis)
+
     flow = functools.partial(
-        compiled(_flow, batch.problem),
+        compiled(_flow, problem),
         batch.starts,
         batch.inputs,
         bases,
@@ -110,6 +124,7 @@ def lyapunov_spectrum(
             found, interval = _flow_at_longest_interval(flow, length, transient)
         else:
             found = flow(length=length, transient=transient, interval=interval)
+            check_interval(flow, found, length, transient, interval)
         spectrum = Spectrum(
             found.exponents,
             found.log_growth,
@@ -162,6 +177,16 @@ def _largest_ratio(flow: Flow) -> np.ndarray:
     growth = flow.all_log_growth()
     ratios = jax.vmap(block_spread_ratio)(growth.reshape(-1, *growth.shape[-2:]))
     return np.asarray(ratios.max(0))[None]
+
+
+def check_interval(flow: Callable[..., Flow], found: Flow, length: int, transient: int, interval: int):
+    """Raise ValueError if the interval loses directions that an interval of 1 keeps; it then runs once more, at 1."""
+    if interval == 1 or not is_concrete(found) or not loses_directions(np.asarray(found.log_growth)).any():
+        return
+    growth = np.asarray(flow(length=length, transient=transient, interval=1).all_log_growth())
+    message = interval_message(np.asarray(found.log_growth), growth, transient, interval)
+    if message is not None:
+        raise ValueError(message)
 
 
 def check_spectrum(spectrum: Spectrum):

@@ -132,14 +132,15 @@ def _backward(stored, dgrowth, perturbed, differentiable, problem, blocks, size)
 def _static_part(problem: Problem) -> Problem:
     """`problem` without the differentiated arrays, which are passed separately."""
     start = Point(None, problem.start.nondiff)  # pyright: ignore[reportArgumentType]
-    return Problem(None, start, None, problem.step, problem.coordinates, problem.length)
+    return Problem(None, start, None, problem.step, problem.coordinates, problem.length, problem.subspace)
 
 
 def _combine(problem: Problem, differentiable: Any) -> tuple[Problem, Float[Array, "k N"]]:
     """`problem` with these arrays put back, and the basis as rows."""
     model, x, inputs, q = differentiable
     start = Point(x, problem.start.nondiff)
-    return Problem(model, start, inputs, problem.step, problem.coordinates, problem.length), q
+    static = problem.step, problem.coordinates, problem.length
+    return Problem(model, start, inputs, *static, problem.subspace), q
 
 
 def _linearise(problem: Problem, q: Float[Array, "k N"]) -> LinearisedStep:

@@ -73,7 +73,7 @@ def tangent_flow(
     before, growth = jnp.split(jnp.concatenate(growth), [-(-transient // interval)])
     exponents, growth = average(growth, (length - transient) * time_step)
     point, q = carry
-    return Flow(exponents, growth, before, q.T, problem.state(point))
+    return Flow(exponents, growth, before, problem.project(q).T, problem.state(point))
 
 
 def average(growth: Float[Array, "blocks k"], time: float) -> tuple[Float[Array, " k"], Float[Array, "blocks k"]]:

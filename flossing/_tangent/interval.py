@@ -86,6 +86,47 @@ def adapted_interval(interval: int, spread_ratio: np.ndarray, window: int) -> in
     return shorter if shorter != interval else longer_interval(interval, spread_ratio, window)
 
 
+RESOLVED = {"float32": 10.0, "float64": 30.0}
+"""The spread of a block, in nats, up to which rounding leaves all directions apart."""
+
+
+def loses_directions(growth: np.ndarray) -> np.ndarray:
+    """Where log R_ii of a block is not finite, or where R_ii is too small for its dtype to hold all digits."""
+    least = math.log(float(np.finfo(growth.dtype).tiny))
+    return ~(np.isfinite(growth) & (growth > least))
+
+
+def interval_message(growth: np.ndarray, growth_at_one: np.ndarray, transient: int, interval: int) -> str | None:
+    """The message for an interval that loses directions which an interval of 1 keeps; None if it loses none.
+
+    `growth` (..., blocks, k) is log R_ii of the blocks after the transient; `growth_at_one` (..., T, k) that of all
+    steps.
+    """
+    lost = loses_directions(growth)
+    kept = np.isfinite(growth_at_one[..., transient:, :]).all(-2, keepdims=True)
+    if not (lost & kept).any():
+        return None
+    *_, block, direction = np.argwhere(lost & kept)[0]
+    legal = _resolved_interval(growth_at_one, interval)
+    allowed = f"from 1 to {legal}" if legal > 1 else "1"
+    return (
+        f"interval must be {allowed} for this run in {growth.dtype.name}, got interval={interval}: rounding destroys "
+        f"direction {direction} within block {block}, and an interval of 1 keeps it"
+    )
+
+
+def _resolved_interval(growth: np.ndarray, interval: int) -> int:
+    """The largest power of two below `interval` whose blocks keep directions apart, from log R_ii of each step."""
+    _, reach = limits(growth.dtype.name)
+    for size in (2**power for power in range(power_of_two(interval).bit_length() - 1, 0, -1)):
+        whole = growth[..., : growth.shape[-2] // size * size, :]
+        joined = whole.reshape(*growth.shape[:-2], -1, size, growth.shape[-1]).sum(-2)
+        spread = joined.max(-1, initial=-np.inf) - joined.min(-1, initial=np.inf)
+        if size < interval and (spread < RESOLVED[growth.dtype.name]).all() and (np.abs(joined) < reach).all():
+            return size
+    return 1
+
+
 def power_of_two(interval: int) -> int:
     """The largest power of 2 up to `interval`: it keeps intervals few, since each compiles its own program."""
     return 2 ** (interval.bit_length() - 1)

@@ -30,6 +30,7 @@ class Problem(eqx.Module):
 
     Every measurement is a function of a `Problem`. `inputs` has a leading time axis of `length`, or no
     leaves for an autonomous system. The dynamics of a state are those of its coordinates; D is the Jacobian of a step.
+    `subspace` (N, m), if given, has orthonormal columns, and tangents are projected onto their span after each step.
     """
 
     model: PyTree
@@ -38,12 +39,21 @@ class Problem(eqx.Module):
     step: ExplicitStep = eqx.field(static=True)
     coordinates: Coordinates = eqx.field(static=True)
     length: int = eqx.field(static=True)
+    subspace: Float[Array, "N m"] | None = None
 
     @classmethod
-    def of(cls, model: PyTree, state: State, inputs: Input, step: ExplicitStep, length: int) -> "Problem":
+    def of(
+        cls,
+        model: PyTree,
+        state: State,
+        inputs: Input,
+        step: ExplicitStep,
+        length: int,
+        subspace: Float[Array, "N m"] | None = None,
+    ) -> "Problem":
         """A problem from arguments known to be consistent; arrays or tracers."""
         coordinates = Coordinates(state)
-        return cls(model, Point(*coordinates.split(state)), inputs, step, coordinates, length)
+        return cls(model, Point(*coordinates.split(state)), inputs, step, coordinates, length, subspace)
 
     def advance(self, point: Point, input: Input) -> Point:
         """The point after a step."""
@@ -64,7 +74,11 @@ class Problem(eqx.Module):
             return jax.jvp(flow, (point.x,), (v,), has_aux=True)
 
         x, tangents, nondiff = jax.vmap(along, out_axes=(None, 0, None))(tangents)
-        return Point(x, nondiff), tangents
+        return Point(x, nondiff), self.project(tangents)
+
+    def project(self, tangents: Float[Array, "k N"]) -> Float[Array, "k N"]:
+        """Tangents within the subspace; all of them if there is none."""
+        return tangents if self.subspace is None else tangents @ self.subspace @ self.subspace.T
 
     def push_many(
         self, point: Point, tangents: Float[Array, "k N"], inputs: Input, size: int
@@ -102,13 +116,13 @@ class Problem(eqx.Module):
     def with_orbit(self, start: Point, inputs: Input, length: int) -> "Problem":
         """The same step from another start, over the first `length` steps of other inputs."""
         inputs = jax.tree_util.tree_map(lambda s: s[:length], inputs)
-        return Problem(self.model, start, inputs, self.step, self.coordinates, length)
+        return Problem(self.model, start, inputs, self.step, self.coordinates, length, self.subspace)
 
     def closed(self) -> "Problem":
         """The same problem, with the arrays that the step closes over as part of `model`."""
         first = shape_of_one(self.inputs)
         step, arrays, _ = trace_step(self.step, self.model, self.state(self.start), first)
-        return Problem(arrays, self.start, self.inputs, step, self.coordinates, self.length)
+        return Problem(arrays, self.start, self.inputs, step, self.coordinates, self.length, self.subspace)
 
 
 def set_up(

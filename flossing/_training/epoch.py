@@ -22,6 +22,7 @@ from flossing._runtime.memory import too_large
 from flossing._tangent.interval import ADAPT_EVERY, adapted_interval, shorter_interval
 from flossing._tangent.problem import Problem, initial_basis, set_up
 from flossing._tangent.step import read_step, zero_state
+from flossing._tangent.subspace import restrict
 from flossing._tangent.window import measure_window
 from flossing._training.leaves import mask_of
 from flossing._training.loss import flossing_loss
@@ -71,6 +72,7 @@ class Flossing(eqx.Module):
     inputs: Any
     state: Any
     basis: Float[Array, "N k"]
+    subspace: Float[Array, "N m"] | None
     target: Float[Array, "..."]
     window: int = eqx.field(static=True)
     transient: int = eqx.field(static=True)
@@ -123,6 +125,7 @@ class Flossing(eqx.Module):
         check_integer("transient", self.transient, least=0, most=self.window - 1, note=f" (window={self.window})")
         self.interval, self.tolerance, self.clip = interval, tolerance, clip
         self.basis = initial_basis(problem.coordinates, k=k, key=key, basis=basis)
+        self.subspace = None if basis is None else restrict(problem, basis).subspace
         self.rematerialise = too_large(self.window, self.basis) if rematerialise is None else rematerialise
         check_leaves("target", target)
         self.target = jnp.asarray(target, problem.coordinates.dtype)
@@ -193,7 +196,7 @@ class Flossing(eqx.Module):
         self, model: PyTree, key: RandomKey, interval: int | Int[Array, ""]
     ) -> tuple[Float[Array, " k"], Float[Array, " factors"]]:
         inputs = jax.tree_util.tree_map(lambda s: s[: self.window], self._sequence(key))
-        problem = Problem.of(model, self._start(model), inputs, self.step, self.window)
+        problem = Problem.of(model, self._start(model), inputs, self.step, self.window, self.subspace)
         options = {"transient": self.transient, "rematerialise": self.rematerialise}
         return measure_window(problem, self.basis, interval, self.tolerance, **options)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from flossing._messages import infinite_exponent_message
 from flossing._tangent.interval import ADAPT_EVERY, longer_interval, shorter_interval
 from flossing.pytorch._arguments import initial_basis
 from flossing.pytorch._spread import spread_ratio
+from flossing.pytorch._subspace import restrict
 from flossing.pytorch._system import Engine, ModuleSystem, System, read_system
 
 
@@ -171,7 +173,8 @@ def floss(
     length = system.length
     transient = default_transient(length) if transient is None else transient
     check_integer("transient", transient, least=0, most=length - 1, note=f" (window={length})")
-    basis = initial_basis(system.size, system.like, k=k, generator=generator, basis=basis)
+    given, basis = basis, initial_basis(system.size, system.like, k=k, generator=generator, basis=basis)
+    subspace = None if given is None else restrict(system, given).subspace
     target = _target(target, basis[0])
     objective = _Objective(basis, target, transient, tolerance)
 
@@ -180,7 +183,7 @@ def floss(
         system = read() if epoch > 1 else system
         if system.length < length:
             raise ValueError(f"inputs must have the {length} steps of the window in every epoch, got {system.length}")
-        system = system.start(length)
+        system = replace(system.start(length), subspace=subspace)
         loss, exponents, ratio = objective(system, now)
         while interval == "auto" and (shorter := shorter_interval(now, ratio[None])) < now:
             now, ratios = shorter, []  # ratios are in units of the interval, so those before no longer count
@@ -233,7 +236,7 @@ class _Objective(NamedTuple):
 
     def __call__(self, system: System, interval: int) -> tuple[Tensor, Tensor, np.ndarray]:
         with torch.enable_grad():
-            if isinstance(system, ModuleSystem) and system.compiled:
+            if isinstance(system, ModuleSystem) and system.is_compiled(self.basis):
                 from flossing.pytorch import _jax_engine
 
                 plan = {"transient": self.transient, "interval": interval, "tolerance": self.tolerance}

@@ -11,9 +11,17 @@ from torch import Tensor
 
 from flossing._arguments import check_integer, check_positive, default_transient
 from flossing._messages import escape_message
-from flossing._tangent.interval import PROBE_STEPS, longer_interval, power_of_two, shorter_interval
+from flossing._tangent.interval import (
+    PROBE_STEPS,
+    interval_message,
+    longer_interval,
+    loses_directions,
+    power_of_two,
+    shorter_interval,
+)
 from flossing.pytorch._arguments import check_tensors, initial_bases
 from flossing.pytorch._spread import spread_ratio
+from flossing.pytorch._subspace import restrict
 from flossing.pytorch._system import Engine, System, read_system
 from flossing.pytorch._torch_engine import Flow
 
@@ -144,11 +152,13 @@ def lyapunov_spectrum(
     if interval != "auto":
         check_integer("interval", interval, least=1, note=" or 'auto'")
     check_positive("time_step", time_step)
-    basis = initial_bases(system.size, system.like, batch=system.batch, k=k, generator=generator, basis=basis)
+    bases = initial_bases(system.size, system.like, batch=system.batch, k=k, generator=generator, basis=basis)
+    system = system if basis is None else restrict(system, basis)
     if interval == "auto":
-        flow, interval = _flow_at_longest_interval(system, basis, transient)
+        flow, interval = _flow_at_longest_interval(system, bases, transient)
     else:
-        flow = system.flow(basis, transient=transient, interval=interval)
+        flow = system.flow(bases, transient=transient, interval=interval)
+        _check_interval(system, bases, flow, transient, interval)
     _check_flow(flow)
     flow = flow._replace(exponents=flow.exponents / time_step)
     return Spectrum(**flow._asdict(), steps=length - transient, interval=interval, time_step=float(time_step))
@@ -166,6 +176,19 @@ def _flow_at_longest_interval(system: System, basis: Tensor, transient: int) -> 
         if shorter == interval:
             return flow, interval
         interval = power_of_two(shorter)
+
+
+def _check_interval(system: System, basis: Tensor, flow: Flow, transient: int, interval: int):
+    """Raise ValueError if the interval loses directions that an interval of 1 keeps; it then runs once more, at 1."""
+    growth_now = flow.log_growth.detach().cpu().numpy()
+    if interval == 1 or not loses_directions(growth_now).any():
+        return
+    with torch.no_grad():
+        again = system.flow(basis, transient=transient, interval=1)
+    growth = torch.cat([again.transient_log_growth, again.log_growth], dim=-2).cpu().numpy()
+    message = interval_message(growth_now, growth, transient, interval)
+    if message is not None:
+        raise ValueError(message)
 
 
 def _check_flow(flow: Flow):

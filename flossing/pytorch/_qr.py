@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-ROUNDING = 10
-"""|R_ii| up to this many units of rounding of the largest column counts as zero: `flossing._linalg.qr.ROUNDING`."""
+ROUNDING, NULL = 10, 3
+"""|R_ii| up to these many units of rounding of its own column, and of the largest, counts as zero; see
+`flossing._linalg.qr`."""
 
 
 def orthonormalise(a: Float[Tensor, "N k"]) -> tuple[Float[Tensor, "N k"], Float[Tensor, " k"]]:
@@ -55,9 +56,10 @@ def _positive_qr(a: Tensor) -> tuple[Float[Tensor, "N k"], Float[Tensor, "k k"],
 def independent_columns(r: Float[Tensor, "*blocks k k"]) -> Bool[Tensor, "*blocks k"]:
     """Which columns come before the first that depends on earlier ones, by R of one or of many decompositions."""
     entry = torch.linalg.vector_norm(r, torch.inf, dim=(-2, -1), keepdim=True).clamp(min=torch.finfo(r.dtype).tiny)
-    largest = torch.linalg.vector_norm(r / entry, dim=-2).amax(-1, keepdim=True)  # scaled: squares might overflow
+    norms = entry[..., 0] * torch.linalg.vector_norm(r / entry, dim=-2)  # scaled: squares might overflow
+    rounding = torch.finfo(r.dtype).eps * torch.maximum(ROUNDING * norms, NULL * norms.amax(-1, keepdim=True))
     # Written so that NaN is not "dependent": it must stay visible.
-    dependent = r.diagonal(dim1=-2, dim2=-1).abs() <= ROUNDING * torch.finfo(r.dtype).eps * entry[..., 0] * largest
+    dependent = r.diagonal(dim1=-2, dim2=-1).abs() <= rounding
     return dependent.cumsum(-1) == 0
 
 

@@ -36,6 +36,7 @@ class StepSystem:
     like: Tensor
     batch: int | None = None
     has_states: bool = False
+    subspace: Float[Tensor, "N m"] | None = None
 
     def start(self, window: int) -> "StepSystem":
         """The same over its first `window` steps."""
@@ -46,15 +47,30 @@ class StepSystem:
 
     def flow(self, basis: Float[Tensor, "... N k"], *, transient: int, interval: int) -> Flow:
         """Run the tangent flow."""
-        options = {"length": self.length, "transient": transient, "interval": interval}
+        options = {"length": self.length, "transient": transient, "interval": interval, "subspace": self.subspace}
         if self.batch is None:
             return tangent_flow(self.step, self.state, self.inputs, basis, **options)
         flows = []
         for index in range(self.batch):
-            state = pytree.tree_map(lambda x, i=index: x[i], self.state) if self.has_states else self.state
-            inputs = pytree.tree_map(lambda x, i=index: x[i], self.inputs)
-            flows.append(tangent_flow(self.step, state, inputs, basis if basis.ndim == 2 else basis[index], **options))
+            one = self.sequence(index)
+            flows.append(
+                tangent_flow(one.step, one.state, one.inputs, basis if basis.ndim == 2 else basis[index], **options)
+            )
         return pytree.tree_map(lambda *leaves: torch.stack(leaves), *flows)
+
+    def input_at(self, t: int) -> Any:
+        """The input of step `t` of a single sequence."""
+        return pytree.tree_map(lambda s: s[t], self.inputs) if self.inputs is not None else None
+
+    def inputs_between(self, start: int, stop: int) -> Any:
+        """The inputs of the steps `start` to `stop - 1` of a single sequence."""
+        return pytree.tree_map(lambda s: s[start:stop], self.inputs) if self.inputs is not None else None
+
+    def sequence(self, index: int) -> "StepSystem":
+        """The system along one sequence of the batch."""
+        state = pytree.tree_map(lambda x: x[index], self.state) if self.has_states else self.state
+        inputs = pytree.tree_map(lambda x: x[index], self.inputs)
+        return replace(self, state=state, inputs=inputs, batch=None, has_states=False)
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,7 @@ class ModuleSystem:
     inputs: Float[Tensor, "... T S"]
     compiled: bool
     """Whether the JAX engine runs it."""
+    subspace: Float[Tensor, "N m"] | None = None
 
     @property
     def batch(self) -> int | None:
@@ -93,11 +110,15 @@ class ModuleSystem:
 
     def flow(self, basis: Float[Tensor, "... N k"], *, transient: int, interval: int) -> Flow:
         """Run the tangent flow; the state has the module's own layout."""
-        run = self._compiled_flow if self.compiled and basis.ndim == 2 else self._torch_flow
+        run = self._compiled_flow if self.is_compiled(basis) else self._torch_flow
         flow = run(basis, transient=transient, interval=interval)
         if self.batch is None:
             return flow
         return flow._replace(state=pytree.tree_map(lambda h: h.movedim(0, -2), flow.state))
+
+    def is_compiled(self, basis: Float[Tensor, "... N k"]) -> bool:
+        """Whether the JAX engine serves this basis."""
+        return self.compiled and basis.ndim == 2 and self.subspace is None
 
     def _compiled_flow(self, basis: Tensor, *, transient: int, interval: int) -> Flow:
         from flossing.pytorch import _jax_engine  # JAX is imported here, when it is first needed
@@ -105,11 +126,15 @@ class ModuleSystem:
         return _jax_engine.flow(self.recurrent, self.state, self.inputs, basis, transient=transient, interval=interval)
 
     def _torch_flow(self, basis: Tensor, *, transient: int, interval: int) -> Flow:
+        return self.as_step().flow(basis, transient=transient, interval=interval)
+
+    def as_step(self) -> StepSystem:
+        """The same system, with the module as a step."""
         weight, _, bias, _ = self.recurrent.layers[0]
         drive = nn.functional.linear(self.inputs, weight, bias)
         step = partial(advance, torch, self.recurrent.kind, self.recurrent.layers)
         of = {"length": self.length, "size": self.size, "like": self.like, "batch": self.batch, "has_states": True}
-        return StepSystem(step, self.state, drive, **of).flow(basis, transient=transient, interval=interval)
+        return StepSystem(step, self.state, drive, **of, subspace=self.subspace)
 
 
 System: TypeAlias = StepSystem | ModuleSystem

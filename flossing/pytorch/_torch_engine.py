@@ -32,8 +32,11 @@ Step: TypeAlias = Callable[[Any, Any], Any]
 Point: TypeAlias = tuple[Tensor, list[Tensor]]
 """The coordinates of a state, and its leaves that have none."""
 
+Projection: TypeAlias = Callable[[Tensor], Tensor]
+
 Method: TypeAlias = Callable[..., tuple[Point, Tensor, Tensor]]
-"""`method(step, point, inputs, basis, sizes)`: point and basis after blocks of these sizes, and log R_ii of each."""
+"""`method(step, point, inputs, basis, sizes, project)`: point and basis after blocks of these sizes, and log R_ii of
+each. `project` is applied to the tangents at the end of each block."""
 
 Jacobians: TypeAlias = Iterator[tuple[Point, Tensor]]
 """For some steps at a time, the point after them and their Jacobians (steps, N, N)."""
@@ -61,8 +64,12 @@ def tangent_flow(
     length: int,
     transient: int,
     interval: int,
+    subspace: Float[Tensor, "N m"] | None = None,
 ) -> Flow:
-    """Push `basis` along the orbit of `step`; blocks of `interval` steps end at `transient` and at `length`."""
+    """Push `basis` along the orbit of `step`; blocks of `interval` steps end at `transient` and at `length`.
+
+    With a `subspace` of orthonormal columns, tangents are projected onto its span at the end of each block.
+    """
     coordinates = Coordinates(state)
     leaves, spec = pytree.tree_flatten([] if inputs is None else inputs)
 
@@ -81,17 +88,27 @@ def tangent_flow(
     sizes = [transient % interval] + [interval] * (transient // interval)
     sizes += [interval] * (averaged // interval) + [averaged % interval]
 
-    end, q, growth = method(step_at, start, leaves, basis, [size for size in sizes if size])
+    project = _no_projection if subspace is None else lambda a: subspace @ (subspace.mT @ a)
+    end, q, growth = method(step_at, start, leaves, basis, [size for size in sizes if size], project)
     before, growth = growth.tensor_split([before])
     exponents, growth = _average(growth, averaged)
-    return Flow(exponents, growth, before, q, coordinates.join(*end))
+    return Flow(exponents, growth, before, project(q), coordinates.join(*end))
 
 
-def _batched_jacobians(step: Callable, point: Point, inputs: list[Tensor], basis: Tensor, sizes: list[int]):
-    return _multiply(_batches_of_jacobians(step, point, inputs, sum(sizes)), point, basis, sizes)
+def _no_projection(a: Tensor) -> Tensor:
+    return a
 
 
-def _forward_mode(step: Callable, point: Point, inputs: list[Tensor], basis: Tensor, sizes: list[int]):
+def _batched_jacobians(
+    step: Callable, point: Point, inputs: list[Tensor], basis: Tensor, sizes: list[int], project: Projection
+):
+    jacobians = _batches_of_jacobians(step, point, inputs, sum(sizes))
+    return _multiply(jacobians, point, basis, sizes, project)
+
+
+def _forward_mode(
+    step: Callable, point: Point, inputs: list[Tensor], basis: Tensor, sizes: list[int], project: Projection
+):
     def run(x: Tensor, nondiff: list[Tensor], block: list[list[Tensor]]) -> Point:
         for now in block:
             x, nondiff = step(x, nondiff, now)
@@ -100,22 +117,25 @@ def _forward_mode(step: Callable, point: Point, inputs: list[Tensor], basis: Ten
     first, q, growth = 0, basis, []
     for size in sizes:
         block = [[s[t] for s in inputs] for t in range(first, first + size)]
-        q, log_r = orthonormalise(_along(lambda x, b=block, p=point: run(x, p[1], b), point[0], q))
+        q, log_r = orthonormalise(project(_along(lambda x, b=block, p=point: run(x, p[1], b), point[0], q)))
         growth.append(log_r)
         first, point = first + size, run(*point, block)
     return point, q, torch.stack(growth)
 
 
-def _reverse_mode(step: Callable, point: Point, inputs: list[Tensor], basis: Tensor, sizes: list[int]):
-    return _multiply(_jacobians_one_by_one(step, point, inputs, sum(sizes)), point, basis, sizes)
+def _reverse_mode(
+    step: Callable, point: Point, inputs: list[Tensor], basis: Tensor, sizes: list[int], project: Projection
+):
+    jacobians = _jacobians_one_by_one(step, point, inputs, sum(sizes))
+    return _multiply(jacobians, point, basis, sizes, project)
 
 
 def _multiply(
-    jacobians: Jacobians, point: Point, q: Tensor, sizes: list[int]
+    jacobians: Jacobians, point: Point, q: Tensor, sizes: list[int], project: Projection
 ) -> tuple[Point, Tensor, Float[Tensor, "blocks k"]]:
     ends, first, growth = set(itertools.accumulate(sizes)), 1, []
     for point, some in jacobians:  # noqa: B007
-        q, log_r = push(some, q, {t for t in range(len(some)) if first + t in ends})
+        q, log_r = push(project(some), q, {t for t in range(len(some)) if first + t in ends})
         growth.append(log_r)
         first += len(some)
     return point, q, torch.cat(growth)
@@ -204,7 +224,7 @@ def _first_supported(
     *methods, last = methods
     for method in methods:
         try:
-            method(step, point, [s[:1] for s in inputs], basis, [1])
+            method(step, point, [s[:1] for s in inputs], basis, [1], _no_projection)
             return method
         except Exception:  # torch.func refuses: no forward derivative, no batching rule, a branch on a value, ...
             continue

@@ -1,0 +1,69 @@
+"""Tangents that stay inside a subspace which the Jacobians of a step map into itself.
+
+A basis inside such a subspace V has the exponents of the flow within V: the transversal exponents of synchronised
+systems, the conditional exponents of a driven part (Pecora & Carroll 1990). Rounding puts about 1e-16 of each tangent
+outside V. If that part grows faster than the tangents in V, it dominates after some tens of steps, and the exponents
+are those of the wrong directions. Projecting onto V after each step, D -> V V^T D, removes it and changes nothing
+else.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from flossing._checks import is_concrete
+from flossing._linalg.precision import in_full_precision
+from flossing._tangent.candidates import LEAK, candidates, sampled_steps
+from flossing._tangent.problem import Problem
+
+
+def restrict(problem: Problem, basis: Any) -> Problem:
+    """`problem` with its tangents restricted to an invariant subspace that holds `basis`, if one is found.
+
+    `basis` (N, k) or (B, N, k) is that of a user. Two subspaces are tried: its span, and all vectors whose entries are
+    zero where those of `basis` are, and equal up to sign where those are. Traced values are not examined.
+    """
+    if not is_concrete((problem, basis)):
+        return problem
+    for candidate in candidates(np.asarray(basis, float), float(jnp.finfo(problem.coordinates.dtype).eps)):
+        subspace = jnp.asarray(candidate, problem.coordinates.dtype)
+        if is_invariant(problem, subspace):
+            return dataclasses.replace(problem, subspace=subspace)
+    return problem
+
+
+def is_invariant(problem: Problem, subspace: Float[Array, "N m"]) -> bool:
+    """Whether the Jacobians of `problem` map the subspace into itself, at points evenly spaced along the orbit."""
+    limit = LEAK * float(jnp.finfo(subspace.dtype).eps)
+    if not float(_leak_at_start(problem, subspace)) <= limit:  # this alone excludes most bases
+        return False
+    at = jnp.asarray(sampled_steps(problem.length))
+    return bool(_leak_along_orbit(problem, subspace, at) <= limit)
+
+
+@eqx.filter_jit
+def _leak_at_start(problem: Problem, subspace: Float[Array, "N m"]) -> Float[Array, ""]:
+    first = jax.tree_util.tree_map(lambda s: s[0], problem.inputs)
+    return _leak(problem, subspace, (problem.start, first))
+
+
+@eqx.filter_jit
+def _leak_along_orbit(problem: Problem, subspace: Float[Array, "N m"], at: Array) -> Float[Array, ""]:
+    before, _ = problem.orbit()
+    some = jax.tree_util.tree_map(lambda s: s[at], (before, problem.inputs))
+    return jnp.max(jax.lax.map(partial(_leak, problem, subspace), some))
+
+
+@in_full_precision
+def _leak(problem: Problem, subspace: Float[Array, "N m"], at: tuple) -> Float[Array, ""]:
+    """The size of the part of D V outside V, relative to D V."""
+    point, input = at
+    _, pushed = problem.push(point, subspace.T, input)
+    outside = pushed - pushed @ subspace @ subspace.T
+    return jnp.linalg.norm(outside) / jnp.maximum(jnp.linalg.norm(pushed), jnp.finfo(pushed.dtype).tiny)

@@ -1,0 +1,117 @@
+"""Transversal and conditional exponents: tangents stay in a subspace that the Jacobians map into itself."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import flossing as fl
+import flossing.pytorch as flt
+
+LOG2 = np.log(2)
+
+
+def coupled(size, share):
+    """Logistic maps at r = 4, each mixed with the mean of all."""
+
+    def step(x, _):
+        y = 4 * x * (1 - x)
+        return (1 - share) * y + share * y.mean()
+
+    return step
+
+
+@pytest.mark.parametrize(
+    ("size", "columns"),
+    [(2, [[1, -1]]), (3, [[1, -1, 0]]), (3, [[1, 1, -2]]), (3, [[1, -1, 0], [1, 1, -2]]), (4, [[1, -1, 1, -1]])],
+)
+def test_transversal_exponents_of_synchronised_maps(size, columns):
+    """log 2 + log(1 - share) for all transversal directions, while the synchronised orbit has log 2."""
+    basis = np.array(columns, float).T
+    options = {"state": jnp.full(size, 0.3), "steps": 4000}
+    found = fl.lyapunov_spectrum(coupled(size, 0.6), None, basis=basis, **options)
+    np.testing.assert_allclose(found.exponents, LOG2 + np.log(0.4), atol=2e-3)
+    more = fl.lyapunov_spectrum(coupled(size, 0.6), None, basis=found.basis, **options | {"state": found.state})
+    np.testing.assert_allclose(more.exponents, LOG2 + np.log(0.4), atol=2e-3)
+
+
+def drive_and_response(h, _):
+    x, y, z, u, w = h
+    return jnp.stack([10 * (y - x), x * (60 - z) - y, x * y - 8 / 3 * z, 10 * (y - u), u * y - 8 / 3 * w])
+
+
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("interval", [1, 5])
+def test_conditional_exponents_of_pecora_and_carroll(k, interval):
+    """y of Lorenz drives (x, z): the response has exponents -8/3 and -10, exactly."""
+    start = jnp.array([1.0, 2.0, 20.0, 5.0, 7.0])
+    options = {"steps": 6000, "transient": 1000, "interval": interval, "time_step": 0.002}
+    step = fl.flows.rk4(drive_and_response, 0.002)
+    found = fl.lyapunov_spectrum(step, None, state=start, basis=np.eye(5)[:, 3 : 3 + k], **options)
+    np.testing.assert_allclose(found.exponents, [-8 / 3, -10][:k], atol=1e-3)
+
+
+def test_a_basis_outside_any_invariant_subspace_is_not_restricted():
+    """A network whose rows all couple: a basis with zeros turns towards the directions of the whole space."""
+    weights = jax.random.normal(jax.random.key(0), (6, 6)) / 2
+    options = {"state": jnp.ones(6), "steps": 400}
+    step = lambda h, _: jnp.tanh(weights @ h + 0.1)  # noqa: E731
+    whole = fl.lyapunov_spectrum(step, None, k=2, **options, transient=100)
+    found = fl.lyapunov_spectrum(step, None, basis=np.eye(6)[:, 4:], **options, transient=100)
+    np.testing.assert_allclose(found.exponents, whole.exponents, atol=1e-2)
+
+
+def test_a_coupling_that_appears_along_the_orbit_is_seen():
+    """The second half of the inputs couples the two coordinates, so the axis is invariant only at first."""
+    gate = jnp.concatenate([jnp.zeros(100), jnp.ones(100)])
+    step = lambda h, g: jnp.array([2 * h[0] + g * h[1], 0.5 * h[1] + g * h[0]]) * 0.4  # noqa: E731
+    found = fl.lyapunov_spectrum(step, gate, state=jnp.zeros(2), basis=np.eye(2)[:, 1:], transient=150)
+    top = np.log(0.4 * np.linalg.eigvals([[2, 1], [1, 0.5]]).max())
+    np.testing.assert_allclose(found.exponents, top, atol=1e-2)
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_floss_stays_inside():
+    """Flossing the response of a drive: the exponents before the first update are the conditional ones."""
+    inputs = 0.1 * jax.random.normal(jax.random.key(0), (80, 2))
+
+    def step(w, h, s):
+        return jnp.concatenate([3 * jnp.tanh(h[:2] + s), jnp.tanh(w @ h[2:] + h[:2])])
+
+    w, basis = jnp.array([[0.5, 0.2], [0.0, 0.3]]), np.eye(4)[:, 2:]
+    options = {"state": jnp.full(4, 0.1), "step": step, "basis": basis}
+    found = fl.lyapunov_spectrum(w, inputs, transient=18, **options)
+    _, history = fl.floss(w, inputs, epochs=2, transient=18, **options)
+    np.testing.assert_allclose(history.exponents[0], found.exponents, rtol=1e-9)
+    flossing = fl.Flossing(w, inputs, transient=18, **options)
+    assert flossing.subspace is not None
+    np.testing.assert_array_equal(jnp.abs(flossing.subspace[:2]), 0)
+
+
+def test_the_second_layer_of_a_torch_module():
+    """The first layer drives the second, whose conditional exponents belong to the spectrum of both."""
+    torch.manual_seed(0)
+    rnn, inputs = torch.nn.RNN(2, 4, num_layers=2).double(), torch.randn(600, 2).double()
+    with torch.no_grad():
+        everything = flt.lyapunov_spectrum(rnn, inputs, transient=100).exponents
+        first = flt.lyapunov_spectrum(rnn, inputs, transient=100, basis=torch.eye(8)[:, :4]).exponents
+        second = flt.lyapunov_spectrum(rnn, inputs, transient=100, basis=torch.eye(8)[:, 4:]).exponents
+    alone = torch.nn.RNN(2, 4).double()
+    alone.load_state_dict({name: value for name, value in rnn.state_dict().items() if name.endswith("l0")})
+    layer = flt.lyapunov_spectrum(alone, inputs, transient=100).exponents.detach()
+    both = torch.cat([layer, second]).sort(descending=True).values
+    np.testing.assert_allclose(both, everything, atol=0.03)
+    np.testing.assert_allclose(first, everything[:4], atol=0.03)  # not invariant: it turns to the fastest directions
+
+
+def test_transversal_exponents_in_torch():
+    def step(x, _):
+        y = 4 * x * (1 - x)
+        return 0.4 * y + 0.6 * y.mean()
+
+    start = torch.full((3,), 0.3).double()
+    for columns in ([[1, -1, 0]], [[1, -1, 0], [1, 1, -2]]):
+        basis = torch.tensor(columns).double().T
+        found = flt.lyapunov_spectrum(step, None, state=start, steps=600, basis=basis)
+        np.testing.assert_allclose(found.exponents, LOG2 + np.log(0.4), atol=0.02)
