@@ -49,6 +49,16 @@ def _check_finite(label: str, leaf: Any):
     raise ValueError(f"{label} must be finite, got {values[index]} at index {index}")
 
 
+def check_key(name: str, key: Any):
+    """Raise ValueError unless `key` is None or a single JAX random key, typed or an array of two numbers."""
+    if key is None or isinstance(key, Tracer):
+        return
+    if not isinstance(key, jax.Array) or not (
+        key.ndim == 0 if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key.dtype == jnp.uint32
+    ):
+        raise ValueError(f"{name} must be a JAX random key such as jax.random.key(0), got {name}={key!r}")
+
+
 def is_concrete(tree: Any) -> bool:
     """Whether no leaf of `tree` is traced."""
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree_util.tree_leaves(tree))

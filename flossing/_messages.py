@@ -11,13 +11,29 @@ def escape_message(where: str) -> str:
     )
 
 
-def infinite_exponent_message(exponents: np.ndarray) -> str:
-    """The message for exponents that are not finite: the reason and the remedy."""
+def rows_message(shape: tuple[int, ...]) -> str:
+    """The message for a state whose rows are those of a batch."""
+    return (
+        f"batched must be given for a state of shape {shape} whose {shape[0]} rows do not interact, got batched=None: "
+        "for a batch, pass inputs (B, T, ...) with batched=True and the state of one row, or batched=False to measure "
+        "all rows as one system"
+    )
+
+
+def infinite_exponent_message(exponents: np.ndarray, interval: int = 1) -> str:
+    """The message for exponents (..., k) that are not finite: the reason and the remedy."""
+    rows = exponents.reshape(-1, exponents.shape[-1])
+    exponents = rows[~np.isfinite(rows).all(-1)][0]
     index = int(np.argmin(np.isfinite(exponents)))
+    if np.isneginf(exponents[index]) and interval > 1:
+        return (
+            f"exponents must be finite, got exponents[{index}]=-inf: the interval of {interval} steps is too long for "
+            "this dtype, or the Jacobian is singular along that direction; interval=1 tells which"
+        )
     if np.isneginf(exponents[index]):
         return (
             f"exponents must be finite, got exponents[{index}]=-inf: the Jacobian is singular along that direction "
-            f"(or the interval too long for this dtype); use k <= {index}, a shorter interval or float64"
+            f"up to rounding; use k <= {index} or, if it is nearly singular, float64"
             if index
             else "exponents must be finite, got exponents[0]=-inf: the step forgets its state"
         )

@@ -6,8 +6,10 @@ The arguments of a run are the fields of its configuration. JAX is imported only
 
 import contextlib
 import dataclasses
+import difflib
 import io
 import itertools
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -181,7 +183,7 @@ COMMANDS: dict[str, Callable] = {
 
 def _parse(arguments: Sequence[str] | None) -> Any:
     # tyro prints a parse error in a box. The first paragraph holds the whole message, which fits into our one line.
-    output, words = io.StringIO(), list(sys.argv[1:] if arguments is None else arguments)
+    output, words = io.StringIO(), list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         with contextlib.redirect_stderr(output):
             # `train` alone takes the arguments of the first experiment, which tyro's subcommands cannot express.
@@ -198,7 +200,25 @@ def _parse(arguments: Sequence[str] | None) -> Any:
             raise
     lines = [line.strip("│ ") for line in output.getvalue().splitlines() if not line.startswith(("╭", "╰"))]
     paragraph = itertools.takewhile(lambda line: not line.startswith("─"), lines)
-    _stop(f"{' '.join(paragraph)} ({_program(words)} --help lists the legal values)", 2)
+    advice = _closest(words) or f"{_program(words)} --help lists the legal values"
+    _stop(f"{' '.join(paragraph)} ({advice})", 2)
+
+
+def _closest(words: Sequence[str]) -> str | None:
+    """`did you mean ...?`, for a command or a flag that is close to a legal one."""
+    if words[0] not in COMMANDS:
+        legal, given = [*COMMANDS], words[:1]
+    else:
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
+            _parse([*_program(words).split()[1:], "--help"])
+        legal = re.findall(r"--[a-z0-9-]+", output.getvalue())
+        given = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
+    for word in given:
+        close = difflib.get_close_matches(word, legal, n=1, cutoff=0.7)
+        if close and word not in legal:
+            return f"did you mean {close[0]}?"
+    return None
 
 
 def _names_experiment(words: Sequence[str]) -> bool:

@@ -115,3 +115,17 @@ def test_transversal_exponents_in_torch():
         basis = torch.tensor(columns).double().T
         found = flt.lyapunov_spectrum(step, None, state=start, steps=600, basis=basis)
         np.testing.assert_allclose(found.exponents, LOG2 + np.log(0.4), atol=0.02)
+
+
+def test_a_system_that_synchronises_during_the_transient():
+    """The plane is invariant on the synchronised orbit, which a run from different starts reaches first."""
+
+    def step(x, _):
+        y = 3.6 * x * (1 - x)
+        return 0.3 * y + 0.7 * y.mean()
+
+    start, basis = jnp.array([0.3, 0.31, 0.32]), np.array([[1.0, -1.0, 0.0]]).T
+    options = {"steps": 3000, "transient": 1000}
+    found = fl.lyapunov_spectrum(step, None, state=start, basis=basis, **options)
+    alone = fl.lyapunov_spectrum(lambda x, _: 3.6 * x * (1 - x), None, state=start[:1], **options)
+    np.testing.assert_allclose(found.exponents, alone.exponents + np.log(0.3), atol=0.02)

@@ -15,9 +15,9 @@ from tests.pytorch_settings import DOUBLE, one_thread_and_seed as one_thread_and
 
 nn = torch.nn
 flt = pytest.importorskip("flossing.pytorch")
-from flossing.pytorch import _floss, _jax_engine as _jax  # noqa: E402
+from flossing.pytorch import _epoch, _jax_engine as _jax  # noqa: E402
+from flossing.pytorch._reading import read_system  # noqa: E402
 from flossing.pytorch._spread import spread_ratio  # noqa: E402
-from flossing.pytorch._system import read_system  # noqa: E402
 
 
 def small_rnn():
@@ -271,7 +271,10 @@ CASES = [
         "must be a positive number, got tolerance=-1.0",
     ),
     (lambda: flt.floss(nn.RNN(2, 3), INPUTS, clip=0.0), "clip must be a positive number, got clip=0.0"),
-    (lambda: flt.floss(nn.RNN(2, 3), INPUTS, transient=6), r"transient must be an integer from 0 to 5 \(window=6\)"),
+    (
+        lambda: flt.floss(nn.RNN(2, 3), INPUTS, transient=6),
+        r"transient must be an integer from 0 to 5 \(the window has 6 steps\)",
+    ),
     (lambda: flt.floss(nn.RNN(2, 3), INPUTS, parameters=[]), "parameters must hold one that requires a gradient"),
     (lambda: flt.floss(identity, INPUTS, state=H), "parameters must be given for a step that is a function"),
     (lambda: flt.floss(identity, INPUTS, state=H, parameters=[nn.Parameter(H)]), "parameters must enter the step"),
@@ -306,13 +309,13 @@ def test_bad_input_is_one_line(call, message):
 @pytest.mark.parametrize("size", [1e-30, 1e-3, 1e19, 1e38])
 def test_norms_of_gradients_of_any_size(size):
     gradients = [torch.full((2,), size, dtype=torch.float32), torch.full((2, 1), size, dtype=torch.float32)]
-    assert _floss._norm(gradients) == pytest.approx(2 * size, rel=1e-6)
+    assert _epoch._norm(gradients) == pytest.approx(2 * size, rel=1e-6)
 
 
 def test_gradients_that_are_not_finite_or_nothing():
-    assert _floss._norm([]) == _floss._norm([torch.zeros(3)]) == 0
-    assert _floss._norm([torch.tensor([1.0, torch.inf])]) == np.inf
-    assert np.isnan(_floss._norm([torch.tensor([1.0, torch.nan])]))
+    assert _epoch._norm([]) == _epoch._norm([torch.zeros(3)]) == 0
+    assert _epoch._norm([torch.tensor([1.0, torch.inf])]) == np.inf
+    assert np.isnan(_epoch._norm([torch.tensor([1.0, torch.nan])]))
 
 
 def test_a_target_that_is_not_finite():

@@ -24,7 +24,8 @@ def test_it_runs(tmp_path):
     script.write_text(short.replace("k=48, epochs=200", "k=4, epochs=2"))
     done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    first, second = done.stdout.splitlines()
+    changed, first, second = done.stdout.splitlines()
+    assert changed.startswith("floss changes weight_ih_l0 (")
     assert first.startswith("as it comes: accuracy 0.")
     assert second.startswith("flossed first: accuracy 0.")
     assert first.endswith("over the last 100 of 2 epochs; chance is 0.5")

@@ -19,13 +19,13 @@ TABLE = Path(__file__).parent / "results.json"
 def main() -> int:
     """Exit code 1 if a row fails."""
     jax.config.update("jax_enable_x64", True)
-    from verification import flows, maps, matrices, networks
+    from verification import driven, flows, maps, matrices, networks, whole_spectra
 
     parser = argparse.ArgumentParser(prog="python -m verification", description=__doc__)
     parser.add_argument("--fast", action="store_true", help="run only the checks that take seconds; writes nothing")
     arguments = parser.parse_args()
     console, rows, start = Console(), [], time.monotonic()
-    modules = (matrices, maps, flows, networks)
+    modules = (matrices, maps, flows, driven, networks, whole_spectra)
     for module in modules:
         for check in module.FAST if arguments.fast else (*module.FAST, *module.SLOW):
             for row in check():

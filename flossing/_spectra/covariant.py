@@ -118,7 +118,7 @@ def covariant_vectors(
     if measure is not None and not callable(measure):
         raise ValueError(f"measure must be a function of the vectors (N, k), or None, got measure={measure!r}")
     given, basis = basis, initial_basis(problem.coordinates, k=k, key=key, basis=basis)
-    problem = problem if given is None else restrict(problem, given)
+    problem = problem if given is None else restrict(problem, given, transient)
 
     traced, arrays = None, None
     if measure is not None:

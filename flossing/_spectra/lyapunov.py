@@ -2,13 +2,13 @@
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from flossing._arguments import default_transient
 from flossing._checks import check_integer, check_leaves, check_positive, is_concrete
@@ -26,6 +26,7 @@ from flossing._tangent.interval import (
     power_of_two,
     shorter_interval,
 )
+from flossing._tangent.lengths import mask_batch
 from flossing._tangent.problem import Point, Problem
 from flossing._tangent.spread import block_spread_ratio
 from flossing._tangent.subspace import restrict
@@ -42,6 +43,7 @@ def lyapunov_spectrum(
     basis: ArrayLike | None = None,
     step: Callable | None = None,
     batched: bool | None = None,
+    lengths: ArrayLike | Sequence[int] | None = None,
     transient: int | None = None,
     interval: int | Literal["auto"] = 1,
     steps: int | None = None,
@@ -68,9 +70,11 @@ def lyapunov_spectrum(
     - `step`: `step(model, state, input) -> state`, for a model with another calling convention.
     - `batched`: whether there is a batch axis. By default inferred from the inputs of a known cell, (T, S) or
       (B, T, S); False for other models.
+    - `lengths` (B,): the number of steps of each sequence in a padded batch, all T by default. What fills the padding
+      does not count; the state and the basis returned are those at the end of each sequence.
     - `transient`: steps at the start in which the basis aligns and growth is not counted, 0 to T - 1. A direction lost
       there to a singular Jacobian is replaced by another, which counts. `10 + ceil(T / 10)` by default, at most half of
-      T; 0 if `basis` is given, since that continues a run.
+      T, where T is the length of each sequence; 0 if `basis` is given, since that continues a run.
     - `interval`: steps between reorthonormalisations. In exact arithmetic every interval gives the same result; in
       floating point the growth within one interval must differ by less than 30 nats between directions in float64, 10
       in float32, and an interval that loses a direction is an error. `"auto"` measures the first steps twice, and
@@ -99,7 +103,9 @@ def lyapunov_spectrum(
         print(fl.lyapunov_spectrum(cell, jax.random.normal(jax.random.key(1), (200, 1)), k=8).exponents)
     """
     batch = set_up_batch(model, inputs, state=state, step=step, steps=steps, batched=batched)
-    length = batch.problem.length
+    length, counts = batch.problem.length, None
+    if lengths is not None:
+        batch, counts = mask_batch(batch, lengths, 0 if transient is None and basis is not None else transient)
     if transient is None:
         transient = default_transient(length) if basis is None else 0
     check_integer("transient", transient, least=0, most=length - 1, note=f" (the run has {length} steps)")
@@ -108,13 +114,14 @@ def lyapunov_spectrum(
     check_positive("time_step", time_step)
     bases, basis_axis = initial_bases(batch, k=k, key=key, basis=basis)
 
-    problem = batch.problem if basis is None else restrict(batch.problem, basis)
+    problem = batch.problem if basis is None else restrict(batch.problem, basis, transient)
 
     flow = functools.partial(
         compiled(_flow, problem),
         batch.starts,
         batch.inputs,
         bases,
+        counts,
         axes=None if batch.size is None else (*batch.axes, basis_axis),
         size=batch.size,
         time_step=float(time_step),
@@ -134,6 +141,7 @@ def lyapunov_spectrum(
             length - transient,
             interval,
             float(time_step),
+            counts,
         )
         check_spectrum(spectrum)
     return spectrum
@@ -144,6 +152,7 @@ def _flow(
     starts: Point,
     inputs: Input,
     basis: Float[Array, "*B N k"],
+    counts: Int[Array, " B"] | None,
     *,
     axes: tuple[int | None, int | None, int | None] | None,
     size: int | None,
@@ -152,10 +161,14 @@ def _flow(
 ) -> Flow:
     """The tangent flow over the first `length` steps of one sequence, or of each of a batch."""
 
-    def run(start: Point, inputs: Input, basis: Float[Array, "N k"]) -> Flow:
-        return tangent_flow(problem.with_orbit(start, inputs, length), basis, **options)
+    def run(start: Point, inputs: Input, basis: Float[Array, "N k"], count: Int[Array, ""] | None) -> Flow:
+        flow = tangent_flow(problem.with_orbit(start, inputs, length), basis, **options)
+        return flow if count is None else flow.up_to(count, options.get("interval", 1), options["time_step"])
 
-    return run(starts, inputs, basis) if axes is None else jax.vmap(run, axes, axis_size=size)(starts, inputs, basis)
+    if axes is None:
+        return run(starts, inputs, basis, None)
+    over = (*axes, None if counts is None else 0)
+    return jax.vmap(run, over, axis_size=size)(starts, inputs, basis, counts)
 
 
 def _flow_at_longest_interval(flow: Callable[..., Flow], length: int, transient: int) -> tuple[Flow, int]:

@@ -2,9 +2,16 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from flossing._spectra.statistics import Uncertainty, batch_means
+from flossing._spectra.statistics import (
+    SPLIT,
+    Estimate,
+    Uncertainty,
+    batch_means,
+    dimension_weights,
+    kaplan_yorke_dimension,
+)
 from flossing._types import State
 
 
@@ -19,6 +26,8 @@ class Spectrum(eqx.Module):
     - `basis` (N, k): the orthonormal basis after the last step. `state` and `basis` continue the run.
     - `transient_log_growth` (before, k): the growth of the blocks of the transient.
     - `steps`, `interval`, `time_step`: the number of steps averaged, the steps per block, the duration of one step.
+    - `lengths` (B,): the number of steps averaged of each sequence, if `lengths` were given; else None. The growth of
+      later blocks is 0.
 
     Along B sequences every array has a leading axis B, and so have the results of all methods but `mean`, `std` and
     `standard_error`, which reduce over sequences.
@@ -35,11 +44,14 @@ class Spectrum(eqx.Module):
     steps: int = eqx.field(static=True)
     interval: int = eqx.field(static=True)
     time_step: float = eqx.field(static=True)
+    lengths: Int[Array, " B"] | None = None
 
     def running_mean(self) -> Float[Array, "*B blocks k"]:
         """The running average of the exponents after each block, which shows its convergence."""
-        steps = jnp.minimum(jnp.arange(1, self.log_growth.shape[-2] + 1) * self.interval, self.steps)
-        time = jnp.broadcast_to(steps.astype(self.log_growth.dtype)[:, None] * self.time_step, self.log_growth.shape)
+        ends = jnp.arange(1, self.log_growth.shape[-2] + 1, dtype=jnp.int32) * self.interval
+        last = jnp.asarray(self.steps, jnp.int32) if self.lengths is None else self.lengths
+        steps = jnp.minimum(ends.reshape(*[1] * last.ndim, -1), last[..., None])
+        time = jnp.broadcast_to(steps.astype(self.log_growth.dtype)[..., None] * self.time_step, self.log_growth.shape)
         return jnp.cumsum(self.log_growth, axis=-2) / time
 
     def all_log_growth(self) -> Float[Array, "*B blocks k"]:
@@ -51,8 +63,29 @@ class Spectrum(eqx.Module):
 
         Raises ValueError if there are fewer than `8 * batches` blocks.
         """
+        if self.lengths is not None:
+            raise ValueError("uncertainty must be of sequences of one length, got a spectrum with lengths")
         whole = self.steps // self.interval
         return batch_means(self.log_growth[..., :whole, :], self.interval * self.time_step, batches)
+
+    def kaplan_yorke_dimension(self, batches: int = 20) -> Estimate:
+        """The Kaplan-Yorke dimension with its standard error; see [`kaplan_yorke_dimension`][].
+
+        A sum of exponents within two standard errors of 0 counts as 0: near a limit cycle, whose largest exponent is 0,
+        the dimension is 1. The error is that of a time average of the growth, weighted by the derivative of the
+        dimension. Raises ValueError if k exponents do not determine it.
+        """
+        complete = self.exponents.shape[-1] == self.basis.shape[-2]
+        enough = self.steps // self.interval >= SPLIT * batches and self.lengths is None
+        errors = self.uncertainty(batches).standard_error if enough else jnp.zeros_like(self.exponents)
+        value = kaplan_yorke_dimension(self.exponents, complete=complete, standard_error=errors)
+        if not enough:
+            return Estimate(value, jnp.full_like(value, jnp.nan))
+        weights = dimension_weights(self.exponents, errors)[..., None, :]
+        weighted = jnp.where(weights == 0, 0, self.log_growth * weights).sum(-1, keepdims=True)
+        whole = self.steps // self.interval
+        error = batch_means(weighted[..., :whole, :], self.interval * self.time_step, batches).standard_error[..., 0]
+        return Estimate(value, error)
 
     def mean(self) -> Float[Array, " k"]:
         """The mean over sequences; -inf where one of them has -inf."""

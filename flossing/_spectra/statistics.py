@@ -7,17 +7,25 @@ Averages over long batches are nearly independent, so their scatter is (batch me
     s.e. = std(batch averages) / sqrt(batches),        (estimate - truth) / s.e. ~ Student t with batches - 1 d.o.f.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 from scipy import special
 
-from flossing._checks import check_integer
+from flossing._checks import check_integer, is_concrete
 
 SPLIT = 8
 """The number of parts of each batch, which show how scatter scales with length."""
+
+
+class Estimate(NamedTuple):
+    """A number and its standard error, by batch means; NaN where the run is too short for one. (B,) for B sequences."""
+
+    value: Float[Array, "*B"]
+    standard_error: Float[Array, "*B"]
 
 
 class Uncertainty(NamedTuple):
@@ -64,33 +72,94 @@ def batch_means(growth: Float[Array, "*B blocks k"], duration: float, batches: i
     return Uncertainty(jnp.sqrt(variance / batches), batches - 1, bound)
 
 
-def kaplan_yorke_dimension(exponents: Float[Array, " k"]) -> Float[Array, ""]:
-    """The Kaplan-Yorke dimension of an attractor, from its exponents in descending order (k,).
+def kaplan_yorke_dimension(exponents: Any, *, standard_error: Any = None, complete: bool = False) -> Float[Array, "*B"]:
+    """The Kaplan-Yorke dimension of an attractor, from its exponents in descending order (k,), or (B, k).
 
         D = j + (lambda_1 + ... + lambda_j) / |lambda_{j+1}|
 
-    with j the largest index whose partial sum is not negative; 0 if `lambda_1 < 0`. If no partial sum is negative the
-    result is k: the dimension is N if all N exponents were given, at least k otherwise. Units do not matter. Source:
-    Kaplan & Yorke (1979); Frederickson et al. (1983).
+    with j the largest index whose partial sum is not negative; 0 if `lambda_1 < 0`. Units do not matter. Lists and
+    tensors are taken as well. A partial sum above -sqrt(eps) |lambda|_max counts as 0, since rounding decides its sign:
+    a limit cycle, whose largest exponent is 0, has dimension 1. With a `standard_error` of each exponent, of the same
+    shape, so does a partial sum above minus twice the largest of them.
+
+    If no partial sum is negative, the exponents given do not determine the dimension. With `complete=True` they are all
+    exponents of the system, and the dimension is k. Otherwise this raises ValueError (NaN inside `jit`).
+
+    **Source:** Kaplan & Yorke (1979); Frederickson et al. (1983).
+
+        print(fl.kaplan_yorke_dimension([0.906, 0.0, -14.572]))
     """
-    partial = jnp.cumsum(exponents)
+    values = _values(exponents)
+    rounding = jnp.sqrt(jnp.finfo(values.dtype).eps) * _largest(values)
+    if standard_error is not None:
+        rounding = jnp.maximum(rounding, 2 * _largest(_values(standard_error)))
+    dimension, crosses = _dimension(values, rounding)
+    if is_concrete(values) and not complete and not crosses.all() and not jnp.isnan(values).any():
+        raise ValueError(
+            f"exponents must go on until their sum turns negative, got {values.shape[-1]} whose sums do not: the "
+            f"dimension is at least {values.shape[-1]}; measure more, or pass complete=True if these are all"
+        )
+    return jnp.where(crosses | complete, dimension, jnp.nan)
+
+
+def _dimension(exponents: Float[Array, "*B k"], rounding: Float[Array, "*B"]) -> tuple[Array, Bool[Array, "*B"]]:
+    """The dimension, and whether the partial sums turn negative."""
+    k = exponents.shape[-1]
+    partial = jnp.cumsum(exponents, axis=-1)
     # A sum that dips below zero and rises again cannot come from a descending spectrum; the first dip counts.
-    below = jnp.cumsum(partial < 0) > 0
-    j = jnp.sum(~below)
-    between = (j > 0) & (j < exponents.size)
-    next_one = jnp.where(between, exponents[jnp.minimum(j, exponents.size - 1)], -1)
-    fraction = jnp.where(between, partial[jnp.maximum(j - 1, 0)] / -next_one, 0)
-    dimension = j.astype(partial.dtype) + fraction
-    return jnp.where(jnp.isnan(partial[-1]), jnp.nan, dimension)  # NaN is not below zero, but must stay visible
+    below = jnp.cumsum(partial < -rounding[..., None], axis=-1) > 0
+    j = jnp.sum(~below, axis=-1)
+    between = (j > 0) & (j < k)
+    next_one = jnp.where(between, _entry(exponents, jnp.minimum(j, k - 1)), -1)
+    rest = jnp.maximum(_entry(partial, jnp.maximum(j - 1, 0)), 0)
+    dimension = j.astype(partial.dtype) + jnp.where(between, rest / -next_one, 0)
+    # NaN is not below zero, but must stay visible.
+    return jnp.where(jnp.isnan(partial[..., -1]), jnp.nan, dimension), below[..., -1]
 
 
-def entropy_rate(exponents: Float[Array, " k"]) -> Float[Array, ""]:
-    """The sum of the positive exponents, in nats per unit of the exponents' time.
+def dimension_weights(exponents: Float[Array, "*B k"], standard_error: Float[Array, "*B k"]) -> Float[Array, "*B k"]:
+    """The derivative of the dimension with respect to each exponent, where a sum within its error counts as 0."""
+    rounding = 2 * _largest(standard_error)
+    return jax.grad(lambda e: _dimension(e, rounding)[0].sum())(exponents)
+
+
+def _largest(errors: Float[Array, "*B k"]) -> Float[Array, "*B"]:
+    return jnp.max(jnp.where(jnp.isfinite(errors), jnp.abs(errors), 0), axis=-1)
+
+
+def _entry(values: Float[Array, "*B k"], index: Int[Array, "*B"]) -> Float[Array, "*B"]:
+    return jnp.take_along_axis(values, index[..., None], axis=-1)[..., 0]
+
+
+def _values(exponents: Any) -> Float[Array, "*B k"]:
+    """Exponents as an array: those of a list, of NumPy, of torch."""
+    if hasattr(exponents, "detach"):
+        exponents = exponents.detach().cpu().numpy()
+    values = jnp.asarray(exponents)
+    if not values.ndim or not values.shape[-1] or not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(
+            f"exponents must be floating numbers of shape (k,) or (B, k), got {values.dtype} of shape {values.shape}"
+        )
+    return values
+
+
+def entropy_rate(exponents: Any, *, complete: bool = False) -> Float[Array, "*B"]:
+    """The sum of the positive exponents (k,), or (B, k), in nats per unit of the exponents' time.
 
     An upper bound on the Kolmogorov-Sinai entropy rate (Ruelle 1978), and equal to it for a measure that is smooth
-    along unstable directions (Pesin 1977). The k exponents given must include all positive ones.
+    along unstable directions (Pesin 1977). If all exponents given are positive, more may be: this raises ValueError
+    (NaN inside `jit`), unless `complete=True` says that they are all.
+
+        print(fl.entropy_rate([0.906, 0.0, -14.572]))
     """
-    return jnp.sum(jnp.maximum(exponents, 0))
+    values = _values(exponents)
+    found = complete | ~(values > 0).all(-1)
+    if is_concrete(values) and not jnp.all(found):
+        raise ValueError(
+            f"exponents must include one that is not positive, got {values.shape[-1]} positive ones: measure more, or "
+            "pass complete=True if these are all"
+        )
+    return jnp.where(found, jnp.sum(jnp.maximum(values, 0), axis=-1), jnp.nan)
 
 
 def participation_ratio(variances: Float[Array, " n"]) -> Float[Array, ""]:

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flossing._checks import check_leaves
+from flossing._checks import check_leaves, is_concrete
+from flossing._messages import rows_message
 from flossing._tangent.problem import Point, Problem, initial_basis, set_up
 from flossing._tangent.step import known_input_axes, read_step, zero_state
 from flossing._types import Input, RandomKey, State
@@ -33,7 +34,14 @@ class Batch(NamedTuple):
 
 
 def set_up_batch(
-    model: Any, inputs: Input, *, state: State, step: Any, steps: int | None, batched: bool | None
+    model: Any,
+    inputs: Input,
+    *,
+    state: State,
+    step: Any,
+    steps: int | None,
+    batched: bool | None,
+    steps_name: str = "steps",
 ) -> Batch:
     """Like `set_up`, for one sequence or, if `batched`, for many; None infers it from the input axes of a known cell.
 
@@ -47,12 +55,15 @@ def set_up_batch(
     state, inputs = jax.tree_util.tree_map(jnp.asarray, (state, inputs))
     if batched not in (None, True, False):
         raise ValueError(f"batched must be True, False or None, got batched={batched!r}")
+    given = batched
     if batched is None:
         axes = known_input_axes(model) if step is None else None
         leaves = jax.tree_util.tree_leaves(inputs)
         batched = axes is not None and bool(leaves) and all(leaf.ndim == axes + 2 for leaf in leaves)
     if not batched:
-        problem = set_up(model, inputs, state=state, step=step, steps=steps)
+        problem = set_up(model, inputs, state=state, step=step, steps=steps, steps_name=steps_name)
+        if given is None and _rows_are_apart(problem, state, inputs):
+            raise ValueError(rows_message(jax.tree_util.tree_leaves(state)[0].shape))
         return Batch(problem, problem.start, problem.inputs, None, False, False)
 
     size = _common_size("inputs", inputs) or _common_size("state", state)
@@ -60,11 +71,30 @@ def set_up_batch(
         raise ValueError("inputs must be given, or state with a leading axis, to have a batch, got neither")
     first = jax.tree_util.tree_map(lambda s: s[0], inputs)
     has_inputs = bool(jax.tree_util.tree_leaves(inputs))
-    problem, has_starts = _problem_of_one(model, first, state, size, has_inputs, step=step, steps=steps)
+    options = {"step": step, "steps": steps, "steps_name": steps_name}
+    problem, has_starts = _problem_of_one(model, first, state, size, has_inputs, **options)
     inputs = jax.tree_util.tree_map(lambda s: s[:, : problem.length], inputs)
     split = problem.coordinates.split
     starts = jax.vmap(lambda state: Point(*split(state)))(state) if has_starts else problem.start
     return Batch(problem, starts, inputs, size, has_starts, has_inputs)
+
+
+def _rows_are_apart(problem: Problem, state: State, inputs: Input) -> bool:
+    """Whether the state looks like a batch, one row for each of the second axis of `inputs`, and its rows are apart."""
+    states, sequences = jax.tree_util.tree_leaves(state), jax.tree_util.tree_leaves(inputs)
+    sizes = {leaf.shape[0] if leaf.ndim > 1 else 1 for leaf in states}
+    sizes |= {leaf.shape[1] if leaf.ndim > 2 else 1 for leaf in sequences}
+    if len(sizes) > 1 or sizes <= {1} or not sequences or not is_concrete((problem, state, inputs)):
+        return False
+
+    def along(row: int) -> Float[Array, " N"]:
+        at_row = [jnp.zeros_like(x).at[row].set(1 if jnp.issubdtype(x.dtype, jnp.inexact) else x[row]) for x in states]
+        return problem.coordinates.split(jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(state), at_row))[0]
+
+    rows = jnp.stack([along(0), along(-1)])
+    first = jax.tree_util.tree_map(lambda s: s[0], problem.inputs)
+    pushed = problem.push(problem.start, rows, first)[1]
+    return bool((jnp.where(rows == 0, pushed, 0) == 0).all() & (pushed != 0).any())
 
 
 def _problem_of_one(model, first, state, size, has_inputs, **options) -> tuple[Problem, bool]:

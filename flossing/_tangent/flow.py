@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from flossing._linalg.precision import in_full_precision
 from flossing._linalg.qr import orthonormalise
@@ -34,6 +34,13 @@ class Flow(NamedTuple):
     def all_log_growth(self) -> Float[Array, "*B blocks k"]:
         """log R_ii of each block, those of the transient first."""
         return jnp.concatenate([self.transient_log_growth, self.log_growth], axis=-2)
+
+    def up_to(self, count: Int[Array, ""], interval: int, time_step: float = 1.0) -> "Flow":
+        """The flow of one sequence that ends `count` steps after the transient, where its step returns its state."""
+        starts = jnp.arange(len(self.log_growth), dtype=count.dtype) * interval
+        growth = jnp.where((starts < count)[:, None], self.log_growth, 0)  # later blocks hold rounding errors
+        exponents, growth = average(growth, count.astype(growth.dtype) * time_step)
+        return self._replace(exponents=exponents, log_growth=growth)
 
 
 @in_full_precision
@@ -76,7 +83,9 @@ def tangent_flow(
     return Flow(exponents, growth, before, problem.project(q).T, problem.state(point))
 
 
-def average(growth: Float[Array, "blocks k"], time: float) -> tuple[Float[Array, " k"], Float[Array, "blocks k"]]:
+def average(
+    growth: Float[Array, "blocks k"], time: float | Float[Array, ""]
+) -> tuple[Float[Array, " k"], Float[Array, "blocks k"]]:
     """The exponents, and the growth, set to -inf for a direction from the block that loses it onwards."""
     # A direction lost to a singular Jacobian is lost for the whole product. The column that replaces it in Q is
     # arbitrary and must not count, and no block of a lost direction may contribute a gradient.

@@ -23,27 +23,28 @@ from flossing._tangent.candidates import LEAK, candidates, sampled_steps
 from flossing._tangent.problem import Problem
 
 
-def restrict(problem: Problem, basis: Any) -> Problem:
+def restrict(problem: Problem, basis: Any, transient: int = 0) -> Problem:
     """`problem` with its tangents restricted to an invariant subspace that holds `basis`, if one is found.
 
     `basis` (N, k) or (B, N, k) is that of a user. Two subspaces are tried: its span, and all vectors whose entries are
     zero where those of `basis` are, and equal up to sign where those are. Traced values are not examined.
+    A system may also reach the subspace only during the `transient`, as one that synchronises.
     """
     if not is_concrete((problem, basis)):
         return problem
     for candidate in candidates(np.asarray(basis, float), float(jnp.finfo(problem.coordinates.dtype).eps)):
         subspace = jnp.asarray(candidate, problem.coordinates.dtype)
-        if is_invariant(problem, subspace):
+        if is_invariant(problem, subspace, transient):
             return dataclasses.replace(problem, subspace=subspace)
     return problem
 
 
-def is_invariant(problem: Problem, subspace: Float[Array, "N m"]) -> bool:
-    """Whether the Jacobians of `problem` map the subspace into itself, at points evenly spaced along the orbit."""
+def is_invariant(problem: Problem, subspace: Float[Array, "N m"], transient: int = 0) -> bool:
+    """Whether the Jacobians map the subspace into itself, at points of the orbit evenly spaced after the transient."""
     limit = LEAK * float(jnp.finfo(subspace.dtype).eps)
-    if not float(_leak_at_start(problem, subspace)) <= limit:  # this alone excludes most bases
+    if not transient and not float(_leak_at_start(problem, subspace)) <= limit:  # this alone excludes most bases
         return False
-    at = jnp.asarray(sampled_steps(problem.length))
+    at = jnp.asarray(transient + sampled_steps(problem.length - transient))
     return bool(_leak_along_orbit(problem, subspace, at) <= limit)
 
 

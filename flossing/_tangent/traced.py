@@ -5,13 +5,16 @@ would then return stale numbers, and without a cache every call would compile. H
 takes milliseconds, and programs are cached by the traced computation.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from jaxtyping import PyTree
 
@@ -49,12 +52,29 @@ class TracedStep:
     def __hash__(self) -> int:
         return self._hash
 
+    def repeats(self, again: "TracedStep", arrays: Arrays, others: Arrays) -> bool:
+        """Whether a second trace of the same step gave the same computation, on the same arrays."""
+        return _repeats(self._jaxpr, again._jaxpr) and all(map(_same_constant, arrays[0], others[0]))
+
+    def uses(self, number: int) -> list[bool]:
+        """Whether the result depends on each of the first `number` arguments, those of the model; an inner function
+        counts as depending on all of its arguments."""
+        live = set(filter(_is_variable, self._jaxpr.outvars))
+        for equation in reversed(self._jaxpr.eqns):
+            if live & set(equation.outvars):
+                live |= set(filter(_is_variable, equation.invars))
+        return [variable in live for variable in self._jaxpr.invars[:number]]
+
     @functools.cached_property
     def _derivative(self) -> Any:
-        try:
-            return _differentiate(self._jaxpr)
-        except Exception:  # without a forward derivative it equals no other step
-            return self
+        with contextlib.suppress(Exception):
+            forward = _differentiate(self._jaxpr)
+            # A custom reverse rule has no forward derivative, only a mark of where it would be.
+            if not any(equation.primitive.name == "custom_lin" for equation in forward.jaxpr.eqns):
+                return forward
+        with contextlib.suppress(Exception):
+            return _differentiate_backwards(self._jaxpr)
+        return self  # without a derivative it equals no other step
 
 
 @in_full_precision
@@ -83,6 +103,51 @@ def trace_step(
     return traced, (list(closed.consts), leaves), shapes
 
 
+def is_traced_equally(function: Callable, *arguments: Any) -> bool:
+    """Whether `function` computes the same when it is traced twice; a function that draws from NumPy does not."""
+    # JAX keeps the trace of a function it has seen, so each trace is of a new one.
+    first, second = (jax.make_jaxpr(lambda *values: function(*values))(*arguments) for _ in range(2))
+    return _repeats(first, second)
+
+
+def _repeats(one: Any, other: Any) -> bool:
+    """Whether two traces of one function, or two parameters of their equations, hold the same operations and numbers.
+
+    Functions and other objects inside are created anew by every trace, and count as the same.
+    """
+    if isinstance(one, ClosedJaxpr):
+        return _repeats(one.jaxpr, other.jaxpr) and all(map(_same_constant, one.consts, other.consts))
+    if isinstance(one, Jaxpr):
+        return len(one.eqns) == len(other.eqns) and all(map(_repeats_equation, one.eqns, other.eqns))
+    if isinstance(one, (tuple, list)):
+        return len(one) == len(other) and all(map(_repeats, one, other))
+    if isinstance(one, (np.ndarray, np.generic, jax.Array, bool, int, float, complex, str)):
+        return type(one) is type(other) and _same_constant(one, other)
+    return True
+
+
+def _repeats_equation(one: Any, other: Any) -> bool:
+    literals = zip(one.invars, other.invars, strict=False)
+    return (
+        one.primitive is other.primitive
+        and all(_same_constant(a.val, b.val) for a, b in literals if isinstance(a, Literal) and isinstance(b, Literal))
+        and all(_repeats(value, other.params.get(name)) for name, value in one.params.items())
+    )
+
+
+def _same_constant(one: Any, other: Any) -> bool:
+    if one is other or isinstance(one, Tracer) or isinstance(other, Tracer):
+        return True
+    if hasattr(one, "dtype") and jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
+        one, other = jax.random.key_data(one), jax.random.key_data(other)
+    one, other = np.asarray(one), np.asarray(other)
+    return bool(np.array_equal(one, other, equal_nan=one.dtype.kind in "fc"))
+
+
+def _is_variable(variable: Any) -> bool:
+    return not isinstance(variable, Literal)
+
+
 def _shape_of(leaf: Any) -> Any:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if hasattr(leaf, "dtype") else leaf
 
@@ -104,6 +169,20 @@ def _differentiate(jaxpr: Jaxpr) -> ClosedJaxpr:
         return jax.jvp(run, (moving,), (tangents,))
 
     return jax.make_jaxpr(along)(shapes, [shape for floats, shape in zip(is_floating, shapes, strict=True) if floats])
+
+
+def _differentiate_backwards(jaxpr: Jaxpr) -> ClosedJaxpr:
+    """The pullback of `jaxpr` to all its floating arguments."""
+    avals: list[Any] = [variable.aval for variable in (*jaxpr.constvars, *jaxpr.invars)]
+    shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
+    split = len(jaxpr.constvars)
+
+    def pull(values):
+        run = lambda *values: jaxpr_as_fun(ClosedJaxpr(jaxpr, values[:split]))(*values[split:])  # noqa: E731
+        returned, pullback = eqx.filter_vjp(lambda values: run(*values), values)
+        return pullback(jax.tree_util.tree_map(jnp.ones_like, eqx.filter(returned, eqx.is_inexact_array)))
+
+    return jax.make_jaxpr(pull)(shapes)
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -164,7 +243,12 @@ def _same_jaxpr(one: Jaxpr, other: Jaxpr) -> bool:
 
 
 def _compared(equation: Any) -> dict[str, Any]:
-    # The rule of a custom_jvp is a function, created again by every trace; the jaxpr of the derivative covers it.
-    if equation.primitive.name == "custom_jvp_call":
-        return {name: value for name, value in equation.params.items() if name != "jvp_jaxpr_fun"}
+    # The rules of a custom derivative are functions, created again by every trace; the jaxpr of the derivative covers
+    # them.
+    if equation.primitive.name in ("custom_jvp_call", "custom_vjp_call"):
+        return {name: value for name, value in equation.params.items() if name not in _RULES}
     return equation.params
+
+
+_RULES = ("jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd", "out_trees")
+"""Parameters of custom derivatives that hold their rules."""

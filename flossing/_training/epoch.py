@@ -13,19 +13,23 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
 from flossing._arguments import default_transient
-from flossing._checks import check_integer, check_leaves, check_positive, is_concrete
+from flossing._checks import check_integer, check_key, check_leaves, check_positive, is_concrete
 from flossing._linalg.norm import clipped, norm_of
 from flossing._messages import infinite_exponent_message
 from flossing._runtime.epochs import run_chunk
 from flossing._runtime.interning import interned
 from flossing._runtime.memory import too_large
+from flossing._tangent.batch import set_up_batch
 from flossing._tangent.interval import ADAPT_EVERY, adapted_interval, shorter_interval
-from flossing._tangent.problem import Problem, initial_basis, set_up
+from flossing._tangent.lengths import mask_batch, masked, shifted
+from flossing._tangent.problem import Problem, initial_basis
 from flossing._tangent.step import read_step, zero_state
 from flossing._tangent.subspace import restrict
 from flossing._tangent.window import measure_window
-from flossing._training.leaves import mask_of
+from flossing._training.inputs import as_arrays, read_draw, with_fresh_keys
+from flossing._training.leaves import check_effect, describe_flossed, mask_of
 from flossing._training.loss import flossing_loss
+from flossing._training.optimisers import read_optimiser
 from flossing._types import Input, RandomKey, State
 
 CLIP = 0.1
@@ -37,13 +41,14 @@ hundreds of epochs. Near the target, gradient norms are below this limit."""
 class FlossingRecord(NamedTuple):
     """The measurements of one flossing epoch, taken before its update; or of many epochs, with a leading axis.
 
-    - `loss`, `exponents` (k,), `gradient_norm`: the flossing loss, the exponents, the norm of the gradient.
+    - `loss`, `exponents` (k,), `gradient_norm`: the flossing loss, the exponents, the norm of the gradient. With B
+      sequences exponents have shape (B, k).
     - `spread_ratio`: the spread of blocks of 1, 2, 4, ..., 32 times `interval`, relative to the limit of the tolerance.
     - `interval`: the steps between reorthonormalisations.
     """
 
     loss: Float[Array, ""]
-    exponents: Float[Array, " k"]
+    exponents: Float[Array, "*B k"]
     gradient_norm: Float[Array, ""]
     spread_ratio: Float[Array, " factors"]
     interval: Int[Array, ""]
@@ -70,19 +75,24 @@ class Flossing(eqx.Module):
     """
 
     inputs: Any
+    lengths: Any
     state: Any
     basis: Float[Array, "N k"]
     subspace: Float[Array, "N m"] | None
     target: Float[Array, "..."]
+    batch_axes: tuple[int | None, int | None] | None = eqx.field(static=True)
     window: int = eqx.field(static=True)
+    default_transient: bool = eqx.field(static=True)
     transient: int = eqx.field(static=True)
     interval: int | Literal["auto"] = eqx.field(static=True)
     tolerance: float | None = eqx.field(static=True)
     rematerialise: bool = eqx.field(static=True)
     step: Callable = eqx.field(static=True)
     where: Callable | None = eqx.field(static=True)
-    optimiser: optax.GradientTransformation = eqx.field(static=True)
+    project: Callable | None = eqx.field(static=True)
+    optimiser: optax.GradientTransformationExtraArgs = eqx.field(static=True)
     clip: float | None = eqx.field(static=True)
+    flossed: str = eqx.field(static=True)
 
     def __init__(
         self,
@@ -93,6 +103,8 @@ class Flossing(eqx.Module):
         key: RandomKey | None = None,
         basis: ArrayLike | None = None,
         k: int | None = None,
+        batched: bool | None = None,
+        lengths: Any = None,
         window: int | None = None,
         transient: int | None = None,
         interval: int | Literal["auto"] = "auto",
@@ -101,6 +113,7 @@ class Flossing(eqx.Module):
         target: ArrayLike = 0.0,
         step: Callable | None = None,
         where: Callable | None = None,
+        project: Callable | None = None,
         optimiser: optax.GradientTransformation | None = None,
         clip: float | None = CLIP,
     ):
@@ -111,29 +124,41 @@ class Flossing(eqx.Module):
             check_integer("interval", interval, least=1, note=" or 'auto'")
         if tolerance is not None:
             check_positive("tolerance", tolerance)
+        check_key("key", key)
         self.step = interned(read_step(model, step))
-        self.where = interned(where)
-        self.optimiser = interned(optax.adam(1e-3) if optimiser is None else optimiser)
-        self.inputs = interned(inputs) if callable(inputs) else _as_arrays("inputs", inputs)
+        self.where, self.project = interned(where), interned(project)
+        self.optimiser = read_optimiser(optax.adam(1e-3) if optimiser is None else optimiser)
+        self.inputs = read_draw("inputs", inputs)
+        given = lengths if lengths is None or callable(lengths) else np.asarray(lengths)
+        self.lengths = None if given is None else read_draw("lengths", given)
         state = zero_state if state is None else state
-        self.state = interned(state) if callable(state) else _as_arrays("state", state)
+        self.state = interned(state) if callable(state) else as_arrays("state", state)
 
-        sequence, start = self._sequence(jax.random.key(0)), self._start(model)
-        problem = set_up(model, sequence, state=start, step=step, steps=window, steps_name="window")
-        self.window = problem.length
+        first = jax.random.key(0)
+        sequence, start = _drawn(self.inputs, first), self._start(model, first)
+        options = {"state": start, "step": step, "steps": window, "steps_name": "window"}
+        batch = set_up_batch(model, sequence, batched=batched, **options)
+        self.batch_axes, self.window = None if batch.size is None else batch.axes, batch.problem.length
+        self.default_transient = transient is None
         self.transient = default_transient(self.window) if transient is None else transient
         check_integer("transient", self.transient, least=0, most=self.window - 1, note=f" (window={self.window})")
+        if self.lengths is not None:
+            mask_batch(batch, _drawn(self.lengths, first), transient)  # for its errors
         self.interval, self.tolerance, self.clip = interval, tolerance, clip
-        self.basis = initial_basis(problem.coordinates, k=k, key=key, basis=basis)
-        self.subspace = None if basis is None else restrict(problem, basis).subspace
-        self.rematerialise = too_large(self.window, self.basis) if rematerialise is None else rematerialise
+        coordinates = batch.problem.coordinates
+        self.basis = initial_basis(coordinates, k=k, key=key, basis=basis)
+        self.subspace = None if basis is None else restrict(batch.problem, basis, self.transient).subspace
+        steps = self.window * (batch.size or 1)
+        self.rematerialise = too_large(steps, self.basis) if rematerialise is None else rematerialise
         check_leaves("target", target)
-        self.target = jnp.asarray(target, problem.coordinates.dtype)
+        self.target = jnp.asarray(target, coordinates.dtype)
         # Called here only to raise their errors now, not in the first epoch.
-        flossing_loss(jnp.zeros(self.basis.shape[1], problem.coordinates.dtype), self.target)
-        mask_of(model, self.where)
+        flossing_loss(jnp.zeros(self.basis.shape[1], coordinates.dtype), self.target)
+        mask = mask_of(model, self.where)
+        check_effect(model, mask, batch.problem)
+        self.flossed = describe_flossed(model, mask, batch.problem)
 
-    def exponents(self, model: PyTree, key: RandomKey) -> Float[Array, " k"]:
+    def exponents(self, model: PyTree, key: RandomKey) -> Float[Array, "*B k"]:
         """The exponents over the window, along the inputs that `key` draws; with "auto", QR after every step."""
         return self._measure(model, key, 1 if self.interval == "auto" else self.interval)[0]
 
@@ -165,8 +190,10 @@ class Flossing(eqx.Module):
         (value, (exponents, spread_ratio)), gradient = jax.value_and_grad(loss, has_aux=True)(flossed)
         record = FlossingRecord(value, exponents, norm_of(gradient), spread_ratio, interval)
         gradient = gradient if self.clip is None else clipped(gradient, self.clip)
-        updates, opt_state = self.optimiser.update(gradient, state.opt_state, flossed)
+        extra = {"value": value, "grad": gradient, "value_fn": lambda flossed: loss(flossed)[0]}
+        updates, opt_state = self.optimiser.update(gradient, state.opt_state, flossed, **extra)
         model = eqx.combine(optax.apply_updates(flossed, updates), fixed)
+        model = model if self.project is None else self.project(model)
         return model, FlossingState(opt_state, state.interval), record
 
     def adapt(self, state: FlossingState, record: FlossingRecord) -> FlossingState:
@@ -185,20 +212,41 @@ class Flossing(eqx.Module):
         interval = adapted_interval(min(int(state.interval), self.window), spread_ratio, self.window)
         return dataclasses.replace(state, interval=jnp.asarray(interval, jnp.int32))
 
-    def _start(self, model: PyTree) -> State:
+    def _start(self, model: PyTree, key: RandomKey) -> State:
         state = self.state(model) if callable(self.state) else self.state
-        return jax.tree_util.tree_map(jnp.asarray, state)
-
-    def _sequence(self, key: RandomKey) -> Input:
-        return jax.tree_util.tree_map(jnp.asarray, self.inputs(key)) if callable(self.inputs) else self.inputs
+        return with_fresh_keys(jax.tree_util.tree_map(jnp.asarray, state), key)
 
     def _measure(
         self, model: PyTree, key: RandomKey, interval: int | Int[Array, ""]
+    ) -> tuple[Float[Array, "*B k"], Float[Array, " factors"]]:
+        """The exponents, and the spread ratios, those of the worst sequence."""
+        inputs, start = _drawn(self.inputs, key), self._start(model, key)
+        if self.batch_axes is None:
+            return self._measure_one(model, start, inputs, None, interval)
+        lengths = None if self.lengths is None else jnp.asarray(_drawn(self.lengths, key), jnp.int32)
+
+        def measure(start, inputs, length):
+            return self._measure_one(model, start, inputs, length, interval)
+
+        axes = (*self.batch_axes, None if lengths is None else 0)
+        exponents, ratios = jax.vmap(measure, axes)(start, inputs, lengths)
+        return exponents, ratios.max(0)
+
+    def _measure_one(
+        self, model: PyTree, start: State, inputs: Input, length: Int[Array, ""] | None, interval: int | Int[Array, ""]
     ) -> tuple[Float[Array, " k"], Float[Array, " factors"]]:
-        inputs = jax.tree_util.tree_map(lambda s: s[: self.window], self._sequence(key))
-        problem = Problem.of(model, self._start(model), inputs, self.step, self.window, self.subspace)
-        options = {"transient": self.transient, "rematerialise": self.rematerialise}
+        inputs, step, count = jax.tree_util.tree_map(lambda s: s[: self.window], inputs), self.step, None
+        if length is not None:
+            transient = None if self.default_transient else self.transient
+            inputs, count = shifted(inputs, length, self.window, transient)
+            step = masked(step)
+        problem = Problem.of(model, start, inputs, step, self.window, self.subspace)
+        options = {"transient": self.transient, "rematerialise": self.rematerialise, "count": count}
         return measure_window(problem, self.basis, interval, self.tolerance, **options)
+
+
+def _drawn(value: Any, key: RandomKey) -> Any:
+    return jax.tree_util.tree_map(jnp.asarray, value(key)) if callable(value) else value
 
 
 class FlossingEpoch(eqx.Module):
@@ -244,15 +292,11 @@ def _run_at_one_interval(
 
 def check_record(record: FlossingRecord, first: int):
     """Raise FloatingPointError if a flossing epoch of this chunk is not finite, naming the first such epoch."""
-    good = np.isfinite(record.exponents).all(1) & np.isfinite(record.gradient_norm)
+    good = np.isfinite(record.exponents).reshape(len(record.loss), -1).all(1) & np.isfinite(record.gradient_norm)
     if good.all():
         return
     bad = int(good.argmin())
     exponents = np.asarray(record.exponents)[bad]
-    reason = "the gradient overflows" if np.isfinite(exponents).all() else infinite_exponent_message(exponents)
+    is_finite, interval = np.isfinite(exponents).all(), int(record.interval[bad])
+    reason = "the gradient overflows" if is_finite else infinite_exponent_message(exponents, interval)
     raise FloatingPointError(f"flossing epoch {first + bad}: {reason}")
-
-
-def _as_arrays(name: str, tree: PyTree) -> PyTree:
-    check_leaves(name, tree)
-    return jax.tree_util.tree_map(jnp.asarray, tree)

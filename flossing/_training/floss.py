@@ -9,7 +9,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
-from flossing._checks import check_integer
+from flossing._checks import check_integer, check_key
 from flossing._training.epoch import (
     CLIP,
     Flossing,
@@ -28,8 +28,9 @@ Model = TypeVar("Model", bound=PyTree)
 class FlossingHistory(NamedTuple):
     """The measurements of a flossing phase, one row per epoch, taken before that epoch's update; NumPy arrays.
 
-    - `loss` (epochs,); `exponents` (epochs, k), per step, natural logarithm; `gradient_norm` (epochs,), Euclidean,
-      over all flossed leaves; `interval` (epochs,), the steps between reorthonormalisations.
+    - `loss` (epochs,); `exponents` (epochs, k), or (epochs, B, k) with B sequences, per step, natural logarithm;
+      `gradient_norm` (epochs,), Euclidean, over all flossed leaves; `interval` (epochs,), the steps between
+      reorthonormalisations.
     - `state`: pass it to the next `floss` to keep the optimiser's moments and the interval.
     """
 
@@ -47,6 +48,8 @@ def floss(
     state: Any = None,
     key: RandomKey | None = None,
     k: int | None = None,
+    batched: bool | None = None,
+    lengths: Any = None,
     epochs: int = 500,
     window: int | None = None,
     transient: int | None = None,
@@ -57,11 +60,13 @@ def floss(
     basis: ArrayLike | None = None,
     step: Callable | None = None,
     where: Callable | None = None,
+    project: Callable | None = None,
     optimiser: optax.GradientTransformation | None = None,
     clip: float | None = CLIP,
     flossing_state: FlossingState | None = None,
     chunk: int = 50,
     callback: Callable[[int, Any, FlossingRecord], Any] | None = None,
+    report: bool = True,
 ) -> tuple[Model, FlossingHistory]:
     """Floss `model`: take `epochs` gradient steps on the flossing loss, at any point of your training.
 
@@ -70,9 +75,11 @@ def floss(
     - `model`, `step`: as in [`lyapunov_spectrum`][]; `model` is a cell, or any pytree of parameters with
       `step(model, state, input) -> state`.
     - `inputs`: a sequence (leading time axis) used in every epoch; or a function of a key that draws a fresh one,
-      called with the epoch folded into `key`; or `None` for an autonomous system.
+      called with the epoch folded into `key`; or `None` for an autonomous system. With a batch, leaves have shape
+      (B, T, ...), and the loss is the mean over sequences.
     - `state`: the initial state of each epoch: an array or pytree, or a function of the model; the model's zero state
-      by default.
+      by default. Random keys in it are folded with the epoch, so that noise is fresh in each.
+    - `batched`, `lengths`: as in [`lyapunov_spectrum`][]; `lengths` may also be a function of the same key as `inputs`.
     - `key`: draws the initial basis (the same in every epoch) and, folded, the inputs; `jax.random.key(0)` by default.
     - `k`: the number of exponents to floss, 1 to N; all by default.
     - `epochs`: the number of flossing epochs, at least 1.
@@ -87,14 +94,18 @@ def floss(
       differentiated in reverse mode only, and only once.
     - `target`: the target exponents, per step: a number for all, or one for each (k,).
     - `basis`: the initial basis (N, k), instead of one drawn with `key`.
-    - `where`: the leaves to floss, `where(model) -> leaf or tuple of leaves`; all floating arrays by default.
-    - `optimiser`: any optax `GradientTransformation`; Adam(1e-3) by default.
+    - `where`: the leaves to floss, `where(model) -> leaf or tuple of leaves`. By default all floating arrays, also
+      constants such as time constants and signs, if they are arrays of the model.
+    - `project`: `project(model) -> model`, applied after every update to keep constraints, such as a mask of synapses
+      or the signs of Dale's law.
+    - `optimiser`: any optax `GradientTransformation`, also one that uses the loss; Adam(1e-3) by default.
     - `clip`: the largest 2-norm of the gradient, over all leaves together, that the optimiser receives; `None` for no
       limit, as in the paper. Without clipping, a single gradient spike, such as random networks produce, slows Adam
       for hundreds of epochs.
     - `flossing_state`: the state of an earlier call, `history.state`; a new one by default.
     - `chunk`: epochs between two calls of `callback(epochs_done, model, record)`, where `record`, a
       [`FlossingRecord`][], holds the chunk's epochs.
+    - `report`: print once what is flossed, names and shapes.
 
     **Returns:** the flossed model and a [`FlossingHistory`][]. Later calls with equal functions and shapes reuse the
     compiled loop; functions are equal if they have the same code and close over equal values or the same arrays.
@@ -107,6 +118,7 @@ def floss(
         cell, history = fl.floss(cell, inputs, k=16, window=60, epochs=100)
         print(history.exponents[-1])
     """
+    check_key("key", key)
     basis_key, inputs_key = jax.random.split(jax.random.key(0) if key is None else key)
     check_integer("epochs", epochs, least=1)
     check_integer("chunk", chunk, least=1)
@@ -117,6 +129,8 @@ def floss(
         key=basis_key,
         basis=basis,
         k=k,
+        batched=batched,
+        lengths=lengths,
         window=window,
         transient=transient,
         interval=interval,
@@ -125,6 +139,7 @@ def floss(
         target=target,
         step=step,
         where=where,
+        project=project,
         optimiser=optimiser,
         clip=clip,
     )
@@ -132,6 +147,8 @@ def floss(
     flossing_state = fresh if flossing_state is None else flossing_state
     if not same_structure(flossing_state.opt_state, fresh.opt_state):
         raise ValueError("flossing_state must come from a call with the same model, where and optimiser, got another")
+    if report:
+        print(flossing.flossed)
     update = FlossingEpoch(flossing, inputs_key)
     records = []
     for first in range(0, epochs, chunk):

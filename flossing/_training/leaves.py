@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from flossing._tangent.problem import Problem
+from flossing._tangent.traced import TracedStep
+
 
 def mask_of(model: PyTree, where: Callable | None) -> PyTree:
     """`model` with True at the leaves that `where` selects, at all floating arrays by default, and False elsewhere."""
@@ -22,6 +25,35 @@ def mask_of(model: PyTree, where: Callable | None) -> PyTree:
         got = "a leaf that is not one" if chosen else "none"
         raise ValueError(f"where must select floating arrays of the model, got {got}")
     return mask
+
+
+def check_effect(model: PyTree, mask: PyTree, problem: Problem):
+    """Raise ValueError if none of the flossed arrays enters the step; `problem` comes from `set_up` of this model."""
+    if not any(used for *_, used in _flossed(model, mask, problem)):
+        names = ", ".join(f"{name} {shape}" for name, shape, _ in _flossed(model, mask, problem))
+        raise ValueError(f"where must select arrays that enter the step, got {names}, on which it does not depend")
+
+
+def describe_flossed(model: PyTree, mask: PyTree, problem: Problem) -> str:
+    """What flossing changes, in one line: names and shapes."""
+    found = _flossed(model, mask, problem)
+    used = ", ".join(f"{name} {shape}" for name, shape, used in found if used)
+    unused = ", ".join(name for name, _, used in found if not used)
+    return f"floss changes {used}" + (f"; without effect on the step: {unused}" if unused else "")
+
+
+def _flossed(model: PyTree, mask: PyTree, problem: Problem) -> list[tuple[str, tuple[int, ...], bool]]:
+    """Name and shape of each flossed array, and whether the step depends on it."""
+    assert isinstance(problem.step, TracedStep)
+    arrays = jax.tree_util.tree_leaves_with_path(eqx.filter(model, eqx.is_array))
+    chosen = {path for path, _ in jax.tree_util.tree_leaves_with_path(eqx.filter(model, mask))}
+    uses = zip(arrays, problem.step.uses(len(arrays)), strict=True)
+    return [(array_name(path) or "model", leaf.shape, used) for (path, leaf), used in uses if path in chosen]
+
+
+def array_name(path: tuple) -> str:
+    """The path of an array in a model as text, `network.J`."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def same_structure(one: PyTree, other: PyTree) -> bool:

@@ -9,10 +9,11 @@ from flossing._checks import is_concrete
 from flossing._messages import infinite_exponent_message
 
 
-def flossing_loss(exponents: Float[Array, " k"], target: ArrayLike = 0.0) -> Float[Array, ""]:
+def flossing_loss(exponents: Float[Array, "*B k"], target: ArrayLike = 0.0) -> Float[Array, ""]:
     """Mean squared distance of the exponents to their target, `mean_i (lambda_i - target_i)^2`.
 
-    **Arguments:** `exponents` (k,), per step (natural logarithm); `target`, a number for all or one for each (k,).
+    **Arguments:** `exponents` (k,), per step (natural logarithm), or (B, k) for B sequences, averaged as well;
+    `target`, a number for all or one for each (k,).
 
     **Returns:** a scalar of the exponents' dtype.
 
@@ -25,10 +26,10 @@ def flossing_loss(exponents: Float[Array, " k"], target: ArrayLike = 0.0) -> Flo
     """
     exponents = jnp.asarray(exponents)
     target = jnp.asarray(target, exponents.dtype)
-    if target.shape not in ((), exponents.shape):
+    if target.shape not in ((), exponents.shape[-1:]):
         raise ValueError(
-            f"target must be a scalar or have shape {exponents.shape} like exponents, got shape {target.shape}"
+            f"target must be a scalar or have shape {exponents.shape[-1:]} like exponents, got shape {target.shape}"
         )
     if is_concrete(exponents) and not np.isfinite(exponents).all():
         raise ValueError(infinite_exponent_message(np.asarray(exponents)))
-    return jnp.mean(jnp.square(exponents - target))
+    return jnp.mean(jnp.square(exponents - jnp.broadcast_to(target, exponents.shape)))

@@ -21,6 +21,9 @@ from flossing._linalg.norm import clipped, norm_of
 from flossing._runtime.epochs import run_chunk
 from flossing._runtime.interning import interned
 from flossing._training.epoch import Flossing, FlossingEpoch, FlossingState, check_record, run_flossing
+from flossing._training.inputs import check_draw
+from flossing._training.leaves import array_name
+from flossing._training.optimisers import read_optimiser
 from flossing._types import RandomKey
 from flossing.schedules import Schedule, as_schedule
 
@@ -95,7 +98,7 @@ def init_training(
     trained = eqx.filter(model, eqx.is_inexact_array)
     if not jax.tree_util.tree_leaves(trained):
         raise ValueError("model must hold a floating JAX array to train, got none (a NumPy array is a constant)")
-    opt_state = optimiser.init(trained)
+    opt_state = read_optimiser(optimiser).init(trained)
     return TrainingState(model, opt_state, None if flossing is None else flossing.init(model))
 
 
@@ -150,11 +153,13 @@ def train(
     check_integer("chunk", chunk, least=1)
     check_integer("probe_every", probe_every, least=0)
     schedule = as_schedule(schedule, chunk)
+    check_draw("batch", batch)
+    optimiser = read_optimiser(optimiser)
     key = jax.random.key(0) if key is None else key
     training_key, flossing_key, measuring_key = jax.random.split(key, 3)
     term_loss = None if term is None else _FlossingTermLoss(term, flossing, jax.random.fold_in(key, 3))
     training = TrainingEpoch(
-        training_key, interned(loss), interned(batch), interned(optimiser), interned(probe), probe_every, term_loss
+        training_key, interned(loss), interned(batch), optimiser, interned(probe), probe_every, term_loss
     )
 
     def chunks(state: TrainingState) -> Iterator[Chunk]:
@@ -193,7 +198,7 @@ class TrainingEpoch(eqx.Module):
     key: RandomKey
     loss: Loss = eqx.field(static=True)
     batch: Callable[[RandomKey], PyTree] = eqx.field(static=True)
-    optimiser: optax.GradientTransformation = eqx.field(static=True)
+    optimiser: optax.GradientTransformationExtraArgs = eqx.field(static=True)
     probe: Probe | None = eqx.field(static=True)
     probe_every: int = eqx.field(static=True)
     term_loss: "_FlossingTermLoss | None"
@@ -212,7 +217,9 @@ class TrainingEpoch(eqx.Module):
             term, more = eqx.filter_value_and_grad(self.term_loss)(model, epoch)
             gradients = jax.tree_util.tree_map(jnp.add, gradients, more)
             record |= {"flossing_term": term, "flossing_term_gradient_norm": norm_of(more)}
-        updates, opt_state = self.optimiser.update(gradients, opt_state, eqx.filter(model, eqx.is_inexact_array))
+        trained, fixed = eqx.partition(model, eqx.is_inexact_array)
+        extra = {"value": loss, "grad": gradients, "value_fn": lambda m: self.loss(eqx.combine(m, fixed), batch)[0]}
+        updates, opt_state = self.optimiser.update(gradients, opt_state, trained, **extra)
         return (eqx.apply_updates(model, updates), opt_state), record
 
     def _probed(self, model, gradients, epoch):
@@ -295,11 +302,6 @@ def measure_exponents(flossing: Flossing, model: PyTree, key: RandomKey) -> Floa
 def _gradient_norms(gradients: PyTree) -> dict[str, Float[Array, ""]]:
     leaves = jax.tree_util.tree_leaves_with_path(gradients)
     return {f"gradient_norm/{array_name(path)}": norm_of(leaf) for path, leaf in leaves}
-
-
-def array_name(path: tuple) -> str:
-    """The path of an array in a model as text, `network.J`."""
-    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def _check_finite(record: Mapping[str, np.ndarray], first: int, measures: Mapping[str, np.ndarray]):

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from flossing._arguments import check_integer
+from flossing._arguments import check_integer, default_transient
 from flossing.pytorch._qr import orthonormalise
 
 
@@ -48,7 +48,7 @@ class Coordinates:
         """Raise ValueError unless `step` maps a state to a state of the same structure, shapes and dtypes."""
         try:
             with torch.no_grad():
-                returned = step(state, input)
+                returned = step(*_copies(state, input))
         except (TypeError, RuntimeError, ValueError, IndexError, AttributeError) as error:
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             raise ValueError(
@@ -58,6 +58,43 @@ class Coordinates:
             raise ValueError(
                 f"step must return a state like the one it was given, {describe(state)}, got {describe(returned)}"
             )
+
+    def check_pure(self, step: Any, state: Any, input: Any):
+        """Raise ValueError unless `step` leaves its arguments as they are, and returns the same when called again."""
+        given = _copies(state, input)
+        with torch.no_grad():
+            (first,) = _copies(step(*given))
+            again = step(*_copies(state, input))
+        if not _are_equal(given, (state, input)):
+            raise ValueError(
+                "step must not change its arguments in place, got one that does: write h = h * 0.5, not h.mul_(0.5)"
+            )
+        if not _are_close(first, again):
+            raise ValueError(
+                "step must be a pure function of its arguments, got another result when it is called again: call "
+                "eval() to switch off dropout, pass counters in the state, and noise with the inputs"
+            )
+
+
+def _copies(*trees: Any) -> Any:
+    return pytree.tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, trees)
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    pairs = zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs if isinstance(a, Tensor))
+
+
+def _are_close(one: Any, other: Any) -> bool:
+    """Equal up to rounding: on some devices, sums are not repeated to the bit."""
+
+    def is_close(a: Tensor, b: Tensor) -> bool:
+        if not _is_floating(a):
+            return torch.equal(a, b)
+        tolerance = 100 * torch.finfo(a.dtype).eps
+        return torch.allclose(a, b, rtol=tolerance, atol=tolerance * float(a.abs().max() if a.numel() else 0))
+
+    return all(map(is_close, pytree.tree_leaves(one), pytree.tree_leaves(other)))
 
 
 def describe(tree: Any) -> str:
@@ -112,6 +149,20 @@ def sequence_length(inputs: Any, steps: int | None, name: str = "steps") -> int:
         return lengths[0]
     check_integer(name, steps, least=1, most=lengths[0], note=f" (inputs have {lengths[0]} steps)")
     return int(steps)
+
+
+def own_transient(transient: int | None, length: int) -> int:
+    """The transient of a sequence of this length."""
+    return default_transient(length) if transient is None else transient
+
+
+def check_transient(
+    common: int, transient: int | None, length: int, lengths: tuple[int, ...] | None, name: str = "run"
+):
+    """Raise ValueError unless every sequence is longer than its transient."""
+    check_integer("transient", common, least=0, most=length - 1, note=f" (the {name} has {length} steps)")
+    if lengths is not None and transient is not None and transient >= min(lengths):
+        raise ValueError(f"transient must be below the smallest of lengths, {min(lengths)}, got transient={transient}")
 
 
 def initial_bases(

@@ -1,6 +1,5 @@
 """Gradient flossing of torch modules: any optimiser of torch.optim pulls their exponents to a target."""
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
@@ -8,15 +7,25 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from flossing._arguments import check_integer, check_positive, default_transient
-from flossing._messages import infinite_exponent_message
+from flossing._arguments import check_integer, check_positive
 from flossing._tangent.interval import ADAPT_EVERY, longer_interval, shorter_interval
-from flossing.pytorch._arguments import initial_basis
-from flossing.pytorch._spread import spread_ratio
+from flossing.pytorch._arguments import check_transient, initial_basis, own_transient
+from flossing.pytorch._epoch import (
+    Objective,
+    describe_flossed,
+    entering,
+    explain,
+    method_with_gradient,
+    read_target,
+    select_parameters,
+    update,
+)
+from flossing.pytorch._reading import read_system
 from flossing.pytorch._subspace import restrict
-from flossing.pytorch._system import Engine, ModuleSystem, System, read_system
+from flossing.pytorch._surroundings import in_own_surroundings
+from flossing.pytorch._system import Engine, StepSystem, System
 
 
 def flossing_loss(exponents: Float[Tensor, "... k"], target: Any = 0.0) -> Float[Tensor, ""]:
@@ -33,9 +42,9 @@ def flossing_loss(exponents: Float[Tensor, "... k"], target: Any = 0.0) -> Float
 
         loss = flt.flossing_loss(flt.lyapunov_spectrum(module, inputs, k=8).exponents)
     """
-    target = _target(target, exponents)
+    target = read_target(target, exponents)
     if not torch.isfinite(exponents.detach()).all():
-        raise ValueError(_explain(exponents))
+        raise ValueError(explain(exponents))
     return (exponents - target).square().mean()
 
 
@@ -84,6 +93,7 @@ class _Epoch(NamedTuple):
     interval: int
 
 
+@in_own_surroundings
 def floss(
     model: Any,
     inputs: Any,
@@ -100,12 +110,15 @@ def floss(
     basis: Any = None,
     step: Callable | None = None,
     batched: bool | None = None,
+    lengths: Any = None,
     parameters: Iterable[Tensor] | None = None,
     optimiser: torch.optim.Optimizer | Callable[[list], torch.optim.Optimizer] = torch.optim.Adam,
     clip: float | None = 0.1,
     flossing_state: FlossingState | None = None,
     chunk: int = 50,
     callback: Callable[[int, Any, FlossingRecord], Any] | None = None,
+    project: Callable[[Any], Any] | None = None,
+    report: bool = True,
     engine: Engine = "auto",
 ) -> FlossingHistory:
     """Floss a recurrent network in place: `epochs` steps of an optimiser on the flossing loss.
@@ -127,6 +140,7 @@ def floss(
       again after it and after every ten, and grows only if that makes epochs at least 10 % cheaper.
     - `tolerance`: relative, in the 2-norm, for `interval="auto"`; 1e-3 in float32 and 1e-9 in float64 by default.
     - `target`: the target exponents, per step: a number for all, or one for each (k,).
+    - `lengths`: as for `lyapunov_spectrum`; `inputs` may also return a `PackedSequence`.
     - `parameters`: the parameters to floss; by default all parameters of the module that require a gradient. Required
       for a step that is a function.
     - `optimiser`: a class or function that creates an optimiser from a list of parameters, such as `torch.optim.Adam`
@@ -139,6 +153,9 @@ def floss(
     - `flossing_state`: the state of an earlier call, `history.state`, whose optimiser and interval are used.
     - `chunk`: epochs between two calls of `callback(epochs_done, model, record)`, where `record`, a
       [`FlossingRecord`][flossing.pytorch.FlossingRecord], holds the chunk's epochs.
+    - `project`: `project(model)`, called without gradients after every update; it restores constraints in place, such
+      as a mask of synapses or the signs of Dale's law.
+    - `report`: print once what is flossed, names and shapes.
 
     **Returns:** a [`FlossingHistory`][flossing.pytorch.FlossingHistory]. Hooks on parameters are called as in any
     backward pass. The compiled code of `engine="jax"` is reused in later epochs and calls with the same shapes.
@@ -161,34 +178,46 @@ def floss(
         check_positive("clip", clip)
     if flossing_state is not None:
         optimiser = flossing_state.optimiser
-    flossed, optimiser = _select_parameters(model, parameters, optimiser)
+    flossed, optimiser = select_parameters(model, parameters, optimiser)
 
-    def read() -> System:
+    def read(trial: bool) -> System:
         sequence = inputs() if callable(inputs) else inputs
-        options = {"state": state, "step": step, "batched": batched, "engine": engine}
+        options = {"state": state, "step": step, "batched": batched, "lengths": lengths, "engine": engine}
         with torch.enable_grad():  # weights may be computed when they are read
-            return read_system(model, sequence, steps=window, steps_name="window", **options)
+            return read_system(model, sequence, steps=window, steps_name="window", trial=trial, **options)
 
-    system = read()
+    system = read(trial=True)
     length = system.length
-    transient = default_transient(length) if transient is None else transient
-    check_integer("transient", transient, least=0, most=length - 1, note=f" (window={length})")
+    check_transient(own_transient(transient, length), transient, length, system.lengths, "window")
     given, basis = basis, initial_basis(system.size, system.like, k=k, generator=generator, basis=basis)
-    subspace = None if given is None else restrict(system, given).subspace
-    target = _target(target, basis[0])
-    objective = _Objective(basis, target, transient, tolerance)
+    own = own_transient(transient, length)
+    found: dict[str, Any] = {"subspace": None if given is None else restrict(system, given, own).subspace}
+    if isinstance(system, StepSystem):
+        found["method"] = method_with_gradient(system, basis)
+    used = entering(system, flossed)
+    if report:
+        print(describe_flossed(model, flossed, used))
+    target = read_target(target, basis[0])
+    objective = Objective(basis, target, own if system.lengths is None else transient, tolerance)
 
     now, ratios, records = _first_interval(interval, flossing_state), [], []
     for epoch in range(1, epochs + 1):
-        system = read() if epoch > 1 else system
+        system = read(trial=False) if epoch > 1 else system
         if system.length < length:
             raise ValueError(f"inputs must have the {length} steps of the window in every epoch, got {system.length}")
-        system = replace(system.start(length), subspace=subspace)
+        system = replace(system.start(length), **found)
         loss, exponents, ratio = objective(system, now)
         while interval == "auto" and (shorter := shorter_interval(now, ratio[None])) < now:
             now, ratios = shorter, []  # ratios are in units of the interval, so those before no longer count
             loss, exponents, ratio = objective(system, now)
-        norm = _update(loss, exponents, flossed, optimiser, clip, epoch)
+
+        def again(system=system, now=now) -> Tensor:
+            return objective(system, now)[0]
+
+        norm = update(loss, exponents, again, flossed, optimiser, clip, epoch, now)
+        if project is not None:
+            with torch.no_grad():
+                project(model)
         records.append(_Epoch(loss.item(), exponents.detach().cpu(), norm, ratio, now))
         ratios.append(ratio)
         if interval == "auto" and (epoch == 1 or epoch % ADAPT_EVERY == 0):
@@ -209,95 +238,3 @@ def _stacked(records: list[_Epoch], dtype: torch.dtype) -> FlossingRecord:
     loss, exponents, norm, ratio, interval = zip(*records, strict=True)
     loss, norm, ratio = (torch.tensor(np.asarray(x), dtype=dtype) for x in (loss, norm, ratio))
     return FlossingRecord(loss, torch.stack(exponents), norm, ratio, torch.tensor(interval))
-
-
-def _select_parameters(model: Any, parameters: Any, optimiser: Any) -> tuple[list[Tensor], torch.optim.Optimizer]:
-    """The parameters to floss, and the optimiser that steps them."""
-    if parameters is None:
-        if not isinstance(model, nn.Module):
-            raise ValueError("parameters must be given for a step that is a function, got parameters=None")
-        parameters = model.parameters()
-    flossed = [p for p in parameters if p.requires_grad]
-    if isinstance(optimiser, torch.optim.Optimizer):
-        held = {id(p) for group in optimiser.param_groups for p in group["params"]}
-        flossed = [p for p in flossed if id(p) in held]
-    if not flossed:
-        raise ValueError("parameters must hold one that requires a gradient and that the optimiser holds, got none")
-    return flossed, optimiser if isinstance(optimiser, torch.optim.Optimizer) else optimiser(flossed)
-
-
-class _Objective(NamedTuple):
-    """The flossing loss, the exponents and the spread ratios of a system at an interval."""
-
-    basis: Tensor
-    target: Tensor
-    transient: int
-    tolerance: float | None
-
-    def __call__(self, system: System, interval: int) -> tuple[Tensor, Tensor, np.ndarray]:
-        with torch.enable_grad():
-            if isinstance(system, ModuleSystem) and system.is_compiled(self.basis):
-                from flossing.pytorch import _jax_engine
-
-                plan = {"transient": self.transient, "interval": interval, "tolerance": self.tolerance}
-                of = (system.recurrent, system.state, system.inputs)
-                loss, exponents, ratio = _jax_engine.objective(*of, self.basis, self.target, **plan)
-                return loss, exponents, ratio.numpy()
-            flow = system.flow(self.basis, transient=self.transient, interval=interval)
-            loss = (flow.exponents - self.target).square().mean()
-            growth = torch.cat([flow.transient_log_growth, flow.log_growth], dim=-2).detach()
-            return loss, flow.exponents, spread_ratio(growth, self.tolerance)
-
-
-def _update(
-    loss: Tensor,
-    exponents: Tensor,
-    flossed: list[Tensor],
-    optimiser: torch.optim.Optimizer,
-    clip: float | None,
-    epoch: int,
-) -> float:
-    """One step of the optimiser -> the norm of the gradient before clipping. Raises before the step if anything is not
-    finite."""
-    if not exponents.isfinite().all():
-        raise FloatingPointError(f"flossing epoch {epoch}: {_explain(exponents)}")
-    if not loss.requires_grad:
-        raise ValueError("parameters must enter the step, got none that the exponents depend on")
-    optimiser.zero_grad()
-    loss.backward(inputs=flossed)
-    gradients = [p.grad for p in flossed if p.grad is not None]
-    norm = _norm(gradients)
-    if clip is not None and norm > clip:
-        for p in flossed:  # as optax does it; torch's own clipping adds 1e-6 to the norm
-            p.grad = None if p.grad is None else p.grad * (clip / norm)  # hooks may have kept the gradient itself
-    if math.isfinite(norm):
-        optimiser.step()
-    optimiser.zero_grad()
-    if not math.isfinite(norm):
-        raise FloatingPointError(f"flossing epoch {epoch}: the gradient overflows")
-    return norm
-
-
-def _norm(gradients: list[Tensor]) -> float:
-    """The norm of all gradients together, scaled by the largest entry, so squares overflow only if the norm does."""
-    largest = torch.stack([g.abs().max() for g in gradients]).max() if gradients else torch.zeros(())
-    if not 0 < largest < math.inf:
-        return largest.item()
-    return (largest * torch.stack([(g / largest).norm() for g in gradients]).norm()).item()
-
-
-def _target(target: Any, exponents: Tensor) -> Tensor:
-    target = torch.as_tensor(target, dtype=exponents.dtype, device=exponents.device)
-    if target.shape not in ((), exponents.shape[-1:]):
-        legal = tuple(exponents.shape[-1:])
-        raise ValueError(
-            f"target must be a scalar or have shape {legal} like exponents, got shape {tuple(target.shape)}"
-        )
-    if not target.isfinite().all():
-        raise ValueError(f"target must be finite, got {target.tolist()}")
-    return target
-
-
-def _explain(exponents: Tensor) -> str:
-    rows = exponents.detach().reshape(-1, exponents.shape[-1])
-    return infinite_exponent_message(rows[~rows.isfinite().all(-1)][0].cpu().numpy())

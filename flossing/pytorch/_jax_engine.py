@@ -17,12 +17,15 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from flossing._arguments import default_transient
 from flossing._runtime.epochs import compiler_options
 from flossing._runtime.threads import one_lapack_thread
 from flossing._tangent.flow import tangent_flow
+from flossing._tangent.lengths import masked, shifted
 from flossing._tangent.problem import Problem
 from flossing._tangent.window import measure_window
-from flossing.pytorch._modules import Kind, Recurrent, advance
+from flossing.pytorch._modules import Kind, advance
+from flossing.pytorch._system import ModuleSystem
 from flossing.pytorch._torch_engine import Flow
 
 FUNCTIONS = SimpleNamespace(tanh=jnp.tanh, relu=jax.nn.relu, sigmoid=jax.nn.sigmoid, chunk=jnp.split, stack=jnp.stack)
@@ -33,33 +36,37 @@ class Plan(NamedTuple):
 
     kind: Kind
     batched: bool
-    transient: int
+    transient: int | None
+    """None for the default of each sequence."""
     tolerance: float | None = None
 
 
-def flow(recurrent: Recurrent, state: Any, inputs: Tensor, basis: Tensor, *, transient: int, interval: int) -> Flow:
+def flow(system: ModuleSystem, basis: Tensor, *, transient: int | None, interval: int) -> Flow:
     """The tangent flow of each sequence; differentiable in the weights, the state, the inputs and the basis."""
-    plan = Plan(recurrent.kind, inputs.ndim == 3, transient)
-    leaves, spec = _differentiable_leaves((recurrent.layers, state, inputs, basis))
-    structure = pytree.tree_structure(Flow(basis, basis, basis, basis, state))
+    plan = Plan(system.recurrent.kind, system.batch is not None, transient)
+    leaves, spec = _differentiable_leaves(_arguments(system, basis))
+    structure = pytree.tree_structure(Flow(basis, basis, basis, basis, system.state))
     return pytree.tree_unflatten(_Flow.apply(plan, interval, spec, *leaves), structure)  # pyright: ignore[reportArgumentType]
 
 
 def objective(
-    recurrent: Recurrent,
-    state: Any,
-    inputs: Tensor,
+    system: ModuleSystem,
     basis: Tensor,
     target: Tensor,
     *,
-    transient: int,
+    transient: int | None,
     interval: int,
     tolerance: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The flossing loss, differentiable; the exponents; the spread ratios, those of the worst sequence."""
-    plan = Plan(recurrent.kind, inputs.ndim == 3, transient, tolerance)
-    leaves, spec = _differentiable_leaves((recurrent.layers, state, inputs, basis))
+    plan = Plan(system.recurrent.kind, system.batch is not None, transient, tolerance)
+    leaves, spec = _differentiable_leaves(_arguments(system, basis))
     return _Objective.apply(plan, interval, spec, target, *leaves)  # pyright: ignore[reportReturnType]
+
+
+def _arguments(system: ModuleSystem, basis: Tensor) -> Any:
+    lengths = None if system.lengths is None else torch.tensor(system.lengths, dtype=torch.int32)
+    return system.recurrent.layers, system.state, system.inputs, basis, lengths
 
 
 class _Flow(torch.autograd.Function):
@@ -105,8 +112,9 @@ class _Objective(torch.autograd.Function):
 
 @functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="linearise")
 def _flow_and_pull(plan: Plan, interval: int, moving: Any, fixed: Any, *, linearise: bool):
-    def measure(problem, basis, **options):
-        return Flow(*tangent_flow(problem, basis, interval=interval, **options))
+    def measure(problem, basis, *, count, **options):
+        flow = tangent_flow(problem, basis, interval=interval, **options)
+        return Flow(*(flow if count is None else flow.up_to(count, interval)))
 
     # The pullback is a pytree of residuals, so compiled code can return it.
     run = functools.partial(_each_sequence, measure, plan, fixed=fixed)
@@ -136,18 +144,25 @@ def _loss_and_gradient(plan: Plan, interval: jax.Array, target: Any, moving: Any
 
 def _each_sequence(measure: Callable, plan: Plan, moving: Any, *, fixed: Any) -> Any:
     args = jax.tree.map(lambda m, f: f if m is None else m, moving, fixed, is_leaf=lambda x: x is None)
-    layers, state, inputs, basis = args
+    layers, state, inputs, basis, lengths = args
     weight, _, bias, _ = layers[0]
     drive = inputs @ weight.T if bias is None else inputs @ weight.T + jnp.expand_dims(bias, range(inputs.ndim - 1))
 
     def step(layers, state, drive):
         return advance(FUNCTIONS, plan.kind, layers, state, drive)
 
-    def one(state, drive):
-        problem = Problem.of(layers, state, drive, step, len(drive))
-        return measure(problem, basis, transient=plan.transient)
+    steps = drive.shape[-2]
+    transient = default_transient(steps) if plan.transient is None else plan.transient
 
-    return jax.vmap(one)(state, drive) if plan.batched else one(state, drive)
+    def one(state, drive, length):
+        if length is None:
+            return measure(Problem.of(layers, state, drive, step, steps), basis, transient=transient, count=None)
+        inputs, count = shifted(drive, length, steps, plan.transient)
+        return measure(Problem.of(layers, state, inputs, masked(step), steps), basis, transient=transient, count=count)
+
+    if not plan.batched:
+        return one(state, drive, None)
+    return jax.vmap(one, (0, 0, None if lengths is None else 0))(state, drive, lengths)
 
 
 def _differentiable_leaves(tree: Any) -> tuple[list[Tensor | None], Any]:

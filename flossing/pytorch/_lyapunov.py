@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from flossing._arguments import check_integer, check_positive, default_transient
@@ -19,10 +19,12 @@ from flossing._tangent.interval import (
     power_of_two,
     shorter_interval,
 )
-from flossing.pytorch._arguments import check_tensors, initial_bases
+from flossing.pytorch._arguments import check_tensors, check_transient, initial_bases, own_transient
+from flossing.pytorch._reading import read_system
 from flossing.pytorch._spread import spread_ratio
 from flossing.pytorch._subspace import restrict
-from flossing.pytorch._system import Engine, System, read_system
+from flossing.pytorch._surroundings import in_own_surroundings
+from flossing.pytorch._system import Engine, System
 from flossing.pytorch._torch_engine import Flow
 
 
@@ -38,6 +40,8 @@ class Spectrum:
     - `basis` (N, k): the orthonormal basis after the last step. `state` and `basis` continue the run.
     - `transient_log_growth` (before, k): the growth of the blocks of the transient.
     - `steps`, `interval`, `time_step`: the number of steps averaged, the steps per block, the duration of one step.
+    - `lengths` (B,): the number of steps averaged of each sequence, if they have lengths; else None. The growth of
+      later blocks is 0.
 
     Along B sequences all tensors have a leading axis B, except the `state` of a module, which has the module's own
     layout.
@@ -54,12 +58,14 @@ class Spectrum:
     steps: int
     interval: int
     time_step: float
+    lengths: Int[Tensor, " B"] | None = None
 
     def running_mean(self) -> Float[Tensor, "... blocks k"]:
         """The running average of the exponents after each block, which shows its convergence."""
         blocks = torch.arange(1, self.log_growth.shape[-2] + 1, device=self.log_growth.device)
-        steps = (blocks * self.interval).clamp(max=self.steps).to(self.log_growth.dtype)
-        return self.log_growth.cumsum(-2) / (steps[:, None] * self.time_step)
+        ends = blocks * self.interval
+        steps = ends.clamp(max=self.steps) if self.lengths is None else torch.minimum(ends, self.lengths[:, None])
+        return self.log_growth.cumsum(-2) / (steps.to(self.log_growth.dtype)[..., None] * self.time_step)
 
     def all_log_growth(self) -> Float[Tensor, "... blocks k"]:
         """log R_ii of each block, those of the transient first."""
@@ -86,6 +92,7 @@ class Spectrum:
         return self.exponents
 
 
+@in_own_surroundings
 def lyapunov_spectrum(
     model: Any,
     inputs: Any,
@@ -96,6 +103,7 @@ def lyapunov_spectrum(
     basis: Any = None,
     step: Callable | None = None,
     batched: bool | None = None,
+    lengths: Any = None,
     transient: int | None = None,
     interval: int | Literal["auto"] = 1,
     steps: int | None = None,
@@ -122,6 +130,8 @@ def lyapunov_spectrum(
     - `step`: `step(model, state, input) -> state`, for a model with another calling convention.
     - `batched`: whether inputs of your own cell or step have a leading batch axis, (B, T, ...); each sequence is then
       measured on its own. `state` is one for all, or has a leading axis B.
+    - `lengths` (B,): the number of steps of each sequence in a padded batch; the padding does not count. A torch module
+      also takes a `PackedSequence`.
     - `transient`: steps at the start in which the basis aligns and growth is not counted, 0 to T - 1;
       `10 + ceil(T / 10)` by default, at most half of T; 0 if `basis` is given, since that continues a run.
     - `interval`: steps between reorthonormalisations; `"auto"` chooses the longest interval that keeps the exponents
@@ -144,16 +154,18 @@ def lyapunov_spectrum(
 
         print(flt.lyapunov_spectrum(torch.nn.LSTM(3, 64), torch.randn(200, 3), k=8).exponents)
     """
-    system = read_system(model, inputs, state=state, step=step, steps=steps, batched=batched, engine=engine)
+    options = {"state": state, "step": step, "steps": steps, "batched": batched, "lengths": lengths, "engine": engine}
+    system = read_system(model, inputs, **options)
     length = system.length
-    if transient is None:
-        transient = default_transient(length) if basis is None else 0
-    check_integer("transient", transient, least=0, most=length - 1, note=f" (the run has {length} steps)")
+    transient = 0 if transient is None and basis is not None else transient
+    common = default_transient(length) if transient is None else transient
+    check_transient(common, transient, length, system.lengths)
+    transient = common if system.lengths is None else transient
     if interval != "auto":
         check_integer("interval", interval, least=1, note=" or 'auto'")
     check_positive("time_step", time_step)
     bases = initial_bases(system.size, system.like, batch=system.batch, k=k, generator=generator, basis=basis)
-    system = system if basis is None else restrict(system, basis)
+    system = system if basis is None else restrict(system, basis, common)
     if interval == "auto":
         flow, interval = _flow_at_longest_interval(system, bases, transient)
     else:
@@ -161,10 +173,12 @@ def lyapunov_spectrum(
         _check_interval(system, bases, flow, transient, interval)
     _check_flow(flow)
     flow = flow._replace(exponents=flow.exponents / time_step)
-    return Spectrum(**flow._asdict(), steps=length - transient, interval=interval, time_step=float(time_step))
+    counts = None if system.lengths is None else torch.tensor([n - own_transient(transient, n) for n in system.lengths])
+    of = {"steps": length - common, "interval": interval, "time_step": float(time_step), "lengths": counts}
+    return Spectrum(**flow._asdict(), **of)
 
 
-def _flow_at_longest_interval(system: System, basis: Tensor, transient: int) -> tuple[Flow, int]:
+def _flow_at_longest_interval(system: System, basis: Tensor, transient: int | None) -> tuple[Flow, int]:
     # The first steps choose the interval; the whole run may then show that it must be shorter.
     with torch.no_grad():
         first = system.start(min(system.length, PROBE_STEPS)).flow(basis, transient=0, interval=1)
@@ -178,7 +192,7 @@ def _flow_at_longest_interval(system: System, basis: Tensor, transient: int) -> 
         interval = power_of_two(shorter)
 
 
-def _check_interval(system: System, basis: Tensor, flow: Flow, transient: int, interval: int):
+def _check_interval(system: System, basis: Tensor, flow: Flow, transient: int | None, interval: int):
     """Raise ValueError if the interval loses directions that an interval of 1 keeps; it then runs once more, at 1."""
     growth_now = flow.log_growth.detach().cpu().numpy()
     if interval == 1 or not loses_directions(growth_now).any():
@@ -186,7 +200,7 @@ def _check_interval(system: System, basis: Tensor, flow: Flow, transient: int, i
     with torch.no_grad():
         again = system.flow(basis, transient=transient, interval=1)
     growth = torch.cat([again.transient_log_growth, again.log_growth], dim=-2).cpu().numpy()
-    message = interval_message(growth_now, growth, transient, interval)
+    message = interval_message(growth_now, growth, again.transient_log_growth.shape[-2], interval)
     if message is not None:
         raise ValueError(message)
 

@@ -59,6 +59,23 @@ class Recurrent(NamedTuple):
 _KINDS = {nn.RNN: "", nn.GRU: "gru", nn.LSTM: "lstm", nn.RNNCell: "", nn.GRUCell: "gru", nn.LSTMCell: "lstm"}
 
 
+def unwrapped(model: Any) -> Any:
+    """The module inside what `torch.compile`, `DataParallel` or `DistributedDataParallel` made of it."""
+    while isinstance(model, nn.Module):
+        inner = getattr(model, "_orig_mod", None)
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        if inner is None:
+            break
+        model = inner
+    return model
+
+
+def recurrent_names(model: nn.Module) -> list[str]:
+    """The names of the recurrent modules inside a model."""
+    return [name for name, module in model.named_modules() if name and isinstance(module, tuple(_KINDS))]
+
+
 def read_module(module: Any) -> Recurrent | None:
     """The current weights of a recurrent torch module; None for anything else."""
     base = next((base for base in _KINDS if isinstance(module, base)), None)

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from flossing.pytorch._surroundings import check_backward
+
 ROUNDING, NULL = 10, 3
 """|R_ii| up to these many units of rounding of its own column, and of the largest, counts as zero; see
 `flossing._linalg.qr`."""
@@ -36,6 +38,7 @@ class _Orthonormalise(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *cotangents: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         q_bar, log_bar = cotangents
+        check_backward(q_bar)
         q, r, independent = ctx.saved_tensors
         m = q.mT @ q_bar
         c_bar = torch.tril(m - m.mT, -1) - m
@@ -98,6 +101,7 @@ class _Push(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *cotangents: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         q_bar, log_bar = cotangents
+        check_backward(q_bar)
         jacobians, before, r, independent, sign, *after = ctx.saved_tensors
         log_bar = torch.where(independent, log_bar, 0).diag_embed()
         # Dependent columns are taken out of the solve: no derivative enters or leaves by them.

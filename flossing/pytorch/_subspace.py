@@ -11,7 +11,7 @@ from flossing._tangent.candidates import LEAK, candidates, sampled_steps
 from flossing.pytorch._system import StepSystem, System
 
 
-def restrict(system: System, basis: Any) -> System:
+def restrict(system: System, basis: Any, transient: int = 0) -> System:
     """`system` with its tangents restricted to an invariant subspace that holds `basis`, if one is found."""
     as_step = system if isinstance(system, StepSystem) else system.as_step()
     one = as_step if as_step.batch is None else as_step.sequence(0)
@@ -19,14 +19,15 @@ def restrict(system: System, basis: Any) -> System:
     with torch.no_grad():
         for candidate in candidates(given, torch.finfo(system.like.dtype).eps):
             subspace = torch.as_tensor(candidate, dtype=system.like.dtype, device=system.like.device)
-            if _is_invariant(one, subspace):
+            if _is_invariant(one, subspace, transient):
                 return replace(system, subspace=subspace)
     return system
 
 
-def _is_invariant(system: StepSystem, subspace: Float[Tensor, "N m"]) -> bool:
-    """Whether the Jacobians map the subspace into itself, at points evenly spaced along the orbit."""
-    state, at = system.state, set(sampled_steps(system.length).tolist())
+def _is_invariant(system: StepSystem, subspace: Float[Tensor, "N m"], transient: int) -> bool:
+    """Whether the Jacobians map the subspace into itself, at points of the orbit evenly spaced after the transient."""
+    transient = min(transient, system.length - 1)
+    state, at = system.state, set((transient + sampled_steps(system.length - transient)).tolist())
     for t in range(system.length):
         input = system.input_at(t)
         if t in at and not _leak(replace(system, state=state), t, subspace) <= LEAK * torch.finfo(subspace.dtype).eps:

@@ -65,25 +65,15 @@ def tangent_flow(
     transient: int,
     interval: int,
     subspace: Float[Tensor, "N m"] | None = None,
+    method: "Method | None" = None,
 ) -> Flow:
     """Push `basis` along the orbit of `step`; blocks of `interval` steps end at `transient` and at `length`.
 
     With a `subspace` of orthonormal columns, tangents are projected onto its span at the end of each block.
     """
     coordinates = Coordinates(state)
-    leaves, spec = pytree.tree_flatten([] if inputs is None else inputs)
-
-    def step_at(x: Tensor, nondiff: list[Tensor], now: list[Tensor]) -> Point:
-        input = None if inputs is None else pytree.tree_unflatten(now, spec)
-        return coordinates.split(step(coordinates.join(x, nondiff), input))
-
-    start: Point = coordinates.split(state)
-    methods = (
-        [_batched_jacobians, _forward_mode, _reverse_mode]
-        if coordinates.size <= MAX_JACOBIAN_SIZE
-        else [_forward_mode, _reverse_mode]
-    )
-    method = _first_supported(methods, step_at, start, leaves, basis)
+    step_at, start, leaves = _in_coordinates(step, coordinates, state, inputs)
+    method = method or choose_method(step, state, inputs, basis)
     averaged, before = length - transient, -(-transient // interval)
     sizes = [transient % interval] + [interval] * (transient // interval)
     sizes += [interval] * (averaged // interval) + [averaged % interval]
@@ -93,6 +83,44 @@ def tangent_flow(
     before, growth = growth.tensor_split([before])
     exponents, growth = _average(growth, averaged)
     return Flow(exponents, growth, before, project(q), coordinates.join(*end))
+
+
+def choose_method(step: Step, state: Any, inputs: Any, basis: Float[Tensor, "N k"]) -> "Method":
+    """The first method that this step supports, if possible with a gradient; found by a trial of one step."""
+    coordinates = Coordinates(state)
+    methods = [_batched_jacobians] if coordinates.size <= MAX_JACOBIAN_SIZE else []
+    methods += [_forward_mode, _reverse_mode]
+    trial = *_in_coordinates(step, coordinates, state, inputs), basis
+    try:
+        return _first_supported(methods, *trial, with_gradient=torch.is_grad_enabled())
+    except _Unsupported:
+        return _first_supported(methods, *trial, with_gradient=False)
+
+
+def check_gradient(step: Step, state: Any, inputs: Any, basis: Float[Tensor, "N k"], method: "Method"):
+    """Raise ValueError unless the exponents of this step can be differentiated."""
+    trial = *_in_coordinates(step, Coordinates(state), state, inputs), basis
+    try:
+        _first_supported([method], *trial, with_gradient=True)
+    except _Unsupported as error:
+        reason = (str(error.__cause__).strip() or repr(error.__cause__)).splitlines()[0]
+        raise ValueError(
+            f"step must have a derivative that can be differentiated again, got {reason}: leave out checkpoints, and "
+            "use operations of plain PyTorch"
+        ) from error
+
+
+def _in_coordinates(
+    step: Step, coordinates: Coordinates, state: Any, inputs: Any
+) -> tuple[Callable[..., Point], Point, list[Tensor]]:
+    """The step as a map of points, the first point, and the leaves of the inputs."""
+    leaves, spec = pytree.tree_flatten([] if inputs is None else inputs)
+
+    def step_at(x: Tensor, nondiff: list[Tensor], now: list[Tensor]) -> Point:
+        input = None if inputs is None else pytree.tree_unflatten(now, spec)
+        return coordinates.split(step(coordinates.join(x, nondiff), input))
+
+    return step_at, coordinates.split(state), leaves
 
 
 def _no_projection(a: Tensor) -> Tensor:
@@ -218,17 +246,25 @@ def _along(function: Callable, x: Tensor, tangents: Tensor) -> Tensor:
     return vmap(along, in_dims=1, out_dims=1)(tangents)
 
 
+class _Unsupported(Exception):
+    """No method supports a step; the reason that the last one gave is its cause."""
+
+
 def _first_supported(
-    methods: list[Method], step: Callable, point: Point, inputs: list[Tensor], basis: Tensor
+    methods: list[Method], step: Callable, point: Point, inputs: list[Tensor], basis: Tensor, *, with_gradient: bool
 ) -> Method:
-    *methods, last = methods
+    reason = None
     for method in methods:
         try:
-            method(step, point, [s[:1] for s in inputs], basis, [1], _no_projection)
+            with torch.set_grad_enabled(with_gradient):
+                x = point[0].detach().requires_grad_(with_gradient)
+                _, q, growth = method(step, (x, point[1]), [s[:1] for s in inputs], basis, [1], _no_projection)
+                if with_gradient and growth.requires_grad:
+                    torch.autograd.grad((growth.sum(), q.sum()), x, allow_unused=True)
             return method
-        except Exception:  # torch.func refuses: no forward derivative, no batching rule, a branch on a value, ...
-            continue
-    return last
+        except Exception as error:  # no forward derivative, no batching rule, a branch on a value, ...
+            reason = error
+    raise _Unsupported from reason
 
 
 def _average(growth: Float[Tensor, "blocks k"], time: int) -> tuple[Float[Tensor, " k"], Float[Tensor, "blocks k"]]:

@@ -21,18 +21,20 @@ class TrainBalance:
     """
 
     config: arguments_of(BalanceConfig)  # pyright: ignore[reportInvalidTypeForm]
+    seed: int | None = None
+    """Value of all seeds at once."""
     out: Path | None = None
     """Run directory. Default: runs/ plus a name built from the number of signals and the seed."""
     overwrite: bool = False
     """Replace a run that the directory already holds."""
     resume: Path | None = None
-    """Run directory to continue, with its stored configuration. Of the other arguments, only CHECKPOINT-EVERY,
-    SNAPSHOTS-EVERY and HALVINGS take effect."""
+    """Run directory to continue, with its stored configuration. EPOCHS lengthens it; CHECKPOINT-EVERY,
+    SNAPSHOTS-EVERY and HALVINGS may change; other arguments are refused."""
     film: bool = True
     """Write film.gif, a film of the weights and eigenvalues, from the snapshots."""
 
     def __call__(self):
-        directory = train(BalanceConfig, self.config, self.out, self.overwrite, self.resume)
+        directory = train(BalanceConfig, self.config, self.out, self.overwrite, self.resume, self.seed)
         test = directory.metrics("test", ("test_error", "balance"))
         error, balance = test["test_error"], test["balance"]
         say(f"test error {error[0]:.3f} -> {error[-1]:.4f}   balance {balance[0]:.2f} -> {balance[-1]:.2f}")

@@ -18,16 +18,18 @@ class Train:
     """
 
     config: arguments_of(Config)  # pyright: ignore[reportInvalidTypeForm]
+    seed: int | None = None
+    """Value of all seeds at once."""
     out: Path | None = None
     """Run directory. Default: runs/ plus a name built from task, delay, condition and seed."""
     overwrite: bool = False
     """Replace a run that the directory already holds."""
     resume: Path | None = None
-    """Run directory to continue, with its stored configuration. Of the other arguments, only CHECKPOINT-EVERY,
-    SNAPSHOTS-EVERY and HALVINGS take effect."""
+    """Run directory to continue, with its stored configuration. EPOCHS lengthens it; CHECKPOINT-EVERY,
+    SNAPSHOTS-EVERY and HALVINGS may change; other arguments are refused."""
 
     def __call__(self):
-        directory = train(Config, self.config, self.out, self.overwrite, self.resume)
+        directory = train(Config, self.config, self.out, self.overwrite, self.resume, self.seed)
         if stopped := directory.info.get("stopped"):
             say(f"ended at epoch {stopped['epoch']}: {stopped['reason']}")
         say(f"accuracy over the last epochs {directory.metrics('training')['accuracy'][-100:].mean():.3f}")

@@ -258,7 +258,14 @@ class Config(RunConfig):
 
     def values(self) -> dict[str, Any]:
         """All fields that affect the result, named as on the command line, with defaults filled in."""
-        return {**super().values(), **self.plan._asdict()}
+        values = super().values()
+        filled = {name: value for name, value in self._task_defaults.items() if values[name] is None}
+        return {**values, **filled, **self.plan._asdict()}
+
+    @property
+    def _task_defaults(self) -> dict[str, Any]:
+        """What the task fills in for fields that are None."""
+        return {"channels": 3 if self.task.task == "spatial_xor" else 1, "first_scored": self.longest_lag}
 
     def _non_defaults(self) -> dict[str, Any]:
         # Values equal to their default are left out, as if they had not been given.
@@ -266,7 +273,10 @@ class Config(RunConfig):
         flossing = {name: value for name, value in stated.pop("flossing", {}).items() if value != defaults.get(name)}
         if "threshold" in flossing:  # digests use its first name
             flossing["share"] = flossing.pop("threshold")
-        return {**stated, "flossing": flossing} if flossing else stated
+        filled = self._task_defaults
+        task = {name: value for name, value in stated.pop("task", {}).items() if value != filled.get(name)}
+        sections = {"task": task, "flossing": flossing}
+        return stated | {name: section for name, section in sections.items() if section}
 
     @property
     def window(self) -> int:

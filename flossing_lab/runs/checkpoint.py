@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flossing._training.epoch import FlossingState
-from flossing._training.train import TrainingState, array_name
+from flossing._training.leaves import array_name
+from flossing._training.train import TrainingState
 from flossing_lab.runs.files import write_atomically
 
 FORMAT = 2

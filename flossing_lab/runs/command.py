@@ -24,9 +24,17 @@ def checked(config: type[RunConfig], arguments: BaseModel) -> RunConfig:
 
 
 def train(
-    kind: type[RunConfig], arguments: BaseModel, out: Path | None, overwrite: bool, resume: Path | None
+    kind: type[RunConfig],
+    arguments: BaseModel,
+    out: Path | None,
+    overwrite: bool,
+    resume: Path | None,
+    seed: int | None = None,
 ) -> "RunDirectory":
-    """Run or continue one experiment, with its progress on screen, and return its directory."""
+    """Run or continue one experiment, with its progress on screen, and return its directory.
+
+    `seed`, if given, is the value of all seeds.
+    """
     from rich.console import Console
 
     from flossing_lab.runs.console import Display
@@ -35,6 +43,11 @@ def train(
     from flossing_lab.runs.run import run
 
     config = checked(kind, arguments)
+    if seed is not None:
+        given = [name for name in kind().differences(config) if name in config.model_dump()["seeds"]]
+        if given:
+            raise ValueError(f"seed must be left out where seeds are given one by one, got seed={seed} and {given[0]}")
+        config = config.with_values(seed=seed)
     if resume is not None and (out is not None or overwrite):
         raise ValueError(f"out and overwrite must be left out with resume, got resume={str(resume)!r}")
     out = resume or out or Path("runs") / config.name
@@ -45,7 +58,7 @@ def train(
             raise ValueError(
                 f"resume must be a run of this experiment, got one of {stored.experiment!r} in {str(out)!r}"
             )
-        config = stored.model_copy(update={"safety": config.safety})
+        config = _resumed(stored, config)
     if directory.has_finished(config) and not overwrite:
         say("this run is finished; --overwrite reruns it")
         return directory
@@ -53,6 +66,21 @@ def train(
         display.start("training")
         cache_compilations()
         return run(config, out, overwrite=overwrite, on_progress=display.update)
+
+
+def _resumed(stored: RunConfig, given: RunConfig) -> RunConfig:
+    """The stored configuration with what a resumed run may change: the safety fields, and more epochs."""
+    changed = {name: ours for name, (_, ours) in type(given)().differences(given).items()}
+    epochs = changed.pop("epochs", stored.training.epochs)
+    if others := [name for name, value in changed.items() if stored.values()[name] != value]:
+        name = others[0]
+        raise ValueError(
+            f"{name} must be left out with resume, which continues the stored run, got {name}={changed[name]!r}; that "
+            f"run has {name}={stored.values()[name]!r}"
+        )
+    if epochs < stored.training.epochs:
+        raise ValueError(f"epochs must be at least the {stored.training.epochs} of the run, got epochs={epochs}")
+    return stored.with_values(epochs=epochs).model_copy(update={"safety": given.safety})
 
 
 def say(text: str):

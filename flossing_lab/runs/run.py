@@ -29,7 +29,7 @@ def run(
     If `out` already holds a run of the same configuration, this continues from its newest checkpoint, bit for bit as if
     it had never stopped (on the same machine, with the same versions and threads). A finished run is returned as it is.
     Metrics and parameters are written after each chunk of epochs, so the directory of an interrupted run can always be
-    read and continued.
+    read and continued. A run whose configuration differs only by fewer epochs is lengthened.
 
     **Raises:** `ValueError` if `out` holds a run of another configuration or other files, is in use, or if a value of
     `config` is not legal; `FloatingPointError` if training diverges, after the last good state has been stored;
@@ -51,6 +51,9 @@ def run(
 
 def _check_same(directory: RunDirectory, config: RunConfig):
     differences = directory.config.differences(config) if directory.exists else {}
+    before, now = differences.get("epochs", (0, 0))
+    if now > before:  # a longer run continues a shorter one
+        differences.pop("epochs")
     if differences:
         listed = ", ".join(f"{name}={theirs!r} (not {ours!r})" for name, (theirs, ours) in differences.items())
         raise ValueError(

@@ -1,0 +1,116 @@
+"""Batches of sequences of unequal length: each row equals its sequence alone, in JAX and in torch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch.nn.utils.rnn import pack_sequence, pad_sequence
+
+import flossing as fl
+import flossing.pytorch as flt
+
+LENGTHS = (30, 20, 12)
+CELL = fl.cells.GRU(6, 2, key=jax.random.key(0))
+ROWS = [jax.random.normal(jax.random.key(i), (n, 2)) for i, n in enumerate(LENGTHS)]
+PADDED = jnp.stack([jnp.concatenate([row, jnp.full((30 - len(row), 2), 1e30)]) for row in ROWS])
+
+
+@pytest.mark.parametrize("options", [{}, {"interval": 3}, {"interval": 4, "transient": 5}, {"interval": "auto"}])
+def test_each_row_is_its_sequence_alone(options):
+    found = fl.lyapunov_spectrum(CELL, PADDED, lengths=LENGTHS, k=3, **options)
+    for row, spectrum in enumerate(fl.lyapunov_spectrum(CELL, each, k=3, **options) for each in ROWS):
+        np.testing.assert_allclose(found.exponents[row], spectrum.exponents, atol=1e-12)
+        np.testing.assert_allclose(found.state[row], spectrum.state, atol=1e-12)
+        assert found.lengths[row] == spectrum.steps
+    np.testing.assert_allclose(found.running_mean()[:, -1], found.exponents, atol=1e-12)
+
+
+def test_padding_has_no_gradient():
+    gradient = jax.grad(lambda s: fl.lyapunov_spectrum(CELL, s, lengths=LENGTHS, k=3).exponents.sum())(PADDED)
+    assert np.isfinite(gradient).all()
+    for row, length in enumerate(LENGTHS):
+        np.testing.assert_array_equal(gradient[row, length:], 0)
+        alone = jax.grad(lambda s: fl.lyapunov_spectrum(CELL, s, k=3).exponents.sum())(ROWS[row])
+        np.testing.assert_allclose(gradient[row, :length], alone, atol=1e-10)
+
+
+@pytest.mark.usefixtures("optax_promotion")
+@pytest.mark.parametrize("interval", [1, "auto"])
+def test_floss_along_a_ragged_batch(interval):
+    options = {"k": 3, "epochs": 2, "interval": interval, "report": False}
+    basis = fl.Flossing(CELL, ROWS[0], k=3).basis
+    _, history = fl.floss(CELL, PADDED, lengths=LENGTHS, basis=basis, **options)
+    alone = jnp.stack([fl.lyapunov_spectrum(CELL, row, basis=basis, transient=t).exponents for row, t in
+                       zip(ROWS, (13, 10, 6), strict=True)])  # fmt: skip
+    np.testing.assert_allclose(history.exponents[0], alone, atol=1e-12)
+    assert history.exponents.shape == (2, 3, 3)
+    np.testing.assert_allclose(history.loss[0], np.mean(np.square(alone)))
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_a_batch_is_flossed_by_the_mean_of_its_sequences():
+    inputs = jax.random.normal(jax.random.key(3), (4, 25, 2))
+    flossing = fl.Flossing(CELL, inputs, k=2)
+    each = [fl.Flossing(CELL, row, basis=flossing.basis) for row in inputs]
+    gradient = jax.grad(flossing.loss, allow_int=True)(CELL, jax.random.key(0))
+    mean = jax.tree.map(
+        lambda *g: sum(g) / 4, *(jax.grad(one.loss, allow_int=True)(CELL, jax.random.key(0)) for one in each)
+    )
+    for ours, theirs in zip(jax.tree.leaves(gradient), jax.tree.leaves(mean), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ((30, 20), "lengths must be one integer for each of 3 sequences, got int64 of shape"),
+        ((30, 20, 0), r"lengths must be from 1 to 30, the padded length, got lengths\[2\]=0"),
+        ((30, 31, 2), r"lengths must be from 1 to 30, the padded length, got lengths\[1\]=31"),
+    ],
+)
+def test_bad_lengths_are_one_line(lengths, message):
+    with pytest.raises(ValueError, match=message):
+        fl.lyapunov_spectrum(CELL, PADDED, lengths=lengths, k=3)
+    with pytest.raises(ValueError, match=message.replace("int64", "torch.int64")):
+        flt.lyapunov_spectrum(torch.nn.GRU(2, 6), torch.zeros(30, 3, 2), lengths=lengths, k=3)
+
+
+def test_lengths_want_a_batch_and_a_shorter_transient():
+    with pytest.raises(ValueError, match="lengths must come with a batch"):
+        fl.lyapunov_spectrum(CELL, ROWS[0], lengths=[30])
+    with pytest.raises(ValueError, match="transient must be below the smallest of lengths, 12, got transient=15"):
+        fl.lyapunov_spectrum(CELL, PADDED, lengths=LENGTHS, transient=15)
+    with pytest.raises(ValueError, match="uncertainty must be of sequences of one length"):
+        fl.lyapunov_spectrum(CELL, PADDED, lengths=LENGTHS).uncertainty(2)
+
+
+@pytest.mark.parametrize("engine", ["jax", "torch"])
+def test_packed_sequences_and_lengths_in_torch(engine):
+    torch.manual_seed(0)
+    module, rows = torch.nn.GRU(2, 6).double(), [torch.tensor(np.asarray(row)) for row in ROWS]
+    alone = torch.stack([flt.lyapunov_spectrum(module, row, k=3).exponents.detach() for row in rows])
+    for interval in (1, 3):
+        options = {"k": 3, "interval": interval, "engine": engine}
+        packed = flt.lyapunov_spectrum(module, pack_sequence(rows), **options)
+        padded = flt.lyapunov_spectrum(module, pad_sequence(rows), lengths=LENGTHS, **options)
+        for found in (packed, padded):
+            torch.testing.assert_close(found.exponents.detach(), alone, rtol=0, atol=1e-12)
+            torch.testing.assert_close(found.running_mean()[:, -1], found.exponents, rtol=0, atol=1e-12)
+    history = flt.floss(module, pack_sequence(rows), k=3, epochs=1, engine=engine, report=False)
+    torch.testing.assert_close(history.exponents[0], alone, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="lengths must be left out for a packed sequence"):
+        flt.lyapunov_spectrum(module, pack_sequence(rows), lengths=LENGTHS)
+
+
+def test_lengths_of_a_step_in_torch():
+    torch.manual_seed(0)
+    weight, rows = torch.randn(4, 4).double() / 2, [torch.randn(n, 4).double() for n in LENGTHS]
+    step = lambda h, s: torch.tanh(weight @ h + s)  # noqa: E731
+    start = torch.zeros(4).double()
+    alone = torch.stack([flt.lyapunov_spectrum(step, row, state=start).exponents for row in rows])
+    padded = pad_sequence(rows, batch_first=True)
+    found = flt.lyapunov_spectrum(step, padded, state=start, batched=True, lengths=LENGTHS)
+    torch.testing.assert_close(found.exponents, alone, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="inputs must be padded for a step of your own, got a PackedSequence"):
+        flt.lyapunov_spectrum(step, pack_sequence(rows), state=start)
