@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from flossing_lab.cli import main
@@ -57,6 +58,51 @@ def test_train_then_spectrum(tmp_path):
     other = command_here("train", *TINY, "--out", "run", cwd=tmp_path)
     assert other.returncode == 2
     assert "epochs=12 (not 3001); --overwrite replaces it" in other.stderr
+
+
+def test_a_run_is_lengthened_by_resume(tmp_path):
+    """As if it had been that long from the start."""
+    for epochs, out in (("6", "short"), ("12", "long")):
+        assert command_here("train", *TINY, "--epochs", epochs, "--out", out, cwd=tmp_path).returncode == 0
+    done = command_here("train", "--resume", "short", "--epochs", "12", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = RunDirectory(tmp_path / "short"), RunDirectory(tmp_path / "long")
+    assert ours.config == theirs.config
+    for name, values in theirs.parameters.items():
+        np.testing.assert_array_equal(ours.parameters[name], values)
+    np.testing.assert_array_equal(ours.metrics("training")["loss"], theirs.metrics("training")["loss"])
+    shorter = command_here("train", "--resume", "short", "--epochs", "3", cwd=tmp_path)
+    assert shorter.returncode == 2
+    assert "epochs must be at least the 12 of the run, got epochs=3" in shorter.stderr
+    other = command_here("train", "--resume", "short", "--delay", "5", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "delay must be left out with resume" in other.stderr
+
+
+def test_one_seed_for_all(tmp_path):
+    done = command_here("train", *TINY, "--epochs", "2", "--seed", "3", "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert set(RunDirectory(tmp_path / "run").config.seeds.model_dump().values()) == {3}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["tarin"], "did you mean train?"),
+        (["train", "--delays", "20"], "did you mean --delay?"),
+        (["train", "balance", "--signal", "2"], "did you mean --signals?"),
+        (["train", "--seed", "3", "--seed-input", "2"], "seed must be left out where seeds are given one by one"),
+    ],
+)
+def test_a_slip_is_pointed_out(words, message, refused):
+    assert message in refused(*words)
+
+
+def test_without_a_command_it_prints_its_help(capsys):
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code in (0, None)
+    assert "{train,spectrum,demo,sweep,collect,report,paper}" in capsys.readouterr().out
 
 
 def test_spectrum_of_a_fresh_network(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 from flossing_lab.paper import results
 from flossing_lab.paper.figures import find_figures
+from flossing_lab.reference.config import Config
 
 FILE = Path(__file__).parent / "data" / "digests.json"
 KEPT = json.loads(FILE.read_text("utf-8"))
@@ -31,3 +32,11 @@ def summary(name: str, scale: str) -> dict:
 @pytest.mark.parametrize("key", KEPT)
 def test_digests_are_those_of_the_first_version(key):
     assert summary(*key.split("/")) == KEPT[key]
+
+
+def test_what_a_task_fills_in_changes_no_digest():
+    """The reference call said in full is the same run."""
+    plain = Config()
+    assert plain.with_values(channels=1, first_scored=20).digest == plain.digest
+    assert not plain.differences(plain.with_values(channels=1, first_scored=20))
+    assert plain.with_values(first_scored=21).digest != plain.digest

@@ -257,10 +257,13 @@ class Config(RunConfig):
         return Plan(k=min(75, units), window=55, epochs_before=500, epochs_during=500, every=100, **common)
 
     def values(self) -> dict[str, Any]:
-        """All fields that affect the result, named as on the command line, with defaults filled in."""
+        """All fields that affect the result, named as on the command line.
+
+        The defaults of a condition are filled in; a field that states the default of its task is None.
+        """
         values = super().values()
-        filled = {name: value for name, value in self._task_defaults.items() if values[name] is None}
-        return {**values, **filled, **self.plan._asdict()}
+        said = {name: None for name, value in self._task_defaults.items() if values[name] == value}
+        return {**values, **said, **self.plan._asdict()}
 
     @property
     def _task_defaults(self) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def train(
     with Display(Console()) as display:
         display.start("training")
         cache_compilations()
-        return run(config, out, overwrite=overwrite, on_progress=display.update)
+        return run(config, out, overwrite=overwrite, lengthen=resume is not None, on_progress=display.update)
 
 
 def _resumed(stored: RunConfig, given: RunConfig) -> RunConfig:

@@ -22,14 +22,19 @@ OnProgress = Callable[[Status], Any]
 
 
 def run(
-    config: RunConfig, out: Path | str, *, overwrite: bool = False, on_progress: OnProgress = lambda status: None
+    config: RunConfig,
+    out: Path | str,
+    *,
+    overwrite: bool = False,
+    lengthen: bool = False,
+    on_progress: OnProgress = lambda status: None,
 ) -> RunDirectory:
     """Run the experiment that `config` describes and write it to the directory `out`.
 
     If `out` already holds a run of the same configuration, this continues from its newest checkpoint, bit for bit as if
     it had never stopped (on the same machine, with the same versions and threads). A finished run is returned as it is.
     Metrics and parameters are written after each chunk of epochs, so the directory of an interrupted run can always be
-    read and continued. A run whose configuration differs only by fewer epochs is lengthened.
+    read and continued. With `lengthen`, a run whose configuration differs only by fewer epochs is continued as well.
 
     **Raises:** `ValueError` if `out` holds a run of another configuration or other files, is in use, or if a value of
     `config` is not legal; `FloatingPointError` if training diverges, after the last good state has been stored;
@@ -38,7 +43,7 @@ def run(
     configure_dtype(config.dtype)
     directory = RunDirectory(out)
     if not overwrite:
-        _check_same(directory, config)
+        _check_same(directory, config, lengthen)
         if directory.has_finished(config):
             return directory
     experiment = experiment_module(config).build(config)
@@ -49,10 +54,10 @@ def run(
     return directory
 
 
-def _check_same(directory: RunDirectory, config: RunConfig):
+def _check_same(directory: RunDirectory, config: RunConfig, lengthen: bool):
     differences = directory.config.differences(config) if directory.exists else {}
     before, now = differences.get("epochs", (0, 0))
-    if now > before:  # a longer run continues a shorter one
+    if lengthen and now > before:
         differences.pop("epochs")
     if differences:
         listed = ", ".join(f"{name}={theirs!r} (not {ours!r})" for name, (theirs, ours) in differences.items())
