@@ -39,7 +39,7 @@ dist: .venv/.develop
 
 torture: .venv/.develop
 	$(BIN)/python -m tests.torture --kills 50
-	$(BIN)/pytest -n 2 --dist loadfile -m slow tests/test_resume.py tests/test_sweep.py tests/test_paper.py tests/test_paper_figures.py tests/test_comparison.py
+	$(BIN)/pytest -n 2 --dist loadfile -m slow tests/test_resume.py tests/test_sweep.py tests/test_paper.py tests/test_paper_figures.py tests/test_comparison.py tests/test_surroundings.py
 
 verify: .venv/.develop
 	$(BIN)/python -m verification

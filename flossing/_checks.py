@@ -23,6 +23,7 @@ def check_leaves(name: str, tree: Any):
         if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)):
             raise ValueError(f"{label} must be an array or a number, got {leaf!r} of type {type(leaf).__name__}")
         _check_width(label, leaf)
+        _check_mesh(label, leaf)
         _check_finite(label, leaf)
 
 
@@ -36,6 +37,17 @@ def _check_width(label: str, leaf: Any):
         raise ValueError(
             f"{label} is {leaf.dtype} but JAX runs with x64 off; "
             "enable it with jax.config.update('jax_enable_x64', True) or pass float32"
+        )
+
+
+def _check_mesh(label: str, leaf: Any):
+    # JAX's own loops fail there, with an error about their carry.
+    if not isinstance(leaf, jax.Array) or jax.sharding.get_abstract_mesh().explicit_axes:
+        return
+    if axes := jax.typeof(leaf).sharding.mesh.explicit_axes:
+        raise ValueError(
+            f"{label} lies on a mesh with explicit axes {', '.join(axes)}: enter it with jax.set_mesh(mesh), "
+            "or make it with axis_types=(jax.sharding.AxisType.Auto,)"
         )
 
 

@@ -165,7 +165,7 @@ def henon_heiles() -> list[Row]:
         return q, p + dt / 2 * force(q)
 
     y, py = 0.1, -0.05
-    px = np.sqrt(2 * (1 / 6 - py**2 / 2 - y**2 / 2 + y**3 / 3))  # x = 0, energy 1/6
+    px = np.sqrt(2 * (1 / 8 - py**2 / 2 - y**2 / 2 + y**3 / 3))  # x = 0, energy 1/8
     start = jnp.array([0.0, y]), jnp.array([px, py])
     run = {"steps": 100_000, "transient": 0, "time_step": dt, "interval": 10}
     growth = fl.lyapunov_spectrum(verlet, None, state=start, **run).log_growth.sum(-1)

@@ -15,6 +15,7 @@ from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Bool, Float, Int
 
+from flossing._linalg.mesh import varying
 from flossing._linalg.qr import positive_qr
 
 SWEEPS = 30
@@ -61,7 +62,7 @@ def log_singular_values(a: Graded) -> Float[Array, " N"]:
         return count + 1, worst.max(), a
 
     tolerance = max(size, 16) * jnp.finfo(dtype).eps
-    start = (jnp.array(0), jnp.array(jnp.inf, dtype), a)
+    start = (*varying((jnp.array(0), jnp.array(jnp.inf, dtype)), a), a)
     _, _, a = lax.while_loop(lambda carry: (carry[0] < SWEEPS) & (carry[1] > tolerance), sweep, start)
     return jnp.sort(log_norms(a), descending=True)[:size]
 

@@ -122,7 +122,16 @@ def _shapes(a):
 
 _positive_qr = Primitive("positive_qr")
 _positive_qr.multiple_results = True
-_positive_qr.def_impl(jax.jit(_positive_qr.bind))
+_compiled_qr = jax.jit(_positive_qr.bind)
+
+
+def _run_compiled(a):
+    # Like JAX's own primitives, this one is compiled even under `jax.disable_jit()`, where it would only call itself.
+    with jax.disable_jit(False):
+        return _compiled_qr(a)
+
+
+_positive_qr.def_impl(_run_compiled)
 _positive_qr.def_abstract_eval(_shapes)
 ad.primitive_jvps[_positive_qr] = in_full_precision(_derivative)
 batching.primitive_batchers[_positive_qr] = lambda operands, axes: (

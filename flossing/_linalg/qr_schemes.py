@@ -19,6 +19,7 @@ from jax import lax
 from jax.lax.linalg import cholesky, triangular_solve
 from jaxtyping import Array, Bool, Float
 
+from flossing._linalg.mesh import spec_of, with_automatic_axes
 from flossing._linalg.precision import in_full_precision
 
 Decomposition = tuple[Float[Array, "*B N k"], Float[Array, "*B k k"]]
@@ -98,7 +99,7 @@ def decompose(a: Float[Array, "*B N k"], platform: str) -> Decomposition:
     n, k = a.shape[-2:]
     batch = a.size // (n * k)
     scheme = next(scheme for scheme in SCHEMES if scheme.is_fastest(platform, batch, n, k))
-    return scheme(a)
+    return with_automatic_axes(scheme, spec_of(a))(a)
 
 
 def _or_householder(a: Float[Array, "*B N k"], rounds: Callable) -> Decomposition:

@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from flossing._arguments import default_transient
 from flossing._checks import check_integer, check_leaves, is_concrete
+from flossing._linalg.mesh import varying
 from flossing._linalg.precision import in_full_precision
 from flossing._linalg.qr import independent_columns, positive_qr
 from flossing._messages import escape_message
@@ -117,7 +118,7 @@ def covariant_vectors(
     block = min(block, length - transient)
     if measure is not None and not callable(measure):
         raise ValueError(f"measure must be a function of the vectors (N, k), or None, got measure={measure!r}")
-    given, basis = basis, initial_basis(problem.coordinates, k=k, key=key, basis=basis)
+    given, basis = basis, varying(initial_basis(problem.coordinates, k=k, key=key, basis=basis), problem.start)
     problem = problem if given is None else restrict(problem, given, transient)
 
     traced, arrays = None, None
@@ -207,7 +208,7 @@ def covariant_flow(
     shown = -(-returned // block)
     early = jax.tree_util.tree_map(lambda s: s[:shown], (starts, blocks))
     late = jax.tree_util.tree_map(lambda s: s[shown:], (starts, blocks))
-    back = Back(jnp.eye(basis.shape[1], dtype=basis.dtype), end.q, jnp.zeros_like(end.q[0, 0]))
+    back = Back(varying(jnp.eye(basis.shape[1], dtype=basis.dtype), end), end.q, jnp.zeros_like(end.q[0, 0]))
     if shown < count:
         back, _ = lax.scan(partial(_backward_block, problem, lambda *_: None), back, late, reverse=True)
     back, results = lax.scan(partial(_backward_block, problem, show), back, early, reverse=True)

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int
 
 from flossing._checks import check_integer, check_leaves, is_concrete
 from flossing._linalg.graded import Graded, dot, factor, log_norms, log_singular_values, multiply, normalise
+from flossing._linalg.mesh import varying
 from flossing._linalg.precision import in_full_precision
 from flossing._messages import escape_message
 from flossing._runtime.compiled import compiled
@@ -166,7 +167,7 @@ def _apply(flow: Callable, model: Any, inputs: Input, vectors: ArrayLike, **opti
     shape, size = jnp.shape(vectors), problem.coordinates.size
     if len(shape) != 2 or shape[0] != size or shape[1] == 0:
         raise ValueError(f"vectors must have shape ({size}, m) with m at least 1 for this state, got shape {shape}")
-    vectors = jnp.asarray(vectors, problem.coordinates.dtype)
+    vectors = varying(jnp.asarray(vectors, problem.coordinates.dtype), problem.start)
     logs, directions, last = compiled(flow, problem)(vectors)
     if is_concrete(directions):
         check_leaves("state after the last step, state", last)
@@ -214,6 +215,7 @@ def product_flow(
     starts = jnp.concatenate([jnp.zeros_like(stops[:1]), stops[:-1]])
     size, dtype = problem.coordinates.size, problem.coordinates.dtype
     identity = Graded(jnp.zeros(size, jnp.int32), jnp.eye(size, dtype=dtype))
+    basis, identity = varying((basis, identity), problem.start)
     (point, _, _), logs = lax.scan(measure, (problem.start, basis, identity), (starts, stops))
     return logs, problem.state(point)
 

@@ -86,16 +86,17 @@ def lyapunov_spectrum(
     **Returns:** a [`Spectrum`][]: exponents per step (or unit of time), natural logarithm.
 
     The result is differentiable, in forward and reverse mode, with respect to the arrays of `model`, the arrays it
-    closes over, `state` and `inputs`. dtype: that of the state; nothing is promoted, x64 is never switched on. Where a
-    Jacobian is singular (|R_ii| at rounding level), that exponent and the later ones are -inf with zero gradient; the
-    earlier ones are not affected. Inside `jit`, -inf may also mean that `interval` is too long. Calls whose models
-    compute the same with other weights share one compiled program.
+    closes over, `state` and `inputs`. Along a chaotic orbit the derivative grows like exp(lambda_1 T), and stops
+    meaning anything once lambda_1 T is near log(1 / eps). dtype: that of the state; nothing is promoted, x64 is never
+    switched on. Where a Jacobian is singular (|R_ii| at rounding level), that exponent and the later ones are -inf with
+    zero gradient; the earlier ones are not affected. Inside `jit`, -inf may also mean that `interval` is too long.
+    Calls whose models compute the same with other weights share one compiled program.
 
     **Raises:** `ValueError`, in one line, for arguments out of range, NaN or infinite values, a float64 NumPy array
-    while x64 is off, a model whose order of arguments is ambiguous, a step that changes the structure, shape or dtype
-    of its state, and, outside `jit` only, for an orbit that does not stay finite, and for an interval so long that
-    rounding destroys a direction. Warns (`UserWarning`) if all exponents are
-    -inf: the step forgets its state.
+    while x64 is off, a model whose order of arguments is ambiguous, a step that is not pure, has no derivative or
+    changes the structure, shape or dtype of its state, a state whose rows are those of a batch; outside `jit` only, for
+    an orbit that does not stay finite, and for an interval so long that rounding destroys a direction. Warns
+    (`UserWarning`) if all exponents are -inf: the step forgets its state.
 
     **Source:** Engelken (NeurIPS 2023) sections 2 and 3; Benettin, Galgani, Giorgilli & Strelcyn (1980).
 

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
+from flossing._linalg.mesh import varying
 from flossing._linalg.precision import in_full_precision
 from flossing._linalg.qr import log_diagonal, positive_qr, qr_tangent
 from flossing._tangent.blocks import Blocks, Segment
@@ -70,7 +71,7 @@ def window_growth(
     """
     problem = problem.closed()
     blocks = Blocks(interval, problem.length, transient)
-    differentiable = problem.model, problem.start.x, problem.inputs, basis.T
+    differentiable = problem.model, problem.start.x, problem.inputs, varying(basis.T, problem.start)
     return _growth(differentiable, _static_part(problem), blocks, segment or problem.length)
 
 
@@ -99,7 +100,7 @@ def _forward(differentiable, problem, blocks, size):
     if not last.start:  # skip the empty scan, which would trace the step twice
         _, growth, residuals = push(start, last)
         return growth, (None, residuals)
-    end, (before, checkpoints) = lax.scan(advance, start, jnp.arange(0, last.start, size))
+    end, (before, checkpoints) = lax.scan(advance, start, _starts(blocks, last, size))
     _, growth, residuals = push(end, last)
     return _joined(before, growth), (checkpoints, residuals)
 
@@ -123,7 +124,7 @@ def _backward(stored, dgrowth, perturbed, differentiable, problem, blocks, size)
     )
     cotangents, dinputs = pull(Cotangents(*zeros), residuals, last)
     if last.start:
-        starts = jnp.arange(0, last.start, size)
+        starts = _starts(blocks, last, size)
         cotangents, before = lax.scan(retreat, cotangents, (starts, checkpoints), reverse=True)
         dinputs = jax.tree_util.tree_map(_joined, before, dinputs)
     return cotangents.model, cotangents.x, dinputs, cotangents.q
@@ -175,7 +176,7 @@ def _push(
         return q.T, steps, _put(decompositions, b - segment.first, (q, r)), growth
 
     def buffer(shape, dtype=start.q.dtype):
-        return jnp.zeros((segment.size, *shape), dtype)
+        return varying(jnp.zeros((segment.size, *shape), dtype), start.q)
 
     steps = [buffer(leaf.shape, leaf.dtype) for leaf in linearised.shapes]
     carry = start.q, steps, (buffer(start.q.T.shape), buffer((k, k))), buffer((k,))
@@ -216,6 +217,12 @@ def _pull(
     return Cotangents(dmodel, dx, dq), dinputs
 
 
+def _starts(blocks: Blocks, last: Segment, size: int) -> Int[Array, " segments"]:
+    """The first steps of all segments but the last."""
+    # Of the dtype of the interval: under `jax.disable_jit()` no loop promotes its bounds to one dtype.
+    return jnp.arange(0, last.start, size, dtype=blocks.interval.dtype)
+
+
 def _reversed_loop(begin: Int[Array, ""] | int, stop: Int[Array, ""] | int, body: Callable, carry: Any) -> Any:
     """`body(t, carry)` for t = stop - 1, ..., begin."""
     return lax.fori_loop(0, stop - begin, lambda i, carry: body(stop - 1 - i, carry), carry)
@@ -230,7 +237,7 @@ def _at(tree: PyTree[Array], t: Int[Array, ""] | int) -> Any:
     return jax.tree_util.tree_map(lambda leaf: leaf[t], tree)
 
 
-def _put(tree: PyTree[Array], t: Int[Array, ""], now: PyTree[Array]) -> Any:
+def _put(tree: PyTree[Array], t: Int[Array, ""] | int, now: PyTree[Array]) -> Any:
     return jax.tree_util.tree_map(lambda leaf, at: leaf.at[t].set(at), tree, now)
 
 

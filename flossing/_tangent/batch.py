@@ -4,9 +4,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from flossing._checks import check_leaves, is_concrete
+from flossing._linalg.mesh import spec_of, with_automatic_axes
 from flossing._messages import rows_message
 from flossing._tangent.problem import Point, Problem, initial_basis, set_up
 from flossing._tangent.step import known_input_axes, read_step, zero_state
@@ -69,7 +71,7 @@ def set_up_batch(
     size = _common_size("inputs", inputs) or _common_size("state", state)
     if size is None:
         raise ValueError("inputs must be given, or state with a leading axis, to have a batch, got neither")
-    first = jax.tree_util.tree_map(lambda s: s[0], inputs)
+    first = jax.tree_util.tree_map(_first, inputs)
     has_inputs = bool(jax.tree_util.tree_leaves(inputs))
     options = {"step": step, "steps": steps, "steps_name": steps_name}
     problem, has_starts = _problem_of_one(model, first, state, size, has_inputs, **options)
@@ -101,11 +103,16 @@ def _problem_of_one(model, first, state, size, has_inputs, **options) -> tuple[P
     leaves = jax.tree_util.tree_leaves(state)
     if all(leaf.ndim and leaf.shape[0] == size for leaf in leaves):
         try:
-            return set_up(model, first, state=jax.tree_util.tree_map(lambda x: x[0], state), **options), True
+            return set_up(model, first, state=jax.tree_util.tree_map(_first, state), **options), True
         except ValueError:
             if not has_inputs:
                 raise
     return set_up(model, first, state=state, **options), False
+
+
+def _first(leaf: Array) -> Array:
+    """The first entry; also where the entries lie on different devices."""
+    return with_automatic_axes(lambda leaf: leaf[0], PartitionSpec())(leaf)
 
 
 def _common_size(name: str, tree: Any) -> int | None:
@@ -131,4 +138,8 @@ def initial_bases(
         return initial_basis(coordinates, k=k, key=key, basis=basis), None
     if jnp.shape(basis)[0] != batch.size:
         raise ValueError(f"basis must hold one basis for each of {batch.size} sequences, got shape {jnp.shape(basis)}")
-    return jnp.stack([initial_basis(coordinates, k=k, key=key, basis=each) for each in basis]), 0
+
+    def orthonormalised(bases):
+        return jnp.stack([initial_basis(coordinates, k=k, key=key, basis=each) for each in bases])
+
+    return with_automatic_axes(orthonormalised, spec_of(jnp.asarray(basis)))(basis), 0

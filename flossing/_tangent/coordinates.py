@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flossing._linalg.mesh import inside_shard_map
 from flossing._types import State
 
 
@@ -71,6 +72,8 @@ class Coordinates:
 
 def shape_of_one(inputs: Any) -> Any:
     """Shapes and dtypes of the input of one step, where the leaves of `inputs` have a leading time axis."""
+    if inside_shard_map():  # where a type also says over which axes it varies
+        return jax.eval_shape(lambda inputs: jax.tree_util.tree_map(lambda s: s[0], inputs), inputs)
     return jax.tree_util.tree_map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), inputs)
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from flossing._linalg.mesh import varying
 from flossing._linalg.precision import in_full_precision
 from flossing._linalg.qr import orthonormalise
 from flossing._tangent.problem import Problem
@@ -72,7 +73,7 @@ def tangent_flow(
 
     first = transient % interval
     last = (length - transient) % interval
-    carry, growth = (problem.start, basis.T), []
+    carry, growth = (problem.start, varying(basis.T, problem.start)), []
     for start, stop, size in ((0, first, first), (first, length - last, interval), (length - last, length, last)):
         if stop > start:
             carry, log_r = blocks(carry, start, stop, size)

@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from flossing._checks import check_integer, check_leaves, is_concrete
+from flossing._linalg.mesh import inside_shard_map, varying
 from flossing._linalg.qr import orthonormalise
 from flossing._tangent.coordinates import Coordinates, describe_structure, shape_of_one
 from flossing._tangent.step import ExplicitStep, argument_order_hint, check_order, read_step, zero_state
@@ -53,12 +54,15 @@ class Problem(eqx.Module):
     ) -> "Problem":
         """A problem from arguments known to be consistent; arrays or tracers."""
         coordinates = Coordinates(state)
+        state = varying(state, eqx.filter(model, eqx.is_array), inputs)
+        if inside_shard_map():  # also over the axes of arrays that the step closes over
+            state = varying(state, trace_step(step, model, state, shape_of_one(inputs))[2])
         return cls(model, Point(*coordinates.split(state)), inputs, step, coordinates, length, subspace)
 
     def advance(self, point: Point, input: Input) -> Point:
         """The point after a step."""
         state = self.coordinates.join(*point)
-        return Point(*self.coordinates.split(self.step(self.model, state, input)))
+        return varying(Point(*self.coordinates.split(self.step(self.model, state, input))), point)
 
     def push(self, point: Point, tangents: Float[Array, "k N"], input: Input) -> tuple[Point, Float[Array, "k N"]]:
         """The point after a step, and D times each tangent, by forward-mode differentiation where the step has it.
@@ -119,6 +123,7 @@ class Problem(eqx.Module):
     def with_orbit(self, start: Point, inputs: Input, length: int) -> "Problem":
         """The same step from another start, over the first `length` steps of other inputs."""
         inputs = jax.tree_util.tree_map(lambda s: s[:length], inputs)
+        start = varying(start, self.start)
         return Problem(self.model, start, inputs, self.step, self.coordinates, length, self.subspace)
 
     def closed(self) -> "Problem":
@@ -168,7 +173,11 @@ def set_up(
     length = sequence_length(inputs, steps, steps_name)
     inputs = jax.tree_util.tree_map(lambda s: s[:length], inputs)
     coordinates = Coordinates(state)
-    traced, arrays = check_step(model, state, inputs, call, coordinates, is_explicit=step is not None)
+    state = varying(state, eqx.filter(model, eqx.is_array), inputs)
+    traced, arrays, returned = check_step(model, state, inputs, call, coordinates, is_explicit=step is not None)
+    if inside_shard_map():  # also over the axes of arrays that the step closes over
+        state = varying(state, returned)
+        traced, arrays, _ = trace_step(call, model, state, shape_of_one(inputs))
     return Problem(arrays, Point(*coordinates.split(state)), inputs, traced, coordinates, length)
 
 
@@ -209,7 +218,7 @@ def check_step(
             "step must be a pure function of its arguments, got one that computes something else when it is traced "
             "again: pass counters in the state, and noise or random keys with the inputs"
         )
-    return traced, arrays
+    return traced, arrays, returned
 
 
 def sequence_length(inputs: Input, steps: int | None = None, name: str = "steps") -> int:

@@ -81,7 +81,7 @@ class TracedStep:
 def trace_step(
     step: Callable[[Any, State, Input], State], model: PyTree, state: State, input: Input
 ) -> tuple[TracedStep, Arrays, State]:
-    """Trace `step(model, state, input)` -> the traced step, its arrays, and shapes and dtypes of its result.
+    """Trace `step(model, state, input)` -> the traced step, its arrays, and the types of its result.
 
     `state` and `input` may be arrays or shapes and dtypes. Exceptions of the step propagate.
     """
@@ -97,10 +97,10 @@ def trace_step(
         return jax.tree_util.tree_leaves(out)
 
     closed = jax.make_jaxpr(flat)(leaves, points)
-    shapes = jax.tree_util.tree_map(_shape_of, returned[-1])
+    types = jax.tree_util.tree_map(_type_of, returned[-1])
 
-    traced = TracedStep(closed.jaxpr, jax.tree_util.tree_structure(shapes))
-    return traced, (list(closed.consts), leaves), shapes
+    traced = TracedStep(closed.jaxpr, jax.tree_util.tree_structure(types))
+    return traced, (list(closed.consts), leaves), types
 
 
 def is_traced_equally(function: Callable, *arguments: Any) -> bool:
@@ -148,8 +148,8 @@ def _is_variable(variable: Any) -> bool:
     return not isinstance(variable, Literal)
 
 
-def _shape_of(leaf: Any) -> Any:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if hasattr(leaf, "dtype") else leaf
+def _type_of(leaf: Any) -> Any:
+    return jax.typeof(leaf) if hasattr(leaf, "dtype") else leaf
 
 
 def _differentiate(jaxpr: Jaxpr) -> ClosedJaxpr:
