@@ -265,6 +265,7 @@ def test_on_several_devices_all_numbers_are_those_of_vmap(surroundings):
     on_four_devices(f"check({surroundings!r})")
 
 
+@pytest.mark.slow
 def test_a_batch_that_lies_on_a_mesh():
     on_four_devices("check_batches()")
 

@@ -12,7 +12,7 @@ from flossing_lab.sweeps.spec import Spec
 Scale = Literal["laptop", "paper", "tiny"]
 """laptop: half an hour on two cores; paper: 20 networks, all delays, 10,000 epochs; tiny: for the tests."""
 
-Verdict = Literal["holds", "holds in part", "does not hold", "undecided", "not run"]
+Verdict = Literal["holds", "holds in part", "does not hold", "undecided", "not run", "not judged"]
 
 Data = dict[str, Any]
 """The data of a figure, from which it is drawn and judged: JSON, tens of kB, at most 200 points a curve."""
