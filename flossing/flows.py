@@ -41,9 +41,9 @@ def rk4(field: VectorField, dt: float) -> Step:
     """The classical fourth-order Runge-Kutta step; its error over a fixed time falls as dt^4.
 
     State and derivative are pytrees of the same structure. With `field(state, input)` the input is held over the step.
-    With `field(state, input, t)` the step takes `(t, input)`, as [`clock`][] makes them, and the field sees the time of
-    each of its four evaluations: write an input that is a known function of time inside the field. Raises ValueError
-    unless `dt` is a positive number.
+    With `field(state, input, t)` the step takes `(t, input)`, as [`clock`][flossing.flows.clock] makes them, and the
+    field sees the time of each of its four evaluations: write an input that is a known function of time inside the
+    field. Raises ValueError unless `dt` is a positive number.
     """
     check_positive("dt", dt)
     in_time = _in_time(field)
@@ -65,9 +65,10 @@ def rk4(field: VectorField, dt: float) -> Step:
 def diffrax_step(field: VectorField, dt: float, solver: Any = None) -> Step:
     """One fixed step of a diffrax solver, Tsit5 by default; needs the extra `flossing[flows]`.
 
-    `field` is that of [`rk4`][]. An explicit Runge-Kutta solver is fastest with `scan_kind="bounded"`, which has a
-    forward derivative; others are differentiated in reverse mode, row by row. An implicit solver needs a root finder
-    with tolerances of its own. Raises ValueError unless `dt` is a positive number, and for such a solver without them.
+    `field` is that of [`rk4`][flossing.flows.rk4]. An explicit Runge-Kutta solver is fastest with
+    `scan_kind="bounded"`, which has a forward derivative; others are differentiated in reverse mode, row by row. An
+    implicit solver needs a root finder with tolerances of its own. Raises ValueError unless `dt` is a positive number,
+    and for such a solver without them.
     """
     import diffrax
 
