@@ -1,4 +1,4 @@
-"""Directions lost to a long interval are told from those that a singular Jacobian destroys."""
+"""A long interval and a singular Jacobian both lose directions; the library distinguishes the two."""
 
 import jax
 import jax.numpy as jnp

@@ -65,13 +65,13 @@ def lyapunov_spectrum(
     - `key`: draws the initial basis, the Q factor of a Gaussian N x k matrix; `jax.random.key(0)` by default.
     - `basis`: the initial basis (N, k), instead of one drawn with `key`; its columns are orthonormalised first. With a
       batch it may also have shape (B, N, k), as that of an earlier result. If it lies in a subspace which the Jacobians
-      map into itself, tangents stay there: the exponents are transversal or conditional ones. Such a subspace is looked
-      for among the span of `basis` and the vectors with the same zero and equal entries, outside `jit` only.
+      map into itself, tangents stay there: the exponents are transversal or conditional ones. Two subspaces are tried,
+      outside `jit` only: the span of `basis`, and all vectors with the same zero and equal entries.
     - `step`: `step(model, state, input) -> state`, for a model with another calling convention.
     - `batched`: whether there is a batch axis. By default inferred from the inputs of a known cell, (T, S) or
       (B, T, S); False for other models.
-    - `lengths` (B,): the number of steps of each sequence in a padded batch, all T by default. What fills the padding
-      does not count; the state and the basis returned are those at the end of each sequence.
+    - `lengths` (B,): the number of steps of each sequence in a padded batch, all T by default. Padded values are
+      ignored; the state and the basis returned are those at the end of each sequence.
     - `transient`: steps at the start in which the basis aligns and growth is not counted, 0 to T - 1. A direction lost
       there to a singular Jacobian is replaced by another, which counts. `10 + ceil(T / 10)` by default, at most half of
       T, where T is the length of each sequence; 0 if `basis` is given, since that continues a run.

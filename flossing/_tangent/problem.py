@@ -133,7 +133,7 @@ class Problem(eqx.Module):
         return Problem(arrays, self.start, self.inputs, step, self.coordinates, self.length, self.subspace)
 
 
-_NO_FORWARD_RULE = (TypeError, ValueError, RuntimeError, NotImplementedError)
+_NO_FORWARD_RULE = (TypeError, ValueError, RuntimeError)
 """The exceptions of JAX, Equinox and diffrax for an operation without a forward derivative."""
 
 
