@@ -4,6 +4,7 @@ The arguments of a run are the fields of its configuration. JAX is imported only
 `--help` responds immediately.
 """
 
+import _thread
 import contextlib
 import dataclasses
 import difflib
@@ -11,6 +12,7 @@ import io
 import itertools
 import re
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -241,7 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done, 1 a run failed, 2 bad input, 130 interrupted."""
     command = _parse(arguments)
     try:
-        code = command()
+        with _interruptible():
+            code = command()
     except ValidationError as error:
         _stop(explain_invalid(error), 2)
     except ValueError as error:
@@ -256,6 +259,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop(f"interrupted{_KEPT if isinstance(command, _RESUMABLE) else ''}", 130)
     if code:
         raise SystemExit(code)
+
+
+@contextlib.contextmanager
+def _interruptible():
+    # Python raises KeyboardInterrupt wherever the main thread happens to be. In a callback of the garbage collector
+    # (JAX registers one) or in a finaliser it is dropped, and Ctrl-C would do nothing. Raise it again, outside.
+    before = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs"):
+        if unraisable.exc_type is KeyboardInterrupt:
+            threading.Timer(0.05, _thread.interrupt_main).start()
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _cache():

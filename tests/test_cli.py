@@ -178,6 +178,27 @@ def test_a_process_says_so_too(tmp_path):
     assert done.stderr == "flossing: units must be greater than or equal to 1, got units=0\n"
 
 
+def test_ctrl_c_in_a_callback_of_the_garbage_collector_counts(tmp_path):
+    code = """
+import gc, signal, time
+from flossing_lab import cli
+
+def callback(phase, info):
+    gc.callbacks.remove(callback)
+    signal.raise_signal(signal.SIGINT)
+
+def command():
+    gc.callbacks.append(callback)
+    gc.collect()
+    time.sleep(30)
+
+cli._parse = lambda arguments: command
+cli.main([])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 130 and done.stderr == "flossing: interrupted\n", done.stderr
+
+
 def test_ctrl_c_leaves_a_readable_directory(tmp_path):
     process = subprocess.Popen(
         [*COMMAND, "train", *TINY, "--epochs", "1000000", "--out", "run"],
