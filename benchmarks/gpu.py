@@ -17,6 +17,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -50,6 +51,8 @@ class Many:
             interval=interval,
             step=reference.step,
             where=reference.flossed_leaves,
+            loss=fl.losses.exponents,
+            optimiser=optax.adam(1e-3),
         )
         states = [self.flossing.init(model) for model in models]
         stack = partial(jax.tree.map, lambda *leaves: jnp.stack(leaves))

@@ -76,6 +76,7 @@ def probe(turn: Turn, *, units: int, k: int, steps: int, interval: int, saving: 
         state=jnp.asarray(numbers["h"]),
         basis=numbers["basis"],
         where=ours.flossed_leaves,
+        loss=fl.losses.exponents,
         optimiser=ours.keep_gradient(),
         interval=interval,
         rematerialise=saving,

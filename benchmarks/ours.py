@@ -61,6 +61,7 @@ def flossing_phase(
     cell, bits, key = cell_of(numbers), random_bits(steps), jax.random.key(1)
     options = {"state": jnp.asarray(numbers["h"]), "basis": numbers["basis"], "where": flossed_leaves}
     options |= {"interval": interval, "chunk": chunk, "key": key}
+    options |= {"loss": fl.losses.exponents, "optimiser": optax.adam(1e-3)}  # as all contenders
     fl.floss(cell, bits, epochs=blocks * chunk, **options)  # a first pass compiles all intervals
     seen = [weights_of(cell)]
 
@@ -124,6 +125,7 @@ def gradients(turn: Turn, *, units: int, k: int, samples: list[dict], dtype: str
             basis=numbers["basis"],
             where=flossed_leaves,
             optimiser=optimiser,
+            loss=fl.losses.exponents,
             clip=None,
             interval=1 if every_step else sample["interval"],
         )
@@ -139,6 +141,7 @@ def flossing(*, units: int, steps: int, k: int, interval: Any = "auto"):
     """`advance(epochs)` for a flossing phase."""
     numbers = flossing_start(units, k)
     options = {"state": jnp.asarray(numbers["h"]), "basis": numbers["basis"], "where": flossed_leaves}
+    options |= {"loss": fl.losses.exponents, "optimiser": optax.adam(1e-3)}
     cell = cell_of(numbers)
     flossing = fl.Flossing(cell, random_bits(steps), interval=interval, **options)
     epoch = FlossingEpoch(flossing, jax.random.key(1))

@@ -66,6 +66,7 @@ def measure(turn: Turn, *, sizes: list[Size], rounds: int) -> dict[str, list[flo
         cell = ours.cell_of(numbers)
         options = {"state": jnp.asarray(numbers["h"]), "basis": numbers["basis"], "where": ours.flossed_leaves}
         options |= {"interval": 1, "rematerialise": False, "optimiser": ours.keep_gradient()}
+        options |= {"loss": fl.losses.exponents}
         flossing = fl.Flossing(cell, ours.random_bits(steps), **options)
         arguments = flossing, cell, flossing.init(cell), jax.random.key(1)
         compiled = ours.update_once().lower(*arguments).compile()

@@ -1,4 +1,4 @@
-from . import cells as cells, flows as flows, schedules as schedules, tasks as tasks
+from . import cells as cells, flows as flows, losses as losses, schedules as schedules, tasks as tasks
 from ._linalg.qr import orthonormalise as orthonormalise
 from ._spectra.covariant import (
     CovariantVectors as CovariantVectors,
@@ -6,6 +6,7 @@ from ._spectra.covariant import (
     angles_between as angles_between,
     covariant_vectors as covariant_vectors,
 )
+from ._spectra.gates import gate_values as gate_values
 from ._spectra.gradient_norms import GradientNorms as GradientNorms, backpropagated_norms as backpropagated_norms
 from ._spectra.jacobian import (
     LongTermJacobian as LongTermJacobian,
@@ -13,7 +14,10 @@ from ._spectra.jacobian import (
     long_term_jvp as long_term_jvp,
     long_term_vjp as long_term_vjp,
 )
+from ._spectra.linear_memory import Capacity as Capacity, MemoryFunction as MemoryFunction
 from ._spectra.lyapunov import lyapunov_spectrum as lyapunov_spectrum
+from ._spectra.memory import memory_function as memory_function
+from ._spectra.reachability import Reachability as Reachability, reachability as reachability
 from ._spectra.spectrum import Spectrum as Spectrum
 from ._spectra.statistics import (
     Uncertainty as Uncertainty,
@@ -28,7 +32,6 @@ from ._training.epoch import (
     FlossingState as FlossingState,
 )
 from ._training.floss import FlossingHistory as FlossingHistory, floss as floss
-from ._training.loss import flossing_loss as flossing_loss
 from ._training.train import (
     Chunk as Chunk,
     FlossingTerm as FlossingTerm,
@@ -37,6 +40,7 @@ from ._training.train import (
     init_training as init_training,
     train as train,
 )
+from .losses import flossing_loss as flossing_loss
 
 __version__: str
 __all__: list[str]

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import flossing as fl
 from flossing_lab.cli import main
@@ -75,7 +76,9 @@ def golden_flossing(case, model) -> fl.Flossing:
         transient=int(case["discard"]),
         step=step,
         where=flossed_leaves,
-        clip=None,  # as the reference
+        loss=fl.losses.exponents,  # as the reference
+        optimiser=optax.adam(1e-3),
+        clip=None,
         interval=1,
     )
 

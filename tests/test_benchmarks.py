@@ -65,7 +65,8 @@ def our_gradient():
     bits = np.random.default_rng(0).integers(0, 2, size=(STEPS, 1)).astype(float)
     cell = ours.cell_of(numbers)
     options = {"state": numbers["h"], "basis": numbers["basis"], "where": ours.flossed_leaves}
-    flossing = fl.Flossing(cell, bits, optimiser=ours.keep_gradient(), clip=None, interval=1, **options)
+    options |= {"loss": fl.losses.exponents, "optimiser": ours.keep_gradient()}
+    flossing = fl.Flossing(cell, bits, clip=None, interval=1, **options)
     assert flossing.transient == TRANSIENT == epochs.default_transient(STEPS)
     _, state, record = ours.update_once()(flossing, cell, flossing.init(cell), jax.random.key(0))
     return numbers, bits, record.loss, ours.flossed_leaves(state.opt_state)

@@ -27,6 +27,7 @@ def bits(key):
 
 def floss(model, inputs=bits, **options):
     defaults = {"state": jnp.zeros(12), "key": KEY, "k": 6, "epochs": 60, "optimiser": FAST}
+    defaults |= {"loss": fl.losses.exponents}
     return fl.floss(model, inputs, **(defaults | options))
 
 

@@ -38,7 +38,7 @@ def test_padding_has_no_gradient():
 @pytest.mark.usefixtures("optax_promotion")
 @pytest.mark.parametrize("interval", [1, "auto"])
 def test_floss_along_a_ragged_batch(interval):
-    options = {"k": 3, "epochs": 2, "interval": interval, "report": False}
+    options = {"k": 3, "epochs": 2, "interval": interval, "report": False, "loss": fl.losses.exponents}
     basis = fl.Flossing(CELL, ROWS[0], k=3).basis
     _, history = fl.floss(CELL, PADDED, lengths=LENGTHS, basis=basis, **options)
     alone = jnp.stack([fl.lyapunov_spectrum(CELL, row, basis=basis, transient=t).exponents for row, t in
@@ -51,8 +51,9 @@ def test_floss_along_a_ragged_batch(interval):
 @pytest.mark.usefixtures("optax_promotion")
 def test_a_batch_is_flossed_by_the_mean_of_its_sequences():
     inputs = jax.random.normal(jax.random.key(3), (4, 25, 2))
-    flossing = fl.Flossing(CELL, inputs, k=2)
-    each = [fl.Flossing(CELL, row, basis=flossing.basis) for row in inputs]
+    options = {"loss": fl.losses.exponents}
+    flossing = fl.Flossing(CELL, inputs, k=2, **options)
+    each = [fl.Flossing(CELL, row, basis=flossing.basis, **options) for row in inputs]
     gradient = jax.grad(flossing.loss, allow_int=True)(CELL, jax.random.key(0))
     mean = jax.tree.map(
         lambda *g: sum(g) / 4, *(jax.grad(one.loss, allow_int=True)(CELL, jax.random.key(0)) for one in each)

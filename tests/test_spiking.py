@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import flossing as fl
@@ -137,6 +138,7 @@ def test_flossing_a_binary_network(k):
         exact.append(np.array_equal(step(bits[:100])[1], binary_orbit(model, np.asarray(bits[:100]))[1]))
 
     options = {"k": k, "window": 100, "epochs": 300, "chunk": 100, "callback": look}
+    options |= {"loss": fl.losses.exponents, "optimiser": optax.adam(1e-3)}
     flossed, history = fl.floss(cell, draw_bits, state=cell.zeros(), key=KEY, **options)
     exponents = np.asarray(spectrum(flossed, bits, k=k, transient=100).exponents)
     assert history.exponents[0, 0] < -0.2

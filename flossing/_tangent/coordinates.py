@@ -70,6 +70,24 @@ class Coordinates:
         return hash((self._treedef, self._leaves))
 
 
+def real_coordinates(tree: Any) -> Float[Array, " n"]:
+    """The real coordinates of all floating leaves of a pytree, in the order of `Coordinates`; none if it has none."""
+    leaves = [leaf for leaf in jax.tree_util.tree_leaves(tree) if _is_floating(leaf)]
+    return jnp.concatenate([part for leaf in leaves for part in _real_parts(leaf)]) if leaves else jnp.zeros(0)
+
+
+def shifted_by(tree: Any, shift: Float[Array, " n"]) -> Any:
+    """`tree` with a vector added to its real coordinates."""
+    leaves, treedef = jax.tree_util.tree_flatten(tree)
+    start = 0
+    for index, leaf in enumerate(leaves):
+        if _is_floating(leaf):
+            stop = start + _coordinate_count(leaf)
+            leaves[index] = leaf + _from_real(shift[start:stop], leaf)
+            start = stop
+    return jax.tree_util.tree_unflatten(treedef, leaves)
+
+
 def shape_of_one(inputs: Any) -> Any:
     """Shapes and dtypes of the input of one step, where the leaves of `inputs` have a leading time axis."""
     if inside_shard_map():  # where a type also says over which axes it varies
@@ -109,7 +127,7 @@ def _real_parts(leaf: Array) -> list[Array]:
     return [jnp.real(leaf).ravel(), jnp.imag(leaf).ravel()] if _is_complex(leaf) else [jnp.ravel(leaf)]
 
 
-def _from_real(x: Array, leaf: jax.ShapeDtypeStruct) -> Array:
+def _from_real(x: Array, leaf: Any) -> Array:
     if _is_complex(leaf):
         real, imaginary = jnp.split(x, 2)
         return jax.lax.complex(real, imaginary).reshape(leaf.shape)

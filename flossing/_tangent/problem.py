@@ -13,7 +13,13 @@ from jaxtyping import Array, Float, PyTree
 from flossing._checks import check_integer, check_leaves, is_concrete
 from flossing._linalg.mesh import inside_shard_map, varying
 from flossing._linalg.qr import orthonormalise
-from flossing._tangent.coordinates import Coordinates, describe_structure, shape_of_one
+from flossing._tangent.coordinates import (
+    Coordinates,
+    describe_structure,
+    real_coordinates,
+    shape_of_one,
+    shifted_by,
+)
 from flossing._tangent.step import ExplicitStep, argument_order_hint, check_order, read_step, zero_state
 from flossing._tangent.traced import trace_step
 from flossing._types import Input, RandomKey, State
@@ -74,14 +80,17 @@ class Problem(eqx.Module):
         def flow(x):
             return self.advance(Point(x, point.nondiff), input)
 
-        def along(v):
-            return jax.jvp(flow, (point.x,), (v,), has_aux=True)
-
-        try:
-            x, tangents, nondiff = jax.vmap(along, out_axes=(None, 0, None))(tangents)
-        except _NO_FORWARD_RULE as error:
-            x, tangents, nondiff = _push_by_rows(flow, point.x, tangents, error)
+        x, tangents, nondiff = _push_through(flow, point.x, tangents)
         return Point(x, nondiff), self.project(tangents)
+
+    def response(self, point: Point, input: Input) -> Float[Array, "N S"]:
+        """The derivative of a step with respect to the S real coordinates of its input."""
+
+        def flow(shift):
+            return self.advance(point, shifted_by(input, shift))
+
+        zero = varying(jnp.zeros_like(real_coordinates(input)), point)
+        return _push_through(flow, zero, jnp.eye(len(zero), dtype=zero.dtype))[1].T
 
     def project(self, tangents: Float[Array, "k N"]) -> Float[Array, "k N"]:
         """Tangents within the subspace; all of them if there is none."""
@@ -135,6 +144,20 @@ class Problem(eqx.Module):
 
 _NO_FORWARD_RULE = (TypeError, ValueError, RuntimeError)
 """The exceptions of JAX, Equinox and diffrax for an operation without a forward derivative."""
+
+
+def _push_through(
+    flow: Callable, x: Float[Array, " n"], tangents: Float[Array, "k n"]
+) -> tuple[Float[Array, " m"], Float[Array, "k m"], Any]:
+    """`flow(x)`, which returns a value and something without a derivative, and the derivative along each tangent."""
+
+    def along(v):
+        return jax.jvp(flow, (x,), (v,), has_aux=True)
+
+    try:
+        return jax.vmap(along, out_axes=(None, 0, None))(tangents)
+    except _NO_FORWARD_RULE as error:
+        return _push_by_rows(flow, x, tangents, error)
 
 
 def _push_by_rows(

@@ -20,6 +20,7 @@ from flossing._runtime.epochs import run_chunk
 from flossing._runtime.interning import interned
 from flossing._runtime.memory import too_large
 from flossing._tangent.batch import set_up_batch
+from flossing._tangent.coordinates import describe_structure
 from flossing._tangent.interval import ADAPT_EVERY, adapted_interval, shorter_interval
 from flossing._tangent.lengths import mask_batch, masked, shifted
 from flossing._tangent.problem import Problem, initial_basis
@@ -28,14 +29,18 @@ from flossing._tangent.subspace import restrict
 from flossing._tangent.window import measure_window
 from flossing._training.inputs import as_arrays, read_draw, with_fresh_keys
 from flossing._training.leaves import check_effect, describe_flossed, mask_of
-from flossing._training.loss import flossing_loss
 from flossing._training.optimisers import read_optimiser
 from flossing._types import Input, RandomKey, State
+from flossing.losses import KeepAndWrite, Loss, Measured, flossing_loss
 
 CLIP = 0.1
 """The largest gradient norm that the flossing optimiser receives. Where a random network almost loses a direction, the
 gradient has rare spikes, a hundred or a thousand times its usual size. After one spike, Adam would take small steps for
 hundreds of epochs. Near the target, gradient norms are below this limit."""
+
+
+LEARNING_RATE = 3e-3
+"""The default step size of Adam, chosen with the default loss on networks that no result is reported of."""
 
 
 class FlossingRecord(NamedTuple):
@@ -90,6 +95,7 @@ class Flossing(eqx.Module):
     step: Callable = eqx.field(static=True)
     where: Callable | None = eqx.field(static=True)
     project: Callable | None = eqx.field(static=True)
+    objective: Loss = eqx.field(static=True)
     optimiser: optax.GradientTransformationExtraArgs = eqx.field(static=True)
     clip: float | None = eqx.field(static=True)
     flossed: str = eqx.field(static=True)
@@ -111,6 +117,7 @@ class Flossing(eqx.Module):
         tolerance: float | None = None,
         rematerialise: bool | None = None,
         target: ArrayLike = 0.0,
+        loss: Loss | None = None,
         step: Callable | None = None,
         where: Callable | None = None,
         project: Callable | None = None,
@@ -127,7 +134,8 @@ class Flossing(eqx.Module):
         check_key("key", key)
         self.step = interned(read_step(model, step))
         self.where, self.project = interned(where), interned(project)
-        self.optimiser = read_optimiser(optax.adam(1e-3) if optimiser is None else optimiser)
+        self.objective = KeepAndWrite() if loss is None else interned(loss)
+        self.optimiser = read_optimiser(optax.adam(LEARNING_RATE) if optimiser is None else optimiser)
         self.inputs = read_draw("inputs", inputs)
         given = lengths if lengths is None or callable(lengths) else np.asarray(lengths)
         self.lengths = None if given is None else read_draw("lengths", given)
@@ -154,6 +162,7 @@ class Flossing(eqx.Module):
         self.target = jnp.asarray(target, coordinates.dtype)
         # Called here only to raise their errors now, not in the first epoch.
         flossing_loss(jnp.zeros(self.basis.shape[1], coordinates.dtype), self.target)
+        self._check_loss(model, first)
         mask = mask_of(model, self.where)
         check_effect(model, mask, batch.problem)
         self.flossed = describe_flossed(model, mask, batch.problem)
@@ -166,7 +175,8 @@ class Flossing(eqx.Module):
         """The flossing loss over the window, as a term of another loss; only flossed leaves have a nonzero gradient."""
         flossed, fixed = eqx.partition(model, mask_of(model, self.where))
         fixed = jax.tree_util.tree_map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, fixed)
-        return flossing_loss(self.exponents(eqx.combine(flossed, fixed), key), self.target)
+        model = eqx.combine(flossed, fixed)
+        return self._loss(model, self.exponents(model, key), key)
 
     def init(self, model: PyTree) -> FlossingState:
         """The state before the first epoch; the optimiser state covers the flossed leaves only."""
@@ -184,8 +194,9 @@ class Flossing(eqx.Module):
         interval = jnp.minimum(state.interval, self.window) if self.interval == "auto" else jnp.asarray(self.interval)
 
         def loss(flossed):
-            exponents, spread_ratio = self._measure(eqx.combine(flossed, fixed), key, interval)
-            return flossing_loss(exponents, self.target), (exponents, spread_ratio)
+            model = eqx.combine(flossed, fixed)
+            exponents, spread_ratio = self._measure(model, key, interval)
+            return self._loss(model, exponents, key), (exponents, spread_ratio)
 
         (value, (exponents, spread_ratio)), gradient = jax.value_and_grad(loss, has_aux=True)(flossed)
         record = FlossingRecord(value, exponents, norm_of(gradient), spread_ratio, interval)
@@ -215,6 +226,39 @@ class Flossing(eqx.Module):
     def _start(self, model: PyTree, key: RandomKey) -> State:
         state = self.state(model) if callable(self.state) else self.state
         return with_fresh_keys(jax.tree_util.tree_map(jnp.asarray, state), key)
+
+    def _loss(self, model: PyTree, exponents: Float[Array, "*B k"], key: RandomKey) -> Float[Array, ""]:
+        inputs, lengths = _drawn(self.inputs, key), None
+        axis = slice(self.window) if self.batch_axes in (None, (0, None)) else (slice(None), slice(self.window))
+        if self.lengths is not None:
+            lengths = jnp.asarray(_drawn(self.lengths, key), jnp.int32)
+        return self.objective(
+            Measured(
+                exponents,
+                self.target,
+                model,
+                jax.tree_util.tree_map(lambda s: s[axis], inputs),
+                self._start(model, key),
+                lengths,
+                jax.random.fold_in(key, 1),
+                self.step,
+                self.window,
+                self.transient,
+                self.batch_axes,
+            )
+        )
+
+    def _check_loss(self, model: PyTree, key: RandomKey):
+        rows = () if self.batch_axes is None else (self._batch_size(model, key),)
+        exponents = jnp.zeros((*rows, self.basis.shape[1]), self.basis.dtype)
+        value = eqx.filter_eval_shape(self._loss, model, exponents, key)
+        if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
+            raise ValueError(f"loss must return a scalar, got {describe_structure(value)}")
+
+    def _batch_size(self, model: PyTree, key: RandomKey) -> int:
+        assert self.batch_axes is not None
+        tree = _drawn(self.inputs, key) if self.batch_axes[1] == 0 else self._start(model, key)
+        return jax.tree_util.tree_leaves(tree)[0].shape[0]
 
     def _measure(
         self, model: PyTree, key: RandomKey, interval: int | Int[Array, ""]

@@ -21,6 +21,7 @@ from flossing._training.epoch import (
 )
 from flossing._training.leaves import same_structure
 from flossing._types import RandomKey
+from flossing.losses import Loss
 
 Model = TypeVar("Model", bound=PyTree)
 
@@ -57,6 +58,7 @@ def floss(
     tolerance: float | None = None,
     rematerialise: bool | None = None,
     target: ArrayLike = 0.0,
+    loss: Loss | None = None,
     basis: ArrayLike | None = None,
     step: Callable | None = None,
     where: Callable | None = None,
@@ -93,12 +95,15 @@ def floss(
       root of the window. By default only if the arrays would fill half of the memory. `Flossing.loss` can then be
       differentiated in reverse mode only, and only once.
     - `target`: the target exponents, per step: a number for all, or one for each (k,).
+    - `loss`: `loss(measured) -> scalar`, a function of what an epoch measures, [`losses.Measured`][]. By default
+      [`losses.KeepAndWrite`][]: the exponents near their target, and the last inputs readable from the state.
+      [`losses.exponents`][] is the loss of the paper, the exponents alone.
     - `basis`: the initial basis (N, k), instead of one drawn with `key`.
     - `where`: the leaves to floss, `where(model) -> leaf or tuple of leaves`. By default all floating arrays, also
       constants such as time constants and signs, if they are arrays of the model.
     - `project`: `project(model) -> model`, applied after every update to keep constraints, such as a mask of synapses
       or the signs of Dale's law.
-    - `optimiser`: any optax `GradientTransformation`, also one that uses the loss; Adam(1e-3) by default.
+    - `optimiser`: any optax `GradientTransformation`, also one that uses the loss; Adam(3e-3) by default.
     - `clip`: the largest 2-norm of the gradient, over all leaves together, that the optimiser receives; `None` for no
       limit, as in the paper. Without clipping, a single gradient spike, such as random networks produce, slows Adam
       for hundreds of epochs.
@@ -137,6 +142,7 @@ def floss(
         tolerance=tolerance,
         rematerialise=rematerialise,
         target=target,
+        loss=loss,
         step=step,
         where=where,
         project=project,
@@ -158,5 +164,5 @@ def floss(
         records.append(record)
         if callback is not None:
             callback(first + count, model, record)
-    loss, exponents, gradient_norm, _, intervals = (np.concatenate(x) for x in zip(*records, strict=True))
-    return model, FlossingHistory(loss, exponents, gradient_norm, intervals, flossing_state)
+    values, exponents, gradient_norm, _, intervals = (np.concatenate(x) for x in zip(*records, strict=True))
+    return model, FlossingHistory(values, exponents, gradient_norm, intervals, flossing_state)

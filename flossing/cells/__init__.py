@@ -3,13 +3,14 @@
 The protocol of a cell, [`cells.Cell`][], in short:
 
 - `cell(input, state) -> state`: the step whose exponents are measured. `input` has shape (S,), except for
-  [`cells.BalancedRNN`][], whose input is a pair of signals and noise;
+  [`cells.BalancedRNN`][], whose input is a pair of signals and noise, and [`cells.DaleRNN`][], which takes both;
 - `cell.zeros() -> state`: the zero state, an array or a tuple of arrays, in the dtype of the parameters;
 - `cell.output(state) -> (N,)`: the output, which a readout or the next layer receives.
 """
 
 from flossing.cells._balanced import BalancedRNN as BalancedRNN
 from flossing.cells._contract import Cell as Cell
+from flossing.cells._dale import DaleRNN as DaleRNN
 from flossing.cells._gated import GRU as GRU, LSTM as LSTM
 from flossing.cells._leaky import LeakyRNN as LeakyRNN
 from flossing.cells._linear import LRU as LRU

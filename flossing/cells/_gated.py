@@ -5,13 +5,16 @@ from typing import Literal, TypeAlias
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from flossing._checks import check_integer
 from flossing._types import RandomKey
-from flossing.cells._weights import orthogonal
+from flossing.cells._weights import recurrent_weights
 
-Start: TypeAlias = Literal["uniform", "orthogonal"]
+Start: TypeAlias = Literal["uniform", "gaussian", "orthogonal"]
+OPEN = 3.0
+"""The bias of an open gate; that of a closed one is its negative. sigmoid(3) = 0.95."""
 
 
 class GRU(eqx.Module):
@@ -25,14 +28,31 @@ class GRU(eqx.Module):
 
     cell: eqx.nn.GRUCell
 
-    def __init__(self, units: int, inputs: int = 1, *, key: RandomKey, recurrent: Start = "uniform"):
-        """Draw the weights as Equinox does, uniform within 1 / sqrt(N); with "orthogonal", each U is orthogonal.
+    def __init__(
+        self,
+        units: int,
+        inputs: int = 1,
+        *,
+        key: RandomKey,
+        recurrent: Start = "uniform",
+        gain: float = 1.0,
+        input_scale: float | None = None,
+        gates: Literal["drawn", "open"] = "drawn",
+    ):
+        """Draw the weights as Equinox does, uniform within 1 / sqrt(N), in JAX's default floating dtype.
 
-        Raises ValueError for a size below 1 or an unknown `recurrent`.
+        - `recurrent`, `gain`: each U, times `gain`, may instead be Gaussian of variance 1 / N, or orthogonal.
+        - `input_scale`: draws W_n as N(0,1) times this number instead.
+        - `gates`: "open" sets the biases to r = 0.95 and z = 0.05, so that the cell begins as a tanh network.
+
+        Raises ValueError for a size below 1 or an unknown `recurrent` or `gates`.
         """
         check_integer("units", units, least=1)
         check_integer("inputs", inputs, least=1)
-        self.cell = _recurrent_blocks(eqx.nn.GRUCell(inputs, units, key=key), recurrent, key)
+        if gates not in ("drawn", "open"):
+            raise ValueError(f"gates must be 'drawn' or 'open', got gates={gates!r}")
+        cell = _drawn(eqx.nn.GRUCell(inputs, units, key=key), 2, recurrent, gain, input_scale, key)
+        self.cell = cell if gates == "drawn" else with_biases(cell, {0: OPEN, 1: -OPEN})
 
     def __call__(self, input: Float[Array, " S"], state: Float[Array, " N"]) -> Float[Array, " N"]:
         """One step of h."""
@@ -68,18 +88,37 @@ class LSTM(eqx.Module):
         *,
         key: RandomKey,
         recurrent: Start = "uniform",
+        gain: float = 1.0,
+        input_scale: float | None = None,
+        gates: Literal["drawn", "open", "chrono"] = "drawn",
         forget_bias: float = 1.0,
+        horizon: int | None = None,
     ):
-        """Draw the weights as Equinox does, uniform within 1 / sqrt(N); with "orthogonal", each U is orthogonal.
+        """Draw the weights as Equinox does, uniform within 1 / sqrt(N), in JAX's default floating dtype.
 
-        `forget_bias` is added to the bias of f, so that the cells start with some memory (Gers, Schmidhuber & Cummins
-        2000); 0 keeps Equinox's own. Raises ValueError for a size below 1 or an unknown `recurrent`.
+        - `recurrent`, `gain`, `input_scale`: as in [`cells.GRU`][], the last for W_g.
+        - `gates`: "drawn" adds `forget_bias` to the drawn bias of f, so that the cells start with some memory (Gers,
+          Schmidhuber & Cummins 2000); 0 keeps Equinox's own. "open" sets the biases to i = o = 0.95 and f = 0.05, so
+          that the cell begins as a tanh network. "chrono" draws the bias of f as log U(1, horizon - 1) and sets that of
+          i to its negative, so that the cells forget over up to `horizon` steps (Tallec & Ollivier 2018).
+
+        Raises ValueError for a size below 1, an unknown `recurrent` or `gates`, or a `horizon` below 3 with "chrono".
         """
         check_integer("units", units, least=1)
         check_integer("inputs", inputs, least=1)
-        cell = _recurrent_blocks(eqx.nn.LSTMCell(inputs, units, key=key), recurrent, key)
-        forget = slice(units, 2 * units)
-        self.cell = eqx.tree_at(lambda cell: cell.bias, cell, replace_fn=lambda b: b.at[forget].add(forget_bias))
+        if gates not in ("drawn", "open", "chrono"):
+            raise ValueError(f"gates must be 'drawn', 'open' or 'chrono', got gates={gates!r}")
+        cell = _drawn(eqx.nn.LSTMCell(inputs, units, key=key), 2, recurrent, gain, input_scale, key)
+        if gates == "open":
+            self.cell = with_biases(cell, {0: OPEN, 1: -OPEN, 3: OPEN})
+        elif gates == "chrono":
+            check_integer("horizon", horizon, least=3, note=" for gates='chrono'")
+            assert horizon is not None
+            bias = jnp.log(jr.uniform(jr.fold_in(key, 3), (units,), minval=1.0, maxval=horizon - 1.0))
+            self.cell = with_biases(cell, {0: -bias, 1: bias})
+        else:
+            forget = slice(units, 2 * units)
+            self.cell = eqx.tree_at(lambda cell: cell.bias, cell, replace_fn=lambda b: b.at[forget].add(forget_bias))
 
     def __call__(self, input: Float[Array, " S"], state: LSTMState) -> LSTMState:
         """One step of (h, c)."""
@@ -95,11 +134,27 @@ class LSTM(eqx.Module):
         return state[0]
 
 
-def _recurrent_blocks(cell, recurrent: str, key: RandomKey):
+def with_biases(cell, biases: dict[int, ArrayLike]):
+    """`cell` with the biases of these gates, counted as the blocks of its weights; each a number or an array (N,)."""
+    units, bias = cell.hidden_size, cell.bias
+    for gate, value in biases.items():
+        bias = bias.at[gate * units : (gate + 1) * units].set(value)
+    return eqx.tree_at(lambda cell: cell.bias, cell, bias)
+
+
+def _drawn(cell, candidate: int, recurrent: str, gain: float, input_scale: float | None, key: RandomKey):
+    """`cell` with recurrent blocks of this kind, and with the input weights of its `candidate` block of this scale."""
+    weight_ih, weight_hh = cell.weight_ih, cell.weight_hh
+    rows, units = weight_hh.shape
     if recurrent == "uniform":
-        return cell
-    if recurrent != "orthogonal":
-        raise ValueError(f"recurrent must be 'uniform' or 'orthogonal', got recurrent={recurrent!r}")
-    rows, units = cell.weight_hh.shape
-    blocks = [orthogonal(k, units) for k in jr.split(jr.fold_in(key, 1), rows // units)]
-    return eqx.tree_at(lambda cell: cell.weight_hh, cell, jnp.concatenate(blocks))
+        weight_hh = gain * weight_hh
+    elif recurrent in ("gaussian", "orthogonal"):
+        keys = jr.split(jr.fold_in(key, 1), rows // units)
+        weight_hh = jnp.concatenate([recurrent_weights(k, units, recurrent, gain) for k in keys])
+    else:
+        raise ValueError(f"recurrent must be 'uniform', 'gaussian' or 'orthogonal', got recurrent={recurrent!r}")
+    if input_scale is not None:
+        block = slice(candidate * units, (candidate + 1) * units)
+        drawn = input_scale * jr.normal(jr.fold_in(key, 2), (units, weight_ih.shape[1]))
+        weight_ih = weight_ih.at[block].set(drawn)
+    return eqx.tree_at(lambda cell: (cell.weight_ih, cell.weight_hh), cell, (weight_ih, weight_hh))

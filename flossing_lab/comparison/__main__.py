@@ -1,11 +1,12 @@
-"""Perform the missing runs on two cores, and write the table.
+"""Perform the missing runs of a protocol on two cores, and write its table.
 
-    python -m flossing_lab.comparison                      250 runs, about an hour; run it again to continue
-    python -m flossing_lab.comparison --only xor,digits    these tasks only
-    python -m flossing_lab.comparison --seeds 101,102      other seeds, to choose settings; the table leaves them out
-    python -m flossing_lab.comparison --quick              a tiny version, to check that everything works; no table
+    python -m flossing_lab.comparison                         250 runs, about an hour; run it again to continue
+    python -m flossing_lab.comparison --protocol writing      another protocol, 560 runs, about five hours
+    python -m flossing_lab.comparison --only xor,digits       these tasks only; --networks and --arms likewise
+    python -m flossing_lab.comparison --seeds 101,102         other seeds, to choose settings; the table leaves them out
+    python -m flossing_lab.comparison --quick                 a tiny version, to check that everything works; no table
 
-Each run is a small file in runs/; results.json holds them all, and docs/comparison.md shows table.md.
+Each run is a small file in runs/; results.json holds them all, and the documentation shows table.md.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from flossing_lab.comparison.runs import CONDITIONS, FORMAT, is_done, run_file
-from flossing_lab.comparison.settings import FULL, NETWORKS, QUICK, SEEDS, TASKS
-from flossing_lab.comparison.table import markdown
+from flossing_lab.comparison import solved, table
+from flossing_lab.comparison.protocol import Protocol
+from flossing_lab.comparison.protocols import PROTOCOLS
+from flossing_lab.comparison.runs import FORMAT, is_done, run_file
 from flossing_lab.runs.files import read_json, remove_temporary_files, write_atomically
 from flossing_lab.runs.process import ONE_THREAD
 from flossing_lab.runs.provenance import measured_on
@@ -37,64 +40,81 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", default=",".join(TASKS), help=f"tasks, from {','.join(TASKS)}")
-    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="seeds of the runs")
+    parser.add_argument("--protocol", default="architectures", choices=PROTOCOLS, help="what is compared")
+    parser.add_argument("--only", metavar="TASKS", help="only these tasks, separated by commas")
+    parser.add_argument("--networks", help="only these networks, separated by semicolons")
+    parser.add_argument("--arms", help="only these arms, separated by commas")
+    parser.add_argument("--seeds", help="other seeds than those of the protocol, separated by commas")
     parser.add_argument("--workers", type=int, default=2, help="processes, with one thread each")
-    parser.add_argument("--out", type=Path, default=Path("comparison"), help="directory for runs/ and the results")
+    parser.add_argument("--out", type=Path, default=Path("comparison"), help="directory for the runs and the results")
     parser.add_argument("--quick", action="store_true", help="a tiny version, to check that all works; writes no table")
     options = parser.parse_args(arguments)
-    tasks = options.only.split(",")
-    unknown = [name for name in tasks if name not in TASKS]
-    if unknown:
-        parser.error(f"only must name tasks of {', '.join(TASKS)}, got {unknown[0]!r}")
-    if not all(seed.isdecimal() for seed in options.seeds.split(",")):
+    protocol = PROTOCOLS[options.protocol]
+    if options.seeds is not None and not all(seed.isdecimal() for seed in options.seeds.split(",")):
         parser.error(f"seeds must be numbers such as 1,2,3, got {options.seeds!r}")
     if options.workers < 1:
         parser.error(f"workers must be at least 1, got {options.workers}")
+    try:
+        wanted = {
+            "tasks": chosen("only", options.only, protocol.tasks, ","),
+            "networks": chosen("networks", options.networks, protocol.networks, ";"),
+            "arms": chosen("arms", options.arms, protocol.arms, ","),
+            "seeds": protocol.seeds if options.seeds is None else tuple(map(int, options.seeds.split(","))),
+        }
+    except ValueError as error:
+        parser.error(str(error))
 
     console = Console()
-    seeds = [int(seed) for seed in options.seeds.split(",")]
-    runs = options.out / "runs"
+    out = options.out / protocol.folder
+    runs = out / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     remove_temporary_files(runs)
+    subset = dataclasses.replace(protocol, **wanted)
     try:
-        failures = make_runs(tasks, seeds, runs, options.workers, options.quick, console)
+        failures = make_runs(options.protocol, subset, runs, options.workers, options.quick, console)
     finally:
         if not options.quick:
-            write_table(options.out, console)
+            write_table(protocol, out, console)
     for failure in failures:
         console.print(f"[red]{failure}[/]", highlight=False)
     return int(bool(failures))
 
 
-def make_runs(
-    tasks: list[str], seeds: list[int], folder: Path, workers: int, quick: bool, console: Console
-) -> list[str]:
+def chosen(argument: str, text: str | None, known: Mapping[str, Any], separator: str) -> dict[str, Any]:
+    """The entries of `known` that the text lists, all by default; ValueError for an unknown name."""
+    names = list(known) if text is None else [name.strip() for name in text.split(separator)]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"{argument} must name some of {separator.join(known)}, got {unknown[0]!r}")
+    return {name: known[name] for name in names}
+
+
+def make_runs(name: str, protocol: Protocol, folder: Path, workers: int, quick: bool, console: Console) -> list[str]:
     """Perform the missing runs, one process per cell of the table; return one line per failed process."""
-    settings = QUICK if quick else FULL
-    wanted = list(itertools.product(tasks, NETWORKS, CONDITIONS, seeds))
+    protocol = protocol.quick() if quick else protocol
+    cells = list(itertools.product(protocol.tasks, protocol.networks, protocol.arms))
+
+    def missing(cell: tuple[str, str, str]) -> list[int]:
+        task, _, arm = cell
+        return [seed for seed in protocol.seeds if not is_done(run_file(folder, *cell, seed), protocol, task, arm)]
 
     def done() -> int:
-        return sum(is_done(run_file(folder, *run), run[0], settings) for run in wanted)
+        return len(cells) * len(protocol.seeds) - sum(len(missing(cell)) for cell in cells)
 
     def make(cell: tuple[str, str, str]) -> str | None:
-        command = [sys.executable, "-m", "flossing_lab.comparison.runs", *cell, str(folder.resolve())]
-        command += ["--seeds", ",".join(map(str, seeds)), *["--quick"] * quick]
+        command = [sys.executable, "-m", "flossing_lab.comparison.runs", name, *cell, str(folder.resolve())]
+        command += ["--seeds", ",".join(map(str, protocol.seeds)), *["--quick"] * quick]
         process = subprocess.run(command, env=os.environ | ONE_THREAD, capture_output=True, text=True)
         if process.returncode == 0:
             return None
         return f"{' '.join(cell)}: {(process.stderr.strip().splitlines() or ['no output'])[-1]}"
 
-    cells = [
-        cell
-        for cell in itertools.product(tasks, NETWORKS, CONDITIONS)
-        if not all(is_done(run_file(folder, *cell, seed), cell[0], settings) for seed in seeds)
-    ]
+    started = [cell for cell in cells if missing(cell)]
     bars = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*bars, TextColumn("left"), TimeRemainingColumn(), console=console) as progress:
-        bar = progress.add_task("runs", total=len(wanted), completed=done())
+        bar = progress.add_task("runs", total=len(cells) * len(protocol.seeds), completed=done())
         with ThreadPoolExecutor(workers) as threads:
-            futures = [threads.submit(make, cell) for cell in cells]
+            futures = [threads.submit(make, cell) for cell in started]
             try:
                 while wait(futures, timeout=1).not_done:
                     progress.update(bar, completed=done())
@@ -105,24 +125,25 @@ def make_runs(
     return [failure for future in futures if (failure := future.result())]
 
 
-def write_table(out: Path, console: Console):
-    """Collect the runs of the table that used the full settings, and render them."""
+def write_table(protocol: Protocol, out: Path, console: Console):
+    """Collect the runs of the table that used the settings of the protocol, and render them."""
     runs = []
-    for task, network, condition, seed in itertools.product(TASKS, NETWORKS, CONDITIONS, SEEDS):
-        file = run_file(out / "runs", task, network, condition, seed)
-        if is_done(file, task, FULL):
+    for task, network, arm, seed in itertools.product(protocol.tasks, protocol.networks, protocol.arms, protocol.seeds):
+        file = run_file(out / "runs", task, network, arm, seed)
+        if is_done(file, protocol, task, arm):
             found = read_json(file, FORMAT)
             runs.append({name: value for name, value in found.items() if name not in ("format", "settings")})
     if not runs:
         return
-    tasks = {name: repr(task.make()) for name, task in TASKS.items()}
+    tasks = {name: repr(task.make()) for name, task in protocol.tasks.items()}
+    arms = {name: protocol.recorded(next(iter(protocol.tasks)), name)["flossing"] for name in protocol.arms}
     made = measured_on(("flossing", "jax", "jaxlib", "numpy", "optax", "equinox"), cores=1)
-    results = made | {"settings": dataclasses.asdict(FULL), "tasks": tasks}
+    results = made | {"settings": dataclasses.asdict(protocol.settings), "tasks": tasks, "arms": arms}
     # One line per run, so that a changed run changes one line.
     lines = ",\n".join("  " + json.dumps(run, ensure_ascii=False) for run in runs)
     head = json.dumps(results, indent=1, ensure_ascii=False).removesuffix("\n}")
     write_atomically(out / "results.json", f'{head},\n "runs": [\n{lines}\n ]\n}}\n'.encode())
-    write_atomically(out / "table.md", page(read_results(out)).encode())
+    write_atomically(out / "table.md", page(protocol, read_results(out)).encode())
     console.print(f"table  {out / 'table.md'}", highlight=False)
 
 
@@ -132,14 +153,16 @@ def read_results(out: Path) -> dict[str, Any]:
     return json.loads(file.read_text("utf-8")) if file.exists() else {"runs": []}
 
 
-def page(results: dict[str, Any]) -> str:
-    """The tables, as `docs/comparison.md` includes them."""
+def page(protocol: Protocol, results: dict[str, Any]) -> str:
+    """The tables, as the documentation includes them."""
     head = "<!-- written by python -m flossing_lab.comparison -->"
     if not results["runs"]:
         return f"{head}\n\nNot run yet: `python -m flossing_lab.comparison`.\n"
     made, jax = results["measured"][:10], results["versions"]["jax"]
     summary = f"{len(results['runs'])} runs, {made}, a core of {results['processor']} each, JAX {jax}."
-    return f"{head}\n\n{summary}\n\n{markdown(results['runs'])}\n"
+    is_solving = all(task.solved is not None for task in protocol.tasks.values())
+    tables = (solved if is_solving else table).markdown(protocol, results["runs"])
+    return f"{head}\n\n{summary}\n\n{tables}\n"
 
 
 if __name__ == "__main__":

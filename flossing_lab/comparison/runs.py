@@ -1,6 +1,6 @@
-"""One run, of a task and a network with or without flossing and with a seed; and the process for several seeds.
+"""One run of a task, a network and an arm with a seed; and the process for several seeds.
 
-    python -m flossing_lab.comparison.runs TASK NETWORK without|with FOLDER --seeds 1,2 [--quick]
+    python -m flossing_lab.comparison.runs PROTOCOL TASK NETWORK ARM FOLDER --seeds 1,2 [--quick]
 
 Runs that differ only in their seed compile once.
 """
@@ -16,11 +16,11 @@ import jax
 import optax
 
 import flossing as fl
-from flossing_lab.comparison.settings import FULL, NETWORKS, QUICK, TASKS, Settings
+from flossing_lab.comparison.protocol import Protocol, Settings
+from flossing_lab.comparison.protocols import PROTOCOLS
 from flossing_lab.runs.files import read_json, write_json
 
 FORMAT = 1
-CONDITIONS = ("without", "with")
 CHUNK = 50
 """Epochs per chunk. A curve has one point per chunk."""
 
@@ -58,9 +58,10 @@ class Inputs:
         return self.task(key).inputs
 
 
-def optimiser(learning_rate: float, clip: float) -> optax.GradientTransformation:
-    """Adam after clipping each array's gradient, as in the reference; one object for all runs of a process."""
-    return optax.chain(fl.clip_by_array_norm(clip), optax.adam(learning_rate))
+def optimiser(settings: Settings) -> optax.GradientTransformation:
+    """Adam after clipping; equal for all runs of a process."""
+    clip = optax.clip_by_global_norm if settings.clip_together else fl.clip_by_array_norm
+    return optax.chain(clip(settings.clip), optax.adam(settings.learning_rate))
 
 
 def test_data(task: Any, settings: Settings) -> fl.tasks.Trial:
@@ -68,25 +69,30 @@ def test_data(task: Any, settings: Settings) -> fl.tasks.Trial:
     return task.test() if hasattr(task, "test") else Batch(task, settings.test)(jax.random.key(0))
 
 
-def run(task_name: str, network_name: str, condition: str, seed: int, settings: Settings) -> dict[str, Any]:
+def run(protocol: Protocol, task_name: str, network_name: str, arm_name: str, seed: int) -> dict[str, Any]:
     """Train and test one network; return the results to store.
 
-    A seed gives the same network, the same batches and the same sequences for flossing in both conditions.
+    A seed gives the same network, the same batches and the same sequences for flossing in all arms.
     """
-    task = TASKS[task_name].make()
+    settings, arm, kind = protocol.settings, protocol.arms[arm_name], protocol.networks[network_name]
+    task = protocol.tasks[task_name].make()
     cell_key, readout_key, data_key, basis_key = jax.random.split(jax.random.key(seed), 4)
-    kind = NETWORKS[network_name]
     cell, k = kind.make(settings.units, task.channels, key=cell_key), round(kind.share * settings.units)
     network = fl.cells.Network(cell, task.outputs, key=readout_key)
-    flossing = fl.Flossing(network, Inputs(task), state=network.zeros(), key=basis_key, k=k, clip=None)
-    schedule = fl.schedules.sum_schedules(
-        fl.schedules.preflossing(settings.before),
-        fl.schedules.interflossing(settings.block, every=settings.every, blocks=settings.blocks),
+    flossing = fl.Flossing(
+        network,
+        Inputs(task),
+        state=network.zeros(),
+        key=basis_key,
+        k=k,
+        loss=arm.loss,
+        optimiser=optax.adam(arm.rate),
+        clip=arm.clip,
     )
-    adam, loss = optimiser(settings.learning_rate, settings.clip), Loss(task)
+    adam, loss = optimiser(settings), Loss(task)
     state = fl.init_training(network, adam, flossing)
     ends = {"start": _ends(flossing, network)}
-    curve, seconds, failure = [], {"training": 0.0, "flossing": 0.0}, None
+    curve, accuracies, seconds, failure = [], [], {"training": 0.0, "flossing": 0.0}, None
     since = time.process_time()
     try:
         for progress in fl.train(
@@ -97,13 +103,16 @@ def run(task_name: str, network_name: str, condition: str, seed: int, settings: 
             key=data_key,
             epochs=settings.epochs,
             flossing=flossing,
-            schedule=schedule if condition == "with" else None,
+            schedule=arm.schedule,
             chunk=CHUNK,
         ):
             seconds[progress.kind] += time.process_time() - since
             state = progress.state
             if progress.kind == "training":
                 curve.append(_round(progress.metrics["loss"].mean()))
+                accuracies.append(_round(progress.metrics["accuracy"].mean()))
+                if settings.stop is not None and accuracies[-1] > settings.stop:
+                    break
             elif state.epoch == 0 and state.pending == 0:
                 ends["flossed"] = _ends(flossing, state.model)
             since = time.process_time()
@@ -115,16 +124,18 @@ def run(task_name: str, network_name: str, condition: str, seed: int, settings: 
         "format": FORMAT,
         "task": task_name,
         "network": network_name,
-        "condition": condition,
+        "condition": arm_name,
         "seed": seed,
         "k": k,
         "loss": float(tested),
         "accuracy": float(others["accuracy"]),
+        "epochs": state.epoch,
         "seconds": {kind: _round(value) for kind, value in seconds.items()},
         "exponents": ends,
         "curve": curve,
+        "accuracies": accuracies,
         "failure": failure,
-        "settings": dataclasses.asdict(settings) | {"task": repr(task)},
+        "settings": protocol.recorded(task_name, arm_name),
     }
 
 
@@ -145,35 +156,38 @@ def _round(value: Any) -> float:
 
 def run_file(folder: Path, task: str, network: str, condition: str, seed: int) -> Path:
     """The file of a run."""
-    return folder / f"{task}-{network.replace(', ', '_')}-{condition}-{seed}.json"
+    return folder / f"{task}-{network.replace(', ', '_').replace(' ', '-')}-{condition}-{seed}.json"
 
 
-def is_done(file: Path, task: str, settings: Settings) -> bool:
-    """Whether the file holds a run with these settings."""
+def is_done(file: Path, protocol: Protocol, task: str, arm: str) -> bool:
+    """Whether the file holds a run with the settings of the protocol."""
     if not file.exists():
         return False
     try:
         found = read_json(file, FORMAT)
     except ValueError:
         return False
-    return found["settings"] == dataclasses.asdict(settings) | {"task": repr(TASKS[task].make())}
+    return found["settings"] == protocol.recorded(task, arm)
 
 
 def main(arguments: list[str] | None = None):
     """Perform the missing runs of one cell of the table."""
     parser = argparse.ArgumentParser(prog="python -m flossing_lab.comparison.runs", description=__doc__)
-    parser.add_argument("task", choices=TASKS)
-    parser.add_argument("network", choices=NETWORKS)
-    parser.add_argument("condition", choices=CONDITIONS)
+    parser.add_argument("protocol", choices=PROTOCOLS)
+    parser.add_argument("task")
+    parser.add_argument("network")
+    parser.add_argument("arm")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", default="1")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args(arguments)
-    settings = QUICK if options.quick else FULL
+    protocol = PROTOCOLS[options.protocol]
+    protocol = protocol.quick() if options.quick else protocol
     for seed in map(int, options.seeds.split(",")):
-        file = run_file(options.folder, options.task, options.network, options.condition, seed)
-        if not is_done(file, options.task, settings):
-            write_json(file, run(options.task, options.network, options.condition, seed, settings))
+        cell = options.task, options.network, options.arm
+        file = run_file(options.folder, *cell, seed)
+        if not is_done(file, protocol, options.task, options.arm):
+            write_json(file, run(protocol, *cell, seed))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from flossing_lab.comparison.settings import NETWORKS, SEEDS, TASKS
+from flossing_lab.comparison.protocol import Protocol
 
 Run = dict[str, Any]
 
@@ -15,11 +15,12 @@ SAID = {
 }
 
 
-def markdown(runs: Sequence[Run]) -> str:
-    """One table per task, one row per network; networks without runs in both conditions are left out."""
+def markdown(protocol: Protocol, runs: Sequence[Run]) -> str:
+    """One table per task, one row per network; networks without runs in both arms are left out."""
     parts = []
-    for name, task in TASKS.items():
-        rows = [_row(pairs, task.measure, network) for network in NETWORKS if (pairs := paired(runs, name, network))]
+    for name, task in protocol.tasks.items():
+        found = {network: paired(protocol, runs, name, network) for network in protocol.networks}
+        rows = [_row(pairs, task.measure, network) for network, pairs in found.items() if pairs]
         if rows:
             lines = [HEAD, ("---",) * len(HEAD), *rows]
             table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -27,10 +28,10 @@ def markdown(runs: Sequence[Run]) -> str:
     return "\n\n".join(parts)
 
 
-def paired(runs: Sequence[Run], task: str, network: str) -> list[tuple[Run, Run]]:
+def paired(protocol: Protocol, runs: Sequence[Run], task: str, network: str) -> list[tuple[Run, Run]]:
     """The runs of one row, without and with flossing, for each of the table's seeds that has both."""
     found = {(run["condition"], run["seed"]): run for run in runs if (run["task"], run["network"]) == (task, network)}
-    both = [seed for seed in SEEDS if ("without", seed) in found and ("with", seed) in found]
+    both = [seed for seed in protocol.seeds if ("without", seed) in found and ("with", seed) in found]
     return [(found["without", seed], found["with", seed]) for seed in both]
 
 

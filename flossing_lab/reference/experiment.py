@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
-from flossing import schedules, tasks
+from flossing import losses, schedules, tasks
 from flossing._spectra.jacobian import long_term_jacobian
 from flossing._spectra.lyapunov import Spectrum, lyapunov_spectrum
 from flossing._spectra.statistics import effective_rank
@@ -131,6 +131,7 @@ def build(config: Config, step_scale: float = 1.0) -> Experiment:
         interval=settings.interval,
         tolerance=settings.tolerance,
         target=settings.target,
+        loss=losses.exponents,
         step=step,
         where=flossed_leaves,
         optimiser=optax.adam(plan.flossing_rate * step_scale, *betas),

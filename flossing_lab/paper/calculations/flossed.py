@@ -14,6 +14,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float
 
+from flossing import losses
 from flossing._spectra.gradient_norms import backpropagated_norms
 from flossing._spectra.jacobian import LongTermJacobian, long_term_jacobian
 from flossing._spectra.lyapunov import lyapunov_spectrum
@@ -105,6 +106,7 @@ def _flossed(
             "k": k,
             "epochs": epochs,
             "target": target,
+            "loss": losses.exponents,
             "optimiser": optax.adam(rate),
             "clip": None,
         }

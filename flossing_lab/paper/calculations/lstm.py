@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 
-from flossing import schedules, tasks
+from flossing import losses, schedules, tasks
 from flossing._training.epoch import Flossing
 from flossing._training.train import clip_by_array_norm, init_training, train
 from flossing.cells import LSTM, Network
@@ -59,6 +59,8 @@ def train_lstm(
             k=k,
             # An LSTM's exponents lie close together, so a QR decomposition every few steps is accurate enough.
             interval=5,
+            loss=losses.exponents,
+            optimiser=optax.adam(1e-3),
             clip=None,
         )
         optimiser = _optimiser(learning_rate, clip)

@@ -1,0 +1,125 @@
+"""The linear memory of a network, from its states and inputs: what a readout recovers; NumPy alone.
+
+A regression on p numbers with n samples finds something in noise: its error on the samples it was fitted to is too
+small, and on others too large. For Gaussian variables the error on other samples is, on average, the error of the best
+readout times
+
+    (1 + 1/n) (n - 2) / (n - p - 2)
+
+(Browne 1975). We measure the error on blocks of samples that were left out, and divide by this factor.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from flossing._arguments import check_integer, default_transient
+
+UNSTATIONARY = -1.0
+"""A readout that misses by twice the variance of its target was fitted to other states than it is tested on."""
+
+
+class Capacity(NamedTuple):
+    """A memory capacity with its standard error."""
+
+    value: float
+    standard_error: float
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryFunction:
+    """The linear memory function of a network; NumPy arrays.
+
+    - `values` (d, S): the share of the variance of each of S input channels that a linear readout recovers a = 0 ...
+      d - 1 steps later; 1 for all, near 0 for nothing. It is corrected for the size of the readout, and may therefore
+      be slightly negative.
+    - `folds` (folds, d, S): the same on each block of the cross-validation.
+    """
+
+    values: Float[np.ndarray, "d S"]
+    folds: Float[np.ndarray, "folds d S"]
+
+    def standard_error(self) -> Float[np.ndarray, "d S"]:
+        """The standard error of `values`, from the folds."""
+        return self.folds.std(axis=0, ddof=1) / np.sqrt(len(self.folds))
+
+    def capacity(self) -> Capacity:
+        """The memory capacity, the sum of the memory function, with its standard error; at most N."""
+        each = self.folds.sum(axis=(1, 2))
+        return Capacity(float(self.values.sum()), float(each.std(ddof=1) / np.sqrt(len(each))))
+
+
+def memory_of(
+    states: Float[np.ndarray, "B T N"],
+    inputs: Float[np.ndarray, "B T S"],
+    *,
+    delays: int | None,
+    transient: int | None,
+    folds: int,
+) -> MemoryFunction:
+    """The memory function from the states after each step and the inputs; arguments as of `memory_function`."""
+    check_integer("folds", folds, least=2)
+    sequences, length, size = states.shape
+    channels = inputs.shape[-1]
+    if not channels:
+        raise ValueError("inputs must hold floating numbers to remember, got none")
+    depth = min(size, max(length // 2, 1)) if delays is None else delays
+    check_integer("delays", depth, least=1, most=length, note=f" (the run has {length} steps)")
+    first = max(default_transient(length) if transient is None else transient, depth - 1)
+    check_integer("transient", first, least=0, most=length - 1, note=f" (the run has {length} steps)")
+    needed = samples_needed(size, folds)
+    if sequences * (length - first) < needed:
+        least = first + -(-needed // sequences)
+        raise ValueError(
+            f"inputs must have at least {least} steps to fit a readout of {size} numbers after {first} steps of "
+            f"transient, got {length}: pass more steps or sequences, or fewer delays"
+        )
+    lagged = np.stack([inputs[:, first - d : length - d] for d in range(depth)], axis=2).astype(float)
+    targets = lagged.reshape(-1, depth * channels)
+    if not (targets.std(axis=0) > 0).all():
+        column = int(np.argmin(targets.std(axis=0) > 0)) % channels
+        raise ValueError(f"inputs must vary to be remembered, got the same number at all steps in channel {column}")
+    found, each = recovered(states[:, first:].reshape(-1, size).astype(float), targets, folds)
+    if (found < UNSTATIONARY).any():
+        raise ValueError(
+            "state must be stationary: a readout fitted to some stretches of time fails on the others; "
+            "is the network unstable, or the transient too short?"
+        )
+    return MemoryFunction(found.reshape(depth, channels), each.reshape(folds, depth, channels))
+
+
+def recovered(
+    states: Float[np.ndarray, "n p"], targets: Float[np.ndarray, "n m"], folds: int
+) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, "folds m"]]:
+    """The share of the variance of each target that a readout of the states recovers, and that of each fold.
+
+    1 for a perfect readout; around 0, and also below, for none. Folds are contiguous blocks of samples.
+    """
+    variance = targets.var(axis=0, ddof=1)
+    errors = np.stack(
+        [_error_on(states, targets, block) for block in np.array_split(np.arange(len(states)), folds)]
+    )  # (folds, m)
+    sizes = np.array([len(block) for block in np.array_split(np.arange(len(states)), folds)])
+    total = (errors * sizes[:, None]).sum(0) / sizes.sum()
+    return 1 - total / variance, 1 - errors / variance
+
+
+def _error_on(
+    states: Float[np.ndarray, "n p"], targets: Float[np.ndarray, "n m"], block: np.ndarray
+) -> Float[np.ndarray, " m"]:
+    """The mean squared error on `block` of the readout fitted to all other samples, corrected for its size."""
+    others = np.ones(len(states), bool)
+    others[block] = False
+    x, y = states[others], targets[others]
+    centre, mean = x.mean(0), y.mean(0)
+    readout, _, rank, _ = np.linalg.lstsq(x - centre, y - mean, rcond=None)
+    errors = np.mean((targets[block] - mean - (states[block] - centre) @ readout) ** 2, axis=0)
+    n = others.sum()
+    return errors / ((1 + 1 / n) * (n - 2) / (n - rank - 2))
+
+
+def samples_needed(size: int, folds: int) -> int:
+    """The fewest samples of `size` numbers for which every fit has a finite expected error, with some margin."""
+    return -(-(2 * size + 10) * folds // (folds - 1))

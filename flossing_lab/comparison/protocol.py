@@ -1,0 +1,104 @@
+"""A protocol: which tasks, networks and arms are compared, on which seeds, and with which settings."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import flossing as fl
+
+
+class TaskSetting(NamedTuple):
+    """A task, its title in the table, and the `measure` on test data that the table reports.
+
+    `trivial` is the value of that measure for a network that guesses or remembers nothing, `solved` the value from
+    which on a network counts as having solved the task; None if the table does not ask.
+    """
+
+    make: Callable[[], Any]
+    title: str
+    measure: Literal["loss", "accuracy"]
+    trivial: float
+    solved: float | None = None
+
+
+class Kind(NamedTuple):
+    """A kind of cell, `make(units, inputs, key=...)`, and the number of flossed exponents as a share of its units."""
+
+    make: Callable[..., Any]
+    share: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """How a network is flossed: `before` epochs before training, then `block` epochs at `every`, `blocks` times."""
+
+    before: int = 0
+    loss: fl.losses.Loss = fl.losses.exponents
+    rate: float = 1e-3
+    clip: float | None = None
+    block: int = 0
+    every: int = 250
+    blocks: int = 0
+
+    @property
+    def schedule(self) -> fl.schedules.Schedule | None:
+        """The schedule of flossing; None without flossing."""
+        if not self.before:
+            return None
+        first = fl.schedules.preflossing(self.before)
+        if not self.blocks:
+            return first
+        later = fl.schedules.interflossing(self.block, every=self.every, blocks=self.blocks)
+        return fl.schedules.sum_schedules(first, later)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Sizes, epochs and step sizes of training, the same for every task and network.
+
+    The flossing window is the whole sequence. Gradients are clipped to a norm of `clip`, each array on its own or
+    `clip_together`. With `stop`, training ends once the mean accuracy of a chunk of epochs is above it.
+    """
+
+    units: int = 64
+    batch: int = 32
+    epochs: int = 5000
+    learning_rate: float = 1e-3
+    clip: float = 0.03
+    clip_together: bool = False
+    stop: float | None = None
+    test: int = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """A whole comparison; `folder` is where its results lie, below the output directory. `pilots`: seeds of choice."""
+
+    title: str
+    folder: str
+    tasks: Mapping[str, TaskSetting]
+    networks: Mapping[str, Kind]
+    arms: Mapping[str, Arm]
+    seeds: tuple[int, ...]
+    settings: Settings
+
+    def recorded(self, task: str, arm: str) -> dict[str, Any]:
+        """The settings that a run of this protocol records; a run with others is made again."""
+        chosen = dataclasses.asdict(self.settings) | {"task": repr(self.tasks[task].make())}
+        flossing = dataclasses.asdict(self.arms[arm]) | {"loss": describe(self.arms[arm].loss)}
+        return chosen | {"flossing": flossing}
+
+    def quick(self) -> "Protocol":
+        """A tiny version that checks whether everything works."""
+        arms = {
+            name: dataclasses.replace(arm, before=min(arm.before, 40), block=min(arm.block, 2), every=5,
+                                      blocks=min(arm.blocks, 1))
+            for name, arm in self.arms.items()
+        }  # fmt: skip
+        settings = dataclasses.replace(self.settings, units=8, batch=4, epochs=12, test=16)
+        return dataclasses.replace(self, arms=arms, settings=settings)
+
+
+def describe(loss: fl.losses.Loss) -> str:
+    """A loss as text that is the same in every process."""
+    return repr(loss) if dataclasses.is_dataclass(loss) else getattr(loss, "__name__", repr(loss))

@@ -1,0 +1,7 @@
+"""The protocols by name."""
+
+from flossing_lab.comparison.architectures import ARCHITECTURES
+from flossing_lab.comparison.protocol import Protocol
+from flossing_lab.comparison.writing import WRITING
+
+PROTOCOLS: dict[str, Protocol] = {"architectures": ARCHITECTURES, "writing": WRITING}
