@@ -68,7 +68,7 @@ def test_flossing_continues_with_its_optimiser_and_its_interval():
         torch.manual_seed(3)
         module, state, history = nn.RNN(2, 8, **DOUBLE), None, None
         for epochs in phases:
-            history = flt.floss(module, inputs, k=3, epochs=epochs, flossing_state=state)
+            history = flt.floss(module, inputs, k=3, epochs=epochs, flossing_state=state, loss=flt.losses.exponents)
             state = history.state
         assert history is not None
         runs.append((history.exponents[-1], history.state.interval))

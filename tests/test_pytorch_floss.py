@@ -42,8 +42,10 @@ def test_three_steps_are_those_of_the_jax_library(optax_promotion):
         step=lambda p, h, s: jnp.tanh(p[0] @ s + p[2] + p[1] @ h + p[3]),
         optimiser=optax.adam(1e-2),
         interval=2,
+        loss=fl.losses.exponents,
         **options,
     )
+    options["loss"] = flt.losses.exponents
     for engine in ("torch", "jax"):
         module = small_rnn()
         adam = functools.partial(torch.optim.Adam, lr=1e-2)
@@ -91,6 +93,7 @@ def test_many_sequences_are_flossed_at_once():
     """The loss is the mean over the sequences, in both engines."""
     inputs = torch.randn(8, 3, 2, **DOUBLE)
     options = {"k": 2, "epochs": 2, "interval": 1, "transient": 1, "basis": torch.eye(5)[:, :2]}
+    options["loss"] = flt.losses.exponents
     histories = [flt.floss(small_rnn(), inputs, engine=engine, **options) for engine in ("torch", "jax")]
     with torch.no_grad():
         basis = options["basis"]

@@ -178,5 +178,6 @@ def test_wrapped_modules_are_unwrapped(wrap):
 
 
 def test_an_optimiser_that_wants_a_closure():
-    history = flt.floss(nn.GRU(3, 8), INPUTS, k=3, epochs=3, optimiser=torch.optim.LBFGS, clip=None, report=False)
+    options = {"k": 3, "epochs": 3, "optimiser": torch.optim.LBFGS, "clip": None, "report": False}
+    history = flt.floss(nn.GRU(3, 8), INPUTS, loss=flt.losses.exponents, **options)
     assert history.loss[-1] < 1e-6 < history.loss[0]

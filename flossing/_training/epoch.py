@@ -227,7 +227,7 @@ class Flossing(eqx.Module):
         state = self.state(model) if callable(self.state) else self.state
         return with_fresh_keys(jax.tree_util.tree_map(jnp.asarray, state), key)
 
-    def _loss(self, model: PyTree, exponents: Float[Array, "*B k"], key: RandomKey) -> Float[Array, ""]:
+    def _loss(self, model: PyTree, exponents: Float[Array, "*B k"], key: RandomKey) -> Any:
         inputs, lengths = _drawn(self.inputs, key), None
         axis = slice(self.window) if self.batch_axes in (None, (0, None)) else (slice(None), slice(self.window))
         if self.lengths is not None:

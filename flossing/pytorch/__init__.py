@@ -10,11 +10,12 @@ function `step(state, input) -> state`. Importing this package does not import J
 run on the JAX engine, which is imported on first use.
 """
 
+from flossing.pytorch import losses as losses
 from flossing.pytorch._floss import (
     FlossingHistory as FlossingHistory,
     FlossingRecord as FlossingRecord,
     FlossingState as FlossingState,
     floss as floss,
-    flossing_loss as flossing_loss,
 )
 from flossing.pytorch._lyapunov import Spectrum as Spectrum, lyapunov_spectrum as lyapunov_spectrum
+from flossing.pytorch.losses import flossing_loss as flossing_loss

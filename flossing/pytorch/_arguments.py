@@ -151,6 +151,26 @@ def sequence_length(inputs: Any, steps: int | None, name: str = "steps") -> int:
     return int(steps)
 
 
+def read_target(target: Any, exponents: Tensor) -> Tensor:
+    """The target exponents as a tensor, checked."""
+    target = torch.as_tensor(target, dtype=exponents.dtype, device=exponents.device)
+    if target.shape not in ((), exponents.shape[-1:]):
+        legal = tuple(exponents.shape[-1:])
+        raise ValueError(
+            f"target must be a scalar or have shape {legal} like exponents, got shape {tuple(target.shape)}"
+        )
+    if not target.isfinite().all():
+        raise ValueError(f"target must be finite, got {target.tolist()}")
+    return target
+
+
+def real_numbers(tree: Any, axes: int) -> Float[Tensor, "... n"]:
+    """The real coordinates of all floating leaves, which share their first `axes` axes, on a last axis."""
+    leaves = [leaf for leaf in pytree.tree_leaves(tree) if _is_floating(leaf)]
+    parts = [part.reshape(*leaf.shape[:axes], -1) for leaf in leaves for part in _real_parts(leaf)]
+    return torch.cat(parts, dim=-1) if parts else torch.zeros(0)
+
+
 def own_transient(transient: int | None, length: int) -> int:
     """The transient of a sequence of this length."""
     return default_transient(length) if transient is None else transient

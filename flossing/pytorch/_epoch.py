@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from flossing._messages import infinite_exponent_message
+from flossing.pytorch._arguments import own_transient
 from flossing.pytorch._modules import unwrapped
 from flossing.pytorch._spread import spread_ratio
 from flossing.pytorch._system import ModuleSystem, StepSystem, System
 from flossing.pytorch._torch_engine import Method, check_gradient, choose_method
+from flossing.pytorch.losses import Loss, Measured, explain, loss_parts, white
 
 
 def select_parameters(model: Any, parameters: Any, optimiser: Any) -> tuple[list[Tensor], torch.optim.Optimizer]:
@@ -80,23 +81,52 @@ def describe_flossed(model: Any, flossed: list[Tensor], used: list[bool]) -> str
 class Objective(NamedTuple):
     """The flossing loss, the exponents and the spread ratios of a system at an interval."""
 
+    model: Any
     basis: Tensor
     target: Tensor
     transient: int | None
     tolerance: float | None
+    loss: Loss
+    seed: int = 0
+    """Draws the white inputs of an epoch; the same each time its loss is evaluated."""
 
     def __call__(self, system: System, interval: int) -> tuple[Tensor, Tensor, np.ndarray]:
         with torch.enable_grad():
             if isinstance(system, ModuleSystem) and system.is_compiled(self.basis):
-                from flossing.pytorch import _jax_engine
-
-                plan = {"transient": self.transient, "interval": interval, "tolerance": self.tolerance}
-                loss, exponents, ratio = _jax_engine.objective(system, self.basis, self.target, **plan)
-                return loss, exponents, ratio.numpy()
+                compiled = self._compiled(system, interval)
+                if compiled is not None:
+                    return compiled
             flow = system.flow(self.basis, transient=self.transient, interval=interval)
-            loss = (flow.exponents - self.target).square().mean()
+            loss = self.loss(self._measured(system, flow.exponents))
+            if not isinstance(loss, Tensor) or loss.ndim:
+                got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+                raise ValueError(f"loss must return a scalar tensor, got {got}")
             growth = torch.cat([flow.transient_log_growth, flow.log_growth], dim=-2).detach()
             return loss, flow.exponents, spread_ratio(growth, self.tolerance)
+
+    def _measured(self, system: System, exponents: Tensor) -> Measured:
+        transient = own_transient(self.transient, system.length)
+        return Measured(exponents, self.target, self.model, system, transient, self._generator())
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
+
+    def _compiled(self, system: ModuleSystem, interval: int) -> tuple[Tensor, Tensor, np.ndarray] | None:
+        """The losses of this package on the JAX engine; None for others."""
+        parts = loss_parts(self.loss)
+        if parts is None:
+            return None
+        from flossing.pytorch import _jax_engine
+
+        weight, memory = parts
+        transient = own_transient(self.transient, system.length)
+        plan = None if memory is None else memory.plan(system, self.basis.shape[-1], transient)
+        probes = None if plan is None else white(system, plan.count, self._generator())
+        term = None if memory is None or plan is None else (plan.delays, plan.first, memory.noise)
+        options = {"transient": self.transient, "interval": interval, "tolerance": self.tolerance}
+        options |= {"weight": weight, "memory": term, "probes": probes}
+        loss, exponents, ratio = _jax_engine.objective(system, self.basis, self.target, **options)
+        return loss, exponents, ratio.numpy()
 
 
 def update(
@@ -157,22 +187,3 @@ def _norm(gradients: list[Tensor]) -> float:
     if not 0 < largest < math.inf:
         return largest.item()
     return (largest * torch.stack([(g / largest).norm() for g in gradients]).norm()).item()
-
-
-def read_target(target: Any, exponents: Tensor) -> Tensor:
-    """The target exponents as a tensor, checked."""
-    target = torch.as_tensor(target, dtype=exponents.dtype, device=exponents.device)
-    if target.shape not in ((), exponents.shape[-1:]):
-        legal = tuple(exponents.shape[-1:])
-        raise ValueError(
-            f"target must be a scalar or have shape {legal} like exponents, got shape {tuple(target.shape)}"
-        )
-    if not target.isfinite().all():
-        raise ValueError(f"target must be finite, got {target.tolist()}")
-    return target
-
-
-def explain(exponents: Tensor, interval: int = 1) -> str:
-    """The message for exponents that are not finite."""
-    rows = exponents.detach().reshape(-1, exponents.shape[-1])
-    return infinite_exponent_message(rows[~rows.isfinite().all(-1)][0].cpu().numpy(), interval)

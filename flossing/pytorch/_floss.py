@@ -1,5 +1,6 @@
 """Gradient flossing of torch modules: any optimiser of torch.optim pulls their exponents to a target."""
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
@@ -11,14 +12,12 @@ from torch import Tensor
 
 from flossing._arguments import check_integer, check_positive
 from flossing._tangent.interval import ADAPT_EVERY, longer_interval, shorter_interval
-from flossing.pytorch._arguments import check_transient, initial_basis, own_transient
+from flossing.pytorch._arguments import check_transient, initial_basis, own_transient, read_target
 from flossing.pytorch._epoch import (
     Objective,
     describe_flossed,
     entering,
-    explain,
     method_with_gradient,
-    read_target,
     select_parameters,
     update,
 )
@@ -26,26 +25,7 @@ from flossing.pytorch._reading import read_system
 from flossing.pytorch._subspace import restrict
 from flossing.pytorch._surroundings import in_own_surroundings
 from flossing.pytorch._system import Engine, StepSystem, System
-
-
-def flossing_loss(exponents: Float[Tensor, "... k"], target: Any = 0.0) -> Float[Tensor, ""]:
-    """Mean squared distance of the exponents to their target, `mean_i (lambda_i - target_i)^2`.
-
-    **Arguments:** `exponents` (k,), per step, natural logarithm, or (B, k) for B sequences, averaged as well;
-    `target`, a number for all or one for each (k,).
-
-    **Returns:** a scalar of the exponents' dtype.
-
-    **Raises:** `ValueError` if the target is neither a scalar nor of shape (k,), and if an exponent is infinite.
-
-    **Source:** Engelken (NeurIPS 2023), section 3.
-
-        loss = flt.flossing_loss(flt.lyapunov_spectrum(module, inputs, k=8).exponents)
-    """
-    target = read_target(target, exponents)
-    if not torch.isfinite(exponents.detach()).all():
-        raise ValueError(explain(exponents))
-    return (exponents - target).square().mean()
+from flossing.pytorch.losses import KeepAndWrite, Loss
 
 
 class FlossingState(NamedTuple):
@@ -85,6 +65,10 @@ class FlossingHistory(NamedTuple):
     state: FlossingState
 
 
+LEARNING_RATE = 3e-3
+"""The default step size of Adam, as in JAX."""
+
+
 class _Epoch(NamedTuple):
     loss: float
     exponents: Tensor
@@ -107,12 +91,13 @@ def floss(
     interval: int | Literal["auto"] = "auto",
     tolerance: float | None = None,
     target: Any = 0.0,
+    loss: Loss | None = None,
     basis: Any = None,
     step: Callable | None = None,
     batched: bool | None = None,
     lengths: Any = None,
     parameters: Iterable[Tensor] | None = None,
-    optimiser: torch.optim.Optimizer | Callable[[list], torch.optim.Optimizer] = torch.optim.Adam,
+    optimiser: torch.optim.Optimizer | Callable[[list], torch.optim.Optimizer] | None = None,
     clip: float | None = 0.1,
     flossing_state: FlossingState | None = None,
     chunk: int = 50,
@@ -140,11 +125,14 @@ def floss(
       again after it and after every ten, and grows only if that makes epochs at least 10 % cheaper.
     - `tolerance`: relative, in the 2-norm, for `interval="auto"`; 1e-3 in float32 and 1e-9 in float64 by default.
     - `target`: the target exponents, per step: a number for all, or one for each (k,).
+    - `loss`: `loss(measured) -> scalar`, a function of what an epoch measures, `losses.Measured`. By default
+      `losses.KeepAndWrite()`: the exponents near their target, and the last inputs readable from the state.
+      `losses.exponents` is the loss of the paper, the exponents alone.
     - `lengths`: as for `lyapunov_spectrum`; `inputs` may also return a `PackedSequence`.
     - `parameters`: the parameters to floss; by default all parameters of the module that require a gradient. Required
       for a step that is a function.
-    - `optimiser`: a class or function that creates an optimiser from a list of parameters, such as `torch.optim.Adam`
-      (the default, with its learning rate of 1e-3) or `functools.partial(torch.optim.Adam, lr=1e-2)`; or an existing
+    - `optimiser`: a class or function that creates an optimiser from a list of parameters, such as
+      `functools.partial(torch.optim.Adam, lr=1e-2)`, by default Adam with a learning rate of 3e-3; or an existing
       optimiser. An existing optimiser updates only the flossed parameters that it holds, and the gradients of all its
       parameters are cleared.
     - `clip`: the largest 2-norm of the gradient, over all parameters together, that the optimiser receives; `None` for
@@ -178,7 +166,8 @@ def floss(
         check_positive("clip", clip)
     if flossing_state is not None:
         optimiser = flossing_state.optimiser
-    flossed, optimiser = select_parameters(model, parameters, optimiser)
+    adam = functools.partial(torch.optim.Adam, lr=LEARNING_RATE)
+    flossed, optimiser = select_parameters(model, parameters, adam if optimiser is None else optimiser)
 
     def read(trial: bool) -> System:
         sequence = inputs() if callable(inputs) else inputs
@@ -198,7 +187,10 @@ def floss(
     if report:
         print(describe_flossed(model, flossed, used))
     target = read_target(target, basis[0])
-    objective = Objective(basis, target, own if system.lengths is None else transient, tolerance)
+    chosen = KeepAndWrite() if loss is None else loss
+    probes = torch.Generator().manual_seed(0) if generator is None else generator
+    shared = own if system.lengths is None else transient
+    settings = Objective(model, basis, target, shared, tolerance, chosen)
 
     now, ratios, records = _first_interval(interval, flossing_state), [], []
     for epoch in range(1, epochs + 1):
@@ -206,26 +198,28 @@ def floss(
         if system.length < length:
             raise ValueError(f"inputs must have the {length} steps of the window in every epoch, got {system.length}")
         system = replace(system.start(length), **found)
-        loss, exponents, ratio = objective(system, now)
+        seed = int(torch.randint(2**31, (), generator=probes, device=probes.device))
+        objective = settings._replace(seed=seed)
+        value, exponents, ratio = objective(system, now)
         while interval == "auto" and (shorter := shorter_interval(now, ratio[None])) < now:
             now, ratios = shorter, []  # ratios are in units of the interval, so those before no longer count
-            loss, exponents, ratio = objective(system, now)
+            value, exponents, ratio = objective(system, now)
 
-        def again(system=system, now=now) -> Tensor:
+        def again(objective=objective, system=system, now=now) -> Tensor:
             return objective(system, now)[0]
 
-        norm = update(loss, exponents, again, flossed, optimiser, clip, epoch, now)
+        norm = update(value, exponents, again, flossed, optimiser, clip, epoch, now)
         if project is not None:
             with torch.no_grad():
                 project(model)
-        records.append(_Epoch(loss.item(), exponents.detach().cpu(), norm, ratio, now))
+        records.append(_Epoch(value.item(), exponents.detach().cpu(), norm, ratio, now))
         ratios.append(ratio)
         if interval == "auto" and (epoch == 1 or epoch % ADAPT_EVERY == 0):
             now, ratios = longer_interval(now, np.stack(ratios), length), []
         if callback is not None and (epoch % chunk == 0 or epoch == epochs):
             callback(epoch, model, _stacked(records[(epoch - 1) // chunk * chunk :], basis.dtype))
-    loss, exponents, norm, _, intervals = _stacked(records, basis.dtype)
-    return FlossingHistory(loss, exponents, norm, intervals, FlossingState(optimiser, now))
+    values, exponents, norm, _, intervals = _stacked(records, basis.dtype)
+    return FlossingHistory(values, exponents, norm, intervals, FlossingState(optimiser, now))
 
 
 def _first_interval(interval: int | Literal["auto"], state: FlossingState | None) -> int:

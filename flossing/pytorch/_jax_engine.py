@@ -18,12 +18,15 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from flossing._arguments import default_transient
+from flossing._linalg.precision import in_full_precision
 from flossing._runtime.epochs import compiler_options
 from flossing._runtime.threads import one_lapack_thread
+from flossing._tangent.coordinates import real_coordinates
 from flossing._tangent.flow import tangent_flow
 from flossing._tangent.lengths import masked, shifted
 from flossing._tangent.problem import Problem
 from flossing._tangent.window import measure_window
+from flossing.losses import memory_shares
 from flossing.pytorch._modules import Kind, advance
 from flossing.pytorch._system import ModuleSystem
 from flossing.pytorch._torch_engine import Flow
@@ -39,6 +42,10 @@ class Plan(NamedTuple):
     transient: int | None
     """None for the default of each sequence."""
     tolerance: float | None = None
+    weight: float = 1.0
+    """The weight of the exponents in the loss."""
+    memory: tuple[int, int, float] | None = None
+    """The delays, the first step and the noise of the memory term."""
 
 
 def flow(system: ModuleSystem, basis: Tensor, *, transient: int | None, interval: int) -> Flow:
@@ -57,10 +64,14 @@ def objective(
     transient: int | None,
     interval: int,
     tolerance: float | None,
+    weight: float = 1.0,
+    memory: tuple[int, int, float] | None = None,
+    probes: ModuleSystem | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The flossing loss, differentiable; the exponents; the spread ratios, those of the worst sequence."""
-    plan = Plan(system.recurrent.kind, system.batch is not None, transient, tolerance)
-    leaves, spec = _differentiable_leaves(_arguments(system, basis))
+    plan = Plan(system.recurrent.kind, system.batch is not None, transient, tolerance, weight, memory)
+    along = None if probes is None else (probes.state, probes.inputs)
+    leaves, spec = _differentiable_leaves((_arguments(system, basis), along))
     return _Objective.apply(plan, interval, spec, target, *leaves)  # pyright: ignore[reportReturnType]
 
 
@@ -117,7 +128,9 @@ def _flow_and_pull(plan: Plan, interval: int, moving: Any, fixed: Any, *, linear
         return Flow(*(flow if count is None else flow.up_to(count, interval)))
 
     # The pullback is a pytree of residuals, so compiled code can return it.
-    run = functools.partial(_each_sequence, measure, plan, fixed=fixed)
+    def run(moving):
+        return _each_sequence(measure, plan, _merged(moving, fixed))
+
     return jax.vjp(run, moving) if linearise else (run(moving), None)
 
 
@@ -135,18 +148,46 @@ def _loss_and_gradient(plan: Plan, interval: jax.Array, target: Any, moving: Any
     measure = functools.partial(measure_window, interval=interval, tolerance=plan.tolerance)
 
     def loss(moving):
-        exponents, ratios = _each_sequence(measure, plan, moving, fixed=fixed)
+        arguments, along = _merged(moving, fixed)
+        exponents, ratios = _each_sequence(measure, plan, arguments)
         distance = exponents - jnp.broadcast_to(target, exponents.shape)
-        return jnp.mean(jnp.square(distance)), (exponents, ratios.reshape(-1, ratios.shape[-1]).max(0))
+        value = plan.weight * jnp.mean(jnp.square(distance))
+        if plan.memory is not None:
+            value += 1 - _memory(plan, arguments[0], *along)
+        return value, (exponents, ratios.reshape(-1, ratios.shape[-1]).max(0))
 
     return jax.value_and_grad(loss, has_aux=True)(moving)
 
 
-def _each_sequence(measure: Callable, plan: Plan, moving: Any, *, fixed: Any) -> Any:
-    args = jax.tree.map(lambda m, f: f if m is None else m, moving, fixed, is_leaf=lambda x: x is None)
-    layers, state, inputs, basis, lengths = args
+def _merged(moving: Any, fixed: Any) -> Any:
+    return jax.tree.map(lambda m, f: f if m is None else m, moving, fixed, is_leaf=lambda x: x is None)
+
+
+def _drive(layers: Any, inputs: jax.Array) -> jax.Array:
     weight, _, bias, _ = layers[0]
-    drive = inputs @ weight.T if bias is None else inputs @ weight.T + jnp.expand_dims(bias, range(inputs.ndim - 1))
+    return inputs @ weight.T if bias is None else inputs @ weight.T + jnp.expand_dims(bias, range(inputs.ndim - 1))
+
+
+@in_full_precision
+def _memory(plan: Plan, layers: Any, states: Any, inputs: jax.Array) -> jax.Array:
+    """The mean share of the last inputs that a readout recovers, along white inputs (P, T, S)."""
+    assert plan.memory is not None
+    delays, first, noise = plan.memory
+
+    def orbit(state, drive):
+        def body(state, drive):
+            state = advance(FUNCTIONS, plan.kind, layers, state, drive)
+            return state, real_coordinates(state)
+
+        return jax.lax.scan(body, state, drive)[1]
+
+    along = jax.vmap(orbit)(states, _drive(layers, inputs))
+    return jnp.mean(memory_shares(inputs, along, delays, first, noise))
+
+
+def _each_sequence(measure: Callable, plan: Plan, arguments: Any) -> Any:
+    layers, state, inputs, basis, lengths = arguments
+    drive = _drive(layers, inputs)
 
     def step(layers, state, drive):
         return advance(FUNCTIONS, plan.kind, layers, state, drive)

@@ -1,0 +1,254 @@
+"""What flossing of torch modules minimises: a loss is a function `loss(measured) -> scalar`.
+
+`exponents` is the loss of the paper; `Memory` the share of the last inputs that cannot be read from the state;
+`KeepAndWrite`, the default of `floss`, their sum. The equations are those of `flossing.losses`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from flossing._arguments import check_integer, check_positive
+from flossing._messages import infinite_exponent_message
+from flossing.pytorch._arguments import read_target, real_numbers
+from flossing.pytorch._system import ModuleSystem, StepSystem, System
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a flossing epoch measures, as a loss receives it.
+
+    - `exponents` (k,), or (B, k) with B sequences: per step, natural logarithm, differentiable; `target`, as a tensor.
+    - `model`: the module, or the step function.
+    - `inputs`: the inputs of the window, (T, S) or (B, T, S), or a pytree of such; None for an autonomous system.
+    - `transient`: the steps at the start of the window that are left out of the average.
+
+    `states()` gives the orbit, and `probes` orbits along white inputs. They are computed only if a loss calls them.
+    """
+
+    exponents: Float[Tensor, "... k"]
+    target: Tensor
+    model: Any
+    system: System
+    transient: int
+    generator: torch.Generator
+
+    @property
+    def inputs(self) -> Any:
+        """The inputs of the window."""
+        return self.system.inputs
+
+    def states(self) -> Float[Tensor, "... T N"]:
+        """The real coordinates of the state after each step of the window; those of sequences of one length."""
+        return _orbit(self.system)
+
+    def probes(self, count: int) -> tuple[Float[Tensor, "P T S"], Float[Tensor, "P T N"]]:
+        """`count` sequences of white inputs, their real coordinates, and the states after each step.
+
+        Every step has the input of a random step of `inputs`, drawn with replacement, anew in each epoch.
+        """
+        system = white(self.system, count, self.generator)
+        return real_numbers(system.inputs, axes=2), _orbit(system)
+
+
+Loss: TypeAlias = Callable[[Measured], Tensor]
+
+
+def flossing_loss(exponents: Float[Tensor, "... k"], target: Any = 0.0) -> Float[Tensor, ""]:
+    """Mean squared distance of the exponents to their target, `mean_i (lambda_i - target_i)^2`.
+
+    **Arguments:** `exponents` (k,), per step, natural logarithm, or (B, k) for B sequences, averaged as well;
+    `target`, a number for all or one for each (k,).
+
+    **Returns:** a scalar of the exponents' dtype.
+
+    **Raises:** `ValueError` if the target is neither a scalar nor of shape (k,), and if an exponent is infinite.
+
+    **Source:** Engelken (NeurIPS 2023), section 3.
+
+        loss = flt.flossing_loss(flt.lyapunov_spectrum(module, inputs, k=8).exponents)
+    """
+    target = read_target(target, exponents)
+    if not torch.isfinite(exponents.detach()).all():
+        raise ValueError(explain(exponents))
+    return (exponents - target).square().mean()
+
+
+def explain(exponents: Tensor, interval: int = 1) -> str:
+    """The message for exponents that are not finite."""
+    rows = exponents.detach().reshape(-1, exponents.shape[-1])
+    return infinite_exponent_message(rows[~rows.isfinite().all(-1)][0].cpu().numpy(), interval)
+
+
+def exponents(measured: Measured) -> Tensor:
+    """The loss of the paper, the mean squared distance of the exponents to their target.
+
+    **Source:** Engelken (NeurIPS 2023), section 3.
+
+        history = flt.floss(module, inputs, loss=flt.losses.exponents)
+    """
+    return (measured.exponents - measured.target).square().mean()
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The share of the last inputs that k directions could hold and a linear readout cannot recover, from 0 to 1.
+
+    - `noise`: the standard deviation of the noise on each real coordinate of a state of small size, in its units; on
+      larger states it grows with their root mean square.
+    - `samples`: how many states are measured per coordinate of the state.
+
+    With k exponents and S real input channels it covers the last k / S inputs, at least one, at most half the window.
+    It is 0 for inputs without floating numbers and for autonomous systems.
+
+        history = flt.floss(module, inputs, k=32, loss=flt.losses.Memory(noise=0.1))
+    """
+
+    noise: float = 0.03
+    samples: int = 8
+
+    def __post_init__(self):
+        check_positive("noise", self.noise)
+        check_integer("samples", self.samples, least=1)
+
+    def __call__(self, measured: Measured) -> Tensor:
+        """L_write."""
+        plan = self.plan(measured.system, measured.exponents.shape[-1], measured.transient)
+        if plan is None:
+            return measured.exponents.new_zeros(())
+        inputs, states = measured.probes(plan.count)
+        return 1 - memory_shares(inputs, states, plan.delays, plan.first, self.noise).mean()
+
+    def plan(self, system: System, k: int, transient: int) -> "MemoryPlan | None":
+        """How the term is measured for a system; None where it is 0."""
+        channels = _channels(system)
+        if not channels:
+            return None
+        delays = min(max(k // channels, 1), max(system.length // 2, 1))
+        first = max(delays - 1, transient)
+        return MemoryPlan(delays, first, math.ceil(self.samples * system.size / (system.length - first)))
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """The number of delays, the first measured step, and the number of sequences."""
+
+    delays: int
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class KeepAndWrite:
+    """The default loss of flossing: the exponents near their target, and the last inputs readable from the state.
+
+        L = weight L_keep + L_write
+
+    - `weight`: how much the exponents count; `memory`: the settings of L_write.
+
+        history = flt.floss(module, inputs, loss=flt.losses.KeepAndWrite(weight=1.0))
+    """
+
+    weight: float = 0.1
+    memory: Memory = dataclasses.field(default_factory=Memory)
+
+    def __post_init__(self):
+        check_positive("weight", self.weight)
+
+    def __call__(self, measured: Measured) -> Tensor:
+        """The sum of both losses."""
+        return self.weight * exponents(measured) + self.memory(measured)
+
+
+def loss_parts(loss: Loss) -> tuple[float, Memory | None] | None:
+    """The weight of the exponents and the memory term, for the losses above; None for any other."""
+    if loss is exponents:
+        return 1.0, None
+    if isinstance(loss, Memory):
+        return 0.0, loss
+    return (loss.weight, loss.memory) if isinstance(loss, KeepAndWrite) else None
+
+
+def memory_shares(
+    inputs: Float[Tensor, "P T S"], states: Float[Tensor, "P T N"], delays: int, first: int, noise: float
+) -> Float[Tensor, " D"]:
+    """M_d for d = 0 ... `delays` - 1 over the steps from `first` on, all channels together; not corrected for bias."""
+    window, size = states.shape[1:]
+    lagged = torch.stack([inputs[:, first - d : window - d] for d in range(delays)], dim=2)  # (P, T', D, S)
+    h = states[:, first:].reshape(-1, size)
+    s = lagged.reshape(len(h), -1)
+    variance_of_noise = noise**2 * (1 + h.square().mean())
+    h, s = h - h.mean(0), s - s.mean(0)
+    covariance = h.T @ h / len(h) + variance_of_noise * torch.eye(size, dtype=h.dtype, device=h.device)
+    c = h.T @ s / len(h)
+    solved = torch.cholesky_solve(c, torch.linalg.cholesky(covariance))
+    recovered = (c * solved).sum(0).reshape(delays, -1).sum(1)
+    variance = s.square().mean(0).reshape(delays, -1).sum(1)
+    return torch.where(variance > 0, recovered / torch.where(variance > 0, variance, 1), 0)
+
+
+def white(system: System, count: int, generator: torch.Generator) -> System:
+    """The system along `count` sequences of inputs drawn from its own, step by step."""
+    at = _random_steps(system, count, generator)
+    inputs = pytree.tree_map(lambda leaf: leaf[tuple(index.to(leaf.device) for index in at)], system.inputs)
+    if isinstance(system, ModuleSystem):
+        many = system.batch is not None
+        state = pytree.tree_map(lambda h: _rows(h, count) if many else h.expand(count, *h.shape), system.state)
+        return replace(system, inputs=inputs, state=state, lengths=None)
+    state = pytree.tree_map(lambda x: _rows(x, count), system.state) if system.has_states else system.state
+    return replace(system, inputs=inputs, state=state, batch=count, lengths=None)
+
+
+def _random_steps(system: System, count: int, generator: torch.Generator) -> tuple[Int[Tensor, "P T"], ...]:
+    def draw(below: int) -> Tensor:
+        return torch.randint(below, (count, system.length), generator=generator, device=generator.device)
+
+    if system.batch is None:
+        return (draw(system.length),)
+    rows = draw(system.batch)
+    if system.lengths is None:
+        return rows, draw(system.length)
+    lengths = torch.tensor(system.lengths, device=rows.device).clamp(max=system.length)[rows]
+    uniform = torch.rand(count, system.length, generator=generator, device=generator.device)
+    return rows, torch.minimum((uniform * lengths).long(), lengths - 1)
+
+
+def _rows(states: Tensor, count: int) -> Tensor:
+    return states[torch.arange(count, device=states.device) % len(states)]
+
+
+def _channels(system: System) -> int:
+    """The real numbers in the input of a step."""
+    if system.inputs is None:
+        return 0
+    first = pytree.tree_map(lambda leaf: leaf[0] if system.batch is None else leaf[0, 0], system.inputs)
+    return real_numbers(first, axes=0).numel()
+
+
+def _orbit(system: System) -> Float[Tensor, "... T N"]:
+    """The real coordinates of the state after each step."""
+    if isinstance(system, StepSystem) and system.batch is not None:
+        whole = replace(system, lengths=None)
+        return torch.stack([_orbit(whole.sequence(index)) for index in range(system.batch)])
+    if isinstance(system, StepSystem):
+        return _run(system.step, system, axes=0)
+    one = system.as_step()
+    if system.batch is None:
+        return _run(one.step, one, axes=0)
+    # The steps of torch's own modules can be batched.
+    return _run(torch.vmap(one.step), replace(one, inputs=one.inputs.movedim(1, 0)), axes=1).movedim(0, 1)
+
+
+def _run(step: Callable, system: StepSystem, axes: int) -> Float[Tensor, "T ..."]:
+    state, found = system.state, []
+    for t in range(system.length):
+        state = step(state, system.input_at(t))
+        found.append(real_numbers(state, axes))
+    return torch.stack(found)
