@@ -1,5 +1,6 @@
 from . import cells as cells, flows as flows, losses as losses, schedules as schedules, tasks as tasks
 from ._linalg.qr import orthonormalise as orthonormalise
+from ._spectra.calibration import Calibration as Calibration, calibrate as calibrate
 from ._spectra.covariant import (
     CovariantVectors as CovariantVectors,
     angle_between_subspaces as angle_between_subspaces,

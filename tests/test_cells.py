@@ -6,10 +6,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import flossing as fl
-from flossing.cells import GRU, LIF, LRU, LSTM, BinaryRNN, Cell, LeakyRNN, Network, Stacked, VanillaRNN
+from flossing.cells import GRU, LIF, LRU, LSTM, BinaryRNN, Cell, DaleRNN, LeakyRNN, Network, Stacked, VanillaRNN
 
 KEY = jax.random.key(4)
 EXACT = {"rtol": 0, "atol": 1e-10}
@@ -21,6 +22,7 @@ CELLS = {
     "leaky": functools.partial(LeakyRNN, 4, 3),
     "gru": functools.partial(GRU, 4, 3),
     "lstm": functools.partial(LSTM, 4, 3),
+    "dale": functools.partial(DaleRNN, 4, 3, density=0.9),
     "lru": functools.partial(LRU, 4, 3),
     "binary": functools.partial(BinaryRNN, 4, 3),
     "lif": functools.partial(LIF, 4, 3),
@@ -210,6 +212,69 @@ def test_orthogonal_starts():
         assert abs(blocks[0] - blocks[1]).max() > 0.1
 
 
+def test_gates_start_open_or_forget_over_a_horizon():
+    """Biases of the gates; the rest is as drawn. sigmoid(3) = 0.95."""
+    drawn, opened = GRU(4, key=KEY).cell, GRU(4, key=KEY, gates="open").cell
+    np.testing.assert_array_equal(opened.bias, np.concatenate([[3.0] * 4, [-3.0] * 4, drawn.bias[8:]]))
+    np.testing.assert_array_equal(opened.weight_hh, drawn.weight_hh)
+    opened, plain = LSTM(4, key=KEY, gates="open").cell.bias, LSTM(4, key=KEY, forget_bias=0.0).cell.bias
+    np.testing.assert_array_equal(opened, np.concatenate([[3.0] * 4, [-3.0] * 4, plain[8:12], [3.0] * 4]))
+    chrono = LSTM(200, key=KEY, gates="chrono", horizon=50).cell.bias
+    times = 1 + np.exp(chrono[200:400])  # sigmoid(b) = 1 - 1 / times
+    assert times.min() >= 2 and times.max() <= 50 and 20 < np.median(times) < 32
+    np.testing.assert_array_equal(chrono[:200], -chrono[200:400])
+
+
+@pytest.mark.parametrize("make", [GRU, LSTM])
+def test_input_scale_and_gain_of_gated_cells(make):
+    """The input weights of the new content are N(0, scale), and recurrent blocks `gain` times what they were."""
+    drawn, scaled = make(300, 3, key=KEY).cell, make(300, 3, key=KEY, input_scale=0.2, gain=1.5).cell
+    assert scaled.weight_ih[600:900].std() == pytest.approx(0.2, abs=0.01)
+    np.testing.assert_array_equal(scaled.weight_ih[:600], drawn.weight_ih[:600])
+    np.testing.assert_allclose(scaled.weight_hh, 1.5 * drawn.weight_hh, **EXACT)
+    gaussian = make(300, key=KEY, recurrent="gaussian", gain=0.7).cell.weight_hh
+    assert gaussian.std() == pytest.approx(0.7 / np.sqrt(300), rel=0.02)
+
+
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu", "softplus"])
+@pytest.mark.usefixtures("optax_promotion")
+def test_dale_networks_keep_signs_and_zeros(nonlinearity):
+    """Through flossing and training: columns keep their sign, and missing connections stay exactly 0."""
+    cell = DaleRNN(20, 3, key=KEY, nonlinearity=nonlinearity, dt=0.5, bias_mean=0.5)
+    before = np.asarray(cell.J)
+    assert abs(np.linalg.eigvals(before)).max() == pytest.approx(1.3)
+    assert (before[:, :16] >= 0).all() and (before[:, 16:] <= 0).all() and 0.05 < (before != 0).mean() < 0.35
+    cell, _ = fl.floss(cell, jnp.asarray(INPUTS), k=4, epochs=30, optimiser=optax.adam(0.1), report=False)
+    network = Network(cell, key=KEY)
+    optimiser = optax.adam(0.1)
+    for progress in fl.train(
+        fl.init_training(network, optimiser),
+        loss=lambda network, x: (jnp.mean(jnp.square(network.outputs(x) - 1)), {}),
+        batch=lambda key: jnp.asarray(INPUTS),
+        optimiser=optimiser,
+        key=KEY,
+        epochs=20,
+    ):
+        network = progress.state.model
+    after = np.asarray(network.cell.J)
+    np.testing.assert_array_equal(after == 0, before == 0)
+    np.testing.assert_array_equal(np.sign(after), np.sign(before))
+    assert abs(after - before).max() > 0.1
+
+
+def test_a_dale_network_takes_noise_as_input():
+    """Noise enters with the drive: with phi = tanh, the identity J = 0 leaves tanh(b + ws s + noise)."""
+    cell = DaleRNN(5, 3, key=KEY)
+    noise = jax.random.normal(KEY, (60, 5))
+    state = cell((jnp.asarray(INPUTS[0]), noise[0]), cell.zeros())
+    np.testing.assert_allclose(state, np.tanh(cell.b + cell.ws @ INPUTS[0] + noise[0]), **EXACT)
+    np.testing.assert_allclose(
+        cell(jnp.asarray(INPUTS[0]), cell.zeros()), np.tanh(cell.b + cell.ws @ INPUTS[0]), **EXACT
+    )
+    driven = fl.lyapunov_spectrum(cell, (jnp.asarray(INPUTS), noise), k=2)
+    assert np.isfinite(driven.exponents).all()
+
+
 def test_forget_bias():
     shift = LSTM(4, key=KEY, forget_bias=2.0).cell.bias - LSTM(4, key=KEY, forget_bias=0.0).cell.bias
     np.testing.assert_allclose(shift, np.repeat([0.0, 2.0, 0.0, 0.0], 4), **EXACT)
@@ -226,6 +291,9 @@ def test_forget_bias():
         (functools.partial(BinaryRNN, 4, flossing_beta=0.0), "flossing_beta must be a positive number"),
         (functools.partial(LRU, 4, r_min=0.9, r_max=0.5), r"r_min and r_max must .*got r_min=0.9, r_max=0.5"),
         (functools.partial(LRU, 4, r_max=1.0), r"r_min and r_max must .*r_max=1.0"),
+        (functools.partial(DaleRNN, 4, density=1.5), r"density must be at most 1, got density=1.5"),
+        (functools.partial(DaleRNN, 1), "units must be an integer of at least 2, got units=1"),
+        (functools.partial(LSTM, 4, gates="chrono"), "horizon must be an integer of at least 3 for gates='chrono'"),
         (lambda key: Stacked([]), r"cells must hold at least one cell, got cells=\[\]"),
         (lambda key: Network(GRU(4, key=key), 0, key=key), "outputs must be an integer of at least 1, got outputs=0"),
     ],

@@ -11,17 +11,22 @@ import numpy as np
 import pytest
 
 import flossing as fl
-from flossing_lab.comparison import __main__ as program, runs, table
-from flossing_lab.comparison.settings import FULL, NETWORKS, QUICK, SEEDS, TASKS
+from flossing_lab.comparison import __main__ as program, runs, solved, table
+from flossing_lab.comparison.architectures import ARCHITECTURES
+from flossing_lab.comparison.protocol import TaskSetting
+from flossing_lab.comparison.protocols import PROTOCOLS
+from flossing_lab.comparison.writing import WRITING
 
 COMMITTED = Path(__file__).parents[1] / "comparison"
+QUICK = ARCHITECTURES.quick()
+TASKS, NETWORKS, SEEDS = ARCHITECTURES.tasks, ARCHITECTURES.networks, ARCHITECTURES.seeds
 
 
 @pytest.fixture(scope="module")
 def tiny():
     """A run in each condition."""
     with jax.numpy_dtype_promotion("standard"):
-        return {condition: runs.run("adding", "vanilla", condition, 3, QUICK) for condition in runs.CONDITIONS}
+        return {arm: runs.run(QUICK, "adding", "vanilla", arm, 3) for arm in QUICK.arms}
 
 
 def test_conditions_differ_by_flossing_alone(tiny):
@@ -37,11 +42,12 @@ def test_conditions_differ_by_flossing_alone(tiny):
     assert without["failure"] is None
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_every_network_fits_every_task(name):
-    task = TASKS[name].make()
-    data = jax.eval_shape(lambda: runs.test_data(task, QUICK))
-    for kind in NETWORKS.values():
+@pytest.mark.parametrize(("protocol", "name"), [(p, name) for p in PROTOCOLS for name in PROTOCOLS[p].tasks])
+def test_every_network_fits_every_task(protocol, name):
+    protocol = PROTOCOLS[protocol].quick()
+    task = protocol.tasks[name].make()
+    data = jax.eval_shape(lambda: runs.test_data(task, protocol.settings))
+    for kind in protocol.networks.values():
 
         def outcome(key, data, make=kind.make):
             network = fl.cells.Network(make(5, task.channels, key=key), task.outputs, key=key)
@@ -77,7 +83,7 @@ def test_the_table_renders():
     found += [record(seed=s, condition="with", accuracy=a) for s, a in zip(SEEDS, (0.4, 0.2, 0.1), strict=False)]
     found += [record(seed=4, condition="with", failure="training epoch 3: loss is nan"), record(network="GRU")]
     found += [record(seed=101), record(seed=101, condition="with")]  # pilots
-    text = table.markdown(found)
+    text = table.markdown(ARCHITECTURES, found)
     assert "### Digits" in text
     assert "0.1 by chance" in text
     assert "GRU" not in text
@@ -86,22 +92,56 @@ def test_the_table_renders():
     )
     assert f"| {row} |" in text
     assert "### Adding" not in text
-    assert table.markdown([]) == ""
-    adding = table.markdown([record("adding", accuracy=0.9), record("adding", condition="with", accuracy=0.8)])
+    assert table.markdown(ARCHITECTURES, []) == ""
+    pair = [record("adding", accuracy=0.9), record("adding", condition="with", accuracy=0.8)]
+    adding = table.markdown(ARCHITECTURES, pair)
     assert "0.167 without memory" in adding
     assert "| 0.100 (0.100 to 0.100) | 0.200 (0.200 to 0.200) | 0 of 1 |" in adding
 
 
-def test_the_table_is_what_the_results_say():
-    results = program.read_results(COMMITTED)
-    assert (COMMITTED / "table.md").read_text("utf-8") == program.page(results)
-    assert {run["seed"] for run in results["runs"]} <= set(SEEDS)
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_the_table_is_what_the_results_say(protocol):
+    results = program.read_results(COMMITTED / protocol.folder)
+    assert (COMMITTED / protocol.folder / "table.md").read_text("utf-8") == program.page(protocol, results)
+    assert {run["seed"] for run in results["runs"]} <= set(protocol.seeds)
+
+
+def test_the_intervals_of_rates():
+    """Wilson's interval of 9 of 10 and of 0 of 10, as in any table of it."""
+    np.testing.assert_allclose(solved.wilson(9, 10), (0.5958, 0.9821), atol=1e-4)
+    np.testing.assert_allclose(solved.wilson(0, 10), (0.0, 0.2775), atol=1e-4)
+
+
+def test_the_table_of_solved_networks():
+    """Nine of ten at 0.97, one failed: the rate with its interval, the median, epochs of the solved, seconds."""
+    runs = [
+        record("xor", "GRU", "both", seed, accuracy=0.97)
+        | {"epochs": 100 * seed, "seconds": {"flossing": 5.0, "training": 3.0}}
+        for seed in range(1, 10)
+    ]
+    runs.append(runs[0] | {"seed": 10, "failure": "training epoch 3: loss is nan"})
+    text = solved.markdown(WRITING, runs)
+    assert "| GRU |  |  |  | **9 of 10** (0.60 to 0.98), 0.970, 500 epochs, 5 + 3 s, 1 failed |" in text
+    assert "tanh" not in text
+    better_is_less = TaskSetting(lambda: None, "copy", "loss", 1.0, solved=0.1)
+    assert solved.is_solved(record(accuracy=0.95), better_is_less) and not solved.is_solved(
+        record(accuracy=0.8), better_is_less
+    )
+
+
+def test_a_protocol_records_what_decides_a_run():
+    """Another loss, step size or task makes other records; equal settings in two processes make equal ones."""
+    arms = {name: json.dumps(WRITING.recorded("xor", name)) for name in WRITING.arms}
+    assert len(set(arms.values())) == len(arms)
+    assert "KeepAndWrite(weight=0.1, memory=Memory(noise=0.03, samples=8))" in arms["both"]
+    assert '"loss": "exponents"' in arms["exponents"]
 
 
 @pytest.fixture
 def folder(monkeypatch, tmp_path):
     """A folder for runs; the program knows one network only."""
-    monkeypatch.setattr(program, "NETWORKS", {"vanilla": NETWORKS["vanilla"]})
+    one = dataclasses.replace(ARCHITECTURES, networks={"vanilla": NETWORKS["vanilla"]})
+    monkeypatch.setattr(program, "PROTOCOLS", {"architectures": one})
     return tmp_path / "runs"
 
 
@@ -109,7 +149,7 @@ def folder(monkeypatch, tmp_path):
 def test_the_program_makes_what_is_not_there(folder, monkeypatch, capsys, tiny):
     arguments = ["--quick", "--only", "adding", "--seeds", "3", "--out", str(folder.parent)]
     assert program.main(arguments) == 0
-    made = [json.loads((folder / f"adding-vanilla-{c}-3.json").read_text()) for c in runs.CONDITIONS]
+    made = [json.loads((folder / f"adding-vanilla-{c}-3.json").read_text()) for c in ARCHITECTURES.arms]
     assert all(run.keys() == tiny[run["condition"]].keys() and run["failure"] is None for run in made)
     assert made[0]["exponents"]["start"] == made[1]["exponents"]["start"]
     assert not (folder.parent / "table.md").exists()
@@ -123,25 +163,26 @@ def test_the_program_makes_what_is_not_there(folder, monkeypatch, capsys, tiny):
 
 def test_results_are_collected(folder, capsys):
     folder.mkdir()
-    settings = dataclasses.asdict(FULL) | {"task": repr(TASKS["xor"].make())}
-    for condition in runs.CONDITIONS:
+    for condition in ARCHITECTURES.arms:
+        settings = ARCHITECTURES.recorded("xor", condition)
         for seed, kept in ((1, settings), (2, settings | {"units": 63})):
             run = record("xor", "vanilla", condition, seed) | {"format": runs.FORMAT, "settings": kept}
             runs.run_file(folder, "xor", "vanilla", condition, seed).write_text(json.dumps(run))
-    program.write_table(folder.parent, program.Console())
+    program.write_table(ARCHITECTURES, folder.parent, program.Console())
     results = program.read_results(folder.parent)
     assert [(run["condition"], run["seed"]) for run in results["runs"]] == [("without", 1), ("with", 1)]
     assert results["settings"]["units"] == 64
     assert "TemporalXOR" in results["tasks"]["xor"]
     assert "| vanilla | 0.500 (0.500 to 0.500) |" in (folder.parent / "table.md").read_text("utf-8")
-    assert (folder.parent / "table.md").read_text("utf-8") == program.page(results)
+    assert (folder.parent / "table.md").read_text("utf-8") == program.page(ARCHITECTURES, results)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--only", "xor,tea"], "only must name tasks of copy, adding, xor, digits, permuted, got 'tea'"),
+        (["--only", "xor,tea"], "only must name some of copy,adding,xor,digits,permuted, got 'tea'"),
         (["--seeds", "1,two"], "seeds must be numbers such as 1,2,3, got '1,two'"),
+        (["--arms", "within"], "arms must name some of without,with, got 'within'"),
         (["--workers", "0"], "workers must be at least 1, got 0"),
     ],
 )

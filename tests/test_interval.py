@@ -303,6 +303,7 @@ def test_rematerialising_changes_memory_alone(interval, window):
             window=window,
             interval=interval,
             rematerialise=rematerialise,
+            loss=fl.losses.exponents,
             step=network_step,
         )
         compiled = eqx.filter_jit(flossing.update).lower(network, flossing.init(network), KEY).compile()

@@ -37,7 +37,7 @@ class Graded(NamedTuple):
     rows: Float[Array, "n N"]
 
 
-def log_singular_values(a: Graded) -> Float[Array, " N"]:
+def log_singular_values(a: Graded) -> Float[Array, " n"]:
     """The natural logarithms of the singular values of `diag(2^e) W`, descending, by one-sided Jacobi on its rows."""
     size, dtype = a.rows.shape[0], a.rows.dtype
     # Triangularising from both sides makes a graded matrix nearly diagonal (Drmac & Veselic 2008), and turns a
@@ -67,7 +67,7 @@ def log_singular_values(a: Graded) -> Float[Array, " N"]:
     return jnp.sort(log_norms(a), descending=True)[:size]
 
 
-def factor(a: Float[Array, "N N"]) -> tuple[Float[Array, "N N"], Float[Array, "N N"]]:
+def factor(a: Float[Array, "M N"]) -> tuple[Float[Array, "M N"], Float[Array, "N N"]]:
     """`A = Q R` with `R_ii >= 0`, accurate even where row sizes differ by many orders, as for saturated units.
 
     Householder reflections on rows sorted by size, largest first, are row-wise stable (Cox & Higham 1998). Their error
@@ -88,7 +88,7 @@ def factor(a: Float[Array, "N N"]) -> tuple[Float[Array, "N N"], Float[Array, "N
     return q, jnp.where(is_noise & jnp.diagonal(is_noise)[:, None], 0, r)
 
 
-def multiply(r: Float[Array, "N N"], a: Graded) -> Graded:
+def multiply(r: Float[Array, "m n"], a: Graded) -> Graded:
     # Row i of the product is sum_j r_ij 2^e_j w_j, summed in units of the largest 2^e_j among its terms.
     live = (r != 0) & (a.exponents > ZERO)[None, :]
     top = jnp.max(jnp.where(live, a.exponents[None, :], ZERO), axis=1)

@@ -161,8 +161,8 @@ def _push_through(
 
 
 def _push_by_rows(
-    flow: Callable, x: Float[Array, " N"], tangents: Float[Array, "k N"], error: Exception
-) -> tuple[Float[Array, " N"], Float[Array, "k N"], Any]:
+    flow: Callable, x: Float[Array, " n"], tangents: Float[Array, "k n"], error: Exception
+) -> tuple[Float[Array, " m"], Float[Array, "k m"], Any]:
     """For a step with a reverse rule alone, such as a surrogate spike: its Jacobian by reverse mode, row by row."""
     try:
         x, pull, nondiff = jax.vjp(flow, x, has_aux=True)

@@ -75,7 +75,7 @@ class DaleRNN(eqx.Module):
         self.sign = jnp.where(jnp.arange(units) < exciting, 1, -1)
         self.mask = jax.random.bernoulli(key_mask, density, (units, units)) & ~jnp.eye(units, dtype=bool)
         balance = jnp.where(self.sign > 0, 1.0, exciting / (units - exciting))
-        self.W = jnp.abs(jax.random.normal(key_W, (units, units))) * balance
+        self.W = jnp.abs(jax.random.normal(key_W, (units, units))) * balance[None, :]
         self.dt, self.nonlinearity = float(dt), nonlinearity
         radius = jnp.abs(jnp.linalg.eigvals(self.J)).max()
         self.W = self.W * (gain / jnp.where(radius > 0, radius, 1))
@@ -85,7 +85,7 @@ class DaleRNN(eqx.Module):
     @property
     def J(self) -> Float[Array, "N N"]:
         """The connections, with their zeros and signs."""
-        return jnp.abs(self.W) * self.mask * self.sign
+        return jnp.where(self.mask, jnp.abs(self.W) * self.sign.astype(self.W.dtype)[None, :], 0)
 
     def __call__(self, input: DaleInput, state: Float[Array, " N"]) -> Float[Array, " N"]:
         """One step of h."""

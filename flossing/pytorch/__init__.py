@@ -17,5 +17,11 @@ from flossing.pytorch._floss import (
     FlossingState as FlossingState,
     floss as floss,
 )
+from flossing.pytorch._gates import gate_values as gate_values, open_gates as open_gates
+from flossing.pytorch._input_side import (
+    Reachability as Reachability,
+    memory_function as memory_function,
+    reachability as reachability,
+)
 from flossing.pytorch._lyapunov import Spectrum as Spectrum, lyapunov_spectrum as lyapunov_spectrum
 from flossing.pytorch.losses import flossing_loss as flossing_loss

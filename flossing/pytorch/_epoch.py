@@ -12,10 +12,11 @@ from torch.utils import _pytree as pytree
 
 from flossing.pytorch._arguments import own_transient
 from flossing.pytorch._modules import unwrapped
+from flossing.pytorch._orbits import white
 from flossing.pytorch._spread import spread_ratio
 from flossing.pytorch._system import ModuleSystem, StepSystem, System
 from flossing.pytorch._torch_engine import Method, check_gradient, choose_method
-from flossing.pytorch.losses import Loss, Measured, explain, loss_parts, white
+from flossing.pytorch.losses import Loss, Measured, explain, loss_parts
 
 
 def select_parameters(model: Any, parameters: Any, optimiser: Any) -> tuple[list[Tensor], torch.optim.Optimizer]:

@@ -7,18 +7,18 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from flossing._arguments import check_integer, check_positive
 from flossing._messages import infinite_exponent_message
 from flossing.pytorch._arguments import read_target, real_numbers
-from flossing.pytorch._system import ModuleSystem, StepSystem, System
+from flossing.pytorch._orbits import channels_of, orbit, white
+from flossing.pytorch._system import System
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Measured:
 
     def states(self) -> Float[Tensor, "... T N"]:
         """The real coordinates of the state after each step of the window; those of sequences of one length."""
-        return _orbit(self.system)
+        return orbit(self.system)
 
     def probes(self, count: int) -> tuple[Float[Tensor, "P T S"], Float[Tensor, "P T N"]]:
         """`count` sequences of white inputs, their real coordinates, and the states after each step.
@@ -55,7 +55,7 @@ class Measured:
         Every step has the input of a random step of `inputs`, drawn with replacement, anew in each epoch.
         """
         system = white(self.system, count, self.generator)
-        return real_numbers(system.inputs, axes=2), _orbit(system)
+        return real_numbers(system.inputs, axes=2), orbit(system)
 
 
 Loss: TypeAlias = Callable[[Measured], Tensor]
@@ -128,7 +128,7 @@ class Memory:
 
     def plan(self, system: System, k: int, transient: int) -> "MemoryPlan | None":
         """How the term is measured for a system; None where it is 0."""
-        channels = _channels(system)
+        channels = channels_of(system)
         if not channels:
             return None
         delays = min(max(k // channels, 1), max(system.length // 2, 1))
@@ -192,63 +192,3 @@ def memory_shares(
     recovered = (c * solved).sum(0).reshape(delays, -1).sum(1)
     variance = s.square().mean(0).reshape(delays, -1).sum(1)
     return torch.where(variance > 0, recovered / torch.where(variance > 0, variance, 1), 0)
-
-
-def white(system: System, count: int, generator: torch.Generator) -> System:
-    """The system along `count` sequences of inputs drawn from its own, step by step."""
-    at = _random_steps(system, count, generator)
-    inputs = pytree.tree_map(lambda leaf: leaf[tuple(index.to(leaf.device) for index in at)], system.inputs)
-    if isinstance(system, ModuleSystem):
-        many = system.batch is not None
-        state = pytree.tree_map(lambda h: _rows(h, count) if many else h.expand(count, *h.shape), system.state)
-        return replace(system, inputs=inputs, state=state, lengths=None)
-    state = pytree.tree_map(lambda x: _rows(x, count), system.state) if system.has_states else system.state
-    return replace(system, inputs=inputs, state=state, batch=count, lengths=None)
-
-
-def _random_steps(system: System, count: int, generator: torch.Generator) -> tuple[Int[Tensor, "P T"], ...]:
-    def draw(below: int) -> Tensor:
-        return torch.randint(below, (count, system.length), generator=generator, device=generator.device)
-
-    if system.batch is None:
-        return (draw(system.length),)
-    rows = draw(system.batch)
-    if system.lengths is None:
-        return rows, draw(system.length)
-    lengths = torch.tensor(system.lengths, device=rows.device).clamp(max=system.length)[rows]
-    uniform = torch.rand(count, system.length, generator=generator, device=generator.device)
-    return rows, torch.minimum((uniform * lengths).long(), lengths - 1)
-
-
-def _rows(states: Tensor, count: int) -> Tensor:
-    return states[torch.arange(count, device=states.device) % len(states)]
-
-
-def _channels(system: System) -> int:
-    """The real numbers in the input of a step."""
-    if system.inputs is None:
-        return 0
-    first = pytree.tree_map(lambda leaf: leaf[0] if system.batch is None else leaf[0, 0], system.inputs)
-    return real_numbers(first, axes=0).numel()
-
-
-def _orbit(system: System) -> Float[Tensor, "... T N"]:
-    """The real coordinates of the state after each step."""
-    if isinstance(system, StepSystem) and system.batch is not None:
-        whole = replace(system, lengths=None)
-        return torch.stack([_orbit(whole.sequence(index)) for index in range(system.batch)])
-    if isinstance(system, StepSystem):
-        return _run(system.step, system, axes=0)
-    one = system.as_step()
-    if system.batch is None:
-        return _run(one.step, one, axes=0)
-    # The steps of torch's own modules can be batched.
-    return _run(torch.vmap(one.step), replace(one, inputs=one.inputs.movedim(1, 0)), axes=1).movedim(0, 1)
-
-
-def _run(step: Callable, system: StepSystem, axes: int) -> Float[Tensor, "T ..."]:
-    state, found = system.state, []
-    for t in range(system.length):
-        state = step(state, system.input_at(t))
-        found.append(real_numbers(state, axes))
-    return torch.stack(found)

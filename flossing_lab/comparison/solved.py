@@ -41,7 +41,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     """The 95 % interval of a rate (Wilson 1927)."""
     rate, z2 = successes / n, Z**2 / n
     centre, half = rate + z2 / 2, Z * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n))
-    return (centre - half) / (1 + z2), (centre + half) / (1 + z2)
+    return max(0.0, (centre - half) / (1 + z2)), min(1.0, (centre + half) / (1 + z2))
 
 
 def _caption(task: TaskSetting) -> str:

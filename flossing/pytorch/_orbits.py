@@ -1,0 +1,72 @@
+"""Orbits of a system in torch: the states after each step, along its own inputs or along white ones."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from flossing.pytorch._arguments import real_numbers
+from flossing.pytorch._system import ModuleSystem, StepSystem, System
+
+
+def white(system: System, count: int, generator: torch.Generator) -> System:
+    """The system along `count` sequences of inputs drawn from its own, step by step."""
+    at = _random_steps(system, count, generator)
+    inputs = pytree.tree_map(lambda leaf: leaf[tuple(index.to(leaf.device) for index in at)], system.inputs)
+    if isinstance(system, ModuleSystem):
+        many = system.batch is not None
+        state = pytree.tree_map(lambda h: _rows(h, count) if many else h.expand(count, *h.shape), system.state)
+        return replace(system, inputs=inputs, state=state, lengths=None)
+    state = pytree.tree_map(lambda x: _rows(x, count), system.state) if system.has_states else system.state
+    return replace(system, inputs=inputs, state=state, batch=count, lengths=None)
+
+
+def _random_steps(system: System, count: int, generator: torch.Generator) -> tuple[Int[Tensor, "P T"], ...]:
+    def draw(below: int) -> Tensor:
+        return torch.randint(below, (count, system.length), generator=generator, device=generator.device)
+
+    if system.batch is None:
+        return (draw(system.length),)
+    rows = draw(system.batch)
+    if system.lengths is None:
+        return rows, draw(system.length)
+    lengths = torch.tensor(system.lengths, device=rows.device).clamp(max=system.length)[rows]
+    uniform = torch.rand(count, system.length, generator=generator, device=generator.device)
+    return rows, torch.minimum((uniform * lengths).long(), lengths - 1)
+
+
+def _rows(states: Tensor, count: int) -> Tensor:
+    return states[torch.arange(count, device=states.device) % len(states)]
+
+
+def channels_of(system: System) -> int:
+    """The real numbers in the input of a step."""
+    if system.inputs is None:
+        return 0
+    first = pytree.tree_map(lambda leaf: leaf[0] if system.batch is None else leaf[0, 0], system.inputs)
+    return real_numbers(first, axes=0).numel()
+
+
+def orbit(system: System) -> Float[Tensor, "... T N"]:
+    """The real coordinates of the state after each step."""
+    if isinstance(system, StepSystem) and system.batch is not None:
+        whole = replace(system, lengths=None)
+        return torch.stack([orbit(whole.sequence(index)) for index in range(system.batch)])
+    if isinstance(system, StepSystem):
+        return _run(system.step, system, axes=0)
+    one = system.as_step()
+    if system.batch is None:
+        return _run(one.step, one, axes=0)
+    # The steps of torch's own modules can be batched.
+    return _run(torch.vmap(one.step), replace(one, inputs=one.inputs.movedim(1, 0)), axes=1).movedim(0, 1)
+
+
+def _run(step: Callable, system: StepSystem, axes: int) -> Float[Tensor, "T ..."]:
+    state, found = system.state, []
+    for t in range(system.length):
+        state = step(state, system.input_at(t))
+        found.append(real_numbers(state, axes))
+    return torch.stack(found)
