@@ -14,7 +14,7 @@ import flossing as fl
 from benchmarks.starts import FLOSSED, Numbers, flossing_start, training_start
 from benchmarks.turns import Turn
 from flossing._runtime.epochs import compiler_options, run_chunk
-from flossing._training.epoch import FlossingEpoch, run_flossing
+from flossing._training.chunk import FlossingEpoch, run_flossing
 from flossing._training.train import TrainingEpoch
 from flossing_lab.reference import experiment as reference
 from flossing_lab.reference.config import Config

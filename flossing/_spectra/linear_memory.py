@@ -84,8 +84,8 @@ def memory_of(
     found, each = recovered(states[:, first:].reshape(-1, size).astype(float), targets, folds)
     if (found < UNSTATIONARY).any():
         raise ValueError(
-            "state must be stationary: a readout fitted to some stretches of time fails on the others; "
-            "is the network unstable, or the transient too short?"
+            "state must be stationary, but a readout fitted to some stretches of time fails on the others: for a slow "
+            "network pass many shorter sequences, inputs of shape (B, T, S); an unstable one has no memory function"
         )
     return MemoryFunction(found.reshape(depth, channels), each.reshape(folds, depth, channels))
 

@@ -10,15 +10,8 @@ from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from flossing._checks import check_integer, check_key
-from flossing._training.epoch import (
-    CLIP,
-    Flossing,
-    FlossingEpoch,
-    FlossingRecord,
-    FlossingState,
-    check_record,
-    run_flossing,
-)
+from flossing._training.chunk import FlossingEpoch, check_record, run_flossing
+from flossing._training.epoch import CLIP, Flossing, FlossingRecord, FlossingState
 from flossing._training.leaves import same_structure
 from flossing._types import RandomKey
 from flossing.losses import Loss

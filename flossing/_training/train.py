@@ -20,7 +20,8 @@ from flossing._checks import check_integer, check_leaves, check_positive
 from flossing._linalg.norm import clipped, norm_of
 from flossing._runtime.epochs import run_chunk
 from flossing._runtime.interning import interned
-from flossing._training.epoch import Flossing, FlossingEpoch, FlossingState, check_record, run_flossing
+from flossing._training.chunk import FlossingEpoch, check_record, run_flossing
+from flossing._training.epoch import Flossing, FlossingState
 from flossing._training.inputs import check_draw
 from flossing._training.leaves import array_name
 from flossing._training.optimisers import read_optimiser

@@ -1,12 +1,14 @@
 """Perform the missing runs of a protocol on two cores, and write its table.
 
     python -m flossing_lab.comparison                         250 runs, about an hour; run it again to continue
-    python -m flossing_lab.comparison --protocol writing      another protocol, 560 runs, about five hours
+    python -m flossing_lab.comparison --protocol writing      another protocol, 560 runs, about four hours
+    python -m flossing_lab.comparison --protocol harmless     another one, 60 runs, half an hour
     python -m flossing_lab.comparison --only xor,digits       these tasks only; --networks and --arms likewise
     python -m flossing_lab.comparison --seeds 101,102         other seeds, to choose settings; the table leaves them out
     python -m flossing_lab.comparison --quick                 a tiny version, to check that everything works; no table
 
-Each run is a small file in runs/; results.json holds them all, and the documentation shows table.md.
+Each run is a small file in runs/; results.json holds them all, also to continue from, and the documentation shows
+table.md.
 """
 
 import argparse
@@ -28,7 +30,7 @@ from flossing_lab.comparison import solved, table
 from flossing_lab.comparison.protocol import Protocol
 from flossing_lab.comparison.protocols import PROTOCOLS
 from flossing_lab.comparison.runs import FORMAT, is_done, run_file
-from flossing_lab.runs.files import read_json, remove_temporary_files, write_atomically
+from flossing_lab.runs.files import read_json, remove_temporary_files, write_atomically, write_json
 from flossing_lab.runs.process import ONE_THREAD
 from flossing_lab.runs.provenance import measured_on
 
@@ -69,6 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
     runs = out / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     remove_temporary_files(runs)
+    if not options.quick:
+        restore(protocol, out)
     subset = dataclasses.replace(protocol, **wanted)
     try:
         failures = make_runs(options.protocol, subset, runs, options.workers, options.quick, console)
@@ -145,6 +149,19 @@ def write_table(protocol: Protocol, out: Path, console: Console):
     write_atomically(out / "results.json", f'{head},\n "runs": [\n{lines}\n ]\n}}\n'.encode())
     write_atomically(out / "table.md", page(protocol, read_results(out)).encode())
     console.print(f"table  {out / 'table.md'}", highlight=False)
+
+
+def restore(protocol: Protocol, out: Path):
+    """Write the files of runs that results.json holds and runs/ lacks, if they used the settings of the protocol."""
+    results = read_results(out)
+    for run in results["runs"]:
+        task, arm = run["task"], run["condition"]
+        file = run_file(out / "runs", task, run["network"], arm, run["seed"])
+        if file.exists() or task not in protocol.tasks or arm not in protocol.arms:
+            continue
+        used = results["settings"] | {"task": results["tasks"][task], "flossing": results.get("arms", {}).get(arm)}
+        if used == json.loads(json.dumps(protocol.recorded(task, arm))):
+            write_json(file, run | {"format": FORMAT, "settings": used})
 
 
 def read_results(out: Path) -> dict[str, Any]:
