@@ -11,6 +11,22 @@ def escape_message(where: str) -> str:
     )
 
 
+def chaos_message(exponents: np.ndarray, window: int) -> str | None:
+    """The warning for a window over which a chaotic orbit forgets its start; None if it is short enough.
+
+    The derivative of an average along a chaotic orbit grows like exp(lambda_1 t). Beyond the precision of the dtype it
+    is that of one orbit alone, and says nothing about the slope of the average.
+    """
+    largest = float(np.max(exponents))
+    limit = -float(np.log(np.finfo(exponents.dtype).eps))
+    if not limit < largest * window < np.inf:
+        return None
+    return (
+        f"floss measures a chaotic orbit, lambda_1 = {largest:.3g} per step, over a window of {window} steps: its "
+        f"gradient is that of this orbit alone and may mislead; use a window of at most {int(limit / largest)} steps"
+    )
+
+
 def rows_message(shape: tuple[int, ...]) -> str:
     """The message for a state whose rows are those of a batch."""
     return (

@@ -256,6 +256,7 @@ def test_dale_networks_keep_signs_and_zeros(nonlinearity):
         epochs=20,
     ):
         network = progress.state.model
+    assert isinstance(network.cell, DaleRNN)
     after = np.asarray(network.cell.J)
     np.testing.assert_array_equal(after == 0, before == 0)
     np.testing.assert_array_equal(np.sign(after), np.sign(before))

@@ -57,6 +57,17 @@ def test_history_is_measured_before_each_update():
     np.testing.assert_allclose(history.loss[0], fl.flossing_loss(spectrum.exponents), rtol=0, atol=1e-12)
 
 
+def test_a_window_beyond_the_precision_of_a_chaotic_orbit_is_warned_of():
+    """The logistic map at 3.9, lambda_1 = 0.5: 36 nats after some 80 steps; 60 steps are short enough."""
+    logistic = lambda r, x, s: r * x * (1 - x)  # noqa: E731
+    options = {"state": jnp.array([0.3]), "epochs": 2, "step": logistic, "report": False, "optimiser": optax.sgd(0.0)}
+    with pytest.warns(
+        UserWarning, match=r"chaotic orbit, lambda_1 = 0\.[45]\d* .* window of 200 steps: .* at most 8\d"
+    ):
+        fl.floss(jnp.array(3.9), None, window=200, **options)
+    fl.floss(jnp.array(3.9), None, window=60, **options)
+
+
 def test_only_the_chosen_leaves_move():
     before = small()
     after, _ = floss(before, where=lambda m: (m.J, m.b), epochs=2)

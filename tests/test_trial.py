@@ -89,6 +89,19 @@ RATE = Rate(jax.random.normal(jax.random.key(0), (8, 8)), jnp.where(jnp.arange(8
             jnp.ones((2, 8)))  # fmt: skip
 
 
+def test_raw_keys_in_the_state_are_refused():
+    """Their noise would be the same in every epoch, and two counters look alike."""
+
+    def step(w, state, s):
+        h, key = state
+        key, noise = jax.random.split(key)
+        return jnp.tanh(w @ h) + 0.1 * jax.random.normal(noise, h.shape), key
+
+    start = jnp.zeros(8), jax.random.PRNGKey(0)
+    with pytest.raises(ValueError, match=r"state must hold typed random keys, got uint32\[2\], .* jax.random.key"):
+        floss(jnp.eye(8) / 2, jnp.zeros(40), state=start, step=step)
+
+
 def test_leaves_outside_the_step_are_refused():
     inputs, start = jnp.ones((40, 8)), jnp.zeros(8)
     with pytest.raises(ValueError, match=r"where must select arrays that enter the step, got readout \(2, 8\)"):

@@ -1,5 +1,6 @@
 """Gradient flossing in one call: pull Lyapunov exponents to a target by gradient descent on leaves of a model."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -10,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from flossing._checks import check_integer, check_key
+from flossing._messages import chaos_message
 from flossing._training.chunk import FlossingEpoch, check_record, run_flossing
 from flossing._training.epoch import CLIP, Flossing, FlossingRecord, FlossingState
 from flossing._training.leaves import same_structure
@@ -105,6 +107,8 @@ def floss(
       [`FlossingRecord`][], holds the chunk's epochs.
     - `report`: print once what is flossed, names and shapes.
 
+    A chaotic orbit over so long a window that its gradient means nothing is warned of, once.
+
     **Returns:** the flossed model and a [`FlossingHistory`][]. Later calls with equal functions and shapes reuse the
     compiled loop; functions are equal if they have the same code and close over equal values or the same arrays.
 
@@ -149,12 +153,15 @@ def floss(
     if report:
         print(flossing.flossed)
     update = FlossingEpoch(flossing, inputs_key)
-    records = []
+    records, warned = [], False
     for first in range(0, epochs, chunk):
         count = min(chunk, epochs - first)
         model, flossing_state, record = run_flossing(update, model, flossing_state, first, count, capacity=chunk)
         check_record(record, first + 1)
         records.append(record)
+        if not warned and (message := chaos_message(np.asarray(record.exponents), flossing.window)):
+            warnings.warn(message, stacklevel=2)
+            warned = True
         if callback is not None:
             callback(first + count, model, record)
     values, exponents, gradient_norm, _, intervals = (np.concatenate(x) for x in zip(*records, strict=True))

@@ -1,6 +1,7 @@
 """Gradient flossing of torch modules: any optimiser of torch.optim pulls their exponents to a target."""
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
@@ -11,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flossing._arguments import check_integer, check_positive
+from flossing._messages import chaos_message
 from flossing._tangent.interval import ADAPT_EVERY, longer_interval, shorter_interval
 from flossing.pytorch._arguments import check_transient, initial_basis, own_transient, read_target
 from flossing.pytorch._epoch import (
@@ -192,6 +194,7 @@ def floss(
     shared = own if system.lengths is None else transient
     settings = Objective(model, basis, target, shared, tolerance, chosen)
 
+    warned = False
     now, ratios, records = _first_interval(interval, flossing_state), [], []
     for epoch in range(1, epochs + 1):
         system = read(trial=False) if epoch > 1 else system
@@ -214,6 +217,9 @@ def floss(
                 project(model)
         records.append(_Epoch(value.item(), exponents.detach().cpu(), norm, ratio, now))
         ratios.append(ratio)
+        if not warned and (message := chaos_message(records[-1].exponents.numpy(), length)):
+            warnings.warn(message, stacklevel=4)  # above are two wrappers
+            warned = True
         if interval == "auto" and (epoch == 1 or epoch % ADAPT_EVERY == 0):
             now, ratios = longer_interval(now, np.stack(ratios), length), []
         if callback is not None and (epoch % chunk == 0 or epoch == epochs):
