@@ -1,5 +1,6 @@
-"""Compares training without and with flossing, for each task and network: `python -m flossing_lab.comparison`.
+"""Comparisons of arms, such as without and with flossing, for tasks and networks: `python -m flossing_lab.comparison`.
 
-`settings.py` lists tasks, networks and settings, `runs.py` performs one run, `table.py` renders the table, and
+`protocol.py` says what a protocol is, and `architectures.py`, `writing.py` and `harmless.py` are the protocols, with
+their tasks, networks and settings. `runs.py` performs one run, `table.py` and `solved.py` render the tables, and
 `__main__.py` distributes the runs over processes. The library imports nothing from here.
 """
