@@ -4,7 +4,8 @@
 
     L_keep = mean_i (lambda_i - target_i)^2,
 
-and acts on how a network keeps its state, dh'/dh. Closed gates satisfy it too: nothing decays and nothing is written.
+and acts on how a network keeps its state, dh'/dh. Closed gates minimise it too: the state is kept, but nothing is
+written.
 
 `Memory` acts on what inputs leave in the state. How a state depends on the input d steps ago is the product of d
 Jacobians with the input matrix, T_d B, and differs from orbit to orbit. A readout has the same weights on every orbit,
@@ -12,18 +13,19 @@ so only the mean of T_d B can be read. For Gaussian inputs of variance v, integr
 
     <T_d B> v = <h_t s_{t-d}> = c_d,
 
-a covariance, which needs no tangents. The share of the variance of s_{t-d} that a linear readout recovers from the
-state with noise of standard deviation sigma is the memory function (Jaeger 2001)
+a covariance (for inputs of mean 0), which needs no tangents. The share of the variance of s_{t-d} that a linear readout
+recovers from the state with noise of standard deviation sigma is the memory function (Jaeger 2001; the noise is ours)
 
     M_d = c_d^T (C + sigma^2)^-1 c_d / v,        C = cov(h),
 
-and k directions can hold k numbers, the last D = k / S inputs of S channels:
+and k directions can hold k numbers, the last D = k / S inputs of S channels (whose covariances and variances are summed
+before they are divided):
 
     L_write = 1 - mean_{d < D} M_d.
 
-The noise, sigma^2 = noise^2 (1 + <h^2>) on each coordinate, sets a scale from both sides. Signals much weaker than
-`noise` count as lost, so a network cannot gain memory by shrinking its inputs until it is linear, and saturation loses
-memory from the other side. In units without saturation, a direction that explodes raises the noise on all others.
+The noise, sigma^2 = noise^2 (1 + <h^2>) on each coordinate, sets a scale. Signals much weaker than it count as lost, so
+a network cannot gain memory by shrinking its inputs until it is linear. A saturated network loses memory too. In units
+that do not saturate, a direction that explodes raises the noise on all others.
 
 `KeepAndWrite`, the default of `floss`, is the sum L_keep / 10 + L_write.
 """
@@ -148,15 +150,17 @@ def exponents(measured: Measured) -> Float[Array, ""]:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """The share of the last inputs that k directions could hold and a linear readout cannot recover, from 0 to 1.
+    """One minus the mean share of the variance of the last inputs that a linear readout of the state recovers, 0 to 1.
 
-    - `noise`: the standard deviation of the noise on each real coordinate of a state of small size, in its units; on
-      larger states it grows with their root mean square.
+    - `noise`: the noise added to each real coordinate of the state has the standard deviation
+      `noise * sqrt(1 + mean(h**2))`.
     - `samples`: how many states are measured per coordinate of the state; they come from as many orbits along white
       inputs as this takes.
 
-    With k exponents and S real input channels it covers the last k / S inputs, at least one, at most half the window.
-    It is 0 for inputs without floating numbers and for autonomous systems.
+    With k exponents and S real input channels it covers the last k / S inputs, rounded down, at least one, at most half
+    the window. Every floating number of an input is a channel, also noise. The share is measured on the samples that
+    the readout is fitted to, and so is too high by up to 1 / `samples`. The loss is 0 for inputs without floating
+    numbers and for autonomous systems.
 
     **Source:** the memory function is Jaeger's (2001). The equation stands at the top of this module.
 
@@ -204,7 +208,7 @@ class KeepAndWrite:
         check_positive("weight", self.weight)
 
     def __call__(self, measured: Measured) -> Float[Array, ""]:
-        """The sum of both losses."""
+        """The weighted sum."""
         return self.weight * exponents(measured) + self.memory(measured)
 
 

@@ -123,7 +123,7 @@ def test_the_table_of_solved_networks():
     ]
     runs.append(runs[0] | {"seed": 10, "failure": "training epoch 3: loss is nan"})
     text = solved.markdown(WRITING, runs)
-    assert "| GRU |  |  |  | **9 of 10** (0.60 to 0.98), 0.970, 500 epochs, 5 + 3 s, 1 failed |" in text
+    assert "| GRU |  |  |  |  | **9 of 10** (0.60 to 0.98), 0.970, 500 epochs, 5 + 3 s, 1 failed |" in text
     assert "tanh" not in text
     better_is_less = TaskSetting(lambda: None, "copy", "loss", 1.0, solved=0.1)
     assert solved.is_solved(record(accuracy=0.95), better_is_less) and not solved.is_solved(

@@ -115,6 +115,18 @@ def test_the_default_is_both_and_systems_without_inputs_have_no_memory():
     assert float(alone.loss(w, key)) == pytest.approx(0.1 * float(jnp.mean(alone.exponents(w, key) ** 2)))
 
 
+def test_memory_alone_needs_inputs():
+    """Of tokens there is nothing to remember: the loss would be constant."""
+    message = "loss must have inputs to remember, got inputs without floating numbers"
+    table = jnp.eye(3)[:, :2]
+    with pytest.raises(ValueError, match=message):
+        fl.floss(table, jnp.arange(30) % 3, state=jnp.zeros(2), step=lambda t, h, s: jnp.tanh(h + t[s]), loss=Memory())
+    weight = torch.eye(2, dtype=torch.float64, requires_grad=True)
+    start = torch.ones(2, dtype=torch.float64)
+    with pytest.raises(ValueError, match=message):
+        flt.floss(lambda h, _: weight @ h, None, state=start, parameters=[weight], window=9, loss=TorchMemory())
+
+
 def test_a_loss_of_ones_own():
     cell = fl.cells.VanillaRNN(8, key=jax.random.key(1))
     _, history = fl.floss(cell, INPUTS, k=3, epochs=30, loss=lambda m: jnp.mean(jnp.square(m.states())), report=False)

@@ -1,4 +1,4 @@
-"""A start by measurement: the gain and the input scale of a cell whose exponents suit a horizon."""
+"""An initialisation by measurement: the gain and the input scale at which the exponents of a cell suit a horizon."""
 
 import itertools
 from collections.abc import Callable
@@ -89,5 +89,6 @@ def calibrate(
             )
         steps = [step / 2 for step in steps]
         for a, b in itertools.product((-1, 0, 1), repeat=2):
-            measure(log_gain + a * steps[0], log_scale + b * steps[1])
+            at = log_gain + a * steps[0], log_scale + b * steps[1]
+            measure(*(min(max(value, axis[0]), axis[-1]) for value, axis in zip(at, axes, strict=True)))
     return min(found.values(), key=lambda pair: pair[0])[1]

@@ -1,12 +1,13 @@
 """The linear memory of a network, from its states and inputs: what a readout recovers; NumPy alone.
 
 A regression on p numbers with n samples finds something in noise: its error on the samples it was fitted to is too
-small, and on others too large. For Gaussian variables the error on other samples is, on average, the error of the best
-readout times
+small, and on others too large. For independent Gaussian samples the error on others is, on average, the error of the
+best readout times
 
     (1 + 1/n) (n - 2) / (n - p - 2)
 
-(Browne 1975). We measure the error on blocks of samples that were left out, and divide by this factor.
+(Stein 1960; Darlington 1968). We measure the error on blocks of samples that were left out, and divide by this factor.
+Samples along an orbit are correlated. Then the factor is right to first order in p / n only.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from jaxtyping import Float
 
 from flossing._arguments import check_integer, default_transient
 
-UNSTATIONARY = -1.0
+NONSTATIONARY = -1.0
 """A readout that misses by twice the variance of its target was fitted to other states than it is tested on."""
 
 
@@ -82,7 +83,7 @@ def memory_of(
         column = int(np.argmin(targets.std(axis=0) > 0)) % channels
         raise ValueError(f"inputs must vary to be remembered, got the same number at all steps in channel {column}")
     found, each = recovered(states[:, first:].reshape(-1, size).astype(float), targets, folds)
-    if (found < UNSTATIONARY).any():
+    if (found < NONSTATIONARY).any():
         raise ValueError(
             "state must be stationary, but a readout fitted to some stretches of time fails on the others: for a slow "
             "network pass many shorter sequences, inputs of shape (B, T, S); an unstable one has no memory function"

@@ -42,12 +42,13 @@ def memory_function(
     - `folds`: the blocks of the cross-validation, at least 2.
 
     **Returns:** [`MemoryFunction`][]. The readout is fitted by least squares on all blocks but one and tested on
-    that one, and its error is corrected for the number of its weights, exactly for Gaussian variables.
+    that one, and its error is corrected for the number of its weights: exactly for independent Gaussian samples, to
+    first order in N / samples otherwise. Use ten or more samples per coordinate, best from many short sequences.
 
     **Raises:** `ValueError` as `lyapunov_spectrum` does; if there are too few steps for the readout, with the number
     that it needs; for inputs that do not vary.
 
-    **Source:** Jaeger (2001); the correction is Browne's (1975).
+    **Source:** Jaeger (2001); the correction is that of Stein (1960) and Darlington (1968).
 
         memory = fl.memory_function(cell, jax.random.normal(jax.random.key(0), (5000, 1)))
         print(memory.capacity())

@@ -45,9 +45,9 @@ class Reachability(eqx.Module):
     log_singular_values: Float[Array, " m"]
 
     def dimension(self, threshold: float = 1e-3) -> int:
-        """The number of singular values of at least `threshold` times the largest."""
+        """The number of nonzero singular values of at least `threshold` times the largest."""
         values = np.asarray(self.log_singular_values)
-        return int(np.count_nonzero(values >= values[0] + np.log(threshold)))
+        return int(np.count_nonzero((values >= values[0] + np.log(threshold)) & ~np.isneginf(values)))
 
 
 def reachability(

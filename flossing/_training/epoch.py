@@ -29,7 +29,7 @@ from flossing._training.inputs import as_arrays, read_draw, with_fresh_keys
 from flossing._training.leaves import check_effect, describe_flossed, mask_of
 from flossing._training.optimisers import read_optimiser
 from flossing._types import Input, RandomKey, State
-from flossing.losses import KeepAndWrite, Loss, Measured, flossing_loss
+from flossing.losses import KeepAndWrite, Loss, Measured, Memory, flossing_loss
 
 CLIP = 0.1
 """The largest gradient norm that the flossing optimiser receives. Where a random network almost loses a direction, the
@@ -252,6 +252,10 @@ class Flossing(eqx.Module):
         value = eqx.filter_eval_shape(self._loss, model, exponents, key)
         if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
             raise ValueError(f"loss must return a scalar, got {describe_structure(value)}")
+        if isinstance(self.objective, Memory) and not any(
+            jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree_util.tree_leaves(_drawn(self.inputs, key))
+        ):
+            raise ValueError("loss must have inputs to remember, got inputs without floating numbers and losses.Memory")
 
     def _batch_size(self, model: PyTree, key: RandomKey) -> int:
         assert self.batch_axes is not None

@@ -1,4 +1,4 @@
-"""Networks that obey Dale's law: every unit excites or inhibits all others, over sparse connections."""
+"""Networks that obey Dale's law: each unit is excitatory or inhibitory; connections are sparse."""
 
 from typing import Literal, TypeAlias
 
@@ -57,6 +57,7 @@ class DaleRNN(eqx.Module):
         - `excitatory`: the share of excitatory units, the first ones; both kinds exist.
         - `density`: the share of possible connections that exist; no unit is connected to itself.
         - `gain`: the spectral radius of J. Sizes are |N(0,1)|, larger for inhibition so that both kinds balance.
+        - `dt`: the leak, the step in units of the time constant; `nonlinearity`: phi.
         - `ws` is N(0,1) times `input_scale`; `b` is uniform in [0, bias_scale) plus `bias_mean`.
 
         Raises ValueError for `units` below 2, `inputs` below 1, shares and `dt` outside (0, 1], or an unknown

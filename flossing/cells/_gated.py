@@ -41,9 +41,10 @@ class GRU(eqx.Module):
     ):
         """Draw the weights as Equinox does, uniform within 1 / sqrt(N), in JAX's default floating dtype.
 
-        - `recurrent`, `gain`: each U, times `gain`, may instead be Gaussian of variance 1 / N, or orthogonal.
+        - `recurrent`: draws each U uniform, Gaussian of variance 1 / N, or orthogonal; `gain` multiplies it.
         - `input_scale`: draws W_n as N(0,1) times this number instead.
-        - `gates`: "open" sets the biases to r = 0.95 and z = 0.05, so that the cell begins as a tanh network.
+        - `gates`: "open" sets the biases to 3 and -3, so that r is about 0.95 and z about 0.05: open to the input, and
+          nearly a tanh network.
 
         Raises ValueError for a size below 1 or an unknown `recurrent` or `gates`.
         """
@@ -98,9 +99,10 @@ class LSTM(eqx.Module):
 
         - `recurrent`, `gain`, `input_scale`: as in [`cells.GRU`][], the last for W_g.
         - `gates`: "drawn" adds `forget_bias` to the drawn bias of f, so that the cells start with some memory (Gers,
-          Schmidhuber & Cummins 2000); 0 keeps Equinox's own. "open" sets the biases to i = o = 0.95 and f = 0.05, so
-          that the cell begins as a tanh network. "chrono" draws the bias of f as log U(1, horizon - 1) and sets that of
-          i to its negative, so that the cells forget over up to `horizon` steps (Tallec & Ollivier 2018).
+          Schmidhuber & Cummins 2000); 0 keeps Equinox's own. "open" sets the biases to 3 and -3, so that i and o are
+          about 0.95 and f about 0.05: open to the input, and nearly a tanh network. "chrono" draws the bias of f as
+          log U(1, horizon - 1) and sets that of i to its negative, for time constants from 2 to `horizon` steps (Tallec
+          & Ollivier 2018).
 
         Raises ValueError for a size below 1, an unknown `recurrent` or `gates`, or a `horizon` below 3 with "chrono".
         """

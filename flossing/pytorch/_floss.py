@@ -23,11 +23,12 @@ from flossing.pytorch._epoch import (
     select_parameters,
     update,
 )
+from flossing.pytorch._orbits import channels_of
 from flossing.pytorch._reading import read_system
 from flossing.pytorch._subspace import restrict
 from flossing.pytorch._surroundings import in_own_surroundings
 from flossing.pytorch._system import Engine, StepSystem, System
-from flossing.pytorch.losses import KeepAndWrite, Loss
+from flossing.pytorch.losses import KeepAndWrite, Loss, Memory
 
 
 class FlossingState(NamedTuple):
@@ -190,6 +191,8 @@ def floss(
         print(describe_flossed(model, flossed, used))
     target = read_target(target, basis[0])
     chosen = KeepAndWrite() if loss is None else loss
+    if isinstance(chosen, Memory) and not channels_of(system):
+        raise ValueError("loss must have inputs to remember, got inputs without floating numbers and losses.Memory")
     probes = torch.Generator().manual_seed(0) if generator is None else generator
     shared = own if system.lengths is None else transient
     settings = Objective(model, basis, target, shared, tolerance, chosen)

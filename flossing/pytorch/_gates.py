@@ -73,7 +73,7 @@ def open_gates(
     input_scale: float | None = None,
     generator: torch.Generator | None = None,
 ) -> nn.Module:
-    """Set the biases of a GRU or an LSTM in place, so that it begins as a tanh network; returns the module.
+    """Set the biases of a GRU or an LSTM in place, so that it is open to its inputs, nearly a tanh network; returns it.
 
     **Arguments:**
 
@@ -81,8 +81,8 @@ def open_gates(
     - `bias`: of an open gate; that of a closed one is its negative. 3 opens to 0.95. GRU: r opens, z closes. LSTM: i
       and o open, f closes.
     - `recurrent`: "orthogonal" also draws every recurrent block as an orthogonal matrix.
-    - `input_scale`: also draws the input weights of the new content as N(0,1) times this number.
-    - `generator`: draws them; a generator with seed 0 by default.
+    - `input_scale`: also draws the input weights of the new content of the first layer as N(0,1) times this number.
+    - `generator`: draws them; a generator with seed 0 by default, so that modules of one shape get equal weights.
 
     **Raises:** `ValueError` for any other module, and for one without biases.
 

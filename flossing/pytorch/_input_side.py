@@ -69,9 +69,9 @@ class Reachability:
     log_singular_values: Float[Tensor, " m"]
 
     def dimension(self, threshold: float = 1e-3) -> int:
-        """The number of singular values of at least `threshold` times the largest."""
+        """The number of nonzero singular values of at least `threshold` times the largest."""
         values = self.log_singular_values
-        return int((values >= values[0] + np.log(threshold)).sum())
+        return int(((values >= values[0] + np.log(threshold)) & ~values.isneginf()).sum())
 
 
 @in_own_surroundings

@@ -1,7 +1,8 @@
 """What flossing of torch modules minimises: a loss is a function `loss(measured) -> scalar`.
 
 `exponents` is the loss of the paper; `Memory` the share of the last inputs that cannot be read from the state;
-`KeepAndWrite`, the default of `floss`, their sum. The equations are those of `flossing.losses`.
+`KeepAndWrite`, the default of `floss`, a tenth of the first plus the second. The equations are those of
+`flossing.losses`.
 """
 
 import dataclasses
@@ -46,7 +47,7 @@ class Measured:
         return self.system.inputs
 
     def states(self) -> Float[Tensor, "... T N"]:
-        """The real coordinates of the state after each step of the window; those of sequences of one length."""
+        """The real coordinates of the state after each step of the window; all sequences must have one length."""
         return orbit(self.system)
 
     def probes(self, count: int) -> tuple[Float[Tensor, "P T S"], Float[Tensor, "P T N"]]:
@@ -99,14 +100,15 @@ def exponents(measured: Measured) -> Tensor:
 
 @dataclass(frozen=True)
 class Memory:
-    """The share of the last inputs that k directions could hold and a linear readout cannot recover, from 0 to 1.
+    """One minus the mean share of the variance of the last inputs that a linear readout of the state recovers, 0 to 1.
 
-    - `noise`: the standard deviation of the noise on each real coordinate of a state of small size, in its units; on
-      larger states it grows with their root mean square.
+    - `noise`: the noise added to each real coordinate of the state has the standard deviation
+      `noise * sqrt(1 + mean(h**2))`.
     - `samples`: how many states are measured per coordinate of the state.
 
-    With k exponents and S real input channels it covers the last k / S inputs, at least one, at most half the window.
-    It is 0 for inputs without floating numbers and for autonomous systems.
+    With k exponents and S real input channels it covers the last k / S inputs, rounded down, at least one, at most half
+    the window. Every floating number of an input is a channel, also noise. It is 0 for inputs without floating numbers
+    and for autonomous systems.
 
         history = flt.floss(module, inputs, k=32, loss=flt.losses.Memory(noise=0.1))
     """
@@ -163,7 +165,7 @@ class KeepAndWrite:
         check_positive("weight", self.weight)
 
     def __call__(self, measured: Measured) -> Tensor:
-        """The sum of both losses."""
+        """The weighted sum."""
         return self.weight * exponents(measured) + self.memory(measured)
 
 

@@ -30,7 +30,10 @@ class Kind(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """How a network is flossed: `before` epochs before training, then `block` epochs at `every`, `blocks` times."""
+    """How a network is flossed: `before` epochs before training, then `blocks` blocks of `block` epochs, `every` apart.
+
+    With this `loss`, Adam with step size `rate`, and gradients clipped to a norm of `clip`.
+    """
 
     before: int = 0
     loss: fl.losses.Loss = fl.losses.exponents
@@ -72,7 +75,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """A whole comparison; `folder` is where its results lie, below the output directory. `pilots`: seeds of choice."""
+    """A whole comparison; `folder` is where its results lie, below the output directory."""
 
     title: str
     folder: str
