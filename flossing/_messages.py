@@ -21,9 +21,10 @@ def chaos_message(exponents: np.ndarray, window: int) -> str | None:
     limit = -float(np.log(np.finfo(exponents.dtype).eps))
     if not limit < largest * window < np.inf:
         return None
+    most = max(int(limit / largest), 1)
     return (
         f"floss measures a chaotic orbit, lambda_1 = {largest:.3g} per step, over a window of {window} steps: its "
-        f"gradient is that of this orbit alone and may mislead; use a window of at most {int(limit / largest)} steps"
+        f"gradient is that of this orbit alone and may mislead; use a window of at most {most} steps"
     )
 
 

@@ -46,6 +46,7 @@ from flossing._checks import check_integer, check_positive, is_concrete
 from flossing._linalg.precision import in_full_precision
 from flossing._messages import infinite_exponent_message
 from flossing._tangent.coordinates import real_coordinates
+from flossing._tangent.keys import with_fresh_keys
 from flossing._tangent.problem import Problem
 from flossing._types import Input, RandomKey, State
 
@@ -74,7 +75,7 @@ class Measured(eqx.Module):
     batch_axes: tuple[int | None, int | None] | None = eqx.field(static=True)
 
     def states(self) -> Float[Array, "*B T N"]:
-        """The real coordinates of the state after each step of the window."""
+        """The real coordinates of the state after each step of the window, padded steps included."""
         if self.batch_axes is None:
             return self._orbit(self.start, self.inputs)
         return jax.vmap(self._orbit, self.batch_axes)(self.start, self.inputs)
@@ -100,7 +101,11 @@ class Measured(eqx.Module):
         if has_starts is not None:
             start = jax.tree_util.tree_map(lambda leaf: leaf[jnp.arange(count) % leaf.shape[0]], start)
             axis = 0
-        states = jax.vmap(self._orbit, (axis, 0))(start, inputs)
+
+        def orbit(start, inputs, key):
+            return self._orbit(with_fresh_keys(start, key), inputs)  # noise of its own
+
+        states = jax.vmap(orbit, (axis, 0, 0))(start, inputs, jax.random.split(self.key, count))
         return jax.vmap(jax.vmap(real_coordinates))(inputs), states
 
     def _orbit(self, start: State, inputs: Input) -> Float[Array, "T N"]:
@@ -217,6 +222,7 @@ def memory_shares(
 ) -> Float[Array, " D"]:
     """M_d for d = 0 ... `delays` - 1 over the steps from `first` on, all channels together; not corrected for bias."""
     window, size = states.shape[1:]
+    inputs = inputs.astype(states.dtype)
     lagged = jnp.stack([inputs[:, first - d : window - d] for d in range(delays)], axis=2)  # (P, T', D, S)
     h = states[:, first:].reshape(-1, size)
     s = lagged.reshape(len(h), -1)

@@ -265,11 +265,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _interruptible():
     # Python raises KeyboardInterrupt wherever the main thread happens to be. In a callback of the garbage collector
     # (JAX registers one) or in a finaliser it is dropped, and Ctrl-C would do nothing. Raise it again, outside.
-    before = sys.unraisablehook
+    before, timers = sys.unraisablehook, []
 
     def hook(unraisable: "sys.UnraisableHookArgs"):
         if unraisable.exc_type is KeyboardInterrupt:
-            threading.Timer(0.05, _thread.interrupt_main).start()
+            timers.append(threading.Timer(0.05, _thread.interrupt_main))
+            timers[-1].start()
         else:
             before(unraisable)
 
@@ -278,6 +279,8 @@ def _interruptible():
         yield
     finally:
         sys.unraisablehook = before
+        for timer in timers:
+            timer.cancel()
 
 
 def _cache():

@@ -26,9 +26,23 @@ def test_it_forgets_as_slowly_as_the_horizon_says():
 
 
 def test_the_range_must_hold_a_network_without_chaos():
-    with pytest.raises(ValueError, match=r"gains must include one at which the largest exponent is at most 0"):
+    with pytest.raises(
+        ValueError, match=r"gains must include one at which the exponents are finite and the largest is at most 0"
+    ):
         fl.calibrate(lambda g, s: fl.cells.VanillaRNN(30, key=jax.random.key(1), gain=g), jnp.zeros((120, 1)),
                      horizon=20, gains=(4.0, 8.0))  # fmt: skip
+
+
+def test_networks_that_escape_are_passed_over():
+    """ReLU networks of large gain leave the range of numbers; smaller gains are found."""
+    make = lambda g, s: fl.cells.LeakyRNN(8, key=jax.random.key(1), nonlinearity="relu", gain=g, input_scale=s)  # noqa: E731
+    found = fl.calibrate(make, jnp.ones((4000, 1)), horizon=20, gains=(0.3, 40.0))
+    assert found.gain < 10
+
+
+def test_one_sequence_at_a_time():
+    with pytest.raises(ValueError, match="inputs must be a single sequence .* got a batch of 2"):
+        fl.calibrate(orthogonal, jnp.stack([BITS, BITS]), horizon=20)
 
 
 @pytest.mark.parametrize(

@@ -133,10 +133,13 @@ def test_the_table_of_solved_networks():
 
 def test_a_protocol_records_what_decides_a_run():
     """Another loss, step size or task makes other records; equal settings in two processes make equal ones."""
-    arms = {name: json.dumps(WRITING.recorded("xor", name)) for name in WRITING.arms}
+    arms = {name: json.dumps(WRITING.recorded("xor", "GRU", name)) for name in WRITING.arms}
     assert len(set(arms.values())) == len(arms)
     assert "KeepAndWrite(weight=0.1, memory=Memory(noise=0.03, samples=8))" in arms["both"]
     assert '"loss": "exponents"' in arms["exponents"]
+    networks = {json.dumps(WRITING.recorded("xor", name, "none")) for name in WRITING.networks}
+    assert len(networks) == len(WRITING.networks)
+    assert WRITING.recorded("xor", "LSTM", "none")["network"].endswith("forget_bias=1.0, horizon=None)")
 
 
 @pytest.fixture
@@ -151,6 +154,7 @@ def folder(monkeypatch, tmp_path):
 def test_the_program_makes_what_is_not_there(folder, monkeypatch, capsys, tiny):
     arguments = ["--quick", "--only", "adding", "--seeds", "3", "--out", str(folder.parent)]
     assert program.main(arguments) == 0
+    folder = folder.parent / "quick" / "runs"
     made = [json.loads((folder / f"adding-vanilla-{c}-3.json").read_text()) for c in ARCHITECTURES.arms]
     assert all(run.keys() == tiny[run["condition"]].keys() and run["failure"] is None for run in made)
     assert made[0]["exponents"]["start"] == made[1]["exponents"]["start"]
@@ -166,7 +170,7 @@ def test_the_program_makes_what_is_not_there(folder, monkeypatch, capsys, tiny):
 def test_results_are_collected(folder, capsys):
     folder.mkdir()
     for condition in ARCHITECTURES.arms:
-        settings = ARCHITECTURES.recorded("xor", condition)
+        settings = ARCHITECTURES.recorded("xor", "vanilla", condition)
         for seed, kept in ((1, settings), (2, settings | {"units": 63})):
             run = record("xor", "vanilla", condition, seed) | {"format": runs.FORMAT, "settings": kept}
             runs.run_file(folder, "xor", "vanilla", condition, seed).write_text(json.dumps(run))
@@ -188,7 +192,7 @@ def test_committed_runs_are_not_made_again(tmp_path):
     assert len(list((tmp_path / "runs").iterdir())) == len(results["runs"]) > 0
     run = results["runs"][0]
     file = runs.run_file(tmp_path / "runs", run["task"], run["network"], run["condition"], run["seed"])
-    assert runs.is_done(file, WRITING, run["task"], run["condition"])
+    assert runs.is_done(file, WRITING, run["task"], run["network"], run["condition"])
     before = file.read_text()
     program.write_table(WRITING, tmp_path, program.Console())
     assert program.read_results(tmp_path)["runs"] == results["runs"]

@@ -57,6 +57,26 @@ def test_history_is_measured_before_each_update():
     np.testing.assert_allclose(history.loss[0], fl.flossing_loss(spectrum.exponents), rtol=0, atol=1e-12)
 
 
+SCALE = 1.0
+
+
+def scaled(x):
+    return SCALE * x
+
+
+def test_globals_that_functions_read_are_part_of_them(monkeypatch):
+    """A loop at the top of a script changes a number that its functions read: nothing stale is run again."""
+    found = []
+    for number in (1.0, 3.0):
+        monkeypatch.setitem(globals(), "SCALE", number)
+        step = lambda model, state, s: jnp.tanh(scaled(model.J @ state) + model.ws @ s)  # noqa: E731
+        _, history = floss(small(), epochs=1, interval=1, step=step, loss=lambda m: SCALE * fl.losses.exponents(m))
+        truth = fl.lyapunov_spectrum(small(), bits(KEY), state=jnp.zeros(12), k=1, step=step)
+        found.append((history.loss[0], np.mean(history.exponents[0] ** 2), float(truth.exponents[0])))
+    (one, squares, _), (three, other, _) = found
+    assert one == pytest.approx(squares) and three == pytest.approx(3 * other) and squares != pytest.approx(other)
+
+
 def test_a_window_beyond_the_precision_of_a_chaotic_orbit_is_warned_of():
     """The logistic map at 3.9, lambda_1 = 0.5: 36 nats after some 80 steps; 60 steps are short enough."""
     logistic = lambda r, x, s: r * x * (1 - x)  # noqa: E731

@@ -114,6 +114,17 @@ def test_reachability_along_an_orbit_in_float32():
     np.testing.assert_allclose(values, expected, rtol=0, atol=1e-2)
 
 
+def test_dimensions_of_a_batch():
+    """Rows of a vmapped measurement are counted each for itself; a network that no input reaches has none."""
+    J, _ = stable(0.5)
+    B = np.eye(N)[:, :1]
+    starts = jnp.zeros((3, N))
+    found = jax.vmap(lambda h: fl.reachability(linear(J, B), white(9, 20), state=h, delays=6))(starts)
+    one = fl.reachability(linear(J, B), white(9, 20), state=starts[0], delays=6)
+    np.testing.assert_array_equal(found.dimension(), [one.dimension()] * 3)
+    assert fl.reachability(linear(J, 0 * B), white(9, 20), state=starts[0], delays=6).dimension() == 0
+
+
 def test_steps_with_a_reverse_rule_alone_are_measured():
     @jax.custom_vjp
     def squash(x):
@@ -150,6 +161,12 @@ def test_gates_are_those_of_the_equations():
     ("measure", "message"),
     [
         (lambda c: fl.memory_function(c, white(0, 30, 2)), "inputs must have at least 51 steps .* got 30"),
+        (
+            lambda c: fl.memory_function(c, white(0, 300, 2).at[:, 1].set(0.1)),
+            "inputs must vary to be remembered, .* channel 1",
+        ),
+        (lambda c: fl.memory_function(c, white(0, 300, 2), transient=-5), "transient must be .* got transient=-5"),
+        (lambda c: jax.jit(lambda x: fl.memory_function(c, x))(white(0, 300, 2)), "must be called outside jit"),
         (lambda c: fl.memory_function(c, jnp.ones((300, 2))), "inputs must vary to be remembered, .* channel 0"),
         (lambda c: fl.memory_function(c, white(0, 300, 2), delays=0), "delays must be .* got delays=0"),
         (lambda c: fl.memory_function(c, white(0, 300, 2), folds=1), "folds must be .* got folds=1"),

@@ -127,6 +127,72 @@ def test_memory_alone_needs_inputs():
         flt.floss(lambda h, _: weight @ h, None, state=start, parameters=[weight], window=9, loss=TorchMemory())
 
 
+def test_noise_differs_between_probes():
+    """Noise from a key in the state: were it one realisation for all probes, a readout could cancel it."""
+
+    def step(w, state, s):
+        h, key = state
+        key, now = jax.random.split(key)
+        return jnp.tanh(w @ h + FIRST @ s) + 0.5 * jax.random.normal(now, h.shape), key
+
+    flossing = fl.Flossing(0.1 * SHIFT, INPUTS, state=(jnp.zeros(N), jax.random.key(0)), k=2, window=20, step=step,
+                           loss=lambda m: jnp.var(m.probes(50)[1][:, -1, 3]))  # fmt: skip
+    assert float(flossing.loss(0.1 * SHIFT, jax.random.key(1))) > 0.1
+
+
+def test_a_subclass_is_what_it_computes():
+    """A loss derived from ours is called in both engines of torch, and not taken for ours."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Mine(flt.losses.KeepAndWrite):
+        def __call__(self, measured):
+            return 1000 * measured.exponents.square().sum()
+
+    torch.manual_seed(0)
+    inputs, losses = torch.randn(30, 2, dtype=torch.float64), []
+    for engine in ("jax", "torch"):
+        torch.manual_seed(1)
+        module = nn.GRU(2, 4, dtype=torch.float64)
+        losses.append(flt.floss(module, inputs, k=2, epochs=1, loss=Mine(), engine=engine, report=False).loss)
+    torch.testing.assert_close(*losses, rtol=1e-9, atol=0)
+    assert losses[0] > 10
+
+
+def test_a_state_of_lower_precision_than_its_inputs():
+    weight = torch.eye(3).requires_grad_()
+    history = flt.floss(
+        lambda h, s: torch.tanh(weight @ h + s.float()),
+        torch.randn(30, 3, dtype=torch.float64),
+        state=torch.zeros(3),
+        parameters=[weight],
+        k=2,
+        epochs=1,
+        report=False,
+    )
+    assert history.loss.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", [fl.losses.Memory, fl.flossing_loss, flt.losses.exponents])
+def test_what_is_no_loss_in_jax(loss):
+    with pytest.raises(ValueError, match=r"loss must be a function of what an epoch measures, such as flossing.losses"):
+        fl.floss(fl.cells.VanillaRNN(4, key=jax.random.key(0)), INPUTS, k=2, loss=loss)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (flt.losses.Memory, "loss must be a function of what an epoch measures, such as flossing.pytorch.losses"),
+        (fl.losses.exponents, "got one of flossing.losses"),
+        (flt.flossing_loss, "got flossing_loss, which takes exponents: pass flossing.pytorch.losses.exponents"),
+        (lambda measured: torch.tensor(1.0), "loss must depend on the flossed parameters"),
+        (lambda measured: measured.exponents, "loss must return a scalar tensor"),
+    ],
+)
+def test_what_is_no_loss_in_torch(loss, message):
+    with pytest.raises(ValueError, match=message):
+        flt.floss(nn.GRU(2, 4), torch.ones(30, 2), k=2, loss=loss, report=False)
+
+
 def test_a_loss_of_ones_own():
     cell = fl.cells.VanillaRNN(8, key=jax.random.key(1))
     _, history = fl.floss(cell, INPUTS, k=3, epochs=30, loss=lambda m: jnp.mean(jnp.square(m.states())), report=False)

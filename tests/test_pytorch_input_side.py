@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
+from torch.nn.utils.rnn import pack_sequence
 
 import flossing as fl
 import flossing.pytorch as flt
@@ -93,6 +95,14 @@ def test_an_opened_gru_is_that_of_jax():
         (lambda: flt.reachability(nn.GRU(2, 3), torch.ones(4, 2), delays=5), "delays must be .* got delays=5"),
         (lambda: flt.reachability(nn.GRU(2, 3), torch.ones(4, 2, 2)), "inputs must be a single sequence"),
         (lambda: flt.memory_function(nn.GRU(2, 3), torch.ones(400, 2)), "inputs must vary"),
+        (
+            lambda: flt.memory_function(nn.GRU(2, 3), pack_sequence([torch.randn(90, 2), torch.randn(50, 2)])),
+            "inputs must be sequences of one length",
+        ),
+        (
+            lambda: flt.open_gates(parametrizations.weight_norm(nn.GRU(2, 3), "weight_hh_l0"), recurrent="orthogonal"),
+            "module must have its weights as parameters",
+        ),
     ],
 )
 def test_bad_input(call, message):

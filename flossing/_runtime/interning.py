@@ -2,7 +2,7 @@
 
 JAX caches a compiled program by the identity of its static functions: two calls of `optax.adam(1e-3)` give different
 functions, and everything is compiled twice. Here, two functions are equal if they have the same code, in the same
-module, and close over equal values. Arrays and mutable objects are compared by identity.
+module, and close over, and read as globals, equal values. Arrays and mutable objects are compared by identity.
 """
 
 import functools
@@ -42,7 +42,8 @@ def _content(value: Any, outer: set[int]) -> Any:
         cells = [_cell(cell) for cell in value.__closure__ or ()]
         named = tuple((value.__kwdefaults__ or {}).items())
         parts = (value.__defaults__, named, tuple(cells))
-        return value.__code__, id(value.__globals__), *(_content(part, outer) for part in parts)
+        read = [(name, _global(value, name, outer)) for name in sorted(_names(value.__code__))]
+        return value.__code__, id(value.__globals__), *(_content(part, outer) for part in parts), *read
     if isinstance(value, types.MethodType):
         return "method", _content(value.__func__, outer), id(value.__self__)
     if isinstance(value, functools.partial):
@@ -51,6 +52,19 @@ def _content(value: Any, outer: set[int]) -> Any:
     if isinstance(value, tuple):
         return type(value), *(_content(part, outer) for part in value)
     return "identity", id(value)  # arrays and mutable objects: lists, dicts, instances
+
+
+def _names(code: types.CodeType) -> set[str]:
+    """The names that a function may read as globals, its inner functions included."""
+    inner = [_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return set(code.co_names).union(*inner)
+
+
+def _global(function: types.FunctionType, name: str, outer: set[int]) -> Any:
+    value = function.__globals__.get(name)
+    if isinstance(value, types.FunctionType) and value.__globals__ is not function.__globals__:
+        return "identity", id(value)  # of another module, whose globals we take as constant
+    return _content(value, outer)
 
 
 def _cell(cell: types.CellType) -> Any:

@@ -59,12 +59,12 @@ def calibrate(
         print(found.gain, found.input_scale, found.exponents)
     """
     check_positive("horizon", horizon)
-    for name, (low, high) in {"gains": gains, "input_scales": input_scales}.items():
-        if not 0 < low < high < np.inf:
-            raise ValueError(f"{name} must be two positive numbers in ascending order, got {name}={(low, high)}")
+    for name, between in {"gains": gains, "input_scales": input_scales}.items():
+        if np.shape(between) != (2,) or not 0 < between[0] < between[1] < np.inf:
+            raise ValueError(f"{name} must be two positive numbers in ascending order, got {name}={between!r}")
     if k is not None:
         check_integer("k", k, least=1)
-    found: dict[tuple[float, float], tuple[float, Calibration]] = {}
+    found: dict[tuple[float, float], tuple[float, Calibration | None]] = {}
 
     def measure(log_gain: float, log_scale: float):
         at = round(log_gain, 9), round(log_scale, 9)
@@ -72,9 +72,18 @@ def calibrate(
             return
         gain, scale = float(np.exp(log_gain)), float(np.exp(log_scale))
         cell = make(gain, scale)
-        exponents = lyapunov_spectrum(cell, inputs, k=k, key=key, transient=transient).exponents
+        try:
+            exponents = lyapunov_spectrum(cell, inputs, k=k, key=key, transient=transient).exponents
+        except ValueError as error:
+            if not str(error).startswith(("step must keep the state", "state after the last step")):
+                raise
+            found[at] = np.inf, None  # the orbit escapes: this gain is too large
+            return
+        if exponents.ndim != 1:
+            raise ValueError(f"inputs must be a single sequence (T, ...), got a batch of {len(exponents)}")
         distance = abs(float(jnp.mean(exponents)) + 1 / horizon)
-        found[at] = (distance if float(exponents[0]) <= 0 else np.inf), Calibration(cell, gain, scale, exponents)
+        allowed = float(exponents[0]) <= 0 and np.isfinite(distance)
+        found[at] = (distance if allowed else np.inf), Calibration(cell, gain, scale, exponents)
 
     axes = [np.linspace(np.log(low), np.log(high), 7) for low, high in (gains, input_scales)]
     for log_gain, log_scale in itertools.product(*axes):
@@ -84,11 +93,13 @@ def calibrate(
         (log_gain, log_scale), (distance, _) = min(found.items(), key=lambda item: item[1][0])
         if not np.isfinite(distance):
             raise ValueError(
-                f"gains must include one at which the largest exponent is at most 0, got none in {gains} with "
-                f"input_scales={input_scales}"
+                f"gains must include one at which the exponents are finite and the largest is at most 0, got "
+                f"none in {gains} with input_scales={input_scales}"
             )
         steps = [step / 2 for step in steps]
         for a, b in itertools.product((-1, 0, 1), repeat=2):
             at = log_gain + a * steps[0], log_scale + b * steps[1]
             measure(*(min(max(value, axis[0]), axis[-1]) for value, axis in zip(at, axes, strict=True)))
-    return min(found.values(), key=lambda pair: pair[0])[1]
+    best = min(found.values(), key=lambda pair: pair[0])[1]
+    assert best is not None
+    return best

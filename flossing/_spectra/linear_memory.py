@@ -66,10 +66,11 @@ def memory_of(
     channels = inputs.shape[-1]
     if not channels:
         raise ValueError("inputs must hold floating numbers to remember, got none")
-    depth = min(size, max(length // 2, 1)) if delays is None else delays
+    depth = min(max(size // channels, 1), max(length // 2, 1)) if delays is None else delays
     check_integer("delays", depth, least=1, most=length, note=f" (the run has {length} steps)")
+    if transient is not None:
+        check_integer("transient", transient, least=0, most=length - 1, note=f" (the run has {length} steps)")
     first = max(default_transient(length) if transient is None else transient, depth - 1)
-    check_integer("transient", first, least=0, most=length - 1, note=f" (the run has {length} steps)")
     needed = samples_needed(size, folds)
     if sequences * (length - first) < needed:
         least = first + -(-needed // sequences)
@@ -79,8 +80,9 @@ def memory_of(
         )
     lagged = np.stack([inputs[:, first - d : length - d] for d in range(depth)], axis=2).astype(float)
     targets = lagged.reshape(-1, depth * channels)
-    if not (targets.std(axis=0) > 0).all():
-        column = int(np.argmin(targets.std(axis=0) > 0)) % channels
+    varies = np.ptp(targets, axis=0) > 0
+    if not varies.all():
+        column = int(np.argmin(varies)) % channels
         raise ValueError(f"inputs must vary to be remembered, got the same number at all steps in channel {column}")
     found, each = recovered(states[:, first:].reshape(-1, size).astype(float), targets, folds)
     if (found < NONSTATIONARY).any():

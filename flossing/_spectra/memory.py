@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flossing._checks import check_leaves
+from flossing._checks import check_leaves, is_concrete
 from flossing._runtime.compiled import compiled
 from flossing._spectra.linear_memory import MemoryFunction, memory_of
 from flossing._tangent.batch import set_up_batch
@@ -36,8 +36,8 @@ def memory_function(
     - `model`, `inputs`, `state`, `step`, `steps`, `batched`: as in [`lyapunov_spectrum`][]. Every floating number of an
       input is a channel. The memory function is defined for white inputs: with correlated ones, part of the past can be
       guessed from the present, and counts as memory.
-    - `delays`: d, the number of past inputs, counted from that of the last step; by default as many as the state has
-      coordinates, at most half the sequence.
+    - `delays`: d, the number of past inputs, counted from that of the last step; by default as many as have N numbers
+      together, at most half the sequence.
     - `transient`: steps left out at the start, at least `delays` - 1; by default as in `lyapunov_spectrum`, or more.
     - `folds`: the blocks of the cross-validation, at least 2.
 
@@ -58,6 +58,8 @@ def memory_function(
     flow = orbit_flow if batch.size is None else batch_flow
     axes = () if batch.size is None else (batch.starts, batch.inputs)
     options = {} if batch.size is None else {"axes": batch.axes}
+    if not is_concrete((problem, batch.starts, batch.inputs)):
+        raise ValueError("memory_function must be called outside jit and vmap, got traced values: pass a batch instead")
     states, numbers, last = compiled(flow, problem)(*axes, **options)
     check_leaves("state after the last step, state", last)
     rows = (lambda leaf: np.asarray(leaf)[None]) if batch.size is None else np.asarray

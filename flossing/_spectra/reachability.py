@@ -13,6 +13,7 @@ are Q P, with Q orthogonal, those up to the next are
 and P' = R' diag(1, P). The newest come first, so the rows of P, each of which has its own exponent, are sorted by age.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from flossing._checks import check_integer, check_leaves, is_concrete
 from flossing._linalg.graded import ZERO, Graded, factor, log_singular_values, multiply
@@ -44,10 +45,11 @@ class Reachability(eqx.Module):
     log_norms: Float[Array, "d S"]
     log_singular_values: Float[Array, " m"]
 
-    def dimension(self, threshold: float = 1e-3) -> int:
-        """The number of nonzero singular values of at least `threshold` times the largest."""
+    def dimension(self, threshold: float = 1e-3) -> int | Int[np.ndarray, "..."]:
+        """The number of nonzero singular values of at least `threshold` times the largest; of each row of a batch."""
         values = np.asarray(self.log_singular_values)
-        return int(np.count_nonzero((values >= values[0] + np.log(threshold)) & ~np.isneginf(values)))
+        counts = ((values >= values[..., :1] + np.log(threshold)) & ~np.isneginf(values)).sum(-1)
+        return counts if counts.ndim else int(counts)
 
 
 def reachability(
@@ -102,39 +104,56 @@ def reachable_flow(problem: Problem, *, delays: int) -> tuple[Float[Array, "d S"
         return problem.advance(point, input), None
 
     start, _ = lax.scan(advance, problem.start, problem.inputs_between(0, first), length=first)
-    basis = jnp.eye(problem.coordinates.size, dtype=problem.coordinates.dtype)
+    channels = jax.eval_shape(problem.response, start, shape_of_one(problem.inputs)).shape[1]
 
-    def jacobians(point, input):
-        after, pushed = problem.push(point, basis, input)
-        return after, (pushed.T, problem.response(point, input))
+    def extend(carry, at):
+        point, (q, p) = carry
+        index, input = at
+        after, dq = problem.push(point, q.T, input)
+        return (after, _extended(p, index, problem.response(point, input), dq.T)), None
 
-    end, (d, b) = lax.scan(jacobians, start, problem.inputs_between(first, problem.length), length=delays)
-    return *responses(d, b), problem.state(end)
+    carry = start, _none_yet(problem.coordinates.size, delays, channels, problem.coordinates.dtype)
+    along = jnp.arange(delays), problem.inputs_between(first, problem.length)
+    (end, (_, p)), _ = lax.scan(extend, carry, along)
+    return *_measures(p, delays, channels), problem.state(end)
 
 
 def responses(d: Float[Array, "d N N"], b: Float[Array, "d N S"]) -> tuple[Float[Array, "d S"], Float[Array, " m"]]:
     """From the Jacobians of each step, by the state and by the input: log norms and log singular values."""
     delays, size, channels = b.shape
-    empty = Graded(jnp.full(size, ZERO, jnp.int32), jnp.zeros((size, delays * channels), b.dtype))
 
     def extend(carry, at):
         q, p = carry
         index, d, b = at
-        columns = jnp.concatenate([b, d @ q], axis=1)  # (N, S + N)
-        q, r = factor(columns[:, :size])
-        r = jnp.concatenate([r, q.T @ columns[:, size:]], axis=1)
-        # The newest response has the columns before those of the responses so far.
-        newest = lax.dynamic_update_slice(
-            jnp.zeros((channels, delays * channels), b.dtype),
-            jnp.eye(channels, dtype=b.dtype) / 2,
-            (0, (delays - 1 - index) * channels),
-        )
-        rows = Graded(jnp.concatenate([jnp.ones(channels, jnp.int32), p.exponents]), jnp.concatenate([newest, p.rows]))
-        return (q, multiply(r, rows)), None
+        return _extended(p, index, b, d @ q), None
 
-    start = jnp.eye(size, dtype=b.dtype), empty
-    (_, p), _ = lax.scan(extend, start, (jnp.arange(delays), d, b))
-    rank = min(size, delays * channels)  # later rows are zero
+    (_, p), _ = lax.scan(extend, _none_yet(size, delays, channels, b.dtype), (jnp.arange(delays), d, b))
+    return _measures(p, delays, channels)
+
+
+def _none_yet(size: int, delays: int, channels: int, dtype: Any) -> tuple[Float[Array, "N N"], Graded]:
+    """Q and P before the first response."""
+    rows = jnp.zeros((size, delays * channels), dtype)
+    return jnp.eye(size, dtype=dtype), Graded(jnp.full(size, ZERO, jnp.int32), rows)
+
+
+def _extended(
+    p: Graded, index: Int[Array, ""], b: Float[Array, "N S"], dq: Float[Array, "N N"]
+) -> tuple[Float[Array, "N N"], Graded]:
+    """Q' and P' after the step `index` of the last ones, from P, its derivative B by the input, and D Q."""
+    (size, channels), width = b.shape, p.rows.shape[1]
+    columns = jnp.concatenate([b, dq], axis=1)  # (N, S + N)
+    q, r = factor(columns[:, :size])
+    r = jnp.concatenate([r, q.T @ columns[:, size:]], axis=1)
+    # The newest response has the columns before those of the responses so far.
+    at = (jnp.zeros_like(index), width - (index + 1) * channels)
+    newest = lax.dynamic_update_slice(jnp.zeros((channels, width), b.dtype), jnp.eye(channels, dtype=b.dtype) / 2, at)
+    rows = Graded(jnp.concatenate([jnp.ones(channels, jnp.int32), p.exponents]), jnp.concatenate([newest, p.rows]))
+    return q, multiply(r, rows)
+
+
+def _measures(p: Graded, delays: int, channels: int) -> tuple[Float[Array, "d S"], Float[Array, " m"]]:
+    rank = min(len(p.rows), delays * channels)  # later rows are zero
     return _column_norms(p).reshape(delays, channels), log_singular_values(Graded(p.exponents[:rank], p.rows[:rank]))
 
 
@@ -142,7 +161,7 @@ def _column_norms(p: Graded) -> Float[Array, " columns"]:
     """The logarithms of the norms of the columns."""
     magnitude = jnp.abs(p.rows)
     logs = jnp.where(magnitude > 0, jnp.log(jnp.where(magnitude > 0, magnitude, 1)), -jnp.inf)
-    logs = logs + p.exponents.astype(logs.dtype)[:, None] * np.log(2.0)
+    logs = logs + p.exponents.astype(logs.dtype)[:, None] * math.log(2)
     largest = jnp.max(logs, axis=0, keepdims=True)
     scaled = jnp.exp(2 * (logs - jnp.where(jnp.isneginf(largest), 0, largest)))
     return largest[0] + jnp.log(jnp.sum(scaled, axis=0)) / 2

@@ -12,7 +12,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
-from flossing._arguments import default_transient
+from flossing._arguments import check_loss, default_transient
 from flossing._checks import check_integer, check_key, check_leaves, check_positive, is_concrete
 from flossing._linalg.norm import clipped, norm_of
 from flossing._runtime.interning import interned
@@ -20,12 +20,13 @@ from flossing._runtime.memory import too_large
 from flossing._tangent.batch import set_up_batch
 from flossing._tangent.coordinates import describe_structure
 from flossing._tangent.interval import adapted_interval
+from flossing._tangent.keys import with_fresh_keys
 from flossing._tangent.lengths import mask_batch, masked, shifted
 from flossing._tangent.problem import Problem, initial_basis
 from flossing._tangent.step import read_step, zero_state
 from flossing._tangent.subspace import restrict
 from flossing._tangent.window import measure_window
-from flossing._training.inputs import as_arrays, read_draw, with_fresh_keys
+from flossing._training.inputs import as_arrays, read_draw
 from flossing._training.leaves import check_effect, describe_flossed, mask_of
 from flossing._training.optimisers import read_optimiser
 from flossing._types import Input, RandomKey, State
@@ -132,6 +133,8 @@ class Flossing(eqx.Module):
         check_key("key", key)
         self.step = interned(read_step(model, step))
         self.where, self.project = interned(where), interned(project)
+        if loss is not None:
+            check_loss(loss, "flossing.losses", "flossing.pytorch.losses")
         self.objective = KeepAndWrite() if loss is None else interned(loss)
         self.optimiser = read_optimiser(optax.adam(LEARNING_RATE) if optimiser is None else optimiser)
         self.inputs = read_draw("inputs", inputs)

@@ -102,6 +102,8 @@ class Objective(NamedTuple):
             if not isinstance(loss, Tensor) or loss.ndim:
                 got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
                 raise ValueError(f"loss must return a scalar tensor, got {got}")
+            if not loss.requires_grad:
+                raise ValueError("loss must depend on the flossed parameters, got a tensor without a gradient")
             growth = torch.cat([flow.transient_log_growth, flow.log_growth], dim=-2).detach()
             return loss, flow.exponents, spread_ratio(growth, self.tolerance)
 

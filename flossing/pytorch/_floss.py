@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flossing._arguments import check_integer, check_positive
+from flossing._arguments import check_integer, check_loss, check_positive
 from flossing._messages import chaos_message
 from flossing._tangent.interval import ADAPT_EVERY, longer_interval, shorter_interval
 from flossing.pytorch._arguments import check_transient, initial_basis, own_transient, read_target
@@ -190,6 +190,8 @@ def floss(
     if report:
         print(describe_flossed(model, flossed, used))
     target = read_target(target, basis[0])
+    if loss is not None:
+        check_loss(loss, "flossing.pytorch.losses", "flossing.losses")
     chosen = KeepAndWrite() if loss is None else loss
     if isinstance(chosen, Memory) and not channels_of(system):
         raise ValueError("loss must have inputs to remember, got inputs without floating numbers and losses.Memory")
@@ -221,7 +223,7 @@ def floss(
         records.append(_Epoch(value.item(), exponents.detach().cpu(), norm, ratio, now))
         ratios.append(ratio)
         if not warned and (message := chaos_message(records[-1].exponents.numpy(), length)):
-            warnings.warn(message, stacklevel=4)  # above are two wrappers
+            warnings.warn(message, stacklevel=3)  # above the wrapper
             warned = True
         if interval == "auto" and (epoch == 1 or epoch % ADAPT_EVERY == 0):
             now, ratios = longer_interval(now, np.stack(ratios), length), []

@@ -94,6 +94,10 @@ def open_gates(
         raise ValueError(f"module must be a GRU or an LSTM of torch.nn, got {type(module).__name__}")
     if any(layer[2] is None for layer in gated.layers):
         raise ValueError("module must have biases to open its gates, got bias=False")
+    if not all(isinstance(weight, nn.Parameter) for layer in gated.layers for weight in layer):
+        raise ValueError(
+            "module must have its weights as parameters, got parametrised ones: remove the parametrisation"
+        )
     if recurrent not in (None, "orthogonal"):
         raise ValueError(f"recurrent must be 'orthogonal' or None, got recurrent={recurrent!r}")
     generator = torch.Generator().manual_seed(0) if generator is None else generator

@@ -49,6 +49,8 @@ def memory_function(
     system = read_system(model, inputs, state=state, step=step, steps=steps, batched=batched)
     if not channels_of(system):
         raise ValueError("inputs must hold floating numbers to remember, got none")
+    if system.lengths is not None:
+        raise ValueError("inputs must be sequences of one length, got a PackedSequence: pass a padded part of them")
     single = system.batch is None
     states, numbers = orbit(system), real_numbers(system.inputs, axes=1 if single else 2)
     check_tensors("state after the last step, state", states[..., -1, :])

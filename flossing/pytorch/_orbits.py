@@ -53,8 +53,7 @@ def channels_of(system: System) -> int:
 def orbit(system: System) -> Float[Tensor, "... T N"]:
     """The real coordinates of the state after each step."""
     if isinstance(system, StepSystem) and system.batch is not None:
-        whole = replace(system, lengths=None)
-        return torch.stack([orbit(whole.sequence(index)) for index in range(system.batch)])
+        return _batch_of_orbits(replace(system, lengths=None))
     if isinstance(system, StepSystem):
         return _run(system.step, system, axes=0)
     one = system.as_step()
@@ -62,6 +61,21 @@ def orbit(system: System) -> Float[Tensor, "... T N"]:
         return _run(one.step, one, axes=0)
     # The steps of torch's own modules can be batched.
     return _run(torch.vmap(one.step), replace(one, inputs=one.inputs.movedim(1, 0)), axes=1).movedim(0, 1)
+
+
+def _batch_of_orbits(system: StepSystem) -> Float[Tensor, "B T N"]:
+    """All sequences at once if the step can be batched, else one after another."""
+    assert system.batch is not None
+    batch = system.batch
+    state = system.state
+    if not system.has_states:
+        state = pytree.tree_map(lambda x: x.expand(batch, *x.shape), state)
+    along = pytree.tree_map(lambda s: s.movedim(1, 0), system.inputs)
+    try:
+        together = replace(system, state=state, inputs=along, batch=None, has_states=False)
+        return _run(torch.vmap(system.step), together, axes=1).movedim(0, 1)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError):
+        return torch.stack([orbit(system.sequence(index)) for index in range(batch)])
 
 
 def _run(step: Callable, system: StepSystem, axes: int) -> Float[Tensor, "T ..."]:

@@ -173,9 +173,11 @@ def loss_parts(loss: Loss) -> tuple[float, Memory | None] | None:
     """The weight of the exponents and the memory term, for the losses above; None for any other."""
     if loss is exponents:
         return 1.0, None
-    if isinstance(loss, Memory):
+    if isinstance(loss, Memory) and type(loss) is Memory:  # a subclass may compute something else
         return 0.0, loss
-    return (loss.weight, loss.memory) if isinstance(loss, KeepAndWrite) else None
+    if isinstance(loss, KeepAndWrite) and type(loss) is KeepAndWrite and type(loss.memory) is Memory:
+        return loss.weight, loss.memory
+    return None
 
 
 def memory_shares(
@@ -183,6 +185,7 @@ def memory_shares(
 ) -> Float[Tensor, " D"]:
     """M_d for d = 0 ... `delays` - 1 over the steps from `first` on, all channels together; not corrected for bias."""
     window, size = states.shape[1:]
+    inputs = inputs.to(states.dtype)
     lagged = torch.stack([inputs[:, first - d : window - d] for d in range(delays)], dim=2)  # (P, T', D, S)
     h = states[:, first:].reshape(-1, size)
     s = lagged.reshape(len(h), -1)

@@ -1,7 +1,7 @@
 """Perform the missing runs of a protocol on two cores, and write its table.
 
     python -m flossing_lab.comparison                         250 runs, about an hour; run it again to continue
-    python -m flossing_lab.comparison --protocol writing      another protocol, 560 runs, about four hours
+    python -m flossing_lab.comparison --protocol writing      another protocol, 700 runs, about four hours
     python -m flossing_lab.comparison --protocol harmless     another one, 60 runs, half an hour
     python -m flossing_lab.comparison --only xor,digits       these tasks only; --networks and --arms likewise
     python -m flossing_lab.comparison --seeds 101,102         other seeds, to choose settings; the table leaves them out
@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from flossing_lab.comparison import solved, table
-from flossing_lab.comparison.protocol import Protocol
+from flossing_lab.comparison.protocol import Protocol, describe
 from flossing_lab.comparison.protocols import PROTOCOLS
 from flossing_lab.comparison.runs import FORMAT, is_done, run_file
 from flossing_lab.runs.files import read_json, remove_temporary_files, write_atomically, write_json
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(str(error))
 
     console = Console()
-    out = options.out / protocol.folder
+    out = options.out / protocol.folder / ("quick" if options.quick else "")
     runs = out / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     remove_temporary_files(runs)
@@ -99,8 +99,7 @@ def make_runs(name: str, protocol: Protocol, folder: Path, workers: int, quick: 
     cells = list(itertools.product(protocol.tasks, protocol.networks, protocol.arms))
 
     def missing(cell: tuple[str, str, str]) -> list[int]:
-        task, _, arm = cell
-        return [seed for seed in protocol.seeds if not is_done(run_file(folder, *cell, seed), protocol, task, arm)]
+        return [seed for seed in protocol.seeds if not is_done(run_file(folder, *cell, seed), protocol, *cell)]
 
     def done() -> int:
         return len(cells) * len(protocol.seeds) - sum(len(missing(cell)) for cell in cells)
@@ -134,15 +133,17 @@ def write_table(protocol: Protocol, out: Path, console: Console):
     runs = []
     for task, network, arm, seed in itertools.product(protocol.tasks, protocol.networks, protocol.arms, protocol.seeds):
         file = run_file(out / "runs", task, network, arm, seed)
-        if is_done(file, protocol, task, arm):
+        if is_done(file, protocol, task, network, arm):
             found = read_json(file, FORMAT)
             runs.append({name: value for name, value in found.items() if name not in ("format", "settings")})
     if not runs:
         return
     tasks = {name: repr(task.make()) for name, task in protocol.tasks.items()}
-    arms = {name: protocol.recorded(next(iter(protocol.tasks)), name)["flossing"] for name in protocol.arms}
+    arms = {name: protocol.flossing(name) for name in protocol.arms}
+    networks = {name: describe(kind.make) for name, kind in protocol.networks.items()}
     made = measured_on(("flossing", "jax", "jaxlib", "numpy", "optax", "equinox"), cores=1)
-    results = made | {"settings": dataclasses.asdict(protocol.settings), "tasks": tasks, "arms": arms}
+    results = made | {"settings": dataclasses.asdict(protocol.settings), "tasks": tasks}
+    results |= {"networks": networks, "arms": arms}
     # One line per run, so that a changed run changes one line.
     lines = ",\n".join("  " + json.dumps(run, ensure_ascii=False) for run in runs)
     head = json.dumps(results, indent=1, ensure_ascii=False).removesuffix("\n}")
@@ -156,11 +157,17 @@ def restore(protocol: Protocol, out: Path):
     results = read_results(out)
     for run in results["runs"]:
         task, arm = run["task"], run["condition"]
-        file = run_file(out / "runs", task, run["network"], arm, run["seed"])
-        if file.exists() or task not in protocol.tasks or arm not in protocol.arms:
+        network, file = run["network"], run_file(out / "runs", task, run["network"], arm, run["seed"])
+        if task not in protocol.tasks or arm not in protocol.arms or network not in protocol.networks:
             continue
-        used = results["settings"] | {"task": results["tasks"][task], "flossing": results.get("arms", {}).get(arm)}
-        if used == json.loads(json.dumps(protocol.recorded(task, arm))):
+        if is_done(file, protocol, task, network, arm):
+            continue
+        used = results["settings"] | {
+            "task": results["tasks"][task],
+            "network": results.get("networks", {}).get(network),
+            "flossing": results.get("arms", {}).get(arm),
+        }
+        if used == json.loads(json.dumps(protocol.recorded(task, network, arm))):
             write_json(file, run | {"format": FORMAT, "settings": used})
 
 

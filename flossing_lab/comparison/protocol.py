@@ -1,6 +1,8 @@
 """A protocol: which tasks, networks and arms are compared, on which seeds, and with which settings."""
 
 import dataclasses
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -85,11 +87,14 @@ class Protocol:
     seeds: tuple[int, ...]
     settings: Settings
 
-    def recorded(self, task: str, arm: str) -> dict[str, Any]:
+    def recorded(self, task: str, network: str, arm: str) -> dict[str, Any]:
         """The settings that a run of this protocol records; a run with others is made again."""
         chosen = dataclasses.asdict(self.settings) | {"task": repr(self.tasks[task].make())}
-        flossing = dataclasses.asdict(self.arms[arm]) | {"loss": describe(self.arms[arm].loss)}
-        return chosen | {"flossing": flossing}
+        return chosen | {"network": describe(self.networks[network].make), "flossing": self.flossing(arm)}
+
+    def flossing(self, arm: str) -> dict[str, Any]:
+        """The settings of an arm."""
+        return dataclasses.asdict(self.arms[arm]) | {"loss": describe(self.arms[arm].loss)}
 
     def quick(self) -> "Protocol":
         """A tiny version that checks whether everything works."""
@@ -102,6 +107,11 @@ class Protocol:
         return dataclasses.replace(self, arms=arms, settings=settings)
 
 
-def describe(loss: fl.losses.Loss) -> str:
-    """A loss as text that is the same in every process."""
-    return repr(loss) if dataclasses.is_dataclass(loss) else getattr(loss, "__name__", repr(loss))
+def describe(function: Any) -> str:
+    """A loss, or what draws a cell with its defaults, as text that is the same in every process."""
+    if dataclasses.is_dataclass(function) and not isinstance(function, type):
+        return repr(function)
+    inner = function.func if isinstance(function, functools.partial) else function
+    parameters = inspect.signature(function).parameters.values()
+    defaults = ", ".join(f"{p.name}={p.default!r}" for p in parameters if p.default is not p.empty)
+    return f"{inner.__name__}({defaults})" if defaults else inner.__name__

@@ -7,6 +7,7 @@ Runs that differ only in their seed compile once.
 
 import argparse
 import dataclasses
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ def run(protocol: Protocol, task_name: str, network_name: str, arm_name: str, se
         "curve": curve,
         "accuracies": accuracies,
         "failure": failure,
-        "settings": protocol.recorded(task_name, arm_name),
+        "settings": protocol.recorded(task_name, network_name, arm_name),
     }
 
 
@@ -159,7 +160,7 @@ def run_file(folder: Path, task: str, network: str, condition: str, seed: int) -
     return folder / f"{task}-{network.replace(', ', '_').replace(' ', '-')}-{condition}-{seed}.json"
 
 
-def is_done(file: Path, protocol: Protocol, task: str, arm: str) -> bool:
+def is_done(file: Path, protocol: Protocol, task: str, network: str, arm: str) -> bool:
     """Whether the file holds a run with the settings of the protocol."""
     if not file.exists():
         return False
@@ -167,7 +168,7 @@ def is_done(file: Path, protocol: Protocol, task: str, arm: str) -> bool:
         found = read_json(file, FORMAT)
     except ValueError:
         return False
-    return found["settings"] == protocol.recorded(task, arm)
+    return found["settings"] == json.loads(json.dumps(protocol.recorded(task, network, arm)))
 
 
 def main(arguments: list[str] | None = None):
@@ -186,7 +187,7 @@ def main(arguments: list[str] | None = None):
     for seed in map(int, options.seeds.split(",")):
         cell = options.task, options.network, options.arm
         file = run_file(options.folder, *cell, seed)
-        if not is_done(file, protocol, options.task, options.arm):
+        if not is_done(file, protocol, *cell):
             write_json(file, run(protocol, *cell, seed))
 
 
