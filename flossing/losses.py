@@ -90,12 +90,12 @@ class Measured(eqx.Module):
         row_key, time_key = jax.random.split(self.key)
         shape = (count, self.window)
         if has_inputs is None:
-            at: Any = jax.random.randint(time_key, shape, 0, self.window)
+            at: Any = jax.random.randint(time_key, shape, 0, self.window, jnp.int32)
         else:
             size = jax.tree_util.tree_leaves(self.inputs)[0].shape[0]
-            rows = jax.random.randint(row_key, shape, 0, size)
+            rows = jax.random.randint(row_key, shape, 0, size, jnp.int32)
             lengths = self.window if self.lengths is None else jnp.minimum(self.lengths, self.window)[rows]
-            at = rows, jax.random.randint(time_key, shape, 0, lengths)
+            at = rows, jax.random.randint(time_key, shape, 0, lengths, jnp.int32)
         inputs = jax.tree_util.tree_map(lambda leaf: leaf[at], self.inputs)
         start, axis = self.start, None
         if has_starts is not None:

@@ -49,6 +49,24 @@ def test_floss_along_a_ragged_batch(interval):
 
 
 @pytest.mark.usefixtures("optax_promotion")
+def test_lengths_beyond_the_window():
+    """The window cuts longer sequences: their exponents are those of its steps, in JAX and in torch."""
+    windowed = fl.lyapunov_spectrum(CELL, PADDED, lengths=LENGTHS, steps=15, k=2).exponents
+    for row, length in enumerate(LENGTHS):
+        alone = fl.lyapunov_spectrum(CELL, ROWS[row][:15] if length > 15 else ROWS[row], k=2).exponents
+        np.testing.assert_allclose(windowed[row], alone, atol=1e-12)
+    options = {"k": 2, "epochs": 1, "window": 15, "report": False}
+    history = fl.floss(CELL, PADDED, lengths=LENGTHS, **options)[1]
+    assert history.exponents.shape == (1, 3, 2)
+    weight = torch.eye(4, dtype=torch.float64).requires_grad_()
+    rows = torch.randn(2, 20, 4, dtype=torch.float64)
+    options |= {"batched": True, "lengths": [20, 9], "state": torch.zeros(4, dtype=torch.float64)}
+    assert (
+        flt.floss(lambda h, s: torch.tanh(weight @ h + s), rows, parameters=[weight], **options).loss.isfinite().all()
+    )
+
+
+@pytest.mark.usefixtures("optax_promotion")
 def test_a_batch_is_flossed_by_the_mean_of_its_sequences():
     inputs = jax.random.normal(jax.random.key(3), (4, 25, 2))
     options = {"loss": fl.losses.exponents}

@@ -19,7 +19,8 @@ class Batch(NamedTuple):
     """One problem, or B problems with the same step.
 
     `problem` is that of the first sequence. `starts` and `inputs` are those of all sequences, with a leading axis of
-    `size` if `has_starts` and `has_inputs` are true. `size` is None for a single sequence.
+    `size` if `has_starts` and `has_inputs` are true. `size` is None for a single sequence. `padded` is the length of
+    the inputs as they were given.
     """
 
     problem: Problem
@@ -28,6 +29,7 @@ class Batch(NamedTuple):
     size: int | None
     has_starts: bool
     has_inputs: bool
+    padded: int
 
     @property
     def axes(self) -> tuple[int | None, int | None]:
@@ -66,7 +68,7 @@ def set_up_batch(
         problem = set_up(model, inputs, state=state, step=step, steps=steps, steps_name=steps_name)
         if given is None and _rows_are_apart(problem, state, inputs):
             raise ValueError(rows_message(jax.tree_util.tree_leaves(state)[0].shape))
-        return Batch(problem, problem.start, problem.inputs, None, False, False)
+        return Batch(problem, problem.start, problem.inputs, None, False, False, problem.length)
 
     size = _common_size("inputs", inputs) or _common_size("state", state)
     if size is None:
@@ -75,10 +77,11 @@ def set_up_batch(
     has_inputs = bool(jax.tree_util.tree_leaves(inputs))
     options = {"step": step, "steps": steps, "steps_name": steps_name}
     problem, has_starts = _problem_of_one(model, first, state, size, has_inputs, **options)
+    padded = jax.tree_util.tree_leaves(inputs)[0].shape[1] if has_inputs else problem.length
     inputs = jax.tree_util.tree_map(lambda s: s[:, : problem.length], inputs)
     split = problem.coordinates.split
     starts = jax.vmap(lambda state: Point(*split(state)))(state) if has_starts else problem.start
-    return Batch(problem, starts, inputs, size, has_starts, has_inputs)
+    return Batch(problem, starts, inputs, size, has_starts, has_inputs, padded)
 
 
 def _rows_are_apart(problem: Problem, state: State, inputs: Input) -> bool:

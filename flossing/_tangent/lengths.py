@@ -74,7 +74,7 @@ def mask_batch(
     if batch.size is None or not batch.has_inputs:
         raise ValueError("lengths must come with a batch of inputs, (B, T, ...), got a single sequence")
     problem = batch.problem
-    values = check_lengths(lengths, batch.size, problem.length)
+    values = jnp.minimum(check_lengths(lengths, batch.size, batch.padded), problem.length)
     if transient is not None and is_concrete(values) and transient >= (least := int(values.min())):
         raise ValueError(f"transient must be below the smallest of lengths, {least}, got transient={transient}")
     inputs, counts = jax.vmap(lambda s, n: shifted(s, n, problem.length, transient))(batch.inputs, values)

@@ -47,7 +47,7 @@ def read_system(
                 raise ValueError("lengths must be left out for a packed sequence, which has its own")
             inputs, lengths = pad_packed_sequence(inputs, batch_first=recurrent.batch_axis == 0)
         system = _read_recurrent(model, recurrent, state, inputs, engine)
-        system = replace(system, lengths=_read_lengths(lengths, system))
+        system = replace(system, lengths=_read_lengths(lengths, system, system.length))
         if batched is not None and batched != (system.batch is not None):
             raise ValueError(f"batched must be left out for this module, whose inputs imply it, got batched={batched}")
         return system.start(sequence_length(system.inputs.movedim(-2, 0), steps, steps_name))
@@ -72,10 +72,11 @@ def read_system(
         if not inside:
             raise
         raise ValueError(f"{error}; {hint}") from error
-    return replace(system, lengths=_read_lengths(lengths, system))
+    padded = pytree.tree_leaves(inputs)[0].shape[1] if system.batch is not None and inputs is not None else 0
+    return replace(system, lengths=_read_lengths(lengths, system, padded))
 
 
-def _read_lengths(lengths: Any, system: System) -> tuple[int, ...] | None:
+def _read_lengths(lengths: Any, system: System, steps: int) -> tuple[int, ...] | None:
     if lengths is None:
         return None
     if system.batch is None:
@@ -85,7 +86,6 @@ def _read_lengths(lengths: Any, system: System) -> tuple[int, ...] | None:
         legal = f"one integer for each of {system.batch} sequences"
         raise ValueError(f"lengths must be {legal}, got {values.dtype} of shape {tuple(values.shape)}")
     found = tuple(values.tolist())
-    steps = system.length
     for index, length in enumerate(found):
         if not 1 <= length <= steps:
             raise ValueError(f"lengths must be from 1 to {steps}, the padded length, got lengths[{index}]={length}")
