@@ -9,7 +9,7 @@ written.
 
 `Memory` acts on what inputs leave in the state. How a state depends on the input d steps ago is the product of d
 Jacobians with the input matrix, T_d B, and differs from orbit to orbit. A readout has the same weights on every orbit,
-so only the mean of T_d B can be read. For Gaussian inputs of variance v, integration by parts (Stein 1972) gives
+so only the mean of T_d B can be read. For Gaussian inputs of variance v, integration by parts (Stein's lemma) gives
 
     <T_d B> v = <h_t s_{t-d}> = c_d,
 
