@@ -71,11 +71,24 @@ def _batch_of_orbits(system: StepSystem) -> Float[Tensor, "B T N"]:
     if not system.has_states:
         state = pytree.tree_map(lambda x: x.expand(batch, *x.shape), state)
     along = pytree.tree_map(lambda s: s.movedim(1, 0), system.inputs)
-    try:
-        together = replace(system, state=state, inputs=along, batch=None, has_states=False)
+    together = replace(system, state=state, inputs=along, batch=None, has_states=False)
+    if _can_be_batched(together):
         return _run(torch.vmap(system.step), together, axes=1).movedim(0, 1)
+    return torch.stack([orbit(system.sequence(index)) for index in range(batch)])
+
+
+def _can_be_batched(system: StepSystem) -> bool:
+    """Whether `torch.vmap` runs the step, forwards and, where a gradient may be wanted, backwards; a trial of one."""
+    leaves, spec = pytree.tree_flatten(system.state)
+    leaves = [x.detach().clone().requires_grad_(x.is_floating_point() or x.is_complex()) for x in leaves]
+    try:
+        after = torch.vmap(system.step)(pytree.tree_unflatten(leaves, spec), system.input_at(0))
+        total = real_numbers(after, axes=1).sum()
+        if total.requires_grad:
+            torch.autograd.grad(total, [x for x in leaves if x.requires_grad], allow_unused=True)
     except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError):
-        return torch.stack([orbit(system.sequence(index)) for index in range(batch)])
+        return False
+    return True
 
 
 def _run(step: Callable, system: StepSystem, axes: int) -> Float[Tensor, "T ..."]:
