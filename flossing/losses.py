@@ -87,7 +87,7 @@ class Measured(eqx.Module):
         are then independent, and a state that depends on them must have kept them itself.
         """
         has_starts, has_inputs = self.batch_axes or (None, None)
-        row_key, time_key = jax.random.split(self.key)
+        row_key, time_key, noise_key = jax.random.split(self.key, 3)
         shape = (count, self.window)
         if has_inputs is None:
             at: Any = jax.random.randint(time_key, shape, 0, self.window, jnp.int32)
@@ -105,7 +105,7 @@ class Measured(eqx.Module):
         def orbit(start, inputs, key):
             return self._orbit(with_fresh_keys(start, key), inputs)  # noise of its own
 
-        states = jax.vmap(orbit, (axis, 0, 0))(start, inputs, jax.random.split(self.key, count))
+        states = jax.vmap(orbit, (axis, 0, 0))(start, inputs, jax.random.split(noise_key, count))
         return jax.vmap(jax.vmap(real_coordinates))(inputs), states
 
     def _orbit(self, start: State, inputs: Input) -> Float[Array, "T N"]:

@@ -39,7 +39,7 @@ hundreds of epochs. Near the target, gradient norms are below this limit."""
 
 
 LEARNING_RATE = 3e-3
-"""The default step size of Adam, chosen with the default loss on networks that no result is reported of."""
+"""The default step size of Adam, chosen with the default loss, on other networks than those of any table."""
 
 
 class FlossingRecord(NamedTuple):

@@ -107,7 +107,7 @@ def floss(
       [`FlossingRecord`][], holds the chunk's epochs.
     - `report`: print once what is flossed, names and shapes.
 
-    A chaotic orbit over so long a window that its gradient means nothing is warned of, once.
+    Warns once if the orbit is chaotic and the window so long that the gradient means nothing.
 
     **Returns:** the flossed model and a [`FlossingHistory`][]. Later calls with equal functions and shapes reuse the
     compiled loop; functions are equal if they have the same code and close over equal values or the same arrays.

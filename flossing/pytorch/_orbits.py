@@ -11,6 +11,9 @@ from torch.utils import _pytree as pytree
 from flossing.pytorch._arguments import real_numbers
 from flossing.pytorch._system import ModuleSystem, StepSystem, System
 
+_CANNOT_BE_BATCHED = (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError)
+"""The exceptions of `torch.vmap`, and of Python in a step that reads numbers from its tensors."""
+
 
 def white(system: System, count: int, generator: torch.Generator) -> System:
     """The system along `count` sequences of inputs drawn from its own, step by step."""
@@ -86,7 +89,7 @@ def _can_be_batched(system: StepSystem) -> bool:
         total = real_numbers(after, axes=1).sum()
         if total.requires_grad:
             torch.autograd.grad(total, [x for x in leaves if x.requires_grad], allow_unused=True)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError):
+    except _CANNOT_BE_BATCHED:
         return False
     return True
 
