@@ -2,7 +2,7 @@
 
     python -m flossing_lab.comparison                         250 runs, about an hour; run it again to continue
     python -m flossing_lab.comparison --protocol writing      another protocol, 700 runs, about four hours
-    python -m flossing_lab.comparison --protocol harmless     another one, 60 runs, half an hour
+    python -m flossing_lab.comparison --protocol harmless     another one, 60 runs, half an hour; likewise draws and best
     python -m flossing_lab.comparison --only xor,digits       these tasks only; --networks and --arms likewise
     python -m flossing_lab.comparison --seeds 101,102         other seeds, to choose settings; the table leaves them out
     python -m flossing_lab.comparison --quick                 a tiny version, to check that everything works; no table
@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from flossing_lab.comparison import solved, table
-from flossing_lab.comparison.protocol import Protocol, describe
+from flossing_lab.comparison.protocol import Protocol
 from flossing_lab.comparison.protocols import PROTOCOLS
 from flossing_lab.comparison.runs import FORMAT, is_done, run_file
 from flossing_lab.runs.files import read_json, remove_temporary_files, write_atomically, write_json
@@ -140,7 +140,7 @@ def write_table(protocol: Protocol, out: Path, console: Console):
         return
     tasks = {name: repr(task.make()) for name, task in protocol.tasks.items()}
     arms = {name: protocol.flossing(name) for name in protocol.arms}
-    networks = {name: describe(kind.make) for name, kind in protocol.networks.items()}
+    networks = {name: kind.described for name, kind in protocol.networks.items()}
     made = measured_on(("flossing", "jax", "jaxlib", "numpy", "optax", "equinox"), cores=1)
     results = made | {"settings": dataclasses.asdict(protocol.settings), "tasks": tasks}
     results |= {"networks": networks, "arms": arms}

@@ -24,17 +24,27 @@ class TaskSetting(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A kind of cell, `make(units, inputs, key=...)`, and the number of flossed exponents as a share of its units."""
+    """A kind of cell, `make(units, inputs, key=...)`, and the number of flossed exponents as a share of its units.
+
+    `rate` is the step size of its training, if not that of the settings.
+    """
 
     make: Callable[..., Any]
     share: float
+    rate: float | None = None
+
+    @property
+    def described(self) -> str:
+        """The kind as text that is the same in every process."""
+        return describe(self.make) + ("" if self.rate is None else f", step size {self.rate:g}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
     """How a network is flossed: `before` epochs before training, then `blocks` blocks of `block` epochs, `every` apart.
 
-    With this `loss`, Adam with step size `rate`, and gradients clipped to a norm of `clip`.
+    With this `loss`, Adam with step size `rate`, and gradients clipped to a norm of `clip`. `epochs` is the number of
+    training epochs, if not that of the settings.
     """
 
     before: int = 0
@@ -44,6 +54,7 @@ class Arm:
     block: int = 0
     every: int = 250
     blocks: int = 0
+    epochs: int | None = None
 
     @property
     def schedule(self) -> fl.schedules.Schedule | None:
@@ -90,17 +101,24 @@ class Protocol:
     def recorded(self, task: str, network: str, arm: str) -> dict[str, Any]:
         """The settings that a run of this protocol records; a run with others is made again."""
         chosen = dataclasses.asdict(self.settings) | {"task": repr(self.tasks[task].make())}
-        return chosen | {"network": describe(self.networks[network].make), "flossing": self.flossing(arm)}
+        return chosen | {"network": self.networks[network].described, "flossing": self.flossing(arm)}
 
     def flossing(self, arm: str) -> dict[str, Any]:
-        """The settings of an arm."""
-        return dataclasses.asdict(self.arms[arm]) | {"loss": describe(self.arms[arm].loss)}
+        """The settings of an arm; its epochs only if they are its own."""
+        found = dataclasses.asdict(self.arms[arm]) | {"loss": describe(self.arms[arm].loss)}
+        return {name: value for name, value in found.items() if (name, value) != ("epochs", None)}
+
+    def chosen(self, network: str, arm: str) -> Settings:
+        """The settings of a run: the network may have its own step size, the arm its own number of epochs."""
+        rate, epochs = self.networks[network].rate, self.arms[arm].epochs
+        own = {} if rate is None else {"learning_rate": rate}
+        return dataclasses.replace(self.settings, **own, **({} if epochs is None else {"epochs": epochs}))
 
     def quick(self) -> "Protocol":
         """A tiny version that checks whether everything works."""
         arms = {
             name: dataclasses.replace(arm, before=min(arm.before, 40), block=min(arm.block, 2), every=5,
-                                      blocks=min(arm.blocks, 1))
+                                      blocks=min(arm.blocks, 1), epochs=None)
             for name, arm in self.arms.items()
         }  # fmt: skip
         settings = dataclasses.replace(self.settings, units=8, batch=4, epochs=12, test=16)

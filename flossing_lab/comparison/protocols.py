@@ -1,8 +1,15 @@
 """The protocols by name."""
 
 from flossing_lab.comparison.architectures import ARCHITECTURES
+from flossing_lab.comparison.draws import BEST, DRAWS
 from flossing_lab.comparison.harmless import HARMLESS
 from flossing_lab.comparison.protocol import Protocol
 from flossing_lab.comparison.writing import WRITING
 
-PROTOCOLS: dict[str, Protocol] = {"architectures": ARCHITECTURES, "writing": WRITING, "harmless": HARMLESS}
+PROTOCOLS: dict[str, Protocol] = {
+    "architectures": ARCHITECTURES,
+    "writing": WRITING,
+    "harmless": HARMLESS,
+    "draws": DRAWS,
+    "best": BEST,
+}

@@ -75,7 +75,8 @@ def run(protocol: Protocol, task_name: str, network_name: str, arm_name: str, se
 
     A seed gives the same network, the same batches and the same sequences for flossing in all arms.
     """
-    settings, arm, kind = protocol.settings, protocol.arms[arm_name], protocol.networks[network_name]
+    settings = protocol.chosen(network_name, arm_name)
+    arm, kind = protocol.arms[arm_name], protocol.networks[network_name]
     task = protocol.tasks[task_name].make()
     cell_key, readout_key, data_key, basis_key = jax.random.split(jax.random.key(seed), 4)
     cell, k = kind.make(settings.units, task.channels, key=cell_key), round(kind.share * settings.units)
