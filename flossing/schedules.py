@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from flossing._checks import check_integer, check_positive
+from flossing._arguments import check_integer, check_positive
 
 Measures = Mapping[str, Any]
 

@@ -17,6 +17,7 @@ from flossing.pytorch._floss import (
     FlossingState as FlossingState,
     floss as floss,
 )
+from flossing.pytorch._flosser import Flosser as Flosser
 from flossing.pytorch._gates import gate_values as gate_values, open_gates as open_gates
 from flossing.pytorch._input_side import (
     Reachability as Reachability,

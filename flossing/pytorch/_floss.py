@@ -116,7 +116,8 @@ def floss(
     **Arguments:**
 
     - `model`, `state`, `generator`, `k`, `basis`, `step`, `batched`, `engine`: as for
-      [`lyapunov_spectrum`][flossing.pytorch.lyapunov_spectrum]. Each epoch starts from `state`.
+      [`lyapunov_spectrum`][flossing.pytorch.lyapunov_spectrum]. Each epoch starts from `state`, which may also be a
+      function without arguments that returns it, called after `inputs`.
     - `inputs`: a sequence, or a batch, used in every epoch, as for `lyapunov_spectrum`; or a function without arguments
       that returns new inputs for each epoch; or None for an autonomous system.
     - `epochs`: the number of flossing epochs, at least 1.
@@ -173,8 +174,14 @@ def floss(
     flossed, optimiser = select_parameters(model, parameters, adam if optimiser is None else optimiser)
 
     def read(trial: bool) -> System:
-        sequence = inputs() if callable(inputs) else inputs
-        options = {"state": state, "step": step, "batched": batched, "lengths": lengths, "engine": engine}
+        sequence = _next(inputs) if callable(inputs) else inputs
+        options = {
+            "state": state() if callable(state) else state,
+            "step": step,
+            "batched": batched,
+            "lengths": lengths,
+            "engine": engine,
+        }
         with torch.enable_grad():  # weights may be computed when they are read
             return read_system(model, sequence, steps=window, steps_name="window", trial=trial, **options)
 
@@ -231,6 +238,16 @@ def floss(
             callback(epoch, model, _stacked(records[(epoch - 1) // chunk * chunk :], basis.dtype))
     values, exponents, norm, _, intervals = _stacked(records, basis.dtype)
     return FlossingHistory(values, exponents, norm, intervals, FlossingState(optimiser, now))
+
+
+def _next(inputs: Callable[[], Any]) -> Any:
+    """The inputs of the next epoch; ValueError if a loader has no more of them."""
+    try:
+        return inputs()
+    except StopIteration:
+        raise ValueError(
+            "inputs must return a sequence in every epoch, got none from an exhausted iterator: use itertools.cycle"
+        ) from None
 
 
 def _first_interval(interval: int | Literal["auto"], state: FlossingState | None) -> int:

@@ -71,9 +71,14 @@ def unwrapped(model: Any) -> Any:
     return model
 
 
+def is_recurrent(module: Any) -> bool:
+    """Whether this is a recurrent module of torch, or a subclass of one."""
+    return isinstance(module, tuple(_KINDS))
+
+
 def recurrent_names(model: nn.Module) -> list[str]:
     """The names of the recurrent modules inside a model."""
-    return [name for name, module in model.named_modules() if name and isinstance(module, tuple(_KINDS))]
+    return [name for name, module in model.named_modules() if name and is_recurrent(module)]
 
 
 def read_module(module: Any) -> Recurrent | None:

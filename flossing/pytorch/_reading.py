@@ -235,7 +235,8 @@ def _read_recurrent(module: Any, recurrent: Recurrent, state: Any, inputs: Any, 
         raise ValueError(f"state must be like {describe(zeros)} for this module and inputs, got {describe(state)}")
     check_tensors("state", state)
 
-    if module._forward_hooks or module._forward_pre_hooks:  # they expect a call; some compute the weights
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    if any(not getattr(hook, "observes", False) for hook in hooks):  # they expect a call; some compute the weights
         module(inputs if recurrent.kind.stacked else inputs[0], state)
         recurrent = read_module(module) or recurrent
     if inputs.ndim == 3:
