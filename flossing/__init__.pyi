@@ -1,4 +1,5 @@
 from . import cells as cells, flows as flows, losses as losses, schedules as schedules, tasks as tasks
+from ._flosser import Flosser as Flosser, FlosserState as FlosserState
 from ._linalg.qr import orthonormalise as orthonormalise
 from ._spectra.calibration import Calibration as Calibration, calibrate as calibrate
 from ._spectra.covariant import (
@@ -9,6 +10,7 @@ from ._spectra.covariant import (
 )
 from ._spectra.gates import gate_values as gate_values
 from ._spectra.gradient_norms import GradientNorms as GradientNorms, backpropagated_norms as backpropagated_norms
+from ._spectra.gradient_reach import gradient_reach as gradient_reach
 from ._spectra.jacobian import (
     LongTermJacobian as LongTermJacobian,
     long_term_jacobian as long_term_jacobian,

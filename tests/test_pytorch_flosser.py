@@ -120,7 +120,7 @@ def test_reach_of_packed_sequences_counts_from_the_end_of_each():
         packed = pack_padded_sequence(inputs, torch.tensor(lengths), batch_first=True, enforce_sorted=False)
         (layer(packed)[1][-1] * readout).sum().backward()
         flosser.step()
-    distant, local = 0.0, 0.0
+    distant, local = 0.0, [torch.zeros_like(p) for p in layer.parameters()]
     for length, sequence, read in zip(lengths, inputs, readout, strict=True):
         with torch.no_grad():
             state = layer(sequence[None, : length - 6])[1] if length > 6 else torch.zeros(1, 1, 5, **DOUBLE)
@@ -128,7 +128,7 @@ def test_reach_of_packed_sequences_counts_from_the_end_of_each():
         loss = (layer(sequence[None, length - 6 : length], state)[1][-1, 0] * read).sum()
         first, *others = torch.autograd.grad(loss, [state, *layer.parameters()])
         distant += float(first.square().sum())
-        local = [a + g for a, g in zip(local or [0.0] * len(others), others, strict=True)]
+        local = [a + g for a, g in zip(local, others, strict=True)]
     expected = math.sqrt(3 * distant / sum(float(g.square().sum()) for g in local))
     assert flosser.scalars()["flossing/reach"] == pytest.approx(expected, rel=1e-12)
 
@@ -138,7 +138,8 @@ def test_flosses_while_gradients_do_not_reach_back():
     for scale, expected in ((1e-3, [2, 0, 1, 0, 1]), (1.0, [2, 0, 0, 0, 0])):
         model = Model(nn.RNN)
         with torch.no_grad():
-            model.rnn.weight_ih_l0.mul_(1e-2), model.rnn.bias_ih_l0.zero_(), model.rnn.bias_hh_l0.zero_()
+            for parameter in (model.rnn.weight_ih_l0, model.rnn.bias_ih_l0, model.rnn.bias_hh_l0):
+                parameter.mul_(1e-3)
             nn.init.orthogonal_(model.rnn.weight_hh_l0).mul_(scale)
         slow = torch.optim.SGD(model.parameters(), 0.0)
         options = QUICK | {"loss": flt.losses.exponents, "optimiser": lambda p: torch.optim.SGD(p, 1e-9)}
@@ -203,7 +204,8 @@ def test_stop_and_go_on_is_no_stop():
     file.seek(0)
     saved = torch.load(file, weights_only=True)
     other, resumed, adam = start()
-    other.load_state_dict(saved["model"]), resumed.load_state_dict(saved["flossing"])
+    other.load_state_dict(saved["model"])
+    resumed.load_state_dict(saved["flossing"])
     adam.load_state_dict(saved["adam"])
     assert done == [2, 0, 1, 0, 1, 0, 1]
     assert train(other, resumed, adam, 3, first=4) == done[4:]

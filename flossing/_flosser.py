@@ -1,0 +1,223 @@
+"""Flossing inside a training loop of your own, in JAX: settings, and pure functions of a state."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, PyTree
+
+from flossing._checks import check_integer, check_leaves, check_positive, is_concrete
+from flossing._runtime.interning import interned
+from flossing._spectra.gradient_reach import gradient_reach
+from flossing._training.epoch import CLIP, LEARNING_RATE, FlossingState
+from flossing._training.floss import floss
+from flossing._training.leaves import mask_of
+from flossing._training.optimisers import read_optimiser
+from flossing._types import RandomKey, State
+from flossing.losses import Loss
+from flossing.schedules import Schedule, adaptive, as_schedule
+
+Model = TypeVar("Model", bound=PyTree)
+
+
+class FlosserState(eqx.Module):
+    """What a [`Flosser`][] carries from step to step: a pytree of arrays and numbers, for any checkpoint.
+
+    - `steps`: the calls of `update` so far; `flossing`: the optimiser's state and the interval.
+    - `epochs`, `seconds`: all flossing epochs so far, and their time.
+    - `reach`, `exponent_1`, `exponent_k`, `loss`: as measured last; NaN before.
+    """
+
+    flossing: FlossingState
+    steps: int = 0
+    epochs: int = 0
+    seconds: float = 0.0
+    reach: float = math.nan
+    exponent_1: float = math.nan
+    exponent_k: float = math.nan
+    loss: float = math.nan
+
+    def scalars(self) -> dict[str, float]:
+        """What was measured last, as plain numbers for a logger, `flossing/reach` and so on."""
+        names = ("reach", "exponent_1", "exponent_k", "loss", "epochs", "seconds")
+        found = {f"flossing/{name}": getattr(self, name) for name in names}
+        return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
+class _Draw(eqx.Module):
+    """Sequences of a batch, drawn with a key."""
+
+    sequences: Any
+    count: int = eqx.field(static=True)
+
+    def __call__(self, key: RandomKey) -> Any:
+        size = jax.tree_util.tree_leaves(self.sequences)[0].shape[0]
+        rows = jax.random.choice(key, size, (self.count,), replace=False)
+        rows = rows[0] if self.count == 1 else rows
+        return jax.tree_util.tree_map(lambda s: s[rows], self.sequences)
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Flosser:
+    """Floss a recurrent cell in your own training loop, whenever gradients no longer reach back.
+
+        flosser = fl.Flosser(k=32, window=60)
+        state = flosser.init(model.cell)
+        for batch in batches:
+            model, opt_state = train_step(model, opt_state, batch)
+            cell, state = flosser.update(model.cell, state, batch.inputs)
+            model = eqx.tree_at(lambda m: m.cell, model, cell)
+
+    The first `update` flosses for `preflossing` epochs. After every `every` calls it measures how much of the gradient
+    reaches back over the window, [`gradient_reach`][], and flosses for `epochs` epochs if that is below `threshold`. In
+    between it only counts. `init` and `due` are pure; so is `update`, but it decides in Python: call it outside `jit`.
+
+    **Arguments:**
+
+    - `k`, `transient`, `interval`, `tolerance`, `rematerialise`, `target`, `loss`, `step`, `where`, `project`,
+      `optimiser`, `clip`: as for [`floss`][].
+    - `window`: the number of steps to run, from the start of each sequence; the longest lag of the task times two is a
+      good value.
+    - `preflossing`, `epochs`, `every`, `threshold`: see above. `preflossing=0` for none.
+    - `schedule`: a schedule of `flossing.schedules`, or a function `(step, measures) -> flossing epochs`, in place of
+      these four; `measures` holds `reach`.
+    - `sequences`: how many sequences of the batch each flossing epoch takes; they are drawn anew.
+    - `seed`: draws these sequences, and the initial basis.
+    - `report`: print once what is flossed.
+
+    **Raises:** `ValueError` for numbers out of range; `update` raises as `floss` does.
+    """
+
+    window: int
+    sequences: int
+    seed: int
+    report: bool
+    schedule: Schedule
+    options: dict[str, Any]
+
+    def __init__(
+        self,
+        *,
+        window: int,
+        k: int | None = None,
+        transient: int | None = None,
+        interval: int | Literal["auto"] = "auto",
+        tolerance: float | None = None,
+        rematerialise: bool | None = None,
+        target: ArrayLike = 0.0,
+        loss: Loss | None = None,
+        step: Callable | None = None,
+        where: Callable | None = None,
+        project: Callable | None = None,
+        optimiser: optax.GradientTransformation | None = None,
+        clip: float | None = CLIP,
+        preflossing: int = 500,
+        epochs: int = 50,
+        every: int = 100,
+        threshold: float = 1e-3,
+        schedule: Schedule | Callable[[int, Any], int] | None = None,
+        sequences: int = 1,
+        seed: int = 0,
+        report: bool = True,
+    ):
+        check_integer("window", window, least=2)
+        check_integer("sequences", sequences, least=1)
+        check_integer("seed", seed, least=0)
+        if interval != "auto":
+            check_integer("interval", interval, least=1, note=" or 'auto'")
+        if schedule is None:
+            check_positive("threshold", threshold)
+            names = {"distant": "gradient_norm/distant", "local": "gradient_norm/local", "threshold": threshold}
+            schedule = adaptive(**names, preflossing=preflossing, epochs=epochs, every=every)
+        options = {"k": k, "transient": transient, "interval": interval, "tolerance": tolerance, "target": target}
+        options |= {"rematerialise": rematerialise, "loss": loss, "step": step, "where": interned(where)}
+        options |= {"project": project, "clip": clip}
+        options["optimiser"] = read_optimiser(optax.adam(LEARNING_RATE) if optimiser is None else optimiser)
+        for name, value in {
+            "window": window,
+            "sequences": sequences,
+            "seed": seed,
+            "report": report,
+            "schedule": as_schedule(schedule, every),
+            "options": options,
+        }.items():
+            object.__setattr__(self, name, value)
+
+    def init(self, model: PyTree) -> FlosserState:
+        """The state before the first step; the optimiser's state covers the flossed arrays of `model`."""
+        check_leaves("model", eqx.filter(model, eqx.is_array))
+        flossed = eqx.filter(model, mask_of(model, self.options["where"]))
+        interval = 1 if self.options["interval"] == "auto" else self.options["interval"]
+        return FlosserState(FlossingState(self.options["optimiser"].init(flossed), jnp.asarray(interval, jnp.int32)))
+
+    def due(self, state: FlosserState) -> bool:
+        """Whether the next `update` reads its inputs; otherwise it only counts, and `inputs` may be anything."""
+        return self.schedule.next_query(state.steps) == state.steps + 1
+
+    def update(
+        self, model: Model, state: FlosserState, inputs: Any, *, initial: State = None, reach: float | None = None
+    ) -> tuple[Model, FlosserState]:
+        """Call this after each training step -> the model, flossed if that was due, and the state of the next step.
+
+        - `inputs`: what the cell was given in this step, with leading axes (B, T, ...); at least `window` steps.
+        - `initial`: the state that sequences start from; the model's zero state by default.
+        - `reach`: the ratio of gradient norms as you measured it yourself; by default that of [`gradient_reach`][],
+          which costs a forward and a backward pass of the cell.
+
+        Raises ValueError for arguments that do not fit, and FloatingPointError as `floss` does; `model` and `state` are
+        never changed.
+        """
+        if not self.due(state):
+            return model, dataclasses.replace(state, steps=state.steps + 1)
+        check_leaves("inputs", inputs)
+        if not is_concrete((model, inputs)):
+            raise ValueError("update must be called outside jit, where values are concrete, got traced values")
+        batch = jax.tree_util.tree_map(lambda s: self._cut(jnp.asarray(s)), inputs)
+        where = {"state": initial, "step": self.options["step"]}
+        key = jax.random.fold_in(jax.random.key(self.seed), state.steps)
+        if reach is None:
+            reach = float(gradient_reach(model, batch, key=key, batched=True, **where))
+        measures = {"reach": reach, "gradient_norm/distant": reach, "gradient_norm/local": 1.0}
+        epochs = self.schedule(state.steps + 1, measures)
+        state = dataclasses.replace(state, reach=reach, steps=state.steps + 1)
+        return self._floss(model, state, batch, initial, key, epochs) if epochs else (model, state)
+
+    def _cut(self, sequences: Array) -> Array:
+        if sequences.ndim < 2 or not len(sequences) or sequences.shape[1] < self.window:
+            raise ValueError(
+                f"inputs must have axes (B, T, ...) with at least the {self.window} steps of the window, got shape "
+                f"{sequences.shape}"
+            )
+        return sequences[:, : self.window]
+
+    def _floss(self, model: Any, state: FlosserState, batch: Any, initial: State, key: RandomKey, epochs: int) -> Any:
+        since, size = time.perf_counter(), jax.tree_util.tree_leaves(batch)[0].shape[0]
+        model, history = floss(
+            model,
+            _Draw(batch, min(self.sequences, size)),
+            state=initial,
+            key=key,
+            batched=min(self.sequences, size) > 1,
+            window=self.window,
+            epochs=epochs,
+            flossing_state=state.flossing,
+            report=self.report and not state.epochs,
+            **self.options,
+        )
+        last = history.exponents[-1].reshape(-1, history.exponents.shape[-1]).mean(0)
+        return model, dataclasses.replace(
+            state,
+            flossing=history.state,
+            epochs=state.epochs + epochs,
+            seconds=state.seconds + time.perf_counter() - since,
+            exponent_1=float(last[0]),
+            exponent_k=float(last[-1]),
+            loss=float(history.loss[-1]),
+        )
