@@ -279,6 +279,25 @@ def test_compiled_and_wrapped_models():
     assert flt.Flosser(nn.DataParallel(model), **QUICK).module is model.rnn
 
 
+def in_process(rank, file, results):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model = nn.parallel.DistributedDataParallel(Model())
+    flosser = flt.Flosser(model, **QUICK | {"threshold": 1e9, "engine": "torch"})
+    adam = torch.optim.Adam(model.parameters())
+    done = train(model, flosser, adam, 3, first=rank)  # other batches in each process
+    torch.save((done, weights(model)), f"{results}-{rank}")
+    torch.distributed.destroy_process_group()
+
+
+def test_distributed_training(tmp_path):
+    """All processes keep the same parameters."""
+    torch.multiprocessing.spawn(in_process, (tmp_path / "store", tmp_path / "results"), nprocs=2)
+    (done, first), (also, second) = (torch.load(tmp_path / f"results-{rank}") for rank in range(2))
+    assert done == also == [2, 0, 1]
+    assert_equal(first, second)
+
+
 def test_your_own_rule():
     model = Model()
     flosser = flt.Flosser(model, schedule=lambda step, measures: 3 if measures["reach"] > 0 else 0, **QUICK)

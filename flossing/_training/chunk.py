@@ -1,6 +1,8 @@
 """Chunks of flossing epochs at an adaptive interval."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -27,12 +29,19 @@ class FlossingEpoch(eqx.Module):
 
 
 def run_flossing(
-    update: FlossingEpoch, model: PyTree, state: FlossingState, first: int, count: int, *, capacity: int
+    update: FlossingEpoch,
+    model: PyTree,
+    state: FlossingState,
+    first: int,
+    count: int,
+    *,
+    capacity: int,
+    watch: Callable[[int, FlossingRecord], Any] | None = None,
 ) -> tuple[PyTree, FlossingState, FlossingRecord]:
     """Run a chunk of flossing epochs at intervals within the tolerance -> the model, the state, and the records.
 
     The interval is adapted every `ADAPT_EVERY` epochs. Epochs that exceed the tolerance are rerun from their start at a
-    shorter one.
+    shorter one. `watch(epochs done, record)` is called whenever some of them have ended.
     """
     size = min(ADAPT_EVERY, capacity) if update.flossing.interval == "auto" else capacity
     records = []
@@ -40,6 +49,8 @@ def run_flossing(
         epochs = min(size, first + count - start)
         model, state, record = _run_at_one_interval(update, model, state, start, epochs, capacity=size)
         records.append(record)
+        if watch is not None:
+            watch(start + epochs, record)
     return model, state, jax.tree_util.tree_map(lambda *parts: np.concatenate(parts), *records)
 
 

@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 
 from flossing._checks import check_integer, check_key
 from flossing._messages import chaos_message
+from flossing._progress import Progress, progress_note
 from flossing._training.chunk import FlossingEpoch, check_record, run_flossing
 from flossing._training.epoch import CLIP, Flossing, FlossingRecord, FlossingState
 from flossing._training.leaves import same_structure
@@ -105,7 +106,8 @@ def floss(
     - `flossing_state`: the state of an earlier call, `history.state`; a new one by default.
     - `chunk`: epochs between two calls of `callback(epochs_done, model, record)`, where `record`, a
       [`FlossingRecord`][], holds the chunk's epochs.
-    - `report`: print once what is flossed, names and shapes.
+    - `report`: print once what is flossed, names and shapes; and, in long calls, show progress on stderr: what an epoch
+      costs, a bar on a terminal, a line every ten seconds elsewhere.
 
     Warns once if the orbit is chaotic and the window so long that the gradient means nothing.
 
@@ -154,15 +156,21 @@ def floss(
         print(flossing.flossed)
     update = FlossingEpoch(flossing, inputs_key)
     records, warned = [], False
-    for first in range(0, epochs, chunk):
-        count = min(chunk, epochs - first)
-        model, flossing_state, record = run_flossing(update, model, flossing_state, first, count, capacity=chunk)
-        check_record(record, first + 1)
-        records.append(record)
-        if not warned and (message := chaos_message(np.asarray(record.exponents), flossing.window)):
-            warnings.warn(message, stacklevel=2)
-            warned = True
-        if callback is not None:
-            callback(first + count, model, record)
+    with Progress("floss", epochs, shown=report) as progress:
+
+        def watch(done: int, record: FlossingRecord):
+            progress.update(done, progress_note(record.loss[-1], record.exponents[-1]))
+
+        for first in range(0, epochs, chunk):
+            count = min(chunk, epochs - first)
+            run = run_flossing(update, model, flossing_state, first, count, capacity=chunk, watch=watch)
+            model, flossing_state, record = run
+            check_record(record, first + 1)
+            records.append(record)
+            if not warned and (message := chaos_message(np.asarray(record.exponents), flossing.window)):
+                warnings.warn(message, stacklevel=2)
+                warned = True
+            if callback is not None:
+                callback(first + count, model, record)
     values, exponents, gradient_norm, _, intervals = (np.concatenate(x) for x in zip(*records, strict=True))
     return model, FlossingHistory(values, exponents, gradient_norm, intervals, flossing_state)

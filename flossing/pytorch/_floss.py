@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flossing._arguments import check_integer, check_loss, check_positive
 from flossing._messages import chaos_message
+from flossing._progress import Progress, progress_note
 from flossing._tangent.interval import ADAPT_EVERY, longer_interval, shorter_interval
 from flossing.pytorch._arguments import check_transient, initial_basis, own_transient, read_target
 from flossing.pytorch._epoch import (
@@ -147,7 +148,8 @@ def floss(
       [`FlossingRecord`][flossing.pytorch.FlossingRecord], holds the chunk's epochs.
     - `project`: `project(model)`, called without gradients after every update; it restores constraints in place, such
       as a mask of synapses or the signs of Dale's law.
-    - `report`: print once what is flossed, names and shapes.
+    - `report`: print once what is flossed, names and shapes; and, in long calls, show progress on stderr: what an epoch
+      costs, a bar on a terminal, a line every ten seconds elsewhere.
 
     **Returns:** a [`FlossingHistory`][flossing.pytorch.FlossingHistory]. Hooks on parameters are called as in any
     backward pass. The compiled code of `engine="jax"` is reused in later epochs and calls with the same shapes.
@@ -208,34 +210,39 @@ def floss(
 
     warned = False
     now, ratios, records = _first_interval(interval, flossing_state), [], []
-    for epoch in range(1, epochs + 1):
-        system = read(trial=False) if epoch > 1 else system
-        if system.length < length:
-            raise ValueError(f"inputs must have the {length} steps of the window in every epoch, got {system.length}")
-        system = replace(system.start(length), **found)
-        seed = int(torch.randint(2**31, (), generator=probes, device=probes.device))
-        objective = settings._replace(seed=seed)
-        value, exponents, ratio = objective(system, now)
-        while interval == "auto" and (shorter := shorter_interval(now, ratio[None])) < now:
-            now, ratios = shorter, []  # ratios are in units of the interval, so those before no longer count
+    progress = Progress("floss", epochs, shown=report)
+    with progress:
+        for epoch in range(1, epochs + 1):
+            system = read(trial=False) if epoch > 1 else system
+            if system.length < length:
+                raise ValueError(
+                    f"inputs must have the {length} steps of the window in every epoch, got {system.length}"
+                )
+            system = replace(system.start(length), **found)
+            seed = int(torch.randint(2**31, (), generator=probes, device=probes.device))
+            objective = settings._replace(seed=seed)
             value, exponents, ratio = objective(system, now)
+            while interval == "auto" and (shorter := shorter_interval(now, ratio[None])) < now:
+                now, ratios = shorter, []  # ratios are in units of the interval, so those before no longer count
+                value, exponents, ratio = objective(system, now)
 
-        def again(objective=objective, system=system, now=now) -> Tensor:
-            return objective(system, now)[0]
+            def again(objective=objective, system=system, now=now) -> Tensor:
+                return objective(system, now)[0]
 
-        norm = update(value, exponents, again, flossed, optimiser, clip, epoch, now)
-        if project is not None:
-            with torch.no_grad():
-                project(model)
-        records.append(_Epoch(value.item(), exponents.detach().cpu(), norm, ratio, now))
-        ratios.append(ratio)
-        if not warned and (message := chaos_message(records[-1].exponents.numpy(), length)):
-            warnings.warn(message, stacklevel=3)  # above the wrapper
-            warned = True
-        if interval == "auto" and (epoch == 1 or epoch % ADAPT_EVERY == 0):
-            now, ratios = longer_interval(now, np.stack(ratios), length), []
-        if callback is not None and (epoch % chunk == 0 or epoch == epochs):
-            callback(epoch, model, _stacked(records[(epoch - 1) // chunk * chunk :], basis.dtype))
+            norm = update(value, exponents, again, flossed, optimiser, clip, epoch, now)
+            if project is not None:
+                with torch.no_grad():
+                    project(model)
+            records.append(_Epoch(value.item(), exponents.detach().cpu(), norm, ratio, now))
+            ratios.append(ratio)
+            progress.update(epoch, progress_note(records[-1].loss, records[-1].exponents))
+            if not warned and (message := chaos_message(records[-1].exponents.numpy(), length)):
+                warnings.warn(message, stacklevel=3)  # above the wrapper
+                warned = True
+            if interval == "auto" and (epoch == 1 or epoch % ADAPT_EVERY == 0):
+                now, ratios = longer_interval(now, np.stack(ratios), length), []
+            if callback is not None and (epoch % chunk == 0 or epoch == epochs):
+                callback(epoch, model, _stacked(records[(epoch - 1) // chunk * chunk :], basis.dtype))
     values, exponents, norm, _, intervals = _stacked(records, basis.dtype)
     return FlossingHistory(values, exponents, norm, intervals, FlossingState(optimiser, now))
 

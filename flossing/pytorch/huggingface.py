@@ -1,0 +1,64 @@
+"""A callback for the `Trainer` of Hugging Face; needs `transformers` and `accelerate`.
+
+from flossing.pytorch.huggingface import FlosserCallback
+
+trainer = Trainer(model, arguments, train_dataset=dataset, callbacks=[FlosserCallback(k=32, window=60)])
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from flossing.pytorch._flosser import Flosser
+
+FILE = "flossing.pt"
+"""The file in each checkpoint that holds the state of the flosser."""
+
+
+class FlosserCallback(TrainerCallback):
+    """Floss while a `Trainer` trains: one `step` of a [`Flosser`][flossing.pytorch.Flosser] after each training step.
+
+    The arguments are those of `Flosser` after the model. Its scalars are in `trainer.state.log_history`, and in the
+    logs of callbacks after this one. Its state is in each checkpoint, and a resumed training goes on to the bit.
+    Raises, when training starts, as `Flosser` does, and for a checkpoint without its state.
+    """
+
+    def __init__(self, **options: Any):
+        self.flosser: Flosser | None = None
+        self._options = options
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **found: Any):
+        """Find the recurrent module; restore its state if training is resumed."""
+        if self.flosser is not None:
+            self.flosser.close()
+        self.flosser = Flosser(found["model"], **self._options)
+        if not state.global_step:
+            return
+        given = args.resume_from_checkpoint
+        folder = Path(given) if isinstance(given, str) else _checkpoint(args, state)
+        if not (folder / FILE).exists():
+            raise ValueError(f"resume_from_checkpoint must name a checkpoint with {FILE}, got {folder}")
+        self.flosser.load_state_dict(torch.load(folder / FILE, weights_only=True))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **found: Any):
+        """Floss, if it is due."""
+        assert self.flosser is not None
+        self.flosser.step()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **found: Any):
+        """Add the scalars."""
+        assert self.flosser is not None
+        for place in (logs, state.log_history[-1] if state.log_history else None):
+            if place is not None:
+                place.update(self.flosser.scalars())
+
+    def on_save(self, args: Any, state: Any, control: Any, **found: Any):
+        """Add the state to the checkpoint."""
+        assert self.flosser is not None
+        torch.save(self.flosser.state_dict(), _checkpoint(args, state) / FILE)
+
+
+def _checkpoint(args: Any, state: Any) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"

@@ -1,0 +1,51 @@
+"""A callback for Lightning's `Trainer`; needs `lightning` or `pytorch-lightning`.
+
+from flossing.pytorch.lightning import FlosserCallback
+
+trainer = Trainer(callbacks=[FlosserCallback(k=32, window=60)])
+"""
+
+from typing import Any
+
+try:
+    from lightning.pytorch import Callback  # pyright: ignore[reportMissingImports]
+except ModuleNotFoundError:
+    from pytorch_lightning import Callback
+
+from flossing.pytorch._flosser import Flosser
+
+
+class FlosserCallback(Callback):  # pyright: ignore[reportGeneralTypeIssues] (one of the two)
+    """Floss while Lightning trains: one `step` of a [`Flosser`][flossing.pytorch.Flosser] after each training batch.
+
+    The arguments are those of `Flosser` after the model. Its scalars are logged, its state is part of each checkpoint,
+    and a resumed training goes on to the bit. Raises, when training starts, as `Flosser` does.
+    """
+
+    def __init__(self, **options: Any):
+        self.flosser: Flosser | None = None
+        self._options, self._restored = options, None
+
+    def on_fit_start(self, trainer: Any, pl_module: Any):
+        """Find the recurrent module."""
+        if self.flosser is not None:
+            self.flosser.close()
+        self.flosser = Flosser(pl_module, **self._options)
+        if self._restored:
+            self.flosser.load_state_dict(self._restored)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int):
+        """Floss, if it is due."""
+        assert self.flosser is not None
+        self.flosser.step()
+        pl_module.log_dict(self.flosser.scalars())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the flosser, for a checkpoint."""
+        return {} if self.flosser is None else self.flosser.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]):
+        """Restore it, now or when training starts."""
+        self._restored = state_dict
+        if self.flosser is not None and state_dict:
+            self.flosser.load_state_dict(state_dict)
