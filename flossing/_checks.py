@@ -74,3 +74,8 @@ def check_key(name: str, key: Any):
 def is_concrete(tree: Any) -> bool:
     """Whether no leaf of `tree` is traced."""
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree_util.tree_leaves(tree))
+
+
+def namespace(array: Any) -> Any:
+    """The functions for this array, `numpy` or `jax.numpy`; NumPy keeps float64 whatever JAX is configured to."""
+    return np if isinstance(array, np.ndarray) else jnp

@@ -1,7 +1,7 @@
 """Type aliases shared by all subpackages."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from jaxtyping import Array, Key, PyTree
 
@@ -16,3 +16,6 @@ Step: TypeAlias = Callable[[State, Input], State]
 
 RandomKey: TypeAlias = Key[Array, ""]
 """A typed JAX random key, `jax.random.key(seed)`."""
+
+AnyArray: TypeAlias = Any
+"""An array of JAX, or of NumPy where a measurement comes from `flossing.pytorch`."""

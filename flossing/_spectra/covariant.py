@@ -33,7 +33,7 @@ from flossing._runtime.compiled import compiled
 from flossing._tangent.problem import Point, Problem, initial_basis, set_up
 from flossing._tangent.subspace import restrict
 from flossing._tangent.traced import TracedStep, trace_step
-from flossing._types import Input, RandomKey, State
+from flossing._types import AnyArray, Input, RandomKey, State
 
 
 class CovariantVectors(eqx.Module):
@@ -50,11 +50,13 @@ class CovariantVectors(eqx.Module):
     - `vectors` (n, N, k): unit columns in the coordinates of the state; None if a `measure` was given.
     - `states`: the n states, structured as the one given, with a leading axis of n; None if a `measure` was given.
     - `measured`: what `measure` returned, with a leading axis of n on every leaf; None without a `measure`.
+
+    Arrays of JAX; of NumPy from `flossing.pytorch`.
     """
 
-    exponents: Float[Array, " k"]
-    log_growth: Float[Array, "n k"]
-    vectors: Float[Array, "n N k"] | None
+    exponents: Float[AnyArray, " k"]
+    log_growth: Float[AnyArray, "n k"]
+    vectors: Float[AnyArray, "n N k"] | None
     states: State
     measured: PyTree
 

@@ -19,11 +19,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from flossing._checks import check_positive, is_concrete
+from flossing._checks import check_positive, is_concrete, namespace
 from flossing._linalg.norm import norm_of
 from flossing._linalg.precision import in_full_precision
 from flossing._tangent.problem import Point, set_up
-from flossing._types import Input, State
+from flossing._types import AnyArray, Input, State
 
 
 class GradientNorms(eqx.Module):
@@ -31,9 +31,11 @@ class GradientNorms(eqx.Module):
 
     - `log_norm` (T + 1,): natural logarithm of |dL/dh_t|, t = 0 ... T; -inf where no gradient arrives.
     - `log_largest`: the logarithm of the largest number of the state's dtype.
+
+    Arrays of JAX; of NumPy from `flossing.pytorch`.
     """
 
-    log_norm: Float[Array, " times"]
+    log_norm: Float[AnyArray, " times"]
     log_largest: float = eqx.field(static=True)
 
     @property
@@ -47,7 +49,7 @@ class GradientNorms(eqx.Module):
         over = np.flatnonzero(np.asarray(self.log_norm >= self.log_largest))
         return len(self.log_norm) - 1 - (int(over.max()) + 1 if over.size else 0)
 
-    def norm(self) -> Float[Array, " times"]:
+    def norm(self) -> Float[AnyArray, " times"]:
         """|dL/dh_t| itself. On overflow, raises FloatingPointError, naming the longest sequence that stays finite."""
         if self.overflows:
             steps = len(self.log_norm) - 1
@@ -55,7 +57,7 @@ class GradientNorms(eqx.Module):
                 f"the reverse pass over {steps} steps overflows: gradients exceed exp({self.log_largest:.0f}); "
                 f"sequences of at most {self.memory_depth} steps stay finite"
             )
-        return jnp.exp(self.log_norm)
+        return namespace(self.log_norm).exp(self.log_norm)
 
     def horizon(self, threshold: float) -> int:
         """The number of steps back from the end over which the gradient stays above `threshold` times its last norm.

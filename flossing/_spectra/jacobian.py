@@ -24,14 +24,14 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from flossing._checks import check_integer, check_leaves, is_concrete
+from flossing._checks import check_integer, check_leaves, is_concrete, namespace
 from flossing._linalg.graded import Graded, dot, factor, log_norms, log_singular_values, multiply, normalise
 from flossing._linalg.mesh import varying
 from flossing._linalg.precision import in_full_precision
 from flossing._messages import escape_message
 from flossing._runtime.compiled import compiled
 from flossing._tangent.problem import Problem, initial_basis, set_up
-from flossing._types import Input, RandomKey, State
+from flossing._types import AnyArray, Input, RandomKey, State
 
 
 class LongTermJacobian(eqx.Module):
@@ -39,12 +39,14 @@ class LongTermJacobian(eqx.Module):
 
     - `horizons` (H,): the numbers of steps t.
     - `log_singular_values` (H, N): natural logarithms, descending; -inf where T_t is singular.
+
+    Arrays of JAX; of NumPy from `flossing.pytorch`, and so are the results of the methods.
     """
 
-    horizons: Int[Array, " H"]
-    log_singular_values: Float[Array, "H N"]
+    horizons: Int[AnyArray, " H"]
+    log_singular_values: Float[AnyArray, "H N"]
 
-    def log_condition(self, k: int | None = None) -> Float[Array, " H"]:
+    def log_condition(self, k: int | None = None) -> Float[AnyArray, " H"]:
         """log sigma_1 - log sigma_k of each T_t (H,), k from 1 to N: the condition number in the first k directions.
 
         All N directions by default. Natural logarithm; inf where T_t is singular in these directions.
@@ -53,9 +55,10 @@ class LongTermJacobian(eqx.Module):
         k = size if k is None else k
         check_integer("k", k, least=1, most=size, note=f" (the state has {size} real coordinates)")
         first, last = self.log_singular_values[:, 0], self.log_singular_values[:, k - 1]
-        return jnp.where(jnp.isneginf(last), jnp.inf, first - last)
+        xp = namespace(last)
+        return xp.where(xp.isneginf(last), xp.inf, first - last)
 
-    def predicted_log_condition(self, exponents: ArrayLike, k: int) -> Float[Array, " H"]:
+    def predicted_log_condition(self, exponents: ArrayLike, k: int) -> Float[AnyArray, " H"]:
         """(lambda_1 - lambda_k) t: the logarithm of the condition number that Lyapunov exponents predict.
 
         `exponents` (K,), per step and descending as in a `Spectrum`, `k` from 1 to K. **Source:** Engelken (2023).
@@ -63,9 +66,10 @@ class LongTermJacobian(eqx.Module):
         check_leaves("exponents", exponents)
         if jnp.ndim(exponents) != 1:
             raise ValueError(f"exponents must have shape (K,), got shape {jnp.shape(exponents)}")
-        exponents = jnp.asarray(exponents, self.log_singular_values.dtype)
-        check_integer("k", k, least=1, most=exponents.size, note=f" (there are {exponents.size} exponents)")
-        return (exponents[0] - exponents[k - 1]) * self.horizons.astype(exponents.dtype)
+        dtype = self.log_singular_values.dtype
+        rates = namespace(self.log_singular_values).asarray(exponents, dtype)
+        check_integer("k", k, least=1, most=rates.size, note=f" (there are {rates.size} exponents)")
+        return (rates[0] - rates[k - 1]) * self.horizons.astype(dtype)
 
 
 def long_term_jacobian(

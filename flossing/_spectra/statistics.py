@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from scipy import special
 
 from flossing._checks import check_integer, is_concrete
+from flossing._types import AnyArray
 
 SPLIT = 8
 """The number of parts of each batch, which show how scatter scales with length."""
@@ -36,13 +37,15 @@ class Uncertainty(NamedTuple):
     - `is_upper_bound` (k,): true where the average converges like 1/T rather than 1/sqrt(T), as it does where growth
       is constant along the orbit up to a coboundary (a zero exponent of a flow, the logistic map at r = 4, any constant
       Jacobian). Then there is no asymptotic variance, and the standard error is only an upper bound.
+
+    Arrays of JAX; of NumPy from `flossing.pytorch`.
     """
 
-    standard_error: Float[Array, " k"]
+    standard_error: Float[AnyArray, "*B k"]
     degrees_of_freedom: int
-    is_upper_bound: Bool[Array, " k"]
+    is_upper_bound: Bool[AnyArray, "*B k"]
 
-    def half_width(self, level: float = 0.95) -> Float[Array, " k"]:
+    def half_width(self, level: float = 0.95) -> Float[AnyArray, "*B k"]:
         """Half the width of the two-sided confidence interval at `level`."""
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1, got level={level!r}")

@@ -25,4 +25,9 @@ from flossing.pytorch._input_side import (
     reachability as reachability,
 )
 from flossing.pytorch._lyapunov import Spectrum as Spectrum, lyapunov_spectrum as lyapunov_spectrum
+from flossing.pytorch._measures import (
+    backpropagated_norms as backpropagated_norms,
+    covariant_vectors as covariant_vectors,
+    long_term_jacobian as long_term_jacobian,
+)
 from flossing.pytorch.losses import flossing_loss as flossing_loss

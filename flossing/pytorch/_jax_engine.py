@@ -84,7 +84,7 @@ class _Flow(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: Plan, interval: int, spec: Any, *leaves: Tensor | None):
         wanted = ctx.needs_input_grad[3:]
-        with _settings(leaves):
+        with settings(leaves):
             run = _flow_and_pull(plan, interval, *_split(leaves, wanted, spec), linearise=any(wanted))
             result, ctx.pull = jax.block_until_ready(run)
         ctx.save_for_backward(*leaves)
@@ -95,7 +95,7 @@ class _Flow(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *cotangents: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         leaves = ctx.saved_tensors  # raises if one was changed in place, which the pullback would not notice
-        with _settings(leaves):
+        with settings(leaves):
             pulled = _pull(ctx.pull, jax.tree.unflatten(ctx.structure, map(_to_numpy, cotangents)))
             gradients = jax.block_until_ready(pulled)
         gradients = map(_to_torch, jax.tree.leaves(gradients))
@@ -107,7 +107,7 @@ class _Objective(torch.autograd.Function):
     def forward(ctx: Any, plan: Plan, interval: int, spec: Any, target: Tensor, *leaves: Tensor | None):
         wanted = ctx.needs_input_grad[4:]
         of = np.asarray(interval), _to_numpy(target), *_split(leaves, wanted, spec)
-        with _settings(leaves):
+        with settings(leaves):
             (loss, seen), gradients = jax.block_until_ready(_jitted_loss_and_gradient()(plan, *of))
         gradients = map(_to_torch, jax.tree.leaves(gradients))
         ctx.gradients = [next(gradients) if want else None for want in wanted]
@@ -230,7 +230,8 @@ def _to_torch(array: jax.Array) -> Tensor:
 
 
 @contextmanager
-def _settings(leaves: Sequence[Tensor | None]) -> Iterator[None]:
+def settings(leaves: Sequence[Tensor | None]) -> Iterator[None]:
+    """The precision of these tensors, on the CPU, for JAX inside this context."""
     # JAX returns results that are still being computed. Wait for them inside this context: outside it LAPACK uses as
     # many threads as it likes, and small QR decompositions take twice as long.
     double = any(leaf is not None and leaf.dtype == torch.float64 for leaf in leaves)

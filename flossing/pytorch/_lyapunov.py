@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -70,6 +71,24 @@ class Spectrum:
     def all_log_growth(self) -> Float[Tensor, "... blocks k"]:
         """log R_ii of each block, those of the transient first."""
         return torch.cat([self.transient_log_growth, self.log_growth], dim=-2)
+
+    def uncertainty(self, batches: int = 20) -> Any:
+        """The standard errors by batch means, an [`Uncertainty`][flossing.Uncertainty] of NumPy arrays.
+
+        Raises ValueError if there are fewer than `8 * batches` blocks, and for sequences of several lengths.
+        """
+        if self.lengths is not None:
+            raise ValueError("uncertainty must be of sequences of one length, got a spectrum with lengths")
+        import jax  # imported here, when it is first needed
+
+        from flossing._spectra.statistics import batch_means
+        from flossing.pytorch import _jax_engine
+
+        growth = self.log_growth.detach().cpu()[..., : self.steps // self.interval, :]
+        with _jax_engine.settings([growth]):
+            found = batch_means(jax.numpy.asarray(growth.numpy()), self.interval * self.time_step, batches)
+            error, bound = np.array(found.standard_error), np.array(found.is_upper_bound)
+        return found._replace(standard_error=error, is_upper_bound=bound)
 
     def mean(self) -> Float[Tensor, " k"]:
         """The mean over sequences; -inf where one of them has -inf."""

@@ -110,6 +110,17 @@ def check_gradient(step: Step, state: Any, inputs: Any, basis: Float[Tensor, "N 
         ) from error
 
 
+def jacobians_along(step: Step, state: Any, inputs: Any, length: int) -> Float[Tensor, "T N N"]:
+    """The Jacobian of each step along the orbit, without a gradient."""
+    problem = _in_coordinates(step, Coordinates(state), state, inputs)
+    with torch.no_grad():
+        try:
+            found = [some for _, some in _batches_of_jacobians(*problem, length)]
+        except Exception:  # no batching rule, a branch on a value, ...: reverse mode serves any step
+            found = [some.detach() for _, some in _jacobians_one_by_one(*problem, length)]
+    return torch.cat(found)
+
+
 def _in_coordinates(
     step: Step, coordinates: Coordinates, state: Any, inputs: Any
 ) -> tuple[Callable[..., Point], Point, list[Tensor]]:
