@@ -51,7 +51,7 @@ class LongTermJacobian(eqx.Module):
 
         All N directions by default. Natural logarithm; inf where T_t is singular in these directions.
         """
-        size = self.log_singular_values.shape[1]
+        size = int(self.log_singular_values.shape[1])
         k = size if k is None else k
         check_integer("k", k, least=1, most=size, note=f" (the state has {size} real coordinates)")
         first, last = self.log_singular_values[:, 0], self.log_singular_values[:, k - 1]
