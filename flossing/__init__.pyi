@@ -1,4 +1,11 @@
-from . import cells as cells, flows as flows, losses as losses, schedules as schedules, tasks as tasks
+from . import (
+    cells as cells,
+    flows as flows,
+    losses as losses,
+    plots as plots,
+    schedules as schedules,
+    tasks as tasks,
+)
 from ._flosser import Flosser as Flosser, FlosserState as FlosserState
 from ._linalg.qr import orthonormalise as orthonormalise
 from ._spectra.calibration import Calibration as Calibration, calibrate as calibrate

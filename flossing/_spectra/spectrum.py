@@ -1,9 +1,12 @@
 """The result of a measurement: Lyapunov exponents, their growth and errors, and the state that continues the run."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from flossing._checks import is_concrete
 from flossing._spectra.statistics import (
     SPLIT,
     Estimate,
@@ -13,6 +16,7 @@ from flossing._spectra.statistics import (
     kaplan_yorke_dimension,
 )
 from flossing._types import State
+from flossing._views import describe_spectrum, spectrum_dataset, spectrum_frame, spectrum_table
 
 
 class Spectrum(eqx.Module):
@@ -45,6 +49,22 @@ class Spectrum(eqx.Module):
     interval: int = eqx.field(static=True)
     time_step: float = eqx.field(static=True)
     lengths: Int[Array, " B"] | None = None
+
+    def __repr__(self) -> str:
+        is_measured = eqx.is_array_like(self.exponents) and is_concrete(self)  # not traced, nor a tree of shapes
+        return describe_spectrum(self) if is_measured else eqx.tree_pformat(self)
+
+    def table(self) -> str:
+        """All exponents, as the command line prints them; of many sequences their mean."""
+        return spectrum_table(self)
+
+    def to_dataframe(self) -> Any:
+        """A pandas DataFrame with columns `exponent` and `standard_error`, indexed by i from 1, or (sequence, i)."""
+        return spectrum_frame(self)
+
+    def to_xarray(self) -> Any:
+        """An xarray Dataset with `exponents`, `standard_error` and `log_growth`."""
+        return spectrum_dataset(self)
 
     def running_mean(self) -> Float[Array, "*B blocks k"]:
         """The running average of the exponents after each block, which shows its convergence."""

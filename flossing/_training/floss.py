@@ -17,6 +17,7 @@ from flossing._training.chunk import FlossingEpoch, check_record, run_flossing
 from flossing._training.epoch import CLIP, Flossing, FlossingRecord, FlossingState
 from flossing._training.leaves import same_structure
 from flossing._types import RandomKey
+from flossing._views import describe_history, history_frame
 from flossing.losses import Loss
 
 Model = TypeVar("Model", bound=PyTree)
@@ -36,6 +37,13 @@ class FlossingHistory(NamedTuple):
     gradient_norm: np.ndarray
     interval: np.ndarray
     state: FlossingState
+
+    def __repr__(self) -> str:
+        return describe_history(self)
+
+    def to_dataframe(self) -> Any:
+        """A pandas DataFrame, one row per epoch, from 1: loss, gradient_norm, interval, exponent_1 ... exponent_k."""
+        return history_frame(self)
 
 
 def floss(

@@ -15,6 +15,7 @@ from flossing._arguments import check_integer, check_loss, check_positive
 from flossing._messages import chaos_message
 from flossing._progress import Progress, progress_note
 from flossing._tangent.interval import ADAPT_EVERY, longer_interval, shorter_interval
+from flossing._views import describe_history, history_frame
 from flossing.pytorch._arguments import check_transient, initial_basis, own_transient, read_target
 from flossing.pytorch._epoch import (
     Objective,
@@ -67,6 +68,13 @@ class FlossingHistory(NamedTuple):
     gradient_norm: Float[Tensor, " epochs"]
     interval: Int[Tensor, " epochs"]
     state: FlossingState
+
+    def __repr__(self) -> str:
+        return describe_history(self)
+
+    def to_dataframe(self) -> Any:
+        """A pandas DataFrame, one row per epoch, from 1: loss, gradient_norm, interval, exponent_1 ... exponent_k."""
+        return history_frame(self)
 
 
 LEARNING_RATE = 3e-3

@@ -20,6 +20,7 @@ from flossing._tangent.interval import (
     power_of_two,
     shorter_interval,
 )
+from flossing._views import describe_spectrum, spectrum_dataset, spectrum_frame, spectrum_table
 from flossing.pytorch._arguments import check_tensors, check_transient, initial_bases, own_transient
 from flossing.pytorch._reading import read_system
 from flossing.pytorch._spread import spread_ratio
@@ -29,7 +30,7 @@ from flossing.pytorch._system import Engine, System
 from flossing.pytorch._torch_engine import Flow
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Spectrum:
     """Lyapunov exponents of one network along one sequence, or along each of B; tensors of the state's dtype.
 
@@ -60,6 +61,21 @@ class Spectrum:
     interval: int
     time_step: float
     lengths: Int[Tensor, " B"] | None = None
+
+    def __repr__(self) -> str:
+        return describe_spectrum(self)
+
+    def table(self) -> str:
+        """All exponents, as the command line prints them; of many sequences their mean."""
+        return spectrum_table(self)
+
+    def to_dataframe(self) -> Any:
+        """A pandas DataFrame with columns `exponent` and `standard_error`, indexed by i from 1, or (sequence, i)."""
+        return spectrum_frame(self)
+
+    def to_xarray(self) -> Any:
+        """An xarray Dataset with `exponents`, `standard_error` and `log_growth`."""
+        return spectrum_dataset(self)
 
     def running_mean(self) -> Float[Tensor, "... blocks k"]:
         """The running average of the exponents after each block, which shows its convergence."""

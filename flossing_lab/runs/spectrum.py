@@ -5,17 +5,14 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
 
 from flossing._arguments import check_integer
+from flossing._views import MIN_BLOCKS_FOR_ERROR
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.experiment import experiment_module
 from flossing_lab.runs.plotting import draw_spectrum, save_figure
 from flossing_lab.runs.run import configure_dtype, load_model
-
-MIN_STEPS_FOR_ERROR = 160
-"""Fewest averaged steps that allow a standard error by batch means."""
 
 
 def show_spectrum(
@@ -33,11 +30,12 @@ def show_spectrum(
     exponents = np.asarray(spectrum.exponents)
     title = "freshly drawn network" if source is None else str(source)
     averaged, steps = len(spectrum.log_growth), len(spectrum.log_growth) + len(spectrum.transient_log_growth)
-    errors = np.asarray(spectrum.uncertainty().standard_error) if averaged >= MIN_STEPS_FOR_ERROR else None
-    console.print(_table(exponents, errors, f"Lyapunov exponents, {title}"))
+    has_errors = averaged >= MIN_BLOCKS_FOR_ERROR
+    console.print(f"Lyapunov exponents, {title}", style="italic", highlight=False, markup=False)
+    console.print(spectrum.table(), highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{len(exponents)} of {config.network.units}, per step, natural logarithm"
-        f"{'' if errors is None else ', ± standard error by batch means'}; driven by {config.driven_by}, "
+        f"{', ± standard error by batch means' if has_errors else ''}; driven by {config.driven_by}, "
         f"averaged over {averaged} of {steps} steps, {config.dtype}",
         highlight=False,
     )
@@ -50,14 +48,3 @@ def show_spectrum(
     save_figure(figure, plot)
     console.print(f"plot      {plot}", highlight=False)
     return exponents
-
-
-def _table(exponents: np.ndarray, errors: np.ndarray | None, title: str) -> Table:
-    columns = 5 if errors is None else 3
-    rows = -(-len(exponents) // columns)
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
-    for row in range(rows):
-        indices = range(row, len(exponents), rows)
-        error = ["" if errors is None else f" ± {errors[index]:.4f}" for index in range(len(exponents))]
-        table.add_row(*(f"{index + 1:>4}  {exponents[index]:+.4f}{error[index]}" for index in indices))
-    return table
