@@ -28,11 +28,20 @@ from flossing_lab.runs.registry import EXPERIMENTS, command_class
 
 @dataclasses.dataclass(frozen=True)
 class Spectrum:
-    """Print and plot the Lyapunov spectrum of a saved run or of a freshly drawn network."""
+    """Print and plot the Lyapunov spectrum of a saved run, of weights in a file, or of a freshly drawn network."""
 
     config: arguments_of(Config)  # pyright: ignore[reportInvalidTypeForm]
     run: Path | None = None
     """Run directory: its final network is measured, and its configuration replaces the other arguments."""
+    weights: tuple[Path, ...] = ()
+    """Files of a trained network, such as the checkpoints of a training run: a state dict of torch, safetensors or npz,
+    with the names of PyTorch's recurrent layers. Needs --inputs; nothing is unpickled."""
+    inputs: Path | None = None
+    """For --weights: a .npy file with inputs (T, S) or (B, T, S) of the recurrent layer."""
+    cell: Literal["tanh", "relu", "gru", "lstm"] | None = None
+    """For --weights: the kind of cell. Default: what the shapes imply."""
+    module: str | None = None
+    """For --weights: the recurrent module, such as encoder.rnn, in a model with several."""
     first: int | None = None
     """Number of exponents, largest first. Default: all."""
     plot: Path = Path("spectrum.png")
@@ -41,10 +50,21 @@ class Spectrum:
     def __call__(self):
         from rich.console import Console
 
-        from flossing_lab.runs.spectrum import show_spectrum
+        from flossing_lab.runs.spectrum import show_spectrum, show_weights
 
         config = checked(Config, self.config)
+        if not self.weights and (unused := [name for name in ("inputs", "cell", "module") if getattr(self, name)]):
+            raise ValueError(f"{unused[0]} must come with --weights, got none")
+        if self.weights:
+            if self.run is not None or Config().differences(config):
+                raise ValueError("weights must come without --run and without the arguments of a fresh network")
+            if self.inputs is None:
+                raise ValueError("inputs must be given for weights: a .npy file with inputs (T, S) of the layer")
         _cache()
+        if self.weights:
+            options = {"kind": self.cell, "name": self.module, "first": self.first, "plot": self.plot}
+            show_weights(self.weights, self.inputs, **options, console=Console())  # pyright: ignore[reportArgumentType]
+            return
         show_spectrum(config, self.run, self.first, self.plot, Console())
 
 

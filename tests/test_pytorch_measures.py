@@ -44,7 +44,7 @@ def test_numbers_of_the_jax_side(kind):
     np.testing.assert_allclose(jacobian.log_condition(3), expected.log_condition(3), rtol=0, atol=1e-10)
 
     vectors = flt.covariant_vectors(model, sequence, state=state, basis=basis)
-    expected = fl.covariant_vectors(step, inputs, state=start, basis=basis, transient=14)
+    expected = fl.covariant_vectors(step, inputs, state=start, basis=basis)
     for name in ("exponents", "log_growth", "vectors", "states"):
         np.testing.assert_allclose(getattr(vectors, name), getattr(expected, name), rtol=0, atol=1e-10)
     angles = flt.covariant_vectors(model, sequence, state=state, basis=basis, measure=fl.angles_between)

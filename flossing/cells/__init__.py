@@ -11,6 +11,7 @@ The protocol of a cell, [`cells.Cell`][], in short:
 from flossing.cells._balanced import BalancedRNN as BalancedRNN
 from flossing.cells._contract import Cell as Cell
 from flossing.cells._dale import DaleRNN as DaleRNN
+from flossing.cells._from_weights import TorchRNN as TorchRNN, from_weights as from_weights
 from flossing.cells._gated import GRU as GRU, LSTM as LSTM
 from flossing.cells._leaky import LeakyRNN as LeakyRNN
 from flossing.cells._linear import LRU as LRU

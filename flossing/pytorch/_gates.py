@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flossing._arguments import check_positive
-from flossing.pytorch._modules import affine, read_module, unwrapped
+from flossing._equations import affine
+from flossing.pytorch._modules import read_module, unwrapped
 from flossing.pytorch._reading import read_system
 from flossing.pytorch._system import ModuleSystem
 

@@ -7,7 +7,6 @@ change: each call selects float64 and the CPU for itself.
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from flossing._arguments import default_transient
+from flossing._equations import Kind, advance
 from flossing._linalg.precision import in_full_precision
 from flossing._runtime.epochs import compiler_options
 from flossing._runtime.threads import one_lapack_thread
@@ -26,12 +26,10 @@ from flossing._tangent.flow import tangent_flow
 from flossing._tangent.lengths import masked, shifted
 from flossing._tangent.problem import Problem
 from flossing._tangent.window import measure_window
+from flossing.cells._from_weights import FUNCTIONS
 from flossing.losses import memory_shares
-from flossing.pytorch._modules import Kind, advance
 from flossing.pytorch._system import ModuleSystem
 from flossing.pytorch._torch_engine import Flow
-
-FUNCTIONS = SimpleNamespace(tanh=jnp.tanh, relu=jax.nn.relu, sigmoid=jax.nn.sigmoid, chunk=jnp.split, stack=jnp.stack)
 
 
 class Plan(NamedTuple):

@@ -54,7 +54,8 @@ def covariant_vectors(
     """
     system = _single(model, inputs, state, step, steps)
     length = system.length
-    transient = default_transient(length) if transient is None else transient
+    if transient is None:
+        transient = default_transient(length) if basis is None else 0
     check_integer("transient", transient, least=0, most=length - 1, note=f" (the run has {length} steps)")
     start = initial_basis(system.size, system.like, k=k, generator=generator, basis=basis).detach().cpu().numpy()
     options = {"basis": start, "transient": transient, "backward_transient": backward_transient, "measure": measure}

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from flossing._arguments import default_transient
-from flossing.pytorch._modules import Recurrent, advance
+from flossing._equations import advance
+from flossing.pytorch._modules import Recurrent
 from flossing.pytorch._torch_engine import Flow, Method, Step, tangent_flow
 
 Engine: TypeAlias = Literal["auto", "jax", "torch"]

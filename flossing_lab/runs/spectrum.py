@@ -1,13 +1,18 @@
-"""Prints and plots the spectrum of a saved run or of a freshly drawn network."""
+"""Prints and plots the spectrum of a saved run, of a freshly drawn network, or of weights in a file."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from rich.console import Console
 
+import flossing as fl
 from flossing._arguments import check_integer
-from flossing._views import MIN_BLOCKS_FOR_ERROR
+from flossing._views import MIN_BLOCKS_FOR_ERROR, mean_and_error
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.experiment import experiment_module
@@ -39,12 +44,66 @@ def show_spectrum(
         f"averaged over {averaged} of {steps} steps, {config.dtype}",
         highlight=False,
     )
+    _draw({title: exponents}, plot, console)
+    return exponents
+
+
+def show_weights(
+    files: Sequence[Path],
+    inputs: Path,
+    *,
+    kind: str | None,
+    name: str | None,
+    first: int | None,
+    plot: Path,
+    console: Console,
+):
+    """Measure, print and plot the exponents of trained networks from files of weights, along the same inputs."""
+    jax.config.update("jax_enable_x64", True)  # arrays keep the dtype of their file
+    sequences, spectra = read_inputs(inputs), {}
+    for file in files:
+        try:
+            cell = fl.cells.from_weights(file, name=name, kind=kind)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"{file}: {error}") from error
+        dtype = cell.layers[0][1].dtype
+        spectra[str(file)] = fl.lyapunov_spectrum(cell, jnp.asarray(sequences, dtype), k=first)
+    for file, spectrum in spectra.items():
+        console.print(f"Lyapunov exponents, {file}", style="italic", highlight=False, markup=False)
+        shown = spectrum.table() if len(files) == 1 else repr(spectrum)
+        console.print(shown, highlight=False, markup=False, soft_wrap=True)
+    spectrum = next(iter(spectra.values()))
+    sequence = f"{len(sequences)} sequences, mean" if sequences.ndim == 3 else "one sequence"
+    console.print(
+        f"{spectrum.exponents.shape[-1]} of {spectrum.basis.shape[-2]}, per step, natural logarithm; along {inputs}, "
+        f"{sequence}, averaged over {spectrum.steps} of {sequences.shape[-2]} steps",
+        highlight=False,
+    )
+    _draw({file: mean_and_error(spectrum)[0] for file, spectrum in spectra.items()}, plot, console)
+
+
+def read_inputs(file: Path) -> np.ndarray:
+    """Inputs (T, S), or (B, T, S), from a file of NumPy."""
+    try:
+        inputs = np.load(file, allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(f"inputs must be a .npy file of numbers, got {file}: {error}") from error
+    if not isinstance(inputs, np.ndarray) or inputs.ndim not in (2, 3) or inputs.dtype.kind not in "fiub":
+        raise ValueError(f"inputs must be a .npy file with one array (T, S) or (B, T, S) of numbers, got {file}")
+    return inputs
+
+
+def _draw(spectra: dict[str, np.ndarray], plot: Path, console: Console):
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    draw_spectrum(axes, exponents, color="#2563b0")
-    axes.set_title(f"Lyapunov spectrum, {title}", loc="left", fontsize=10, parse_math=False)
+    for index, (title, exponents) in enumerate(spectra.items()):
+        colour = "#2563b0" if len(spectra) == 1 else colormaps["viridis"](0.9 * index / (len(spectra) - 1))
+        draw_spectrum(axes, exponents, color=colour, label=title.replace("$", r"\$"))
+    if len(spectra) == 1:
+        axes.set_title(f"Lyapunov spectrum, {next(iter(spectra))}", loc="left", fontsize=10, parse_math=False)
+    else:
+        axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     plot.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, plot)
     console.print(f"plot      {plot}", highlight=False)
-    return exponents
