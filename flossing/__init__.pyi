@@ -6,6 +6,8 @@ from . import (
     schedules as schedules,
     tasks as tasks,
 )
+from ._diagnose import diagnose as diagnose
+from ._diagnosis import Diagnosis as Diagnosis
 from ._flosser import Flosser as Flosser, FlosserState as FlosserState
 from ._linalg.qr import orthonormalise as orthonormalise
 from ._spectra.calibration import Calibration as Calibration, calibrate as calibrate

@@ -1,4 +1,4 @@
-"""The command line: `flossing train`, `train balance`, `spectrum`, `demo`, `sweep`, `collect`, `report`, `paper`.
+"""The command line: `flossing train`, `train balance`, `spectrum`, `diagnose`, `demo`, `sweep`, `report`, `paper`, ...
 
 The arguments of a run are the fields of its configuration. JAX is imported only when a command starts, so
 `--help` responds immediately.
@@ -66,6 +66,49 @@ class Spectrum:
             show_weights(self.weights, self.inputs, **options, console=Console())  # pyright: ignore[reportArgumentType]
             return
         show_spectrum(config, self.run, self.first, self.plot, Console())
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnose:
+    """Say what stands in the way of learning over a horizon, and what to do: one screen of text and one picture.
+
+    Of a saved run, of weights in a file, or of a freshly drawn network.
+    """
+
+    config: arguments_of(Config)  # pyright: ignore[reportInvalidTypeForm]
+    run: Path | None = None
+    """Run directory: its final network is measured, and its configuration replaces the other arguments."""
+    weights: Path | None = None
+    """File of a trained network, as for flossing spectrum. Needs --inputs and --horizon."""
+    inputs: Path | None = None
+    """For --weights: a .npy file with inputs (T, S) of the recurrent layer, longer than the horizon."""
+    cell: Literal["tanh", "relu", "gru", "lstm"] | None = None
+    """For --weights: the kind of cell. Default: what the shapes imply."""
+    module: str | None = None
+    """For --weights: the recurrent module, such as encoder.rnn, in a model with several."""
+    horizon: int | None = None
+    """The longest lag of the task, in steps. Default: that of the task of the run."""
+    plot: Path = Path("diagnosis.png")
+    """Output file for the picture."""
+
+    def __call__(self):
+        from flossing_lab.runs.diagnosis import diagnose_run, diagnose_weights
+
+        config = checked(Config, self.config)
+        _cache()
+        if self.weights is None:
+            for name in ("inputs", "cell", "module"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} must come with --weights, got none")
+            diagnose_run(config, self.run, self.horizon, self.plot)
+            return
+        if self.run is not None or Config().differences(config):
+            raise ValueError("weights must come without --run and without the arguments of a fresh network")
+        for name in ("inputs", "horizon"):
+            if getattr(self, name) is None:
+                raise ValueError(f"{name} must be given for weights, got none")
+        options = {"kind": self.cell, "name": self.module, "horizon": self.horizon, "plot": self.plot}
+        diagnose_weights(self.weights, self.inputs, **options)  # pyright: ignore[reportArgumentType]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,6 +238,7 @@ class Paper:
 COMMANDS: dict[str, Callable] = {
     "train": command_class(DEFAULT_EXPERIMENT),
     "spectrum": Spectrum,
+    "diagnose": Diagnose,
     "demo": Demo,
     "sweep": Sweep,
     "collect": Collect,

@@ -11,6 +11,7 @@ run on the JAX engine, which is imported on first use.
 """
 
 from flossing.pytorch import losses as losses
+from flossing.pytorch._diagnose import diagnose as diagnose
 from flossing.pytorch._floss import (
     FlossingHistory as FlossingHistory,
     FlossingRecord as FlossingRecord,

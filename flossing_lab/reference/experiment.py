@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -245,6 +246,13 @@ def make_stop(stopping: StoppingConfig) -> Callable[[Mapping[str, np.ndarray]], 
         return None
 
     return stop
+
+
+def driven_system(model: ReferenceModel, config: Config) -> dict[str, Any]:
+    """The arguments that describe the network, along a whole sequence of the task."""
+    _, _, input_key, _ = _streams(config)
+    inputs = FlossingInputs(config.task.steps, make_task(config).channels, config.task.amplitude)(input_key)
+    return {"model": model, "inputs": inputs, "state": first_state(model), "step": step}
 
 
 def measure_spectrum(model: ReferenceModel, config: Config, k: int | None = None) -> Spectrum:

@@ -62,10 +62,7 @@ def show_weights(
     jax.config.update("jax_enable_x64", True)  # arrays keep the dtype of their file
     sequences, spectra = read_inputs(inputs), {}
     for file in files:
-        try:
-            cell = fl.cells.from_weights(file, name=name, kind=kind)
-        except ModuleNotFoundError as error:
-            raise ValueError(f"{file}: {error}") from error
+        cell = load_cell(file, kind, name)
         dtype = cell.layers[0][1].dtype
         spectra[str(file)] = fl.lyapunov_spectrum(cell, jnp.asarray(sequences, dtype), k=first)
     for file, spectrum in spectra.items():
@@ -80,6 +77,14 @@ def show_weights(
         highlight=False,
     )
     _draw({file: mean_and_error(spectrum)[0] for file, spectrum in spectra.items()}, plot, console)
+
+
+def load_cell(file: Path, kind: str | None, name: str | None) -> fl.cells.TorchRNN:
+    """A trained network from a file of weights."""
+    try:
+        return fl.cells.from_weights(file, name=name, kind=kind)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def read_inputs(file: Path) -> np.ndarray:

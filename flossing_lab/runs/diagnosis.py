@@ -1,0 +1,43 @@
+"""Prints and plots the diagnosis of a saved run, of a freshly drawn network, or of weights in a file."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+import flossing as fl
+from flossing_lab.runs.config import RunConfig
+from flossing_lab.runs.directory import RunDirectory
+from flossing_lab.runs.experiment import experiment_module
+from flossing_lab.runs.plotting import save_figure
+from flossing_lab.runs.run import configure_dtype, load_model
+from flossing_lab.runs.spectrum import load_cell, read_inputs
+
+
+def diagnose_run(config: RunConfig, source: Path | None, horizon: int | None, plot: Path):
+    """Diagnose the final network of the run in `source`, or a network drawn from `config`."""
+    config = config if source is None else RunDirectory(source).config
+    configure_dtype(config.dtype)
+    module = experiment_module(config)
+    driven_system = getattr(module, "driven_system", None)
+    if driven_system is None:
+        raise ValueError(f"run must be one of the experiment temporal_xor, got {config.experiment!r}")
+    model = module.build(config).model if source is None else load_model(RunDirectory(source))
+    system = driven_system(model, config)
+    _show(fl.diagnose(**system, horizon=config.longest_lag if horizon is None else horizon), plot)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def diagnose_weights(file: Path, inputs: Path, *, kind: str | None, name: str | None, horizon: int, plot: Path):
+    """Diagnose a trained network from a file of weights."""
+    jax.config.update("jax_enable_x64", True)  # arrays keep the dtype of their file
+    cell, sequence = load_cell(file, kind, name), read_inputs(inputs)
+    if sequence.ndim != 2:
+        raise ValueError(f"inputs must be a single sequence (T, S), got shape {sequence.shape} in {inputs}")
+    _show(fl.diagnose(cell, jnp.asarray(sequence, cell.layers[0][1].dtype), horizon=horizon), plot)
+
+
+def _show(diagnosis: fl.Diagnosis, plot: Path):
+    print(diagnosis)
+    plot.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(diagnosis.plot(), plot)
+    print(f"\nplot      {plot}")
