@@ -250,6 +250,8 @@ COMMANDS: dict[str, Callable] = {
 def _parse(arguments: Sequence[str] | None) -> Any:
     # tyro prints a parse error in a box. The first paragraph holds the whole message, which fits into our one line.
     output, words = io.StringIO(), list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if words[0] == "train" and len(words) > 1 and ":" in words[1] and not words[1].startswith("-"):
+        words = ["train", "own", "--task", *words[1:]]  # a class of one's own, mine.py:MyTask
     try:
         with contextlib.redirect_stderr(output):
             # `train` alone takes the arguments of the first experiment, which tyro's subcommands cannot express.

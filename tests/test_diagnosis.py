@@ -2,7 +2,6 @@
 
 import math
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -137,7 +136,7 @@ def test_networks_of_the_table(name):
     for seed in (101, 102):
         cell = CELLS[name](64, 1, key=jax.random.key(seed))
         inputs = bits(5, 200, jnp.float32)
-        assert fl.diagnose(cell, inputs, horizon=40, cost=False).verdict == "vanishes"
+        assert fl.diagnose(cell, inputs, horizon=40, cost=False).verdict in ("vanishes", "unwritten")
         draw = lambda key: jax.random.bernoulli(key, 0.5, (100, 1)).astype(jnp.float32)  # noqa: E731
-        cell = eqx.filter_jit(lambda c: c)(fl.floss(cell, draw, k=48, epochs=500, report=False)[0])
+        cell = fl.floss(cell, draw, k=48, epochs=500, report=False)[0]
         assert fl.diagnose(cell, inputs, horizon=40, cost=False).verdict == "ready"

@@ -1,4 +1,5 @@
-"""The experiments by name. To add one, write its package and add a line here.
+"""The experiments by name. To add one, write its package and add a line here, or, in a package of your own, an entry
+point of the group `flossing.experiments` whose value is that package.
 
 An experiment is a package with three modules: `config` defines `CONFIG`, its [`RunConfig`][]; `command` defines
 `COMMAND`, the arguments and the action of `flossing train NAME`; `experiment` is an
@@ -6,6 +7,7 @@ An experiment is a package with three modules: `config` defines `CONFIG`, its [`
 """
 
 import importlib
+import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +15,11 @@ from pydantic import ValidationError
 
 from flossing_lab.runs.config import DEFAULT_EXPERIMENT, RunConfig, explain_invalid
 
-EXPERIMENTS = {"reference": "flossing_lab.reference", "balance": "flossing_lab.balance"}
+EXPERIMENTS = {
+    "reference": "flossing_lab.reference",
+    "balance": "flossing_lab.balance",
+    "own": "flossing_lab.own",
+} | {entry.name: entry.value for entry in importlib.metadata.entry_points(group="flossing.experiments")}
 """The package of each experiment."""
 
 

@@ -1,0 +1,204 @@
+"""The third experiment: a cell with a readout learns a task."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+from matplotlib.figure import Figure
+
+from flossing import Spectrum, cells, losses, lyapunov_spectrum, schedules, tasks
+from flossing._arguments import default_transient
+from flossing._spectra.gradient_reach import squares
+from flossing._tangent.problem import Problem
+from flossing._tangent.step import call_module
+from flossing._training.epoch import Flossing
+from flossing._types import RandomKey
+from flossing_lab.own.config import OwnConfig
+from flossing_lab.own.figures import draw_run
+from flossing_lab.own.source import load
+from flossing_lab.runs.directory import RunDirectory
+from flossing_lab.runs.experiment import Experiment, Measurements
+
+CELLS = {
+    "tanh": cells.VanillaRNN,
+    "leaky": cells.LeakyRNN,
+    "gru": cells.GRU,
+    "lstm": cells.LSTM,
+    "dale": cells.DaleRNN,
+    "lru": cells.LRU,
+    "binary": cells.BinaryRNN,
+}
+TASKS = {
+    task.__name__: task
+    for task in (tasks.DelayedCopy, tasks.TemporalXOR, tasks.TemporalParity, tasks.SpatialXOR, tasks.CopyMemory,
+                 tasks.Adding, tasks.Digits)
+}  # fmt: skip
+"""The cells and the tasks of the library."""
+
+
+class Inputs(eqx.Module):
+    """Draws the inputs of a flossing epoch: one sequence of the task."""
+
+    task: Any = eqx.field(static=True)
+
+    def __call__(self, key: RandomKey) -> Array:
+        return self.task(key).inputs
+
+
+class Batch(eqx.Module):
+    """Draws a batch of trials."""
+
+    task: Any = eqx.field(static=True)
+    size: int = eqx.field(static=True)
+
+    def __call__(self, key: RandomKey) -> Any:
+        return jax.vmap(self.task)(jax.random.split(key, self.size))
+
+
+class Loss(eqx.Module):
+    """The mean score of a network over a batch."""
+
+    task: Any = eqx.field(static=True)
+
+    def __call__(self, model: cells.Network, batch: Any):
+        score = jax.vmap(self.task.score)(jax.vmap(model.outputs)(batch.inputs), batch)
+        return score.loss.mean(), {"accuracy": score.accuracy.mean()}
+
+
+class Reach(eqx.Module):
+    """Measures `gradient_reach` of the network along a sequence of the task, for the adaptive rule."""
+
+    task: Any = eqx.field(static=True)
+    seed: int = eqx.field(static=True)
+    window: int = eqx.field(static=True)
+
+    def __call__(self, model: cells.Network, gradient: Any) -> dict[str, Array]:
+        inputs = _sequence(self.task, self.seed)[: self.window]
+        problem = Problem.of(model, model.zeros(), inputs, call_module, self.window)
+        distant, local = squares(problem, jax.random.key(self.seed))
+        return {"gradient_reach": jnp.sqrt(distant / local)}
+
+
+def check(config: OwnConfig, *, here: bool = True):
+    """Raise ValueError for a task or a cell that cannot be had or lacks a member of its protocol."""
+    size = sum(leaf.size for leaf in jax.tree_util.tree_leaves(draw_model(config).zeros()))
+    if config.k > size:
+        raise ValueError(f"k must be at most the {size} coordinates of the state, got k={config.k}")
+
+
+def make_task(config: OwnConfig) -> Any:
+    """The task that `config` names."""
+    task_class = load(config.task.task, config.safety.folder, kind="task", known=TASKS)
+    task = _call(task_class, "task_options", config.task_arguments)
+    missing = [name for name in ("channels", "outputs", "score") if not hasattr(task, name)]
+    if missing or not callable(task):
+        lacking = ", ".join(missing) or "__call__(key)"
+        raise ValueError(f"task must follow the protocol flossing.tasks.Task, got {config.task.task} without {lacking}")
+    return task
+
+
+def draw_model(config: OwnConfig) -> cells.Network:
+    """The network before training."""
+    task = make_task(config)
+    cell_key, readout_key = jax.random.split(jax.random.key(config.seeds.seed_network))
+    make = load(config.network.cell, config.safety.folder, kind="cell", known=CELLS)
+    options = config.cell_arguments | {"key": cell_key}
+    cell = _call(make, "cell_options", options, config.network.units, task.channels)
+    if not isinstance(cell, cells.Cell):
+        missing = ", ".join(name for name in ("zeros", "output", "__call__") if not hasattr(cell, name))
+        raise ValueError(
+            f"cell must follow the protocol flossing.cells.Cell, got {config.network.cell} without {missing}"
+        )
+    return cells.Network(cell, task.outputs, key=readout_key)
+
+
+def build(config: OwnConfig, step_scale: float = 1.0) -> Experiment:
+    """Draw the network and set up the experiment, its step sizes times `step_scale`."""
+    task, model, settings = make_task(config), draw_model(config), config.flossing
+    data_key = jax.random.key(config.seeds.seed_data)
+    flossing = Flossing(
+        model,
+        Inputs(task),
+        key=jax.random.key(config.seeds.seed_basis),
+        k=config.k,
+        window=settings.window,
+        interval=settings.interval,
+        target=settings.target,
+        loss=None if settings.loss == "default" else losses.exponents,
+        optimiser=optax.adam(settings.flossing_rate * step_scale),
+        clip=settings.flossing_clip,
+    )
+    is_adaptive = settings.condition == "adaptive"
+    return Experiment(
+        model,
+        Batch(task, config.training.batch),
+        optax.chain(
+            optax.clip_by_global_norm(config.training.clip), optax.adam(config.training.learning_rate * step_scale)
+        ),
+        flossing,
+        make_schedule(config),
+        data_key,
+        Loss(task),
+        shown={"loss": ".3f", "accuracy": ".3f"},
+        probe=Reach(task, config.seeds.seed_data, flossing.window) if is_adaptive else None,
+        probe_every=settings.every if is_adaptive else 0,
+    )
+
+
+def make_schedule(config: OwnConfig) -> schedules.Schedule:
+    """The flossing schedule of this configuration."""
+    settings = config.flossing
+    if settings.condition == "none":
+        return schedules.never()
+    if settings.condition == "before":
+        return schedules.preflossing(settings.preflossing)
+    if settings.condition == "before_and_during":
+        first = schedules.preflossing(settings.preflossing)
+        later = schedules.interflossing(settings.interflossing, every=settings.every, blocks=None)
+        return schedules.sum_schedules(first, later)
+
+    def is_lost(epoch: int, measures: Any) -> int:
+        return settings.interflossing if float(measures["gradient_reach"]) < settings.threshold else 0
+
+    return schedules.rule(is_lost, every=settings.every, preflossing=settings.preflossing)
+
+
+def driven_system(model: cells.Network, config: OwnConfig) -> dict[str, Any]:
+    """The arguments that describe the network, along a sequence of the task."""
+    return {"model": model, "inputs": _sequence(make_task(config), config.seeds.seed_data)}
+
+
+def measure_spectrum(model: cells.Network, config: OwnConfig, k: int | None = None) -> Spectrum:
+    """The first `k` exponents over a whole sequence of the task."""
+    inputs = _sequence(make_task(config), config.seeds.seed_data)
+    return _measure(model, inputs, jax.random.key(config.seeds.seed_basis), k or config.k)
+
+
+def measure(model: cells.Network, config: OwnConfig) -> Measurements:
+    """The spectrum over a whole sequence."""
+    return Measurements({"spectra": np.asarray(measure_spectrum(model, config).exponents)})
+
+
+def draw(run: RunDirectory) -> Figure:
+    """The plot of a run."""
+    return draw_run(run)
+
+
+def _sequence(task: Any, seed: int) -> Array:
+    return task(jax.random.fold_in(jax.random.key(seed), 2**31)).inputs
+
+
+@eqx.filter_jit
+def _measure(model: cells.Network, inputs: Array, key: RandomKey, k: int) -> Spectrum:
+    return lyapunov_spectrum(model, inputs, k=k, key=key, transient=default_transient(len(inputs)))
+
+
+def _call(make: Any, name: str, options: dict[str, Any], *arguments: Any) -> Any:
+    try:
+        return make(*arguments, **options)
+    except TypeError as error:
+        raise ValueError(f"{name} must be arguments of {getattr(make, '__name__', make)}, got {error}") from error
