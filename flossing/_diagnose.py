@@ -104,7 +104,8 @@ def _memory(
     try:
         found = memory_function(model, white, delays=horizon, batched=True, **options)
     except ValueError as error:
-        return None, f"the memory of inputs cannot be measured: {error}", 0.0
+        why = "the state is not stationary" if "stationary" in str(error) else error
+        return None, f"what can be read of them cannot be measured: {why}", 0.0
     return found.values.mean(1), "", found.capacity().value
 
 
@@ -124,17 +125,20 @@ def _kind(model: Any) -> str:
     return known.get(type(cell)) or {"GRUCell": "gru", "LSTMCell": "lstm"}.get(name, "")
 
 
-def _seconds(model: Any, inputs: Input, k: int, window: int, options: dict[str, Any]) -> float:
+def _seconds(model: Any, inputs: Input, k: int, window: int, options: dict[str, Any]) -> float | None:
     times = []
-    floss(
-        model,
-        inputs,
-        k=k,
-        window=window,
-        epochs=20,
-        chunk=10,
-        callback=lambda *_: times.append(time.perf_counter()),
-        report=False,
-        **options,
-    )
+    try:
+        floss(
+            model,
+            inputs,
+            k=k,
+            window=window,
+            epochs=20,
+            chunk=10,
+            callback=lambda *_: times.append(time.perf_counter()),
+            report=False,
+            **options,
+        )
+    except FloatingPointError:  # a direction is lost: there is nothing to time
+        return None
     return (times[1] - times[0]) / 10

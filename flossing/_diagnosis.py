@@ -12,15 +12,19 @@ FAINT = 1e-2
 READABLE = 0.2
 """The share of an input's variance from which on it counts as written and kept."""
 
+FEW = 4
+"""The most channels for which the size of the network is compared with the number of inputs. Those of an embedding are
+not independent of one another."""
+
 SHARE = 3 / 4
 """The largest share of the directions to floss."""
 
 START = {
-    "tanh": "recurrent='orthogonal', input_scale=0.1 (flossing.cells.VanillaRNN)",
-    "gru": "open gates: gates='open', recurrent='orthogonal', input_scale=0.1 (flossing.cells.GRU), or "
-    "flossing.pytorch.open_gates",
-    "lstm": "open gates: gates='open', recurrent='orthogonal', input_scale=0.1 (flossing.cells.LSTM), or "
-    "flossing.pytorch.open_gates",
+    "tanh": "an orthogonal recurrent matrix and an input scale of 0.1",
+    "gru": "open gates: flossing.pytorch.open_gates(module), or flossing.cells.GRU(gates='open', "
+    "recurrent='orthogonal', input_scale=0.1)",
+    "lstm": "open gates: flossing.pytorch.open_gates(module), or flossing.cells.LSTM(gates='open', "
+    "recurrent='orthogonal', input_scale=0.1)",
 }
 """Initialisations that solve what flossing solves, by the kind of cell."""
 
@@ -36,7 +40,7 @@ def count_of_sequences(size: int, horizon: int) -> int:
     return max(20, math.ceil(max(2000, 10 * size) / (horizon + 20)))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Diagnosis:
     """What a network can learn over a horizon; `print` it, or `plot` it.
 
@@ -82,12 +86,14 @@ class Diagnosis:
 
     @property
     def verdict(self) -> str:
-        """One of "explodes", "vanishes", "unwritten", "ready"."""
+        """One of "explodes", "vanishes", "unwritten", "unknown" (the memory cannot be measured), "ready"."""
         if self.exponents[0] * self.horizon > -math.log(FAINT):
             return "explodes"
         if self.depth < self.horizon:
             return "vanishes"
-        return "ready" if self.readable is not None and self.readable >= READABLE else "unwritten"
+        if self.readable is None:
+            return "unknown"
+        return "ready" if self.readable >= READABLE else "unwritten"
 
     def advice(self) -> list[str]:
         """What to do, one sentence each."""
@@ -97,16 +103,22 @@ class Diagnosis:
             "explodes": [f"Gradients explode over {self.horizon} steps; lower the gain, or floss.", floss, start],
             "vanishes": [f"Gradients vanish within {self.horizon} steps.", floss, start],
             "unwritten": [
-                f"Gradients reach back, but the input of {self.horizon} steps ago cannot be read from the state.",
+                f"Gradients reach back, but hardly anything of the input of {self.horizon} steps ago can be read from "
+                "the state.",
+                "In a trained network this may be right: it forgets what its task does not need.",
                 floss.replace(":", ", with the default loss:", 1),
                 start,
             ],
+            "unknown": ["Gradients reach back. What is written into the state is unknown."],
             "ready": [f"Nothing stands in the way over {self.horizon} steps: train."],
         }[self.verdict]
-        if self.horizon * self.channels > self.size:
+        if self.size < self.horizon * self.channels and self.channels <= FEW:
             numbers = self.horizon * self.channels
             said.append(f"At most {self.size} of {numbers} inputs can be read linearly: more units, if all are needed.")
         return said
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         first, last = self.exponents[0], self.exponents[min(self.k, len(self.exponents)) - 1]
@@ -145,7 +157,7 @@ class Diagnosis:
         count = len(self.exponents)
         left.axhspan(math.log(FAINT) / self.horizon, -math.log(FAINT) / self.horizon, color="0.93", lw=0)
         left.plot(range(1, count + 1), self.exponents, ".-", ms=3, lw=1.2)
-        left.set(xlabel="index $i$", ylabel=r"$\lambda_i$ (per step)", title=f"{self.alive} directions alive")
+        left.set(xlabel="index $i$", ylabel=r"$\lambda_i$ (per step)", title=f"directions alive: {self.alive}")
         middle.plot(self.log_gradient / math.log(10), lw=1.5)
         middle.axhline(math.log10(FAINT), color="0.75", lw=0.8, ls=":")
         middle.set(xlabel="lag (steps)", ylabel=r"$\log_{10} |\partial L / \partial h|$", title="gradient")
@@ -166,4 +178,6 @@ class Diagnosis:
         if self.seconds is None:
             return ""
         each = f"{1000 * self.seconds:.3g} ms" if self.seconds < 1 else f"{self.seconds:.3g} s"
-        return f", about {500 * self.seconds:.2g} s ({each} per epoch) and the time to compile"
+        whole = 500 * self.seconds
+        total = f"{whole:.0f} s" if whole < 120 else f"{whole / 60:.0f} min"
+        return f", about {total} ({each} per epoch) and the time to compile"

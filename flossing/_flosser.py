@@ -45,10 +45,15 @@ class FlosserState(eqx.Module):
     loss: float = math.nan
 
     def scalars(self) -> dict[str, float]:
-        """What was measured last, as plain numbers for a logger, `flossing/reach` and so on."""
+        """What was measured last, as plain numbers for a logger, `flossing/reach` and so on; NaN before."""
         names = ("reach", "exponent_1", "exponent_k", "loss", "epochs", "seconds")
-        found = {f"flossing/{name}": getattr(self, name) for name in names}
-        return {name: value for name, value in found.items() if not math.isnan(value)}
+        return {f"flossing/{name}": getattr(self, name) for name in names}
+
+    def __repr__(self) -> str:
+        if not isinstance(self.steps, int) or not all(isinstance(v, (int, float)) for v in self.scalars().values()):
+            return eqx.tree_pformat(self)  # a tree of shapes, or traced
+        numbers = ", ".join(f"{name.removeprefix('flossing/')}={value:.3g}" for name, value in self.scalars().items())
+        return f"FlosserState(step {self.steps}: {numbers})"
 
 
 class _Draw(eqx.Module):
@@ -64,7 +69,7 @@ class _Draw(eqx.Module):
         return jax.tree_util.tree_map(lambda s: s[rows], self.sequences)
 
 
-@dataclasses.dataclass(frozen=True, init=False)
+@dataclasses.dataclass(frozen=True, init=False, repr=False)
 class Flosser:
     """Floss a recurrent cell in your own training loop, whenever gradients no longer reach back.
 
@@ -150,6 +155,9 @@ class Flosser:
         }.items():
             object.__setattr__(self, name, value)
 
+    def __repr__(self) -> str:
+        return f"Flosser(window={self.window}, k={self.options['k']}, sequences={self.sequences}, seed={self.seed})"
+
     def init(self, model: PyTree) -> FlosserState:
         """The state before the first step; the optimiser's state covers the flossed arrays of `model`."""
         check_leaves("model", eqx.filter(model, eqx.is_array))
@@ -174,18 +182,18 @@ class Flosser:
         Raises ValueError for arguments that do not fit, and FloatingPointError as `floss` does; `model` and `state` are
         never changed.
         """
+        if not is_concrete((model, state, inputs)):
+            raise ValueError("update must be called outside jit, where values are concrete, got traced values")
         if not self.due(state):
             return model, dataclasses.replace(state, steps=state.steps + 1)
         check_leaves("inputs", inputs)
-        if not is_concrete((model, inputs)):
-            raise ValueError("update must be called outside jit, where values are concrete, got traced values")
         batch = jax.tree_util.tree_map(lambda s: self._cut(jnp.asarray(s)), inputs)
         where = {"state": initial, "step": self.options["step"]}
         key = jax.random.fold_in(jax.random.key(self.seed), state.steps)
         if reach is None:
             reach = float(gradient_reach(model, batch, key=key, batched=True, **where))
         measures = {"reach": reach, "gradient_norm/distant": reach, "gradient_norm/local": 1.0}
-        epochs = self.schedule(state.steps + 1, measures)
+        epochs = int(self.schedule(state.steps + 1, measures) or 0)
         state = dataclasses.replace(state, reach=reach, steps=state.steps + 1)
         return self._floss(model, state, batch, initial, key, epochs) if epochs else (model, state)
 

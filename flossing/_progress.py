@@ -19,9 +19,11 @@ class Progress:
     def __init__(self, name: str, total: int, *, shown: bool = True, stream: Any = None):
         self._name, self._total, self._shown = name, total, shown
         self._stream = sys.stderr if stream is None else stream
-        self._is_terminal = self._stream.isatty()
+        self._shown = shown and self._stream is not None
+        self._is_terminal = self._shown and getattr(self._stream, "isatty", bool)()
         self._first: tuple[float, int] | None = None
         self._announced, self._last, self._open = False, -float("inf"), False
+        self._since = time.monotonic()
 
     def __enter__(self) -> "Progress":
         return self
@@ -45,7 +47,9 @@ class Progress:
             if each * self._total < (EVERY[True] if self._is_terminal else LEAST):
                 self._shown = False
                 return
-            self._write(f"{self._name}: {_seconds(each)} per epoch, {_seconds(each * self._total)} for {self._total}")
+            began = f"began in {_seconds(self._first[0] - self._since)}"
+            cost = f"{_seconds(each)} per epoch, {_seconds(each * self._total)} for {self._total}"
+            self._write(f"{self._name}: {began}, then {cost}")
         if done < self._total and now - self._last < EVERY[self._is_terminal]:
             return
         self._last = now

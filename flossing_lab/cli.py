@@ -31,6 +31,7 @@ class Spectrum:
     """Print and plot the Lyapunov spectrum of a saved run, of weights in a file, or of a freshly drawn network."""
 
     config: arguments_of(Config)  # pyright: ignore[reportInvalidTypeForm]
+    """The settings of a freshly drawn network; not with --run or --weights."""
     run: Path | None = None
     """Run directory: its final network is measured, and its configuration replaces the other arguments."""
     weights: tuple[Path, ...] = ()
@@ -76,6 +77,7 @@ class Diagnose:
     """
 
     config: arguments_of(Config)  # pyright: ignore[reportInvalidTypeForm]
+    """The settings of a freshly drawn network; not with --run or --weights."""
     run: Path | None = None
     """Run directory: its final network is measured, and its configuration replaces the other arguments."""
     weights: Path | None = None

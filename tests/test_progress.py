@@ -33,7 +33,7 @@ def run(stream, clock, *, epochs=100, each=0.5, compiling=30.0, shown=True):
 
 def test_lines_where_there_is_no_terminal(clock):
     lines = run(io.StringIO(), clock).splitlines()
-    assert lines[0] == "floss: 500 ms per epoch, 50 s for 100"  # without the time of compilation
+    assert lines[0] == "floss: began in 35 s, then 500 ms per epoch, 50 s for 100"  # without the time of compilation
     assert lines[1] == "floss: 20 of 100 epochs, 40 s left, loss 1"
     assert lines[2] == "floss: 40 of 100 epochs, 30 s left, loss 1"  # at most one every ten seconds
     assert lines[-1] == "floss: 100 of 100 epochs, 0 ms left, loss 1"
@@ -42,7 +42,9 @@ def test_lines_where_there_is_no_terminal(clock):
 
 def test_a_bar_on_a_terminal(clock):
     text = run(Terminal(), clock)
-    assert text.startswith("floss: 500 ms per epoch, 50 s for 100\n\r\x1b[K####....................")
+    assert text.startswith(
+        "floss: began in 35 s, then 500 ms per epoch, 50 s for 100\n\r\x1b[K####...................."
+    )
     assert text.endswith("######################## floss: 100 of 100 epochs, 0 ms left, loss 1\n")
 
 

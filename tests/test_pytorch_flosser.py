@@ -1,8 +1,14 @@
 """`Flosser` in a training loop of one's own: what hooks record, when it flosses, what it leaves alone, bad input."""
 
 import copy
+import gc
 import io
 import math
+import os
+import subprocess
+import sys
+import weakref
+from pathlib import Path
 
 import pytest
 
@@ -252,7 +258,7 @@ def test_cells_in_a_loop(cell, sequences):
     assert train(model, flosser, adam, 3, batch=lambda g: torch.randn(4, 10, 3, generator=g, **DOUBLE))[0] == 2
     assert flosser.scalars()["flossing/exponent_1"] < 0 < flosser.scalars()["flossing/reach"]
     model(torch.randn(4, 10, 3, **DOUBLE)).sum().backward()
-    record = flosser._recorder.record
+    record = flosser._recorder.take()
     assert record is None or record.inputs.shape == (4, 10, 3)
 
 
@@ -271,6 +277,24 @@ def test_packed_sequences_and_several_sequences():
     assert flosser.step() == 2
 
 
+def test_sequences_shorter_than_the_window_are_left_out():
+    """The step is that of a batch without them."""
+    torch.manual_seed(1)
+    layer, inputs, lengths = nn.GRU(3, 5, batch_first=True, **DOUBLE), torch.randn(4, 10, 3, **DOUBLE), [10, 7, 9, 3]
+    found = []
+    for rows in ([0, 1, 2, 3], [0, 2]):
+        one = copy.deepcopy(layer)
+        flosser = flt.Flosser(one, **QUICK)
+        some = torch.tensor([lengths[row] for row in rows])
+        packed = pack_padded_sequence(inputs[rows], some, batch_first=True, enforce_sorted=False)
+        one(packed)[1].square().sum().backward()
+        assert flosser.step() == 2
+        found.append([flosser.scalars()["flossing/reach"], *weights(one)])
+    (reach, *one), (expected, *other) = found
+    assert reach == pytest.approx(expected, rel=1e-12)
+    assert_equal(one, other)
+
+
 def test_compiled_and_wrapped_models():
     model = Model()
     compiled = torch.compile(model, backend="eager")
@@ -287,12 +311,18 @@ def in_process(rank, file, results):
     adam = torch.optim.Adam(model.parameters())
     done = train(model, flosser, adam, 3, first=rank)  # other batches in each process
     torch.save((done, weights(model)), f"{results}-{rank}")
-    torch.distributed.destroy_process_group()
+    os._exit(0)  # without the exit handlers of torch, which may wait for one another
 
 
 def test_distributed_training(tmp_path):
     """All processes keep the same parameters."""
-    torch.multiprocessing.spawn(in_process, (tmp_path / "store", tmp_path / "results"), nprocs=2)
+    call = "import sys; from tests.test_pytorch_flosser import in_process; in_process(int(sys.argv[1]), *sys.argv[2:])"
+    files, root = [str(tmp_path / "store"), str(tmp_path / "results")], Path(__file__).parent.parent
+    commands = [[sys.executable, "-c", call, str(rank), *files] for rank in range(2)]
+    processes = [subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True) for command in commands]
+    for process in processes:
+        _, shown = process.communicate(timeout=300)
+        assert process.returncode == 0, shown
     (done, first), (also, second) = (torch.load(tmp_path / f"results-{rank}") for rank in range(2))
     assert done == also == [2, 0, 1]
     assert_equal(first, second)
@@ -352,8 +382,8 @@ def test_bad_steps_change_nothing():
         model(torch.randint(0, 5, (4, 10)))
     with pytest.raises(ValueError, match="step must follow a backward pass"):
         flosser.step()
-    model(torch.randint(0, 5, (4, 10)), torch.tensor([10, 7, 9, 10])).sum().backward()
-    with pytest.raises(ValueError, match="window must be at most .* shortest sequence of the batch, 7, got window=8"):
+    model(torch.randint(0, 5, (4, 7)), torch.tensor([7, 6, 7, 5])).sum().backward()
+    with pytest.raises(ValueError, match="window must be at most .* longest sequence of the batch, 7, got window=8"):
         flosser.step()
     assert flosser.steps == 0
     state = flt.Flosser(Model(nn.RNN), **QUICK).state_dict()
@@ -368,3 +398,89 @@ def test_an_exhausted_loader():
     loader = iter([torch.randn(12, 4, **DOUBLE)] * 2)
     with pytest.raises(ValueError, match="inputs must return a sequence in every epoch, got none from an exhausted"):
         flt.floss(Model().rnn, lambda: next(loader), k=2, epochs=5, report=False)
+
+
+def test_nothing_is_kept_between_steps():
+    """Hooks hold no cycle through what the module returned, which Python could not free."""
+    for module in (nn.GRU(3, 5, batch_first=True, **DOUBLE), nn.GRUCell(3, 5, **DOUBLE)):
+        flosser = flt.Flosser(module, **QUICK | {"preflossing": 0, "every": 1, "epochs": 0})
+        x, h = torch.randn(2, 10, 3, **DOUBLE), None
+        out = module(x)[0] if isinstance(module, nn.GRU) else None
+        for t in range(10 if out is None else 0):
+            h = module(x[:, t], h)
+        kept = weakref.ref(out if out is not None else h)
+        (out if out is not None else h).sum().backward()
+        del out, h
+        flosser.step()
+        gc.collect()
+        assert kept() is None
+
+
+def test_full_backward_hooks_of_others():
+    layer = nn.GRU(3, 5, batch_first=True, **DOUBLE)
+    layer.register_full_backward_hook(lambda *_: None)
+    flosser = flt.Flosser(layer, **QUICK)
+    layer(torch.randn(2, 10, 3, **DOUBLE, requires_grad=True))[0].sum().backward()
+    assert flosser.step() == 2
+
+
+def test_a_cell_without_a_model_around_it():
+    """A pass for validation, with a gradient but none taken, is not joined to the training pass; also with keywords."""
+    cell = OwnCell()
+    flosser = flt.Flosser(cell, **QUICK | {"recurrent": cell})
+    for size, x in ((4, torch.randn(4, 10, 3, **DOUBLE)), (4, torch.randn(4, 10, 3, **DOUBLE))):
+        h = torch.zeros(size, 6, **DOUBLE)
+        for t in range(10):
+            h = cell(state=h, input=x[:, t])
+    h.sum().backward()
+    assert torch.equal(flosser._recorded().inputs, x)
+    assert flosser.step() == 2
+
+
+def test_keywords_in_another_order():
+    layer, x = nn.GRU(3, 5, batch_first=True, **DOUBLE), torch.randn(2, 10, 3, **DOUBLE)
+    flosser = flt.Flosser(layer, **QUICK)
+    layer(hx=torch.zeros(1, 2, 5, **DOUBLE), input=x)[0].sum().backward()
+    assert torch.equal(flosser._recorded().inputs, x)
+
+
+@pytest.mark.parametrize("make", [lambda: nn.GRU(3, 6, batch_first=True), lambda: nn.GRUCell(3, 6)])
+def test_autocast(make):
+    module, before = make(), nn.Linear(3, 3)
+    flosser = flt.Flosser(module, **QUICK)
+    x = torch.randn(2, 10, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        inputs, h = before(x), torch.zeros(2, 6)
+        if isinstance(module, nn.GRU):
+            h = module(inputs)[0]
+        else:
+            for t in range(10):
+                h = module(inputs[:, t], h)
+    h.float().sum().backward()
+    assert flosser.step() == 2
+
+
+def test_the_window_ends_at_the_last_loss():
+    """A padded batch whose loss is masked has the reach of the same sequences without padding."""
+    torch.manual_seed(1)
+    layer, x, read = nn.GRU(3, 5, batch_first=True, **DOUBLE), torch.randn(3, 12, 3, **DOUBLE), torch.randn(3, 12, 5)
+    found = []
+    for steps in (12, 9):
+        flosser = flt.Flosser(copy.deepcopy(layer), **QUICK | {"epochs": 0, "every": 1, "preflossing": 0})
+        for _ in range(2):
+            out = flosser.module(x[:, :steps])[0]
+            (out[:, :9] * read[:, :9].double()).sum().backward()
+            flosser.step()
+        found.append(flosser.scalars()["flossing/reach"])
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+
+
+def test_no_gradient_at_all_is_no_reach():
+    model = nn.RNN(3, 5, batch_first=True, nonlinearity="relu", **DOUBLE)
+    with torch.no_grad():
+        model.bias_ih_l0.fill_(-1e3)
+    flosser = flt.Flosser(model, schedule=lambda step, measures: 0, **QUICK)
+    for _ in range(3):
+        model(torch.randn(2, 10, 3, **DOUBLE))[0].sum().backward()
+        flosser.step()
+    assert flosser.scalars()["flossing/reach"] == 0

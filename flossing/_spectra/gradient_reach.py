@@ -68,7 +68,9 @@ def _reach(problem: Problem, key: RandomKey, starts: Point, inputs: Input, *, si
         distant, local = one(key, starts, inputs)
     else:
         distant, local = jax.vmap(one, (0, *axes))(jax.random.split(key, size), starts, inputs)
-    return jnp.sqrt(distant.sum() / local.sum())
+    distant, local = distant.sum(), local.sum()
+    nothing = (distant == 0) & (local == 0)
+    return jnp.where(nothing, 0, jnp.sqrt(distant / jnp.where(nothing, 1, local)))
 
 
 def squares(problem: Problem, key: RandomKey) -> tuple[Float[Array, ""], Float[Array, ""]]:

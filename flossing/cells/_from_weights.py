@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,6 +83,7 @@ def from_weights(source: Any, *, name: str | None = None, kind: str | None = Non
         if key.startswith(f"{module}." if module else "") and re.search(r"(_reverse|weight_hr_l\d+)$", key):
             raise ValueError(f"source must hold layers that run forward and do not project, got {key}")
     layers = tuple(_layer(found[i], i) for i in sorted(found, key=lambda i: -1 if i is None else i))
+    _check_layers(layers, [*found])
     blocks = layers[0][1].shape[0] // layers[0][1].shape[1]
     implied = {1: "tanh", 3: "gru", 4: "lstm"}.get(blocks)
     if kind not in (None, *KINDS):
@@ -94,6 +96,17 @@ def from_weights(source: Any, *, name: str | None = None, kind: str | None = Non
     return TorchRNN(layers, chosen)
 
 
+def _check_layers(layers: tuple[Layer, ...], indices: list[int | None]):
+    if None not in indices and sorted(map(str, indices)) != sorted(map(str, range(len(indices)))):
+        raise ValueError(f"source must hold all layers from 0 on, got {', '.join(map(str, indices))}")
+    rows, units = layers[0][1].shape
+    for index, (w_ih, w_hh, *biases) in enumerate(layers):
+        fits = w_hh.shape == (rows, units) and (not index or w_ih.shape[1] == units)
+        if not fits or any(b is not None and b.shape != (rows,) for b in biases):
+            shapes = ", ".join(str(None if a is None else a.shape) for a in (w_ih, w_hh, *biases))
+            raise ValueError(f"the weights of layer {index} must fit {units} units and {rows} rows, got {shapes}")
+
+
 def read_weights(path: Path) -> dict[str, Any]:
     """The arrays of a file by name, nested as in the file."""
     with open(path, "rb"):  # a missing file has the same error whatever its kind
@@ -102,10 +115,14 @@ def read_weights(path: Path) -> dict[str, Any]:
         try:
             with np.load(path, allow_pickle=False) as file:
                 return dict(file)
-        except ValueError as error:
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} must hold arrays of numbers, got {error}") from error
     if path.suffix == ".safetensors":
-        return _package("safetensors.numpy", "safetensors").load_file(path)
+        safetensors = _package("safetensors.numpy", "safetensors")
+        try:
+            return safetensors.load_file(path)
+        except Exception as error:  # its own class of errors, and dtypes that NumPy lacks
+            raise ValueError(f"{path} must be a file of safetensors, got {error}") from error
     if path.suffix in (".pt", ".pth", ".ckpt", ".bin"):
         torch = _package("torch", "torch")
         try:
@@ -124,6 +141,9 @@ def _flattened(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
         if isinstance(value, Mapping):
             found |= _flattened(value, f"{prefix}{key}.")
         elif hasattr(value, "detach"):
+            if _NAME.fullmatch(f"{prefix}{key}") is None:
+                found[f"{prefix}{key}"] = np.zeros(0)  # only its name matters; it may be of any kind
+                continue
             tensor = value.detach().cpu()
             found[f"{prefix}{key}"] = (tensor.float() if tensor.element_size() == 2 else tensor).numpy()
         elif hasattr(value, "shape"):
@@ -136,6 +156,8 @@ def _module(weights: dict[str, np.ndarray], name: str | None) -> str:
     modules = sorted({match["module"] or "" for match in matches if match and match["part"] == "weight_hh"})
     if name is None and len(modules) == 1:
         return modules[0]
+    if name in modules:
+        return str(name)
     chosen = [module for module in modules if name is not None and (module == name or module.endswith(f".{name}"))]
     if len(chosen) == 1:
         return chosen[0]
@@ -152,13 +174,14 @@ def _layer(parts: dict[str, np.ndarray], index: int | None) -> Layer:
         raise ValueError(f"source must hold {missing[0]}{end}, got {', '.join(parts)}")
     w_ih, w_hh, b_ih, b_hh = (parts.get(part) for part in _PARTS)
     assert w_ih is not None and w_hh is not None
-    if w_hh.ndim != 2 or w_ih.ndim != 2 or w_hh.shape[0] != w_ih.shape[0] or w_hh.shape[0] % w_hh.shape[1]:
+    if w_hh.ndim != 2 or w_ih.ndim != 2 or len(w_hh) != len(w_ih) or not w_hh.size or len(w_hh) % w_hh.shape[1]:
         raise ValueError(f"weight_ih{end} and weight_hh{end} must fit each other, got {w_ih.shape} and {w_hh.shape}")
     return _array(w_ih), _array(w_hh), None if b_ih is None else _array(b_ih), None if b_hh is None else _array(b_hh)
 
 
 def _array(weights: np.ndarray) -> Array:
-    dtype = np.dtype(np.float32) if weights.dtype == np.float16 else weights.dtype
+    is_whole = jnp.issubdtype(weights.dtype, jnp.floating) and weights.dtype.itemsize >= 4
+    dtype = weights.dtype if is_whole else np.dtype(np.float32)
     return jnp.asarray(weights, jax.dtypes.canonicalize_dtype(dtype))
 
 

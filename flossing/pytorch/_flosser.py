@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,16 @@ from flossing.pytorch._system import Engine
 from flossing.pytorch.losses import Loss
 from flossing.schedules import Schedule, adaptive, as_schedule
 
+_NOTHING = {
+    "flossing/reach": math.nan,
+    "flossing/exponent_1": math.nan,
+    "flossing/exponent_k": math.nan,
+    "flossing/loss": math.nan,
+    "flossing/epochs": 0,
+    "flossing/seconds": 0.0,
+}
+"""The scalars before the first measurement."""
+
 FORMAT = 1
 """The format of `state_dict`."""
 
@@ -40,10 +51,11 @@ class Flosser:
 
         reach = |dL/dh_0| / |dL/dtheta|,        L the losses of the second half of the window,
 
-    and flosses for `epochs` epochs if that is below `threshold`. This costs one more forward and backward pass of the
-    recurrent module. For a cell, whose steps you call yourself, L is a random linear function of the states. In our
-    trials the reach is below 1e-5 in networks that cannot learn, and above 5e-3 in those that do (tanh networks, GRUs
-    and LSTMs of 64 units; recall over 25 steps, XOR of lags 20 and 40).
+    where the window is the last `window` steps of each sequence up to its last loss, h_0 the state at its start, and
+    theta are the parameters. If that is below `threshold`, it flosses for `epochs` epochs. Measuring costs one more
+    forward and backward pass of the recurrent module. For a cell, whose steps you call yourself, L is a random linear
+    function of the states. In our trials the reach is below 1e-5 in networks that cannot learn, and above 5e-3 in those
+    that do (tanh networks, GRUs and LSTMs of 64 units; recall over 25 steps, XOR of lags 20 and 40).
 
     **Arguments:**
 
@@ -52,7 +64,8 @@ class Flosser:
       `nn.RNN`, `nn.GRU`, `nn.LSTM` or cell of these in the model. Any other module is called as a cell,
       `cell(input, state) -> state`, with leading batch axes.
     - `k`, `window`, `transient`, `interval`, `tolerance`, `target`, `loss`, `clip`, `project`, `engine`: as for
-      [`floss`][flossing.pytorch.floss]. `window` is required; the longest lag of the task times two is a good value.
+      [`floss`][flossing.pytorch.floss]. `window` is required; the longest lag of the task times two is a
+      good value, if sequences are that long. Shorter sequences of a batch are left out.
     - `parameters`, `optimiser`: as for `floss`; by default the parameters of the recurrent module that require a
       gradient, and an Adam of their own with a learning rate of 3e-3.
     - `preflossing`, `epochs`, `every`, `threshold`: see above. `preflossing=0` for none.
@@ -111,7 +124,7 @@ class Flosser:
             names = {"distant": "gradient_norm/distant", "local": "gradient_norm/local", "threshold": threshold}
             schedule = adaptive(**names, preflossing=preflossing, epochs=epochs, every=every)
         self.schedule = as_schedule(schedule, every)
-        self.steps, self._interval, self._scalars = 0, 1, {}
+        self.steps, self._interval, self._scalars = 0, 1, dict(_NOTHING)
         self._hook(root)
         self._arm()
 
@@ -119,14 +132,14 @@ class Flosser:
         """Call this after each training step -> the flossing epochs done, mostly 0.
 
         Raises ValueError if no gradient has reached the recurrent module since the last call in which the schedule was
-        due, or if a sequence is shorter than the window; nothing is changed then.
+        due, or if all sequences are shorter than the window; nothing is changed then.
         """
         if self.schedule.next_query(self.steps) != self.steps + 1:
             self.steps += 1
             self._arm()
             return 0
         record = self._recorded()
-        due = _from_first(lambda: self.schedule(self.steps + 1, self._measure(record)))
+        due = int(_from_first(lambda: self.schedule(self.steps + 1, self._measure(record)) or 0))
         if due and _is_first():
             self._floss(record, due)
         if due:
@@ -138,11 +151,17 @@ class Flosser:
     def scalars(self) -> dict[str, float]:
         """What was measured last, as plain numbers for a logger.
 
-        - `flossing/reach`: how much of the gradient reaches back, at the last query.
+        - `flossing/reach`: how much of the gradient reached back at the last query, before any flossing that followed.
         - `flossing/exponent_1`, `flossing/exponent_k`, `flossing/loss`: at the end of the last block of flossing.
-        - `flossing/epochs`, `flossing/seconds`: all flossing epochs so far, and their time.
+        - `flossing/epochs`, `flossing/seconds`: all flossing epochs so far, and their time, compilation included.
+
+        NaN where nothing has been measured yet.
         """
         return dict(self._scalars)
+
+    def __repr__(self) -> str:
+        numbers = ", ".join(f"{name.removeprefix('flossing/')}={value:.3g}" for name, value in self._scalars.items())
+        return f"Flosser(window={self.window}, step {self.steps}: {numbers})"
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes, for `torch.save`; training that is restored from it goes on to the bit."""
@@ -186,18 +205,18 @@ class Flosser:
         return [tuple(p.shape) for p in self.parameters]
 
     def _recorded(self) -> Record:
-        record = self._recorder.record
+        record = self._recorder.take()
         if record is None:
             raise ValueError(
                 "step must follow a backward pass through the recurrent module, in training and outside no_grad, got "
                 f"none since step {self.steps}"
             )
-        if record.shortest < self.window:
+        if record.longest < self.window:
             raise ValueError(
-                f"window must be at most the length of the shortest sequence of the batch, {record.shortest}, got "
+                f"window must be at most the length of the longest sequence of the batch, {record.longest}, got "
                 f"window={self.window}"
             )
-        return record
+        return record.of_at_least(self.window)
 
     @in_own_surroundings
     def _measure(self, record: Record) -> dict[str, Any]:
@@ -213,7 +232,8 @@ class Flosser:
     def _floss(self, record: Record, epochs: int):
         seeds = [torch.Generator().manual_seed(self.seed + self.steps) for _ in range(2)]
         draw = _Draw(self.module, record, self.window, min(self.sequences, record.batch), seeds[0])
-        since, gradients = time.perf_counter(), [p.grad for p in self.parameters]
+        held = [p for group in self.optimiser.param_groups for p in group["params"]]
+        since, gradients = time.perf_counter(), [p.grad for p in held]
         try:
             with _evaluating(self.module):
                 history = floss(
@@ -226,11 +246,11 @@ class Flosser:
                     epochs=epochs,
                     generator=seeds[1],
                     flossing_state=FlossingState(self.optimiser, self._interval),
-                    report=self.report and "flossing/epochs" not in self._scalars,
+                    report=self.report and not self._scalars["flossing/epochs"],
                     **self._options,
                 )
         finally:
-            for p, gradient in zip(self.parameters, gradients, strict=True):
+            for p, gradient in zip(held, gradients, strict=True):
                 p.grad = gradient
         self._interval = history.state.interval
         last = history.exponents[-1].reshape(-1, history.exponents.shape[-1]).mean(0)
@@ -238,8 +258,8 @@ class Flosser:
             "flossing/exponent_1": float(last[0]),
             "flossing/exponent_k": float(last[-1]),
             "flossing/loss": float(history.loss[-1]),
-            "flossing/epochs": self._scalars.get("flossing/epochs", 0) + epochs,
-            "flossing/seconds": self._scalars.get("flossing/seconds", 0.0) + time.perf_counter() - since,
+            "flossing/epochs": self._scalars["flossing/epochs"] + epochs,
+            "flossing/seconds": self._scalars["flossing/seconds"] + time.perf_counter() - since,
         }
 
 
@@ -278,10 +298,11 @@ class _Draw:
 def _find(root: nn.Module, recurrent: Any) -> nn.Module:
     """The recurrent module of a model; ValueError if the choice is not clear."""
     if isinstance(recurrent, str):
-        modules = dict(root.named_modules())
+        modules = dict(root.named_modules(remove_duplicate=False))
         if recurrent not in modules:
-            raise ValueError(f"recurrent must name a module of the model ({', '.join(modules)}), got {recurrent!r}")
-        found = modules[recurrent]
+            legal = ", ".join(name for name in modules if name)
+            raise ValueError(f"recurrent must name a module of the model ({legal}), got {recurrent!r}")
+        found = unwrapped(modules[recurrent])
     elif recurrent is None:
         names = recurrent_names(root) if isinstance(root, nn.Module) else []
         if not is_recurrent(root) and len(names) != 1:

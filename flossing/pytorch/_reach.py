@@ -21,10 +21,11 @@ def layer_reach(module: Any, record: Record, window: int, parameters: list[Tenso
     """The reach of the loss's own gradient, in a layer: its last `window` steps of each sequence run once more."""
     assert record.gradients is not None
     outputs, ends = record.gradients
-    lengths = torch.full((record.batch,), record.shortest) if record.lengths is None else record.lengths
+    lengths, counted = _ends_of_losses(record), 0
     total, distant = [torch.zeros_like(p) for p in parameters], 0.0
-    for length in lengths.unique().tolist():
+    for length in lengths[lengths >= window].unique().tolist():
         rows = (lengths == length).nonzero()[:, 0].tolist()
+        counted += len(rows)
         start, inputs = length - window, record.inputs[rows]
         state = record.starts(rows)
         if start:
@@ -40,7 +41,7 @@ def layer_reach(module: Any, record: Record, window: int, parameters: list[Tenso
         distant += sum(float(g.double().square().sum()) for g in found[: len(leaves)])
         total = [a + b for a, b in zip(total, found[len(leaves) :], strict=True)]
     local = sum(float(g.double().square().sum()) for g in total)
-    return _ratio(distant * record.batch, local)
+    return _ratio(distant * counted, local)
 
 
 def cell_reach(module: nn.Module, record: Record, window: int, parameters: list[Tensor], draws: torch.Generator):
@@ -55,6 +56,21 @@ def cell_reach(module: nn.Module, record: Record, window: int, parameters: list[
     found = _gradients(torch.stack(losses).sum(), [*leaves, *parameters])
     squares = [float(g.double().square().sum()) for g in found]
     return _ratio(sum(squares[: len(leaves)]), sum(squares[len(leaves) :]))
+
+
+def _ends_of_losses(record: Record) -> Tensor:
+    """The last step of each sequence at which there is a loss, counted from 1; 0 for none."""
+    assert record.gradients is not None
+    outputs, ends = record.gradients
+    whole = torch.full((record.batch,), record.longest) if record.lengths is None else record.lengths
+    last = torch.zeros_like(whole)
+    if outputs is not None:
+        is_scored = (outputs != 0).any(-1).cpu()
+        last = (is_scored * torch.arange(1, is_scored.shape[1] + 1)).amax(1)
+    at_end = torch.zeros(record.batch, dtype=torch.bool)
+    for gradient in ends.values():
+        at_end |= (gradient != 0).any(-1).any(0).cpu()
+    return torch.where(at_end, whole, last)
 
 
 def _call(module: Any, inputs: Tensor, state: Any) -> Any:
@@ -74,4 +90,6 @@ def _noise(h: Tensor, draws: torch.Generator) -> Tensor:
 
 
 def _ratio(distant: float, local: float) -> float:
+    if distant == local == 0:
+        return 0.0  # no gradient at all
     return math.sqrt(distant / local) if local > 0 else math.nan

@@ -4,6 +4,8 @@ A layer of torch takes whole sequences, and hooks see the gradient that the loss
 called once per step; its inputs and its first state are recorded, and that a gradient came back.
 """
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,10 +36,24 @@ class Record:
         return pytree.tree_leaves(self.inputs)[0].shape[0]
 
     @property
-    def shortest(self) -> int:
-        """The length of the shortest sequence."""
+    def longest(self) -> int:
+        """The length of the longest sequence."""
         steps = pytree.tree_leaves(self.inputs)[0].shape[1]
-        return steps if self.lengths is None else int(self.lengths.min())
+        return steps if self.lengths is None else int(self.lengths.max())
+
+    def of_at_least(self, steps: int) -> "Record":
+        """The record of the sequences that have this many steps."""
+        if self.lengths is None or int(self.lengths.min()) >= steps:
+            return self
+        rows = (self.lengths >= steps).nonzero()[:, 0].tolist()
+        outputs, ends = self.gradients or (None, {})
+        return Record(
+            pytree.tree_map(lambda x: x[rows], self.inputs),
+            self.starts(rows),
+            self.axis,
+            self.lengths[rows],
+            (None if outputs is None else outputs[rows], {i: end[:, rows] for i, end in ends.items()}),
+        )
 
     def starts(self, rows: list[int]) -> Any:
         """The first states of these sequences."""
@@ -47,18 +63,23 @@ class Record:
 class Recorder:
     """The hook on a recurrent module. It records while `armed`, and changes nothing.
 
-    A copied or pickled model keeps its hooks; the copy of a recorder is empty and not armed.
+    A copied or pickled model keeps its hooks; the copy of a recorder is empty and not armed. Hooks on tensors must not
+    hold what the module returned: Python cannot free such a cycle.
     """
 
     observes = True
     """Tells measurements that this hook computes no weights."""
 
     def __init__(self):
-        self.armed, self.record = False, None
+        self.armed, self._record = False, None
 
     def arm(self, armed: bool):
         """Start or stop recording; forget what was recorded."""
-        self.armed, self.record = armed, None
+        self.armed, self._record = armed, None
+
+    def take(self) -> Record | None:
+        """What was recorded last; None if no gradient has arrived."""
+        return self._record
 
     def __deepcopy__(self, memo: Any) -> "Recorder":
         copied = memo[id(self)] = type(self)()
@@ -71,10 +92,11 @@ class Recorder:
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], returned: Any) -> None:
         """After a call of the module, `register_forward_hook(..., with_kwargs=True)`."""
         if self.armed and torch.is_grad_enabled():
-            self.observe(module, [*args, *kwargs.values()], returned)
+            given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+            self.observe(module, list(given.values()), returned)
 
     def observe(self, module: Any, given: list[Any], returned: Any):
-        """Record a call with these arguments."""
+        """Record a call with these arguments, in the order of the module's own."""
         raise NotImplementedError
 
 
@@ -90,62 +112,82 @@ class LayerRecorder(Recorder):
         state = pytree.tree_map(torch.zeros_like, end) if state is None else state
         state = pytree.tree_map(_with_batch, state)
         record = Record(sequences.detach().to(**to), _detached(state, to), 1, lengths, (None, {}))
+        is_packed = isinstance(out, PackedSequence)
+        data, packing = (out.data, out._replace(data=out.data.detach()[:0])) if is_packed else (out, None)
 
-        def arrives(gradient: Tensor, index: int | None):
-            assert record.gradients is not None
+        def arrives(gradient: Tensor | None, index: int | None):
+            if gradient is None or record.gradients is None:  # a full backward hook gives None for unused results
+                return
             ends = record.gradients[1]
             if index is None:
-                packed = out._replace(data=gradient) if isinstance(out, PackedSequence) else gradient
-                record.gradients = _batch_first(packed, axis)[0].detach().to(**to), ends
+                sequences = gradient if packing is None else packing._replace(data=gradient)
+                record.gradients = _batch_first(sequences, axis)[0].detach().to(**to), ends
             else:
                 ends[index] = _with_batch(gradient.detach()).to(**to)
-            self.record = record
+            self._record = record
 
-        self._watch(out.data if isinstance(out, PackedSequence) else out, arrives, None)
+        _watch(data, lambda gradient: arrives(gradient, None))
         for index, leaf in enumerate(pytree.tree_leaves(end)):
-            self._watch(leaf, arrives, index)
-
-    @staticmethod
-    def _watch(leaf: Tensor, arrives: Any, index: int | None):
-        if leaf.requires_grad:
-            leaf.register_hook(lambda gradient: arrives(gradient, index))
+            _watch(leaf, lambda gradient, index=index: arrives(gradient, index))
 
 
 class CellRecorder(Recorder):
-    """Records the calls of a cell, `cell(input, state) -> state`: one sequence since the model was last called."""
+    """Records the calls of a cell, `cell(input, state) -> state`, as sequences.
+
+    A sequence begins where the model that holds the cell is called, where the state is none that a step returned, and
+    where shapes change.
+    """
 
     def __init__(self):
         super().__init__()
         self._calls: list[Any] = []
-        self._recorded: Any = None
+        self._reached: list[Any] | None = None
 
     def arm(self, armed: bool):
         """Start or stop recording; forget what was recorded."""
         super().arm(armed)
-        self._calls = []
+        self._calls, self._reached = [], None
 
     def begin(self, *_: Any) -> None:
         """Before a call of the model that holds the cell, `register_forward_pre_hook`."""
         self._calls = []
 
+    def take(self) -> Record | None:
+        """The sequence that a gradient has reached last."""
+        if self._reached is None:
+            return None
+        inputs, states = zip(*self._reached, strict=True)
+        return Record(pytree.tree_map(lambda *steps: torch.stack(steps, 1), *inputs), states[0], 0)
+
     def observe(self, module: Any, given: list[Any], returned: Any):
         """Record a step; a cell called without a state starts from zeros."""
         state = given[1] if len(given) > 1 else None
-        if state is None:
+        state = pytree.tree_map(torch.zeros_like, returned) if state is None else state
+        floating = [p.dtype for p in module.parameters() if p.is_floating_point()]
+        call = _detached(given[0], {"dtype": floating[0]}), _detached(state, {"dtype": floating[0]})
+        continues = any(getattr(leaf, "grad_fn", None) is not None for leaf in pytree.tree_leaves(state))
+        if not continues or (self._calls and _shapes(self._calls[-1]) != _shapes(call)):
             self._calls = []
-            state = pytree.tree_map(torch.zeros_like, returned)
         calls = self._calls
-        calls.append((given[0], state))
+        calls.append(call)
 
-        def arrives(_: Tensor):
-            if self.record is None or self._recorded is not calls:
-                inputs, states = zip(*calls, strict=True)
-                stacked = pytree.tree_map(lambda *steps: torch.stack(steps, 1).detach(), *inputs)
-                self.record, self._recorded = Record(stacked, _detached(states[0], {}), 0), calls
+        def arrives(gradient: Tensor | None):
+            if gradient is not None:
+                self._reached = calls
 
-        leaf = next((leaf for leaf in pytree.tree_leaves(returned) if leaf.requires_grad), None)
-        if leaf is not None:
-            leaf.register_hook(arrives)
+        for leaf in pytree.tree_leaves(returned):
+            if isinstance(leaf, Tensor) and leaf.requires_grad:
+                _watch(leaf, arrives)
+                break
+
+
+def _watch(leaf: Tensor, arrives: Callable[[Tensor | None], None]):
+    if leaf.requires_grad:
+        leaf.register_hook(arrives)
+
+
+def _shapes(tree: Any) -> list[Any]:
+    return [getattr(leaf, "shape", None) for leaf in pytree.tree_leaves(tree)]
 
 
 def _batch_first(sequences: Any, axis: int) -> tuple[Tensor, Tensor | None]:
@@ -161,4 +203,9 @@ def _with_batch(h: Tensor) -> Tensor:
 
 
 def _detached(tree: Any, to: dict[str, Any]) -> Any:
-    return pytree.tree_map(lambda x: x.detach().to(**to) if x.is_floating_point() else x.detach(), tree)
+    def one(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return torch.as_tensor(x) if isinstance(x, (bool, int, float)) else x
+        return x.detach().to(**to) if x.is_floating_point() else x.detach()
+
+    return pytree.tree_map(one, tree)

@@ -49,7 +49,8 @@ class FlosserCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **found: Any):
         """Add the scalars."""
-        assert self.flosser is not None
+        if self.flosser is None:  # an evaluation before any training
+            return
         for place in (logs, state.log_history[-1] if state.log_history else None):
             if place is not None:
                 place.update(self.flosser.scalars())
@@ -57,7 +58,8 @@ class FlosserCallback(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **found: Any):
         """Add the state to the checkpoint."""
         assert self.flosser is not None
-        torch.save(self.flosser.state_dict(), _checkpoint(args, state) / FILE)
+        if state.is_world_process_zero:  # the process that flosses
+            torch.save(self.flosser.state_dict(), _checkpoint(args, state) / FILE)
 
 
 def _checkpoint(args: Any, state: Any) -> Path:

@@ -24,15 +24,22 @@ class FlosserCallback(Callback):  # pyright: ignore[reportGeneralTypeIssues] (on
 
     def __init__(self, **options: Any):
         self.flosser: Flosser | None = None
-        self._options, self._restored = options, None
+        self._options, self._restored, self._module = options, None, None
+
+    @property
+    def state_key(self) -> str:
+        """The name of its state in a checkpoint, one for each recurrent module."""
+        return f"{type(self).__qualname__}{{recurrent={self._options.get('recurrent')}}}"
 
     def on_fit_start(self, trainer: Any, pl_module: Any):
         """Find the recurrent module."""
-        if self.flosser is not None:
-            self.flosser.close()
-        self.flosser = Flosser(pl_module, **self._options)
+        if self.flosser is None or self._module is not pl_module:  # a second fit goes on
+            if self.flosser is not None:
+                self.flosser.close()
+            self.flosser, self._module = Flosser(pl_module, **self._options), pl_module
         if self._restored:
             self.flosser.load_state_dict(self._restored)
+            self._restored = None
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int):
         """Floss, if it is due."""
@@ -42,10 +49,8 @@ class FlosserCallback(Callback):  # pyright: ignore[reportGeneralTypeIssues] (on
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the flosser, for a checkpoint."""
-        return {} if self.flosser is None else self.flosser.state_dict()
+        return self._restored or ({} if self.flosser is None else self.flosser.state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]):
         """Restore it, now or when training starts."""
         self._restored = state_dict
-        if self.flosser is not None and state_dict:
-            self.flosser.load_state_dict(state_dict)
