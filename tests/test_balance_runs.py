@@ -175,7 +175,9 @@ def test_configurations_of_two_experiments(tmp_path):
     assert read_config(SMALL.model_dump()) == SMALL
     assert BalanceConfig().digest != Config().digest
     assert BalanceConfig().differences(Config()) == {"experiment": ("balance", "reference")}
-    with pytest.raises(ValueError, match="experiment must be 'reference' or 'balance', got experiment='chess'"):
+    with pytest.raises(
+        ValueError, match="experiment must be 'reference' or 'balance' or 'own', got experiment='chess'"
+    ):
         read_config({"experiment": "chess"})
     (tmp_path / "sweep.toml").write_text('[base]\nexperiment = "balance"\n[[axes]]\nsignals = [1, 2]\n')
     points = read_spec(tmp_path / "sweep.toml").points()
@@ -185,7 +187,9 @@ def test_configurations_of_two_experiments(tmp_path):
     with pytest.raises(ValueError, match="experiment must be one name, in base: the runs of a sweep are of one exp"):
         read_spec(tmp_path / "mixed.toml")
     (tmp_path / "list.toml").write_text('[base]\nexperiment = ["balance"]\n[[axes]]\nsignals = [1, 2]\n')
-    with pytest.raises(ValueError, match=r"experiment must be 'reference' or 'balance', got experiment=\['balance'\]"):
+    with pytest.raises(
+        ValueError, match=r"experiment must be 'reference' or 'balance' or 'own', got experiment=\['balance'\]"
+    ):
         read_spec(tmp_path / "list.toml")
     with pytest.raises(
         ValueError, match="delay is not a field of the configuration; legal are activity_cost, amplitude"

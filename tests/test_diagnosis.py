@@ -36,9 +36,9 @@ def gru():
     ("make", "verdict"),
     [
         (tanh, "vanishes"),
-        (gru, "vanishes"),
+        pytest.param(gru, "vanishes", marks=pytest.mark.slow),
         (lambda: flossed(tanh()), "ready"),
-        (lambda: flossed(gru()), "ready"),
+        pytest.param(lambda: flossed(gru()), "ready", marks=pytest.mark.slow),
         (lambda: flossed(gru(), fl.losses.exponents, k=32), "unwritten"),
         (lambda: tanh(recurrent="orthogonal", input_scale=0.1), "ready"),
         (lambda: tanh(gain=8.0, input_scale=0.1, bias_scale=0.0), "explodes"),

@@ -88,7 +88,10 @@ def run(*words):
     return 0
 
 
-@pytest.mark.parametrize("condition", ["none", "before", "before_and_during", "adaptive"])
+@pytest.mark.parametrize(
+    "condition",
+    ["none", "adaptive", *(pytest.param(name, marks=pytest.mark.slow) for name in ("before", "before_and_during"))],
+)
 def test_a_task_and_a_cell_of_a_file(folder, condition, capsys):
     words = ["train", "mine.py:FirstBit", "--cell", "mine.py:Leak", "--condition", condition, *SHORT]
     assert run(*words, "--threshold", "1e9") == 0
@@ -127,6 +130,7 @@ def test_the_digest_covers_the_file(folder, capsys):
     assert elsewhere.digest == config.digest
 
 
+@pytest.mark.slow
 def test_sweep_collect_and_report(folder, capsys):
     fields = {"task": "mine.py:FirstBit", "epochs": 4, "units": 5, "batch": 2, "preflossing": 2, "chunk": 2}
     base = "".join(f"{name} = {json.dumps(value)}\n" for name, value in ({"experiment": "own"} | fields).items())

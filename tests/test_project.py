@@ -41,7 +41,8 @@ def test_messages_name_extras_that_exist():
 def test_the_code_of_the_readme_runs():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert blocks
-    for block in blocks:  # as a user runs it: in its own process, with JAX's default settings
+    for block in blocks:  # as a user runs it: in its own process, with JAX's default settings; a few steps of training
+        block = block.replace("range(800)", "range(3)").replace("preflossing=150", "preflossing=5")
         done = subprocess.run([sys.executable, "-W", "error", "-c", block], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 

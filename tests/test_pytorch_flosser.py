@@ -249,7 +249,7 @@ def test_validation_and_accumulation_do_not_count():
     assert flosser.step() == 2
 
 
-@pytest.mark.parametrize("cell", [nn.GRUCell(3, 6, **DOUBLE), nn.RNNCell(3, 6, **DOUBLE), OwnCell()])
+@pytest.mark.parametrize("cell", [nn.GRUCell(3, 6, **DOUBLE), OwnCell()])
 @pytest.mark.parametrize("sequences", [1, 2])
 def test_cells_in_a_loop(cell, sequences):
     model = Loop(cell)
