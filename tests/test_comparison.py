@@ -219,3 +219,15 @@ def test_bad_arguments(arguments, message, capsys):
         program.main(arguments)
     assert exit.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_best_draws_follow_from_the_results():
+    """Those of the kinds of networks whose draws are complete."""
+    from flossing_lab.comparison.draws import CHOSEN, DRAWS, best
+
+    results = json.loads((Path(__file__).parent.parent / "comparison" / "draws" / "results.json").read_text())
+    assert CHOSEN
+    for (network, arm), draw in CHOSEN.items():
+        runs = [run for run in results["runs"] if run["network"].startswith(network) and run["condition"] == arm]
+        assert len(runs) == 24 * len(DRAWS.seeds)
+        assert best(network, arm, runs) == draw

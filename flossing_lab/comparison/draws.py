@@ -68,7 +68,7 @@ DRAWS = dataclasses.replace(
     seeds=(101, 102, 103),
 )
 
-CHOSEN: dict[tuple[str, str], int] = {}
+CHOSEN: dict[tuple[str, str], int] = {("Dale tanh", "none"): 19, ("Dale tanh", "flossing"): 21}
 """The best draw of each kind of network and arm, as `best` finds it in the results of DRAWS."""
 
 BEST: Protocol = dataclasses.replace(
