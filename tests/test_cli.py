@@ -178,6 +178,7 @@ def test_a_process_says_so_too(tmp_path):
     assert done.stderr == "flossing: units must be greater than or equal to 1, got units=0\n"
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_callback_of_the_garbage_collector_counts(tmp_path):
     code = """
 import gc, signal, time

@@ -95,6 +95,7 @@ def test_beyond_the_limit_the_gradient_is_lost():
     assert np.linalg.norm(gradient - exact) > 0.02 * np.linalg.norm(exact)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optax_promotion")
 def test_one_program_for_all_intervals():
     """An interval passed as data gives the engine's exponents, gradient and ratios at that interval."""

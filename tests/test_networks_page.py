@@ -20,6 +20,7 @@ def test_each_is_short():
         assert len(lines) < 15, name
 
 
+@pytest.mark.slow
 def test_they_run_and_floss(tmp_path):
     """Run in the page's order. In each, the first exponent ends nearer to zero than it started."""
     script = tmp_path / "examples.py"

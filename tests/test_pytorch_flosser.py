@@ -314,6 +314,7 @@ def in_process(rank, file, results):
     os._exit(0)  # without the exit handlers of torch, which may wait for one another
 
 
+@pytest.mark.slow
 def test_distributed_training(tmp_path):
     """All processes keep the same parameters."""
     call = "import sys; from tests.test_pytorch_flosser import in_process; in_process(int(sys.argv[1]), *sys.argv[2:])"

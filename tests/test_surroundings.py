@@ -255,6 +255,7 @@ def run(code, environment):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_on_several_devices_a_few_numbers_are_those_of_vmap():
     on_four_devices("[check(each, FEW) for each in ('shard_map', 'explicit axes')]")
 

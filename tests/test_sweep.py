@@ -167,6 +167,7 @@ def test_what_is_finished_is_not_run_again(undisturbed, start):
     assert {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_another_axis_reuses_what_it_can(undisturbed, start, tmp_path):
     shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
     stdout = finish(start(tmp_path, [{"seed": [2, 3, 4]}], workers=0))  # on a scheduler that was there before
@@ -175,6 +176,7 @@ def test_another_axis_reuses_what_it_can(undisturbed, start, tmp_path):
     assert len(list((tmp_path / "runs").iterdir())) == 4  # nothing is ever removed
 
 
+@pytest.mark.slow
 def test_killed_workers_and_clients_lose_nothing(undisturbed, start, tmp_path):
     process = start(tmp_path, workers=1)
     worker = at_work(process, tmp_path)
@@ -190,6 +192,7 @@ def test_killed_workers_and_clients_lose_nothing(undisturbed, start, tmp_path):
     assert any("resumed" in run.info for run in find_runs([tmp_path]))
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_all_processes_in_good_order(start, tmp_path):
     process = start(tmp_path, base=RUN | {"epochs": 10**6}, workers=1)
     at_work(process, tmp_path)
@@ -200,6 +203,7 @@ def test_ctrl_c_ends_all_processes_in_good_order(start, tmp_path):
     assert {run.info["status"] for run in find_runs([tmp_path])} <= {"interrupted", "running"}
 
 
+@pytest.mark.slow
 def test_a_failure_stops_nothing_else(start, tmp_path):
     axes = [{"learning_rate": [1e30, 1e-3], "clip": [1e30, 0.03], "condition": ["none", "before_and_during"]}]
     stdout = finish(start(tmp_path, axes, workers=1), code=1)
