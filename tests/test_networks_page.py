@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
 SECTIONS = ("An Equinox cell", "A Flax cell", "A plain function", "Many sequences at once")
 
