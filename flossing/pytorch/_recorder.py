@@ -5,6 +5,7 @@ called once per step; its inputs and its first state are recorded, and that a gr
 """
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,7 @@ class Record:
         return pytree.tree_map(lambda h: h.index_select(self.axis, torch.tensor(rows, device=h.device)), self.state)
 
 
-class Recorder:
+class Recorder(ABC):
     """The hook on a recurrent module. It records while `armed`, and changes nothing.
 
     A copied or pickled model keeps its hooks; the copy of a recorder is empty and not armed. Hooks on tensors must not
@@ -95,9 +96,9 @@ class Recorder:
             given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
             self.observe(module, list(given.values()), returned)
 
+    @abstractmethod
     def observe(self, module: Any, given: list[Any], returned: Any):
         """Record a call with these arguments, in the order of the module's own."""
-        raise NotImplementedError
 
 
 class LayerRecorder(Recorder):
