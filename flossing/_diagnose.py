@@ -1,6 +1,5 @@
 """Measure what a network in JAX needs to learn over a horizon."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from flossing._checks import check_integer
-from flossing._diagnosis import Diagnosis, count_of_sequences, settings_for
+from flossing._diagnosis import Diagnosis, count_of_sequences, seconds_per_epoch, settings_for
 from flossing._spectra.gates import gate_values
 from flossing._spectra.gradient_norms import backpropagated_norms
 from flossing._spectra.lyapunov import lyapunov_spectrum
@@ -66,6 +65,9 @@ def diagnose(
     has_parameters = any(map(eqx.is_inexact_array, jax.tree_util.tree_leaves(model)))
     spectrum = lyapunov_spectrum(model, inputs, k=min(size, MOST), **options)
     memory, note, capacity = _memory(model, inputs, horizon, size, channels, key, options)
+    seconds = None
+    if cost and channels and has_parameters:
+        seconds = seconds_per_epoch(floss, model, inputs, k=k, window=window, **options)
     return Diagnosis(
         name=type(model).__name__ if callable(model) and step is None else "step",
         size=size,
@@ -80,7 +82,7 @@ def diagnose(
         k=k,
         window=window,
         kind=_kind(model),
-        seconds=_seconds(model, inputs, k, window, options) if cost and channels and has_parameters else None,
+        seconds=seconds,
     )
 
 
@@ -123,22 +125,3 @@ def _kind(model: Any) -> str:
         return cell.kind.name
     name = type(cell).__name__
     return known.get(type(cell)) or {"GRUCell": "gru", "LSTMCell": "lstm"}.get(name, "")
-
-
-def _seconds(model: Any, inputs: Input, k: int, window: int, options: dict[str, Any]) -> float | None:
-    times = []
-    try:
-        floss(
-            model,
-            inputs,
-            k=k,
-            window=window,
-            epochs=20,
-            chunk=10,
-            callback=lambda *_: times.append(time.perf_counter()),
-            report=False,
-            **options,
-        )
-    except FloatingPointError:  # a direction is lost: there is nothing to time
-        return None
-    return (times[1] - times[0]) / 10

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,17 @@ def settings_for(size: int, channels: int, horizon: int, steps: int) -> tuple[in
     """The exponents to floss, and the window: k covers the inputs of the horizon, the window is twice the horizon."""
     k = max(1, min(int(SHARE * size), max(16, math.ceil(1.25 * horizon * channels))))
     return k, min(2 * horizon, steps)
+
+
+def seconds_per_epoch(floss: Callable, model: Any, inputs: Any, **options: Any) -> float | None:
+    """The time of a flossing epoch, without compilation; None where a direction is lost, so that there is none."""
+    times = []
+    timed = {"epochs": 20, "chunk": 10, "callback": lambda *_: times.append(time.perf_counter()), "report": False}
+    try:
+        floss(model, inputs, **timed, **options)
+    except FloatingPointError:
+        return None
+    return (times[1] - times[0]) / 10
 
 
 def count_of_sequences(size: int, horizon: int) -> int:

@@ -1,7 +1,6 @@
 """Measure what a network in PyTorch needs to learn over a horizon."""
 
 import copy
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from flossing._arguments import check_integer
-from flossing._diagnosis import Diagnosis, count_of_sequences, settings_for
+from flossing._diagnosis import Diagnosis, count_of_sequences, seconds_per_epoch, settings_for
 from flossing.pytorch._arguments import real_numbers
 from flossing.pytorch._floss import floss
 from flossing.pytorch._gates import gate_values
@@ -62,6 +61,9 @@ def diagnose(
     spectrum = lyapunov_spectrum(model, inputs, k=min(size, MOST), **options)
     module = read_module(unwrapped(model)) if step is None else None
     memory, note, capacity = _memory(model, inputs, horizon, system, channels, draws, options)
+    seconds = None
+    if cost and isinstance(model, nn.Module):
+        seconds = seconds_per_epoch(floss, copy.deepcopy(unwrapped(model)), inputs, k=k, window=window, **options)
     return Diagnosis(
         name=type(unwrapped(model)).__name__ if isinstance(model, nn.Module) else "step",
         size=size,
@@ -76,7 +78,7 @@ def diagnose(
         k=k,
         window=window,
         kind="" if module is None else module.kind.name,
-        seconds=_seconds(model, inputs, k, window, options) if cost and isinstance(model, nn.Module) else None,
+        seconds=seconds,
     )
 
 
@@ -115,22 +117,3 @@ def _write(model: Any, inputs: Any, state: Any) -> float | None:
         return float(gate_values(model, inputs, state=state)["write"].mean())
     except ValueError:
         return None
-
-
-def _seconds(model: Any, inputs: Any, k: int, window: int, options: dict[str, Any]) -> float | None:
-    times = []
-    try:
-        floss(
-            copy.deepcopy(unwrapped(model)),
-            inputs,
-            k=k,
-            window=window,
-            epochs=20,
-            chunk=10,
-            callback=lambda *_: times.append(time.perf_counter()),
-            report=False,
-            **options,
-        )
-    except FloatingPointError:  # a direction is lost: there is nothing to time
-        return None
-    return (times[1] - times[0]) / 10
