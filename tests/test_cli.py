@@ -57,7 +57,7 @@ def test_train_then_spectrum(tmp_path):
 
     other = command_here("train", *TINY, "--out", "run", cwd=tmp_path)
     assert other.returncode == 2
-    assert "epochs=12 (not 3001); --overwrite replaces it" in other.stderr
+    assert "epochs=12 (not 3001); overwrite replaces it" in other.stderr
 
 
 def test_a_run_is_lengthened_by_resume(tmp_path):

@@ -295,7 +295,7 @@ def _measure(state: TrainingState, flossing: Flossing, key: RandomKey) -> Traini
 
 
 @eqx.filter_jit
-def measure_exponents(flossing: Flossing, model: PyTree, key: RandomKey) -> Float[Array, " k"]:
+def measure_exponents(flossing: Flossing, model: PyTree, key: RandomKey) -> Float[Array, "*B k"]:
     """The exponents of `model` over the flossing window; compiled once per shape."""
     return flossing.exponents(model, key)
 

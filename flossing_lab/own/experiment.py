@@ -18,10 +18,10 @@ from flossing._tangent.step import call_module
 from flossing._training.epoch import Flossing
 from flossing._types import RandomKey
 from flossing_lab.own.config import OwnConfig
-from flossing_lab.own.figures import draw_run
 from flossing_lab.own.source import load
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.experiment import Experiment, Measurements
+from flossing_lab.runs.figure import draw_run
 
 CELLS = {
     "tanh": cells.VanillaRNN,

@@ -72,7 +72,9 @@ def tabulate_configuration(runs: Sequence[Run]) -> list[dict[str, Any]]:
     rows = []
     for name in dict.fromkeys(name for config in configs for name in config):
         values = list(dict.fromkeys(config.get(name) for config in configs))
-        rows.append({"name": name, "value": _list(values), "meaning": meanings[name], "differs": len(values) > 1})
+        rows.append(
+            {"name": name, "value": _list(values), "meaning": meanings.get(name, ""), "differs": len(values) > 1}
+        )
     return sorted(rows, key=lambda row: not row["differs"])
 
 
@@ -106,7 +108,8 @@ def _in_common(configs: Sequence[RunConfig]) -> Iterable[str]:
             yield sentence(*values)
     seeds = {tuple(config.seeds.model_dump().values()) for config in configs}
     (first, *others) = seeds
-    yield _count(len(seeds), "seed") if others else f"seed {_list(list(dict.fromkeys(first)))}"
+    if first:
+        yield _count(len(seeds), "seed") if others else f"seed {_list(list(dict.fromkeys(first)))}"
 
 
 def _epochs_to_solved(group: Group) -> str:

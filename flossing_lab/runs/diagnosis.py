@@ -19,12 +19,14 @@ def diagnose_run(config: RunConfig, source: Path | None, horizon: int | None, pl
     config = config if source is None else RunDirectory(source).config
     configure_dtype(config.dtype)
     module = experiment_module(config)
+    model = module.build(config).model if source is None else load_model(RunDirectory(source))
     driven_system = getattr(module, "driven_system", None)
     if driven_system is None:
-        raise ValueError(f"run must be one of the experiment temporal_xor, got {config.experiment!r}")
-    model = module.build(config).model if source is None else load_model(RunDirectory(source))
-    system = driven_system(model, config)
-    _show(fl.diagnose(**system, horizon=config.longest_lag if horizon is None else horizon), plot)  # pyright: ignore[reportAttributeAccessIssue]
+        raise ValueError(f"run must be one of the experiments reference and own, got one of {config.experiment!r}")
+    horizon = getattr(config, "longest_lag", None) if horizon is None else horizon
+    if horizon is None:
+        raise ValueError("horizon must be given: the longest lag of the task, in steps")
+    _show(fl.diagnose(**driven_system(model, config), horizon=horizon), plot)
 
 
 def diagnose_weights(file: Path, inputs: Path, *, kind: str | None, name: str | None, horizon: int, plot: Path):

@@ -16,7 +16,7 @@ from flossing._types import RandomKey
 from flossing.schedules import Schedule
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.directory import RunDirectory
-from flossing_lab.runs.registry import EXPERIMENTS
+from flossing_lab.runs.registry import PACKAGES
 
 
 class Experiment(NamedTuple):
@@ -59,25 +59,16 @@ class Measurements(NamedTuple):
     horizons: tuple[np.ndarray, np.ndarray] | None = None
 
 
-@runtime_checkable
-class ExperimentModule(Protocol):
-    """What a run needs from its experiment: the module `experiment` of the experiment's package."""
-
-    def check(self, config: Any, *, here: bool = True) -> None:
-        """Raise ValueError for errors that the configuration cannot detect: a task without a step to score, or, if the
-        run is `here` on this machine, too little memory."""
-        ...
-
-    def draw_model(self, config: Any) -> Any:
-        """The model before training."""
-        ...
+class Builder(Protocol):
+    """What a run needs from its experiment."""
 
     def build(self, config: Any, step_scale: float = 1.0) -> Experiment:
         """Draw the network and set up the experiment, its step sizes times `step_scale`."""
         ...
 
     def measure_spectrum(self, model: Any, config: Any, k: int | None = None) -> Spectrum:
-        """The first `k` exponents of a network along inputs of its task; by default as many as a run stores."""
+        """The first `k` exponents of a network along inputs of its task; by default as many as a run stores. Raises
+        ValueError if they cannot be measured."""
         ...
 
     def measure(self, model: Any, config: Any) -> Measurements:
@@ -89,6 +80,20 @@ class ExperimentModule(Protocol):
         ...
 
 
+@runtime_checkable
+class ExperimentModule(Builder, Protocol):
+    """The module `experiment` of an experiment's package."""
+
+    def check(self, config: Any, *, here: bool = True) -> None:
+        """Raise ValueError for errors that the configuration cannot detect: a task without a step to score, or, if the
+        run is `here` on this machine, too little memory."""
+        ...
+
+    def draw_model(self, config: Any) -> Any:
+        """The model before training."""
+        ...
+
+
 def experiment_module(config: RunConfig) -> ExperimentModule:
     """The module of the experiment that `config` belongs to."""
-    return importlib.import_module(f"{EXPERIMENTS[config.experiment]}.experiment")  # pyright: ignore[reportReturnType]
+    return importlib.import_module(f"{PACKAGES[config.experiment]}.experiment")  # pyright: ignore[reportReturnType]

@@ -8,7 +8,7 @@ from flossing._training.train import Chunk, TrainingState
 from flossing_lab.runs.checkpoint import Checkpoint, parameters_of
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.directory import RunDirectory
-from flossing_lab.runs.experiment import Experiment, experiment_module
+from flossing_lab.runs.experiment import Builder, Experiment
 from flossing_lab.runs.plotting import save_figure
 from flossing_lab.runs.provenance import provenance
 
@@ -16,9 +16,9 @@ from flossing_lab.runs.provenance import provenance
 class Recorder:
     """Writes one run. `info` is the content of run.json, `trained` the training metrics of all epochs so far."""
 
-    def __init__(self, config: RunConfig, directory: RunDirectory, resumed: TrainingState | None):
-        """`resumed` is the state that an earlier session left, None for a new run."""
-        self.config, self.directory, self.module = config, directory, experiment_module(config)
+    def __init__(self, config: RunConfig, module: Builder, directory: RunDirectory, resumed: TrainingState | None):
+        """`module` measures and draws; `resumed` is the state that an earlier session left, None for a new run."""
+        self.config, self.module, self.directory = config, module, directory
         self.trained: dict[str, np.ndarray] = {}
         self.tested: dict[str, Any] = {}
         self.paces: dict[str, list[float]] = {}
@@ -57,7 +57,10 @@ class Recorder:
         counts = {"epoch": np.asarray(done.epochs)}
         if done.kind == "flossing":
             counts["training_epoch"] = np.full(count, state.epoch)
-        directory.write_metrics(done.kind, done.epochs[0], counts | done.metrics | _measured(state))
+        metrics = counts | done.metrics | _measured(state)
+        if "exponents" in metrics:
+            metrics["exponents"] = over_sequences(metrics["exponents"], among=2)
+        directory.write_metrics(done.kind, done.epochs[0], metrics)
         parameters = parameters_of(state.model)
         directory.write_parameters(parameters)
 
@@ -132,4 +135,9 @@ def _measured(state: TrainingState) -> dict[str, Any]:
     # The exponents measured after the chunk, one row per chunk. Networks that are never flossed have no others.
     if "exponents" not in state.measures:
         return {}
-    return {"measured_epoch": [state.epoch], "measured_exponents": [state.measures["exponents"]]}
+    return {"measured_epoch": [state.epoch], "measured_exponents": [over_sequences(state.measures["exponents"])]}
+
+
+def over_sequences(exponents: np.ndarray, among: int = 1) -> np.ndarray:
+    """Exponents as a run stores them, with `among` axes: if they are those of several sequences, their mean."""
+    return exponents if exponents.ndim == among else exponents.mean(axis=-2)

@@ -20,15 +20,17 @@ EXPERIMENTS = {
     "balance": "flossing_lab.balance",
     "own": "flossing_lab.own",
 } | {entry.name: entry.value for entry in importlib.metadata.entry_points(group="flossing.experiments")}
-"""The package of each experiment."""
+"""The package of each experiment that `flossing train` runs."""
+PACKAGES = EXPERIMENTS | {"notebook": "flossing_lab.notebook"}
+"""The package of each experiment that a run directory may belong to."""
 
 
 def config_class(experiment: Any) -> type[RunConfig]:
     """The configuration class of an experiment; ValueError for an unknown name."""
-    if not isinstance(experiment, str) or experiment not in EXPERIMENTS:
+    if not isinstance(experiment, str) or experiment not in PACKAGES:
         legal = " or ".join(map(repr, EXPERIMENTS))
         raise ValueError(f"experiment must be {legal}, got experiment={experiment!r}")
-    return importlib.import_module(f"{EXPERIMENTS[experiment]}.config").CONFIG
+    return importlib.import_module(f"{PACKAGES[experiment]}.config").CONFIG
 
 
 def command_class(experiment: str) -> type:

@@ -14,9 +14,9 @@ from flossing_lab.runs.checkpoint import Checkpoint, newest_checkpoint, with_par
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.console import Status
 from flossing_lab.runs.directory import RunDirectory
-from flossing_lab.runs.experiment import Experiment, experiment_module
+from flossing_lab.runs.experiment import Builder, Experiment, experiment_module
 from flossing_lab.runs.process import configure_dtype
-from flossing_lab.runs.recorder import Recorder, crosses
+from flossing_lab.runs.recorder import Recorder, crosses, over_sequences
 
 OnProgress = Callable[[Status], Any]
 
@@ -41,16 +41,36 @@ def run(
     `OSError` if the disk is full.
     """
     configure_dtype(config.dtype)
+    return carry_out(
+        config,
+        experiment_module(config),
+        out,
+        overwrite=overwrite,
+        lengthen=lengthen,
+        on_progress=on_progress,
+    )
+
+
+def carry_out(
+    config: RunConfig,
+    module: Builder,
+    out: Path | str,
+    *,
+    overwrite: bool,
+    lengthen: bool,
+    on_progress: OnProgress,
+) -> RunDirectory:
+    """Do what `run` does, with an experiment that `module` builds and measures, in the precision JAX has now."""
     directory = RunDirectory(out)
     if not overwrite:
         _check_same(directory, config, lengthen)
         if directory.has_finished(config):
             return directory
-    experiment = experiment_module(config).build(config)
+    experiment = module.build(config)
     with directory.opened(overwrite=overwrite):
         # Another process may have finished it while this one waited.
         if not directory.has_finished(config):
-            _Session(config, directory, experiment, on_progress).work()
+            _Session(config, module, directory, experiment, on_progress).work()
     return directory
 
 
@@ -63,7 +83,7 @@ def _check_same(directory: RunDirectory, config: RunConfig, lengthen: bool):
         listed = ", ".join(f"{name}={theirs!r} (not {ours!r})" for name, (theirs, ours) in differences.items())
         raise ValueError(
             f"out must not hold a run of another configuration, got {str(directory.path)!r}, which has {listed}; "
-            "--overwrite replaces it"
+            "overwrite replaces it"
         )
 
 
@@ -76,13 +96,20 @@ def load_model(directory: RunDirectory) -> Any:
 class _Session:
     """One process that works on one run, from the newest checkpoint until training ends or something stops it."""
 
-    def __init__(self, config: RunConfig, directory: RunDirectory, experiment: Experiment, on_progress: OnProgress):
-        self.config, self.directory, self.on_progress = config, directory, on_progress
+    def __init__(
+        self,
+        config: RunConfig,
+        module: Builder,
+        directory: RunDirectory,
+        experiment: Experiment,
+        on_progress: OnProgress,
+    ):
+        self.config, self.module, self.directory, self.on_progress = config, module, directory, on_progress
         self.experiment, self.epochs = experiment, config.training.epochs
         first = init_training(experiment.model, experiment.optimiser, experiment.flossing)
         found = newest_checkpoint(directory.path / "checkpoints", first)
         self.last = found or Checkpoint(first)
-        self.recorder = Recorder(config, directory, None if found is None else found.state)
+        self.recorder = Recorder(config, module, directory, None if found is None else found.state)
         self.began = time.monotonic() - self.last.seconds
         if self.last.halvings:
             self._scale_step()
@@ -185,14 +212,14 @@ class _Session:
         write_checkpoint(self.directory.path / "checkpoints", self.last)
 
     def _scale_step(self):
-        self.experiment = experiment_module(self.config).build(self.config, step_scale=0.5**self.last.halvings)
+        self.experiment = self.module.build(self.config, step_scale=0.5**self.last.halvings)
 
     def _status(self) -> Status:
         experiment, state = self.experiment, self.last.state
         measured = state.measures.get("exponents")
         if measured is None and experiment.flossing is not None:
             measured = measure_exponents(experiment.flossing, state.model, experiment.key)
-        exponents = None if measured is None else np.asarray(measured)
+        exponents = None if measured is None else over_sequences(np.asarray(measured))
         return Status(state.epoch, self.epochs, state.flossing_epoch, self._flossing_epochs(state), exponents)
 
     def _flossing_epochs(self, state: TrainingState) -> int:
@@ -204,7 +231,8 @@ class _Session:
         state = done.state
         status.epoch, status.flossing_epoch = state.epoch, state.flossing_epoch
         status.flossing_epochs = self._flossing_epochs(state)
-        status.exponents = state.measures.get("exponents")
+        measured = state.measures.get("exponents")
+        status.exponents = None if measured is None else over_sequences(np.asarray(measured))
         if done.kind == "training":
             # One batch is noisy, so show the mean over the chunk.
             known = self.recorder.tested | {name: values.mean() for name, values in done.metrics.items()}

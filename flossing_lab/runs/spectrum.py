@@ -25,12 +25,12 @@ def show_spectrum(
 ) -> np.ndarray:
     """Measure, print and plot the `first` exponents of the run in `source`, or of a network drawn from `config`."""
     config = config if source is None else RunDirectory(source).config
-    units = config.network.units
-    first = units if first is None else first
-    check_integer("first", first, least=1, most=units, note=f" (the network has {units} units)")
     configure_dtype(config.dtype)
     module = experiment_module(config)
     model = module.build(config).model if source is None else load_model(RunDirectory(source))
+    units = config.network.units
+    first = units if first is None else first
+    check_integer("first", first, least=1, most=units, note=f" (the network has {units} units)")
     spectrum = module.measure_spectrum(model, config, first)
     exponents = np.asarray(spectrum.exponents)
     title = "freshly drawn network" if source is None else str(source)

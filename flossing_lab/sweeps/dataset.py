@@ -87,7 +87,7 @@ def run_dataset(directory: RunDirectory) -> "xarray.Dataset":
     xarray = _require_xarray()
     info, config, horizons = directory.info, directory.config, directory.horizons
     training, flossing, test = (_read_metrics(directory, kind) for kind in ("training", "flossing", "test"))
-    units = config.network.units
+    units = config.network.units or 0  # a run from a notebook need not know it
     variables: _Variables = {
         "index": ("index", np.arange(1, config.k + 1)),
         "singular_index": ("singular_index", np.arange(1, units + 1)),
@@ -180,7 +180,7 @@ def _training_variables(training: Mapping[str, np.ndarray], units: int) -> _Vari
     variables: _Variables = {
         "epoch": ("epoch", training["epoch"]),
         "array": ("array", list(norms)),
-        **{name: ("epoch", training[name]) for name in ("loss", "accuracy", "squared_error") if name in training},
+        **{name: ("epoch", training[name]) for name in training if _is_metric(name, training)},
         "gradient_norm": (("epoch", "array"), np.stack([training[name] for name in norms.values()], axis=1)),
     }
     # Probes are NaN in most epochs, and with `singular_values_every=0` in all of them.
@@ -197,6 +197,11 @@ def _training_variables(training: Mapping[str, np.ndarray], units: int) -> _Vari
             values = np.pad(values, ((0, 0), (0, units - values.shape[1])), constant_values=np.nan)
         variables[f"{kind}_{array.removeprefix('network.')}"] = (dims, values)
     return variables
+
+
+def _is_metric(name: str, training: Mapping[str, np.ndarray]) -> bool:
+    """Whether this is one number for each epoch, such as the loss."""
+    return "/" not in name and name != "epoch" and training[name].shape == training["epoch"].shape
 
 
 def _flossing_variables(flossing: Mapping[str, np.ndarray]) -> _Variables:

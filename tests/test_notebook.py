@@ -1,0 +1,145 @@
+"""Runs from a notebook: the same training as `flossing.train`, in a directory that continues to the bit."""
+
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import flossing as fl
+from flossing_lab import notebook
+from flossing_lab.cli import main
+from flossing_lab.runs.directory import RunDirectory
+from flossing_lab.sweeps.dataset import collect
+
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+
+TASK = fl.tasks.TemporalXOR(steps=12, delay=2)
+OPTIMISER = optax.adam(1e-2)
+PREFLOSSING = fl.schedules.preflossing(4)
+
+
+def batch(key):
+    return jax.vmap(TASK)(jax.random.split(key, 2))
+
+
+def loss(network, batch):
+    score = jax.vmap(TASK.score)(jax.vmap(network.outputs)(batch.inputs), batch)
+    return score.loss.mean(), {"accuracy": score.accuracy.mean(), "doubled": 2 * score.loss.mean()}
+
+
+def inputs(key):
+    return TASK(key).inputs
+
+
+ARGUMENTS = {"loss": loss, "batch": batch, "optimiser": OPTIMISER, "chunk": 3, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def network():
+    return fl.cells.Network(fl.cells.VanillaRNN(6, key=jax.random.key(0)), outputs=1, key=jax.random.key(1))
+
+
+@pytest.fixture(scope="module")
+def flossing(network):
+    return fl.Flossing(network, inputs, state=network.zeros(), k=4, window=8, interval=1)
+
+
+def leaves(state):
+    return [np.asarray(leaf) for leaf in jax.tree_util.tree_leaves((state.model, state.opt_state, state.measures))]
+
+
+def test_a_run_in_two_parts_is_train_to_the_bit(network, flossing, tmp_path):
+    schedule = fl.schedules.sum_schedules(PREFLOSSING, fl.schedules.interflossing(2, every=6))
+    whole = fl.init_training(network, OPTIMISER, flossing)
+    arguments = {name: value for name, value in ARGUMENTS.items() if name != "progress"}
+    chunks = list(fl.train(whole, epochs=9, flossing=flossing, schedule=schedule, **arguments))
+
+    arguments = ARGUMENTS | {"flossing": flossing, "schedule": schedule, "out": tmp_path / "run"}
+    first = notebook.train(network, epochs=6, **arguments)
+    second = notebook.train(network, epochs=9, **arguments)
+    again = notebook.train(network, epochs=9, **arguments)
+
+    assert (first.epoch, second.epoch, second.flossing_epoch) == (6, 9, 6)
+    for one, two, three in zip(leaves(chunks[-1].state), leaves(second), leaves(again), strict=True):
+        np.testing.assert_array_equal(one, two)
+        np.testing.assert_array_equal(two, three)
+    run = RunDirectory(tmp_path / "run")
+    recorded = np.concatenate([done.metrics["loss"] for done in chunks if done.kind == "training"])
+    np.testing.assert_array_equal(run.metrics("training")["loss"], recorded)
+    assert run.info["status"] == "finished" and len(run.info["resumed"]) == 1
+    assert set(run.info["spectra"]) == {"start", "after_preflossing", "end"}
+    assert run.config.condition == "before_and_during"
+
+
+def test_report_and_collect_read_the_runs(network, flossing, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for seed in (1, 2):
+        for schedule in (None, PREFLOSSING):
+            flosses = {} if schedule is None else {"flossing": flossing, "schedule": schedule}
+            out, settings = f"runs/{seed}-{schedule is None}", {"delay": 2, "seed": seed}
+            notebook.train(network, out=out, epochs=3, title="<XOR>", settings=settings, **flosses, **ARGUMENTS)
+    main(["report", "runs"])
+    page = (tmp_path / "report.html").read_text()
+    assert "&lt;XOR&gt;" in page and "<XOR>" not in page and "2 seeds" in page
+    dataset = collect("runs", "collected.zarr")
+    assert dict(dataset.sizes)["seed"] == dict(dataset.sizes)["condition"] == 2
+    np.testing.assert_allclose(dataset["doubled"], 2 * dataset["loss"])
+    capsys.readouterr()
+    for command in ("spectrum", "diagnose"):
+        with pytest.raises(SystemExit, match="2"):
+            main([command, "--run", "runs/1-True"])
+        assert "its network and its task are code in the notebook" in " ".join(capsys.readouterr().err.split())
+
+
+def test_several_sequences_a_flossing_epoch_are_stored_as_their_mean(network, tmp_path):
+    three = jax.vmap(inputs)(jax.random.split(jax.random.key(5), 3))
+    flossing = fl.Flossing(network, three, state=network.zeros(), batched=True, k=4, window=8, interval=1)
+    arguments = ARGUMENTS | {"progress": True}
+    notebook.train(network, out=tmp_path, epochs=2, flossing=flossing, schedule=PREFLOSSING, **arguments)
+    run = RunDirectory(tmp_path)
+    assert run.metrics("flossing")["exponents"].shape == (4, 4)
+    assert run.metrics("training")["measured_exponents"].shape == (1, 4)
+    np.testing.assert_allclose(
+        run.metrics("training")["measured_exponents"][-1], run.info["spectra"]["end"], rtol=0.5, atol=0.1
+    )
+
+
+@pytest.mark.parametrize(
+    ("schedule", "condition"),
+    [
+        (None, "none"),
+        (PREFLOSSING, "before"),
+        (fl.schedules.interflossing(2, every=2), "during"),
+        (fl.schedules.sum_schedules(PREFLOSSING, fl.schedules.interflossing(2, every=2)), "before_and_during"),
+        (fl.schedules.rule(lambda epoch, measures: 1, every=2), "adaptive"),
+        (fl.schedules.rule(lambda epoch, measures: 1, every=20, preflossing=3), "before"),
+    ],
+)
+def test_the_condition_follows_from_the_schedule(schedule, condition):
+    from flossing_lab.notebook.training import _condition
+
+    assert _condition(fl.schedules.as_schedule(schedule, 100), 9) == condition
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": {"delay": 3}}, r"out must not hold a run of another configuration, .*delay=2 \(not 3\)"),
+        ({"title": "another"}, r"task='training' \(not 'another'\)"),
+        ({"epochs": 2}, r"epochs=3 \(not 2\)"),
+        ({"settings": {"epochs": 3}}, "settings must not have the names of fields of the run, got epochs"),
+        ({"settings": {"delay": [3]}}, r"delay must be .*, got delay=\[3\]"),
+        ({"settings": {"seed": "one"}}, "seed must be a valid integer, got seed='one'"),
+        ({"epochs": 0}, "epochs must be greater than or equal to 1, got epochs=0"),
+    ],
+)
+def test_bad_input_changes_nothing(network, tmp_path, change, message):
+    arguments = {"out": tmp_path, "epochs": 3, "settings": {"delay": 2}} | ARGUMENTS
+    notebook.train(network, **arguments)
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(ValueError, match=message):
+        notebook.train(network, **(arguments | change))
+    assert (tmp_path / "run.json").read_bytes() == before
+    assert json.loads(before)["status"] == "finished"
