@@ -17,6 +17,7 @@ from flossing._spectra.lyapunov import lyapunov_spectrum
 from flossing._spectra.memory import memory_function
 from flossing._tangent.coordinates import real_coordinates
 from flossing._tangent.problem import set_up
+from flossing._tangent.step import known_input_axes
 from flossing._training.floss import floss
 from flossing._types import Input, RandomKey, State
 from flossing.cells import GRU, LSTM, Network, TorchRNN, VanillaRNN
@@ -55,6 +56,11 @@ def diagnose(
     """
     check_integer("horizon", horizon, least=1)
     key = jax.random.key(0) if key is None else key
+    axes, shape = known_input_axes(model), getattr(inputs, "shape", ())
+    if step is None and axes is not None and len(shape) == axes + 2:
+        raise ValueError(
+            f"inputs must be one sequence (T, S), got a batch of shape {shape}: pass one of them, inputs[0]"
+        )
     problem = set_up(model, inputs, state=state, step=step, steps=None)
     size, length = problem.coordinates.size, problem.length
     if length <= horizon:

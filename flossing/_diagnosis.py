@@ -61,7 +61,8 @@ class Diagnosis:
     - `exponents` (k,): the first exponents along the inputs, per step, natural logarithm.
     - `log_gradient` (lags,): log |dL/dh| at each lag, relative to lag 0, for a random loss of the last state.
     - `memory` (horizon,): the share of the input of a = 0, 1, ... steps ago that a linear readout recovers, the mean
-      over channels; None where it cannot be measured, as `memory_note` says. `capacity`: its sum over all lags.
+      over channels; None where it cannot be measured, as `memory_note` says. `capacity`: its sum over all lags, without
+      bias, so that it may fall below 0.
     - `write`: the mean of the gate that writes, for a GRU or an LSTM; else None.
     - `k`, `window`: advised settings of flossing; `seconds`: the time of one flossing epoch with them, None if unknown.
     """
@@ -145,7 +146,7 @@ class Diagnosis:
             if self.readable is None
             else (
                 f"{100 * max(self.readable, 0):.0f} % of the input of {self.horizon} steps ago is readable; "
-                f"capacity {self.capacity:.1f} of at most {self.size}"
+                f"capacity {max(self.capacity, 0.0):.1f} of at most {self.size}"
             )
         )
         rows = {

@@ -40,6 +40,28 @@ def advance(xp: Any, kind: Kind, layers: tuple[Layer, ...], state: Any, drive: A
     return joined if kind.name == "lstm" else joined[0]
 
 
+GATES = {"gru": ("reset", "write"), "lstm": ("write", "keep", None, "show")}
+"""The blocks of the weights, in torch's order; None for a block that is not a gate."""
+
+
+def gates(xp: Any, kind: Kind, layers: tuple[Layer, ...], before: Any, after: Any, drive: Any) -> dict[str, Any]:
+    """The gates of one step from the state `before` to `after`, (L, H) each, for a cell (H,); `drive` as in `advance`.
+
+    `write` is the share of new content in the next state.
+    """
+    if kind.name == "lstm":
+        before, after = before[0], after[0]
+    blocks = []
+    for index, (weight_ih, weight_hh, bias_ih, bias_hh) in enumerate(layers):
+        if index:
+            drive = affine(weight_ih, bias_ih, after[index - 1])
+        old = before[index] if kind.stacked else before
+        blocks.append(xp.chunk(xp.sigmoid(drive + affine(weight_hh, bias_hh, old)), kind.gates))
+    values = [xp.stack(block) if kind.stacked else block[0] for block in zip(*blocks, strict=True)]
+    found = {name: value for name, value in zip(GATES[kind.name], values, strict=False) if name is not None}
+    return found | ({"write": 1 - found["write"]} if kind.name == "gru" else {})
+
+
 def _tanh(xp: Any, s: Any, u: Any, h: Any) -> tuple:
     return (xp.tanh(s + u),)
 

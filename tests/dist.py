@@ -1,9 +1,11 @@
 """Build wheel and sdist, and test them as a user would: `python -m tests.dist TESTS`, or `make dist`.
 
 In an empty environment the wheel must import without the laboratory, run the README's first example, and say in one
-line how to install the command line. The sdist's tests then run there against the installed wheel.
+line how to install the command line. The sdist's tests then run there against the installed wheel; they share the
+compiled programs of other tests.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -12,6 +14,8 @@ import tarfile
 import tempfile
 import venv
 from pathlib import Path
+
+from flossing_lab.runs.process import cache_folder
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,6 +41,10 @@ def main(tests: list[str]):
         (files,) = (here / "files").iterdir()
         for package in ("flossing", "flossing_lab"):  # the tests shall find the installed ones
             shutil.rmtree(files / package)
+        os.environ |= {
+            "JAX_COMPILATION_CACHE_DIR": str(cache_folder()),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
         run(python, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-p", "no:cacheprovider", *tests, cwd=files)
 
 

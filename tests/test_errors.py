@@ -89,3 +89,27 @@ def test_unknown_names():
 def test_matrices_that_have_no_qr():
     with pytest.raises(ValueError, match=r"a must be a matrix \(N, k\) of float32 or float64.*got float64\[2,4\]"):
         fl.orthonormalise(jnp.ones((2, 4)))
+
+
+class Model(eqx.Module):
+    cell: eqx.nn.GRUCell
+    scale: float = 1.0
+
+    def __call__(self, tokens):
+        return self.scale * tokens
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda m: fl.lyapunov_spectrum(m, jnp.ones((9, 2))),
+            "for Model; to measure its cell, pass model.cell and",
+        ),
+        (lambda m: fl.lyapunov_spectrum(m.cell, jnp.arange(9)), r"; for a sequence of tokens, pass their embeddings"),
+        (lambda m: fl.diagnose(m.cell, jnp.ones((3, 9, 2)), horizon=4), r"inputs must be one sequence .*\(3, 9, 2\)"),
+    ],
+)
+def test_the_message_says_what_to_pass_instead(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(Model(eqx.nn.GRUCell(2, 4, key=jax.random.key(0))))

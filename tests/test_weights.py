@@ -40,6 +40,10 @@ def test_spectra_are_those_of_the_module(kind):
     np.testing.assert_allclose(found.exponents, expected.exponents.detach(), rtol=0, atol=1e-10)
     end = found.state[0] if kind == "lstm" else found.state
     np.testing.assert_array_equal(cell.output(found.state), end if kind == "cell" else end[-1])
+    if cell.kind.name in ("gru", "lstm"):
+        gates = fl.gate_values(cell, jnp.asarray(inputs.numpy()))
+        for name, value in flt.gate_values(module, inputs).items():
+            np.testing.assert_allclose(gates[name], value, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".ckpt", ".safetensors", ".npz"])

@@ -7,21 +7,23 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float
 
+from flossing._equations import GATES, affine, gates
 from flossing._runtime.compiled import compiled
 from flossing._tangent.problem import Problem, set_up
 from flossing._types import Input, State
-from flossing.cells import GRU, LSTM, Network
+from flossing.cells import GRU, LSTM, Network, TorchRNN
+from flossing.cells._from_weights import FUNCTIONS
 
-Gates = dict[str, Float[Array, "T N"]]
+Gates = dict[str, Float[Array, "T ..."]]
 
 
 def gate_values(model: Any, inputs: Input, *, state: State = None, steps: int | None = None) -> Gates:
     """The values of the gates of a GRU or an LSTM at each step along `inputs`, from 0, closed, to 1, open.
 
-    **Arguments:** `model`, a [`cells.GRU`][] or [`cells.LSTM`][], a [`cells.Network`][] of one, or Equinox's own cell;
-    `inputs`, `state`, `steps` as in [`lyapunov_spectrum`][].
+    **Arguments:** `model`, a [`cells.GRU`][] or [`cells.LSTM`][], a [`cells.Network`][] of one, Equinox's own cell, or
+    trained weights from [`cells.from_weights`][]; `inputs`, `state`, `steps` as in [`lyapunov_spectrum`][].
 
-    **Returns:** a dictionary of arrays (T, N), of the dtype of the state. GRU: `write`, the share 1 - z of the new
+    **Returns:** a dictionary of arrays (T, N), for `cells.from_weights` (T, layers, N), of the dtype of the state. GRU: `write`, the share 1 - z of the new
     content in the next state, and `reset`. LSTM: `write` (input gate), `keep` (forget gate), `show` (output gate). A
     network whose `write` is near 0 keeps its state and takes nothing in.
 
@@ -32,13 +34,20 @@ def gate_values(model: Any, inputs: Input, *, state: State = None, steps: int | 
     """
     cell = model.cell if isinstance(model, Network) else model
     cell = cell.cell if isinstance(cell, GRU | LSTM) else cell
-    gates = _GATES.get(type(cell))
-    if gates is None:
-        known = "a GRU or an LSTM of flossing.cells or of Equinox"
+    is_trained = isinstance(cell, TorchRNN) and cell.kind.name in GATES
+    if type(cell) not in _GATES and not is_trained:
+        known = "a GRU or an LSTM of flossing.cells, of Equinox or of cells.from_weights"
         raise ValueError(f"model must be {known}, got {type(model).__name__}, whose gates are not known")
     problem = set_up(model, inputs, state=state, steps=steps)
     states = compiled(_states, problem)()
-    return jax.vmap(lambda state, input: gates(cell, input, state))(states, problem.inputs)
+    if not isinstance(cell, TorchRNN):
+        return jax.vmap(lambda state, input: _GATES[type(cell)](cell, input, state))(states, problem.inputs)
+
+    def of_step(state: State, input: Array) -> dict[str, Array]:
+        weight, _, bias, _ = cell.layers[0]
+        return gates(FUNCTIONS, cell.kind, cell.layers, state, cell(input, state), affine(weight, bias, input))
+
+    return jax.vmap(of_step)(states, problem.inputs)
 
 
 def _states(problem: Problem) -> State:

@@ -20,7 +20,7 @@ from flossing._tangent.coordinates import (
     shape_of_one,
     shifted_by,
 )
-from flossing._tangent.step import ExplicitStep, argument_order_hint, check_order, read_step, zero_state
+from flossing._tangent.step import ExplicitStep, argument_order_hint, check_order, input_hint, read_step, zero_state
 from flossing._tangent.traced import trace_step
 from flossing._types import Input, RandomKey, State
 
@@ -228,7 +228,7 @@ def check_step(
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"step must accept a state like {coordinates.describe()} and an input like {describe_structure(first)}, "
-            f"got {reason}{'' if is_explicit else argument_order_hint(model, accepts)}"
+            f"got {reason}{'' if is_explicit else argument_order_hint(model, accepts) or input_hint(model, first)}"
         ) from error
     if not coordinates.matches(returned):
         raise ValueError(

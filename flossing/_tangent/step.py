@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from flossing._argument_order import FUNCTION_ORDER, MODULE_ORDER, argument_names, contradicts, order_hint
@@ -105,7 +106,9 @@ def zero_state(model: Any) -> State:
 
         return model.initialize_carry((model.in_features,), nnx.Rngs(0))
     name = getattr(model, "__name__", type(model).__name__)
-    raise ValueError(f"state must be given for a model without a method zeros(), got state=None for {name}")
+    cells = [field for field, value in (vars(model) if hasattr(model, "__dict__") else {}).items() if _is_cell(value)]
+    hint = f"; to measure its cell, pass model.{cells[0]} and the inputs of that cell" if cells else ""
+    raise ValueError(f"state must be given for a model without a method zeros(), got state=None for {name}{hint}")
 
 
 def _other_order(convention: Convention) -> ExplicitStep:
@@ -116,6 +119,23 @@ def _comes_from(model: Any, package: str) -> bool:
     return type(model).__module__.split(".")[0] == package or any(
         base.__module__.split(".")[0] == package for base in type(model).__mro__ if package == "flax"
     )
+
+
+def _is_cell(value: Any) -> bool:
+    return known_input_axes(value) is not None and (
+        isinstance(value, (eqx.nn.GRUCell, eqx.nn.LSTMCell))
+        or callable(getattr(value, "zeros", None))
+        or hasattr(value, "initialize_carry")
+    )
+
+
+def input_hint(model: Any, input: Input) -> str:
+    """The hint to append to an error about one step's input if a known cell receives tokens, else an empty string."""
+    leaves = jax.tree_util.tree_leaves(input)
+    are_tokens = known_input_axes(model) == 1 and len(leaves) == 1 and leaves[0].ndim == 0
+    if are_tokens and jnp.issubdtype(leaves[0].dtype, jnp.integer):
+        return "; for a sequence of tokens, pass their embeddings (T, S)"
+    return ""
 
 
 def known_input_axes(model: Any) -> int | None:

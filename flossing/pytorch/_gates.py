@@ -7,13 +7,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flossing._arguments import check_positive
-from flossing._equations import affine
+from flossing._equations import GATES, gates
 from flossing.pytorch._modules import read_module, unwrapped
 from flossing.pytorch._reading import read_system
 from flossing.pytorch._system import ModuleSystem
-
-GATES = {"gru": ("reset", "write"), "lstm": ("write", "keep", None, "show")}
-"""The blocks of the weights, in torch's order; None for a block that is not a gate."""
 
 CANDIDATE = 2
 """The block of the weights, from 0, that makes the new content, in a GRU as in an LSTM."""
@@ -43,26 +40,13 @@ def gate_values(
     assert isinstance(system, ModuleSystem)
     if system.batch is not None:
         raise ValueError(f"inputs must be a single sequence (T, S), got shape {tuple(system.inputs.shape)}")
-    one, kind, found = system.as_step(), gated.kind, []
+    one, found = system.as_step(), []
     at = one.state
     for t in range(system.length):
         after = one.step(at, one.input_at(t))
-        before_h, after_h = ((s[0] if kind.name == "lstm" else s) for s in (at, after))
-        layers = []
-        for index, (w_ih, w_hh, b_ih, b_hh) in enumerate(gated.layers):
-            old = before_h[index] if kind.stacked else before_h
-            drive = affine(w_ih, b_ih, after_h[index - 1]) if index else one.input_at(t)
-            layers.append(torch.sigmoid(drive + affine(w_hh, b_hh, old)).chunk(kind.gates))
-        found.append([torch.stack(block) for block in zip(*layers, strict=True)])
+        found.append(gates(torch, gated.kind, gated.layers, at, after, one.input_at(t)))
         at = after
-    values = {
-        name: torch.stack([step[block] for step in found])
-        for block, name in enumerate(GATES[kind.name])
-        if name is not None
-    }
-    if kind.name == "gru":
-        values["write"] = 1 - values["write"]
-    return values if kind.stacked else {name: value[:, 0] for name, value in values.items()}
+    return {name: torch.stack([step[name] for step in found]) for name in found[0]}
 
 
 @torch.no_grad()

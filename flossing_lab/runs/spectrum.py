@@ -20,6 +20,10 @@ from flossing_lab.runs.plotting import draw_spectrum, save_figure
 from flossing_lab.runs.run import configure_dtype, load_model
 
 
+_FLAGS = {"source": "weights", "name": "module", "kind": "cell"}
+"""The flags of the arguments of `from_weights`."""
+
+
 def show_spectrum(
     config: RunConfig, source: Path | None, first: int | None, plot: Path, console: Console
 ) -> np.ndarray:
@@ -63,7 +67,9 @@ def show_weights(
     sequences, spectra = read_inputs(inputs), {}
     for file in files:
         cell = load_cell(file, kind, name)
-        dtype = cell.layers[0][1].dtype
+        dtype, size = cell.layers[0][1].dtype, sum(leaf.size for leaf in jax.tree_util.tree_leaves(cell.zeros()))
+        if first is not None:
+            check_integer("first", first, least=1, most=size, note=f" (the state has {size} coordinates)")
         spectra[str(file)] = fl.lyapunov_spectrum(cell, jnp.asarray(sequences, dtype), k=first)
     for file, spectrum in spectra.items():
         console.print(f"Lyapunov exponents, {file}", style="italic", highlight=False, markup=False)
@@ -85,6 +91,9 @@ def load_cell(file: Path, kind: str | None, name: str | None) -> fl.cells.TorchR
         return fl.cells.from_weights(file, name=name, kind=kind)
     except ModuleNotFoundError as error:
         raise ValueError(f"{file}: {error}") from error
+    except ValueError as error:
+        argument, _, rest = str(error).partition(" ")
+        raise ValueError(f"{_FLAGS.get(argument, argument)} {rest}") from error
 
 
 def read_inputs(file: Path) -> np.ndarray:
