@@ -23,9 +23,10 @@ def gate_values(model: Any, inputs: Input, *, state: State = None, steps: int | 
     **Arguments:** `model`, a [`cells.GRU`][] or [`cells.LSTM`][], a [`cells.Network`][] of one, Equinox's own cell, or
     trained weights from [`cells.from_weights`][]; `inputs`, `state`, `steps` as in [`lyapunov_spectrum`][].
 
-    **Returns:** a dictionary of arrays (T, N), for `cells.from_weights` (T, layers, N), of the dtype of the state. GRU: `write`, the share 1 - z of the new
-    content in the next state, and `reset`. LSTM: `write` (input gate), `keep` (forget gate), `show` (output gate). A
-    network whose `write` is near 0 keeps its state and takes nothing in.
+    **Returns:** a dictionary of arrays (T, N), of the dtype of the state; (T, layers, N) for weights of
+    `cells.from_weights`. GRU: `write`, the share 1 - z of the new content in the next state, and `reset`. LSTM: `write`
+    (input gate), `keep` (forget gate), `show` (output gate). A network whose `write` is near 0 keeps its state and
+    takes nothing in.
 
     **Raises:** `ValueError` as `lyapunov_spectrum` does, and for a model without such gates.
 

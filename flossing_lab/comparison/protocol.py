@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import flossing as fl
+from flossing_lab.runs.reach import blocks_below
 
 
 class TaskSetting(NamedTuple):
@@ -44,7 +45,8 @@ class Arm:
     """How a network is flossed: `before` epochs before training, then `blocks` blocks of `block` epochs, `every` apart.
 
     With this `loss`, Adam with step size `rate`, and gradients clipped to a norm of `clip`. `epochs` is the number of
-    training epochs, if not that of the settings.
+    training epochs, if not that of the settings. With `threshold` flossing is adaptive: a block follows after every
+    `every` epochs in which the reach of the gradient is below it, however many blocks that makes.
     """
 
     before: int = 0
@@ -55,12 +57,16 @@ class Arm:
     every: int = 250
     blocks: int = 0
     epochs: int | None = None
+    threshold: float | None = None
 
     @property
     def schedule(self) -> fl.schedules.Schedule | None:
         """The schedule of flossing; None without flossing."""
         if not self.before:
             return None
+        if self.threshold is not None:
+            is_lost = blocks_below(self.threshold, self.block)
+            return fl.schedules.rule(is_lost, every=self.every, preflossing=self.before)
         first = fl.schedules.preflossing(self.before)
         if not self.blocks:
             return first
@@ -104,9 +110,11 @@ class Protocol:
         return chosen | {"network": self.networks[network].described, "flossing": self.flossing(arm)}
 
     def flossing(self, arm: str) -> dict[str, Any]:
-        """The settings of an arm; its epochs only if they are its own."""
+        """The settings of an arm; its epochs and its threshold only if it has its own."""
         found = dataclasses.asdict(self.arms[arm]) | {"loss": describe(self.arms[arm].loss)}
-        return {name: value for name, value in found.items() if (name, value) != ("epochs", None)}
+        return {
+            name: value for name, value in found.items() if name not in ("epochs", "threshold") or value is not None
+        }
 
     def chosen(self, network: str, arm: str) -> Settings:
         """The settings of a run: the network may have its own step size, the arm its own number of epochs."""

@@ -20,6 +20,7 @@ import flossing as fl
 from flossing_lab.comparison.protocol import Protocol, Settings
 from flossing_lab.comparison.protocols import PROTOCOLS
 from flossing_lab.runs.files import read_json, write_json
+from flossing_lab.runs.reach import Reach
 
 FORMAT = 1
 CHUNK = 50
@@ -106,6 +107,8 @@ def run(protocol: Protocol, task_name: str, network_name: str, arm_name: str, se
             epochs=settings.epochs,
             flossing=flossing,
             schedule=arm.schedule,
+            probe=None if arm.threshold is None else Reach(task, seed, flossing.window),
+            probe_every=0 if arm.threshold is None else arm.every,
             chunk=CHUNK,
         ):
             seconds[progress.kind] += time.process_time() - since

@@ -4,7 +4,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array
@@ -12,9 +11,6 @@ from matplotlib.figure import Figure
 
 from flossing import Spectrum, cells, losses, lyapunov_spectrum, schedules, tasks
 from flossing._arguments import default_transient
-from flossing._spectra.gradient_reach import squares
-from flossing._tangent.problem import Problem
-from flossing._tangent.step import call_module
 from flossing._training.epoch import Flossing
 from flossing._types import RandomKey
 from flossing_lab.own.config import OwnConfig
@@ -22,6 +18,7 @@ from flossing_lab.own.source import load
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.experiment import Experiment, Measurements
 from flossing_lab.runs.figure import draw_run
+from flossing_lab.runs.reach import Reach, blocks_below, sequence_of
 
 CELLS = {
     "tanh": cells.VanillaRNN,
@@ -67,20 +64,6 @@ class Loss(eqx.Module):
     def __call__(self, model: cells.Network, batch: Any):
         score = jax.vmap(self.task.score)(jax.vmap(model.outputs)(batch.inputs), batch)
         return score.loss.mean(), {"accuracy": score.accuracy.mean()}
-
-
-class Reach(eqx.Module):
-    """Measures `gradient_reach` of the network along a sequence of the task, for the adaptive rule."""
-
-    task: Any = eqx.field(static=True)
-    seed: int = eqx.field(static=True)
-    window: int = eqx.field(static=True)
-
-    def __call__(self, model: cells.Network, gradient: Any) -> dict[str, Array]:
-        inputs = _sequence(self.task, self.seed)[: self.window]
-        problem = Problem.of(model, model.zeros(), inputs, call_module, self.window)
-        distant, local = squares(problem, jax.random.key(self.seed))
-        return {"gradient_reach": jnp.sqrt(distant / local)}
 
 
 def check(config: OwnConfig, *, here: bool = True):
@@ -160,21 +143,18 @@ def make_schedule(config: OwnConfig) -> schedules.Schedule:
         first = schedules.preflossing(settings.preflossing)
         later = schedules.interflossing(settings.interflossing, every=settings.every, blocks=None)
         return schedules.sum_schedules(first, later)
-
-    def is_lost(epoch: int, measures: Any) -> int:
-        return settings.interflossing if float(measures["gradient_reach"]) < settings.threshold else 0
-
+    is_lost = blocks_below(settings.threshold, settings.interflossing)
     return schedules.rule(is_lost, every=settings.every, preflossing=settings.preflossing)
 
 
 def driven_system(model: cells.Network, config: OwnConfig) -> dict[str, Any]:
     """The arguments that describe the network, along a sequence of the task."""
-    return {"model": model, "inputs": _sequence(make_task(config), config.seeds.seed_data)}
+    return {"model": model, "inputs": sequence_of(make_task(config), config.seeds.seed_data)}
 
 
 def measure_spectrum(model: cells.Network, config: OwnConfig, k: int | None = None) -> Spectrum:
     """The first `k` exponents over a whole sequence of the task."""
-    inputs = _sequence(make_task(config), config.seeds.seed_data)
+    inputs = sequence_of(make_task(config), config.seeds.seed_data)
     return _measure(model, inputs, jax.random.key(config.seeds.seed_basis), k or config.k)
 
 
@@ -186,10 +166,6 @@ def measure(model: cells.Network, config: OwnConfig) -> Measurements:
 def draw(run: RunDirectory) -> Figure:
     """The plot of a run."""
     return draw_run(run)
-
-
-def _sequence(task: Any, seed: int) -> Array:
-    return task(jax.random.fold_in(jax.random.key(seed), 2**31)).inputs
 
 
 @eqx.filter_jit

@@ -19,7 +19,6 @@ from flossing_lab.runs.experiment import experiment_module
 from flossing_lab.runs.plotting import draw_spectrum, save_figure
 from flossing_lab.runs.run import configure_dtype, load_model
 
-
 _FLAGS = {"source": "weights", "name": "module", "kind": "cell"}
 """The flags of the arguments of `from_weights`."""
 
