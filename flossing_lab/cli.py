@@ -20,6 +20,7 @@ from typing import Any, Literal, NoReturn
 import tyro
 from pydantic import ValidationError
 
+from flossing_lab.comparison.command import Compare
 from flossing_lab.reference.config import Config
 from flossing_lab.runs.command import arguments_of, checked
 from flossing_lab.runs.config import DEFAULT_EXPERIMENT, explain_invalid
@@ -246,6 +247,7 @@ COMMANDS: dict[str, Callable] = {
     "collect": Collect,
     "report": Report,
     "paper": Paper,
+    "compare": Compare,
 }
 
 
@@ -302,7 +304,7 @@ def _program(words: Sequence[str]) -> str:
 
 
 _KEPT = "; finished work is kept, and the same command continues from there"
-_RESUMABLE = (*map(command_class, EXPERIMENTS), Sweep, Paper)
+_RESUMABLE = (*map(command_class, EXPERIMENTS), Sweep, Paper, Compare)
 _BAD_PATH = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
 """Errors from a wrong path in the arguments, unlike those from a full disk."""
 

@@ -102,7 +102,7 @@ def test_without_a_command_it_prints_its_help(capsys):
     with pytest.raises(SystemExit) as end:
         main([])
     assert end.value.code in (0, None)
-    assert "{train,spectrum,diagnose,demo,sweep,collect,report,paper}" in capsys.readouterr().out
+    assert "{train,spectrum,diagnose,demo,sweep,collect,report,paper,compare}" in capsys.readouterr().out
 
 
 def test_spectrum_of_a_fresh_network(tmp_path):

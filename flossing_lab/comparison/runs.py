@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import jax
 import optax
 
 import flossing as fl
-from flossing_lab.comparison.protocol import Protocol, Settings
+from flossing_lab.comparison.protocol import Arm, Protocol, Settings
 from flossing_lab.comparison.protocols import PROTOCOLS
 from flossing_lab.runs.files import read_json, write_json
 from flossing_lab.runs.reach import Reach
@@ -72,16 +73,30 @@ def test_data(task: Any, settings: Settings) -> fl.tasks.Trial:
 
 
 def run(protocol: Protocol, task_name: str, network_name: str, arm_name: str, seed: int) -> dict[str, Any]:
-    """Train and test one network; return the results to store.
+    """Train and test one network of a protocol; return the results to store.
 
     A seed gives the same network, the same batches and the same sequences for flossing in all arms.
     """
-    settings = protocol.chosen(network_name, arm_name)
-    arm, kind = protocol.arms[arm_name], protocol.networks[network_name]
-    task = protocol.tasks[task_name].make()
+    kind = protocol.networks[network_name]
+    settings, task = protocol.chosen(network_name, arm_name), protocol.tasks[task_name].make()
+    k = round(kind.share * settings.units)
+    found = train_network(task, kind.make, k, protocol.arms[arm_name], settings, seed)
+    names = {"format": FORMAT, "task": task_name, "network": network_name, "condition": arm_name, "seed": seed, "k": k}
+    return names | found | {"settings": protocol.recorded(task_name, network_name, arm_name)}
+
+
+def train_network(
+    task: Any,
+    make: Callable[..., Any],
+    k: int,
+    arm: Arm,
+    settings: Settings,
+    seed: int,
+    on_chunk: Callable[[fl.TrainingState], None] = lambda state: None,
+) -> dict[str, Any]:
+    """Train and test one network: its losses, accuracies, exponents, epochs and seconds."""
     cell_key, readout_key, data_key, basis_key = jax.random.split(jax.random.key(seed), 4)
-    cell, k = kind.make(settings.units, task.channels, key=cell_key), round(kind.share * settings.units)
-    network = fl.cells.Network(cell, task.outputs, key=readout_key)
+    network = fl.cells.Network(make(settings.units, task.channels, key=cell_key), task.outputs, key=readout_key)
     flossing = fl.Flossing(
         network,
         Inputs(task),
@@ -113,6 +128,7 @@ def run(protocol: Protocol, task_name: str, network_name: str, arm_name: str, se
         ):
             seconds[progress.kind] += time.process_time() - since
             state = progress.state
+            on_chunk(state)
             if progress.kind == "training":
                 curve.append(_round(progress.metrics["loss"].mean()))
                 accuracies.append(_round(progress.metrics["accuracy"].mean()))
@@ -126,12 +142,6 @@ def run(protocol: Protocol, task_name: str, network_name: str, arm_name: str, se
     ends["end"] = _ends(flossing, state.model)
     tested, others = eqx.filter_jit(loss)(state.model, test_data(task, settings))
     return {
-        "format": FORMAT,
-        "task": task_name,
-        "network": network_name,
-        "condition": arm_name,
-        "seed": seed,
-        "k": k,
         "loss": float(tested),
         "accuracy": float(others["accuracy"]),
         "epochs": state.epoch,
@@ -140,7 +150,6 @@ def run(protocol: Protocol, task_name: str, network_name: str, arm_name: str, se
         "curve": curve,
         "accuracies": accuracies,
         "failure": failure,
-        "settings": protocol.recorded(task_name, network_name, arm_name),
     }
 
 

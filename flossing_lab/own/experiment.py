@@ -9,32 +9,17 @@ import optax
 from jaxtyping import Array
 from matplotlib.figure import Figure
 
-from flossing import Spectrum, cells, losses, lyapunov_spectrum, schedules, tasks
+from flossing import Spectrum, cells, losses, lyapunov_spectrum, schedules
 from flossing._arguments import default_transient
 from flossing._training.epoch import Flossing
 from flossing._types import RandomKey
 from flossing_lab.own.config import OwnConfig
 from flossing_lab.own.source import load
+from flossing_lab.runs.catalogue import CELLS, TASKS
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.experiment import Experiment, Measurements
 from flossing_lab.runs.figure import draw_run
 from flossing_lab.runs.reach import Reach, blocks_below, sequence_of
-
-CELLS = {
-    "tanh": cells.VanillaRNN,
-    "leaky": cells.LeakyRNN,
-    "gru": cells.GRU,
-    "lstm": cells.LSTM,
-    "dale": cells.DaleRNN,
-    "lru": cells.LRU,
-    "binary": cells.BinaryRNN,
-}
-TASKS = {
-    task.__name__: task
-    for task in (tasks.DelayedCopy, tasks.TemporalXOR, tasks.TemporalParity, tasks.SpatialXOR, tasks.CopyMemory,
-                 tasks.Adding, tasks.Digits)
-}  # fmt: skip
-"""The cells and the tasks of the library."""
 
 
 class Inputs(eqx.Module):

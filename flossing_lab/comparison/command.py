@@ -1,0 +1,52 @@
+"""`flossing compare`: a trial of networks with drawn settings, without and with flossing. Imports no JAX."""
+
+import dataclasses
+from pathlib import Path
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Compare arms, such as no flossing and flossing, over many drawn settings, draw by draw.
+
+    A TOML file holds the protocol: tasks, networks, ranges of settings, arms, and the cost of an epoch. This performs
+    the runs that are missing, and writes results.json, table.md and table.png; the table has the tests, and says what
+    is missing. Repeating the command continues. The exit code is 1 if a run failed.
+    """
+
+    protocol: tyro.conf.Positional[Path]
+    """TOML file; comparison/short.toml is an example."""
+    out: Path | None = None
+    """Directory of the results. Default: the file without its ending."""
+    workers: int | None = None
+    """Number of worker processes, one thread each. Default: one per usable core."""
+    scheduler: str | None = None
+    """Address of a running dask scheduler, such as tcp://127.0.0.1:8786, to use its workers instead of our own."""
+    table: bool = False
+    """Only write the tables of the runs that exist."""
+    seconds: bool = False
+    """Only measure the seconds of an epoch of training and of flossing, and print them for the protocol."""
+
+    def __call__(self) -> int:
+        from rich.console import Console
+
+        from flossing_lab.comparison.trial import read_trial
+        from flossing_lab.comparison.trial_runs import carry_out, measure_seconds
+        from flossing_lab.comparison.trial_table import write_tables
+
+        trial = read_trial(self.protocol)
+        if self.seconds:
+            for task, networks in measure_seconds(trial).items():
+                print(f"[seconds.{task}]", *(f'"{name}" = {pair}' for name, pair in networks.items()), sep="\n")
+            return 0
+        out, failures = self.out or self.protocol.with_suffix(""), {}
+        try:
+            if not self.table:
+                failures = carry_out(trial, out, workers=self.workers, scheduler=self.scheduler, console=Console())
+        finally:
+            for file in write_tables(trial, out):
+                print(f"{file.suffix[1:]:<6} {file}")
+        for name, message in failures.items():
+            print(f"{name}: {message}")
+        return int(bool(failures))

@@ -1,0 +1,200 @@
+"""A trial: networks with drawn settings, each trained in every arm. Its protocol is a TOML file; imports no JAX.
+
+    [settings]                        of every run
+    [tasks.NAME]                      a task, its epochs, and from which value on it counts as solved
+    [draws]                           the range of each setting: a list, or { low, high } for log-uniform numbers
+    [networks.NAME]                   a cell, how many draws, and which settings vary
+    [arms.NAME]                       how networks are flossed
+    [seconds.TASK.NETWORK]            of one epoch of training and of flossing, from which equal cost follows
+
+A draw gives the same network, batches and settings to all arms, so the arms are compared in pairs.
+"""
+
+import itertools
+import json
+import tomllib
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
+
+from flossing_lab.runs.config import Count, CountOrNone, PositiveReal, Real, Section
+
+OF_TRAINING = ("rate", "clip")
+"""Drawn settings of training; all others are arguments of the cell."""
+
+AT_A_TIME = 8
+"""Draws of a cell of the table that run one after another; they share compiled programs."""
+
+
+class TrialSettings(Section):
+    """What all runs share."""
+
+    units: Count = 64
+    """Units of a network."""
+    share: PositiveReal = 0.75
+    """Flossed exponents, as a share of the units."""
+    batch: Count = 32
+    """Sequences in a batch."""
+    test: Count = 512
+    """Test sequences, where a task has no test set."""
+    seed: Count = 1
+    """Draws the settings."""
+    again: CountOrNone = 10
+    """Seeds with which the best draw of each arm runs again."""
+
+
+class TrialTask(Section):
+    """A task of `flossing.tasks`."""
+
+    task: str
+    """Its class."""
+    title: str
+    """In words."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Its arguments."""
+    measure: Literal["loss", "accuracy"]
+    """What is tested."""
+    trivial: Real
+    """The value without memory."""
+    solved: Real
+    """The value from which on the task is solved."""
+    epochs: Count
+    """Training epochs of an arm that flosses before training."""
+    stop: PositiveReal | None = None
+    """Training ends once the mean accuracy of 50 epochs is above it."""
+
+
+class TrialNetwork(Section):
+    """A kind of network."""
+
+    cell: str
+    """tanh, leaky, gru, lstm, dale, lru or binary."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Its arguments that do not vary."""
+    draws: Count
+    """How many settings are drawn."""
+    vary: tuple[str, ...]
+    """The settings that are drawn; their ranges are in [draws], or in [ranges] of this network."""
+    ranges: dict[str, Any] = Field(default_factory=dict)
+    """Ranges that differ from those in [draws]."""
+
+
+class TrialArm(Section):
+    """How networks are flossed; 0 epochs for no flossing."""
+
+    before: CountOrNone = 0
+    """Flossing epochs before training."""
+    loss: Literal["default", "exponents"] = "default"
+    """The loss of flossing."""
+    rate: PositiveReal = 3e-3
+    """Its step size."""
+    clip: PositiveReal = 0.1
+    """Its largest norm of the gradient."""
+
+
+class TrialRun(NamedTuple):
+    """One run: the arm of a draw of a network on a task. The best draws run again, with seeds from 1 on."""
+
+    task: str
+    network: str
+    draw: int
+    arm: str
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """A name for its file."""
+        again = f"-seed{self.seed}" if self.seed else ""
+        return f"{self.task}-{self.network.replace(' ', '-')}-{self.draw:03d}-{self.arm}{again}"
+
+
+class Trial(Section):
+    """A whole trial."""
+
+    title: str
+    settings: TrialSettings = TrialSettings()
+    tasks: dict[str, TrialTask]
+    draws: dict[str, Any]
+    networks: dict[str, TrialNetwork]
+    arms: dict[str, TrialArm]
+    seconds: dict[str, dict[str, tuple[PositiveReal, PositiveReal]]]
+    """By task and network: of one epoch of training, and of flossing."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Trial":
+        for task, name in itertools.product(self.tasks, self.networks):
+            if name not in self.seconds.get(task, {}):
+                raise ValueError(
+                    f"seconds must hold the two numbers of every task and network, got none of {task} {name}"
+                )
+        for name in self.networks:
+            self.drawn(name)
+        return self
+
+    def drawn(self, network: str) -> list[dict[str, Any]]:
+        """The settings of all draws of a network, always the same."""
+        kind = self.networks[network]
+        rng = np.random.default_rng([self.settings.seed, zlib.crc32(network.encode())])
+        return [
+            {name: _draw(rng, name, (self.draws | kind.ranges).get(name)) for name in kind.vary}
+            for _ in range(kind.draws)
+        ]
+
+    def runs(self) -> list[TrialRun]:
+        """All runs, a few draws at a time, so that a trial that was stopped has a table of all tasks and networks."""
+        most = max(kind.draws for kind in self.networks.values())
+        found = []
+        for first in range(1, most + 1, AT_A_TIME):
+            some = range(first, first + AT_A_TIME)
+            every = itertools.product(self.tasks, self.networks, self.arms, some)
+            found += [TrialRun(task, name, i, arm) for task, name, arm, i in every if i <= self.networks[name].draws]
+        return found
+
+    def epochs(self, task: str, network: str, arm: str) -> int:
+        """Training epochs of an arm: those of the task, and as many more as cost what other arms spend on flossing."""
+        training, flossing = self.seconds[task][network]
+        most = max(each.before for each in self.arms.values())
+        return self.tasks[task].epochs + round((most - self.arms[arm].before) * flossing / training)
+
+    def recorded(self, run: TrialRun) -> dict[str, Any]:
+        """The settings of a run, which its file holds; a run with others is made again."""
+        kind = self.networks[run.network]
+        return json.loads(
+            json.dumps(
+                {
+                    "settings": self.settings.model_dump(exclude={"seed", "again"}),
+                    "task": self.tasks[run.task].model_dump(include={"task", "options", "stop"}),
+                    "cell": kind.model_dump(include={"cell", "options"}),
+                    "drawn": self.drawn(run.network)[run.draw - 1],
+                    "arm": self.arms[run.arm].model_dump(),
+                    "epochs": self.epochs(run.task, run.network, run.arm),
+                    "seed": run.seed or 1000 + run.draw,
+                }
+            )
+        )
+
+
+def read_trial(file: Path) -> Trial:
+    """The trial that a TOML file describes; ValueError, in one line, for an illegal one."""
+    try:
+        return Trial.model_validate(tomllib.loads(file.read_text("utf-8")), strict=False)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where, message = ".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")
+        got = f"{where}: {message[0].lower()}{message[1:]}, got {problem['input']!r}" if where else message
+        raise ValueError(f"{file}: {got}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} must be a TOML file, got {error}") from None
+
+
+def _draw(rng: np.random.Generator, name: str, among: Any) -> Any:
+    if isinstance(among, list) and among:
+        return among[int(rng.integers(len(among)))]
+    if isinstance(among, Mapping) and set(among) == {"low", "high"} and 0 < among["low"] <= among["high"]:
+        low, high = np.log([among["low"], among["high"]])
+        return float(f"{np.exp(rng.uniform(low, high)):.4g}")
+    raise ValueError(f"draws must give a list or {{low, high}} for {name}, got {among!r}")

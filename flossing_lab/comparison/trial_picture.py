@@ -1,0 +1,37 @@
+"""The result of a trial as one picture: the share of draws that solve each task, without and with flossing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from flossing_lab.comparison.paired import pairs
+from flossing_lab.comparison.trial import Trial
+from flossing_lab.runs.plotting import COLOURS, DARK, LIGHT_GREY, remove_spines
+
+_SHADES = ("none", "before")
+
+
+def draw(trial: Trial, runs: Sequence[dict[str, Any]]) -> Figure:
+    """One panel for each task; a row for each network, with a dot for each arm."""
+    networks = list(trial.networks)
+    figure = Figure(figsize=(3.4 * len(trial.tasks) + 1, 0.45 * len(networks) + 1.6), layout="constrained")
+    panels = figure.subplots(1, len(trial.tasks), sharey=True, squeeze=False)[0]
+    for axes, (name, task) in zip(panels, trial.tasks.items(), strict=True):
+        for row, network in enumerate(networks):
+            each = pairs(trial, runs, network, name)
+            if not each.n:
+                continue
+            shares = np.array([each.first, each.second]) / each.n
+            axes.plot(shares, [row, row], color=LIGHT_GREY, lw=3, zorder=1)
+            for share, arm, shade in zip(shares, trial.arms, _SHADES, strict=False):
+                label = arm if row == 0 else None
+                axes.scatter(share, row, s=60, color=COLOURS[shade], label=label, zorder=2)
+        axes.set(xlim=(-0.04, 1.04), xlabel="share of draws that solve it")
+        axes.set_title(task.title, loc="left", fontsize=10, color=DARK)
+        remove_spines(axes)
+    panels[0].set_yticks(range(len(networks)), networks)
+    panels[0].invert_yaxis()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return figure

@@ -1,0 +1,185 @@
+"""`flossing compare`: protocols, runs that continue, the tests in the tables, and bad input."""
+
+import itertools
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, norm
+
+from flossing_lab.cli import main
+from flossing_lab.comparison import paired, trial_runs, trial_table
+from flossing_lab.comparison.trial import Trial, TrialRun, read_trial
+
+COMMITTED = Path(__file__).parents[1] / "comparison"
+TINY = """
+title = "Tiny"
+
+[settings]
+units = 6
+share = 0.5
+batch = 2
+test = 8
+again = 2
+
+[tasks.xor]
+task = "TemporalXOR"
+title = "XOR"
+options = { steps = 12, delay = 2 }
+measure = "accuracy"
+trivial = 0.5
+solved = 0.95
+epochs = 4
+
+[draws]
+rate = [1e-3, 3e-3]
+gain = { low = 0.5, high = 2.0 }
+
+[networks.tanh]
+cell = "tanh"
+draws = 2
+vary = ["rate", "gain"]
+
+[arms.none]
+[arms.flossing]
+before = 3
+
+[seconds.xor]
+tanh = [2e-3, 4e-3]
+"""
+
+
+@pytest.fixture
+def protocol(tmp_path):
+    (tmp_path / "tiny.toml").write_text(TINY)
+    return tmp_path / "tiny.toml"
+
+
+def test_the_arms_cost_the_same_and_share_all_draws(protocol):
+    trial = read_trial(protocol)
+    assert [trial.epochs("xor", "tanh", arm) for arm in trial.arms] == [10, 4]  # 3 epochs of 4 ms are 6 of 2 ms
+    assert trial.drawn("tanh") == read_trial(protocol).drawn("tanh")
+    names = [run.name for run in trial.runs()]
+    assert names == ["xor-tanh-001-none", "xor-tanh-002-none", "xor-tanh-001-flossing", "xor-tanh-002-flossing"]
+    recorded = [trial.recorded(run) for run in trial.runs()]
+    assert recorded[0]["drawn"] == recorded[2]["drawn"] != recorded[1]["drawn"]
+
+
+def test_draws_cover_their_ranges():
+    trial = read_trial(COMMITTED / "short.toml")
+    gains = np.log([drawn["gain"] for name in trial.networks for drawn in trial.drawn(name)])
+    assert len(gains) == 64 + 5 * 32
+    assert np.log(0.5) <= gains.min() < np.log(0.6) and np.log(1.7) < gains.max() <= np.log(2)
+    assert abs(gains.mean()) < 4 * 0.4 / math.sqrt(len(gains))
+    assert {drawn["rate"] for drawn in trial.drawn("tanh")} == {3e-4, 1e-3, 3e-3}
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_runs_are_made_once_and_again_elsewhere(protocol, tmp_path, capsys, monkeypatch):
+    made = []
+    monkeypatch.setattr(trial_runs, "run_jobs", lambda jobs, **_: made.append(list(jobs)) or _perform(jobs))
+    main(["compare", str(protocol), "--workers", "1"])
+    assert [len(each) for each in made] == [4, 4]  # all draws, then the best of each arm with two seeds
+    out = tmp_path / "tiny"
+    runs = trial_runs.read_results(out)
+    without, flossed = runs[0], runs[2]
+    assert (without["epochs"], flossed["epochs"]) == (10, 4)
+    assert without["exponents"]["start"] == flossed["exponents"]["start"] != flossed["exponents"]["flossed"]
+    assert "All 8 runs are made." in (out / "table.md").read_text()
+    assert (out / "table.png").stat().st_size > 5000
+
+    made.clear()
+    shutil.rmtree(out / "runs")  # as after a clone: results.json alone is committed
+    main(["compare", str(protocol)])
+    assert not made
+    assert len(list((out / "runs").glob("*.json"))) == 8
+
+    protocol.write_text(TINY.replace("epochs = 4", "epochs = 5"))
+    main(["compare", str(protocol), "--table"])
+    assert not made and "All" in (out / "table.md").read_text()  # what is there is shown, and nothing is run
+    main(["compare", str(protocol)])
+    assert len(made[0]) == 4
+
+
+def _perform(jobs):
+    for job in jobs.values():
+        job.function(*job.arguments, lambda status: None)
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("tanh = [2e-3", "gru = [2e-3", "seconds must hold the two numbers of every task and network, got none of xor"),
+        ('"gain"]', '"gate"]', "draws must give a list or {low, high} for gate, got None"),
+        ("low = 0.5", "low = -0.5", "draws must give a list or {low, high} for gain, got {'low': -0.5"),
+        ("draws = 2", "draws = 0", "networks.tanh.draws: input should be greater than or equal to 1, got 0"),
+        ('title = "Tiny"', "title = ", "must be a TOML file"),
+        ('cell = "tanh"', 'cell = "tonh"', "cell must be one of tanh, leaky"),
+        ('task = "TemporalXOR"', 'task = "XOR"', "task must be one of DelayedCopy, TemporalXOR"),
+    ],
+)
+def test_bad_protocols(protocol, capsys, old, new, message):
+    protocol.write_text(TINY.replace(old, new))
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", str(protocol)])
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1, error
+
+
+def test_mcnemar_holm_and_the_interval():
+    found = paired.pair([(True, True)] * 3 + [(False, True)] * 9 + [(True, False)] + [(False, False)] * 7)
+    assert found == (20, 4, 12, 1, 9)
+    assert found.difference == pytest.approx(0.4)
+    assert found.p == pytest.approx(22 / 2**10)  # 2 (1 + 10) / 2^10
+    ours, theirs = 10 / 22, 2 / 22
+    half = norm.ppf(0.975) * math.sqrt((ours + theirs - (ours - theirs) ** 2) / 22)
+    np.testing.assert_allclose(found.interval, [ours - theirs - half, ours - theirs + half], rtol=1e-6)
+    assert paired.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert paired.smallest_difference(32) == 6 / 32 and binomtest(6, 6).pvalue < 0.05 < binomtest(5, 5).pvalue
+    assert math.isnan(paired.smallest_difference(5))
+    assert paired.pair([(True, True)] * 4).p == 1
+
+
+def test_the_interval_covers():
+    """Of 95 % intervals for a difference of 0.2 with 32 pairs, 95 % hold it, give or take their own error."""
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(1000):
+        kinds = rng.choice(4, 32, p=[0.3, 0.3, 0.1, 0.3])
+        low, high = paired.pair([(k in (0, 2), k in (0, 1)) for k in kinds]).interval
+        held += low <= 0.2 <= high
+    assert 0.93 < held / 1000 < 0.98
+
+
+def test_the_table_says_what_the_pairs_decide(protocol):
+    trial = Trial.model_validate(
+        read_trial(protocol).model_dump() | {"networks": {"tanh": {"cell": "tanh", "draws": 12, "vary": ["gain"]}}},
+        strict=False,
+    )
+    base = {"failure": None, "seconds": {"training": 360.0}, "curve": [1.0], "accuracies": [0.5], "epochs": 4}
+    runs = [
+        {**run._asdict(), **base, "accuracy": 0.99 if run.arm == "flossing" and run.draw < 9 else 0.5, "loss": 1.0}
+        for run in trial.runs()
+        if run.draw < 12
+    ]
+    text = trial_table.markdown(trial, runs)
+    assert "| tanh | 0 of 11 | 8 of 11 | +0.73 (" in text and "| 0.0078 | 0.0078 | better |" in text
+    assert "| tanh | 0 → 8 of 11 |" in text
+    assert "2 of 24 runs are missing, about 0.2 core-hours." in text
+    runs[0]["failure"] = "diverged"
+    assert not paired.is_solved(trial, {**runs[0], "accuracy": 1.0})
+
+
+@pytest.mark.parametrize("file", sorted(COMMITTED.glob("*.toml")), ids=lambda file: file.stem)
+def test_committed_results_are_those_of_their_protocols(file):
+    trial, out = read_trial(file), file.with_suffix("")
+    runs = trial_runs.read_results(out)
+    for found in runs:
+        run = TrialRun(*(found[name] for name in TrialRun._fields))
+        assert found["digest"] == trial_runs.digest(trial, run), run.name
+    if runs:
+        assert (out / "table.md").read_text().endswith(trial_table.markdown(trial, runs))
+    assert len({tuple(itertools.islice(json.loads(json.dumps(r)).values(), 1, 6)) for r in runs}) == len(runs)
