@@ -4,6 +4,7 @@ from flossing_lab.comparison.architectures import ARCHITECTURES
 from flossing_lab.comparison.draws import BEST, DRAWS
 from flossing_lab.comparison.harmless import HARMLESS
 from flossing_lab.comparison.protocol import Protocol
+from flossing_lab.comparison.spiking import BINARY, SPIKING
 from flossing_lab.comparison.writing import WRITING
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -12,4 +13,6 @@ PROTOCOLS: dict[str, Protocol] = {
     "harmless": HARMLESS,
     "draws": DRAWS,
     "best": BEST,
+    "spiking": SPIKING,
+    "binary": BINARY,
 }
