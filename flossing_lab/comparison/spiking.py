@@ -15,7 +15,7 @@ import dataclasses
 from functools import partial
 
 import flossing as fl
-from flossing_lab.comparison.protocol import Arm, Kind, Protocol, TaskSetting
+from flossing_lab.comparison.protocol import Arm, Kind, TaskSetting
 from flossing_lab.comparison.writing import CLIP, EPOCHS, WRITING
 
 EXTRA = 3400
