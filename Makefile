@@ -1,7 +1,7 @@
 # Two commands are all a newcomer needs: `make demo` and `make test`. Each makes its own environment in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 # Tests of the library alone: they need neither the laboratory nor PyTorch, and take under two minutes.
 CORE := $(addprefix tests/test_,$(addsuffix .py,adjoint batch errors floss gradients identities lyapunov measures norm qr states))
 
@@ -39,7 +39,7 @@ dist: .venv/.develop
 
 torture: .venv/.develop
 	$(BIN)/python -m tests.torture --kills 50
-	$(BIN)/pytest -n 2 --dist loadfile -m slow tests/test_interval.py tests/test_networks_page.py tests/test_cli.py tests/test_own.py tests/test_diagnosis.py tests/test_pytorch_flosser.py tests/test_resume.py tests/test_sweep.py tests/test_paper.py tests/test_paper_figures.py tests/test_comparison.py tests/test_surroundings.py
+	$(BIN)/pytest -n 2 --dist loadfile -m slow tests/test_interval.py tests/test_networks_page.py tests/test_cli.py tests/test_own.py tests/test_diagnosis.py tests/test_pytorch_flosser.py tests/test_resume.py tests/test_sweep.py tests/test_paper.py tests/test_paper_figures.py tests/test_comparison.py tests/test_surroundings.py tests/test_spiking.py
 
 verify: .venv/.develop
 	$(BIN)/python -m verification

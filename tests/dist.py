@@ -58,7 +58,7 @@ def make_environment(folder: Path, *requirements: str) -> str:
 
 def install(python: str, *requirements: str):
     """Install into an environment, with the pinned versions."""
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [python, "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check"]
     run(*pip, "-c", str(ROOT / "constraints.txt"), *requirements)
 
 

@@ -97,11 +97,16 @@ def test_runs_are_made_once_and_again_elsewhere(protocol, tmp_path, capsys, monk
     assert not made
     assert len(list((out / "runs").glob("*.json"))) == 8
 
-    protocol.write_text(TINY.replace("epochs = 4", "epochs = 5"))
     main(["compare", str(protocol), "--table"])
-    assert not made and "All" in (out / "table.md").read_text()  # what is there is shown, and nothing is run
-    main(["compare", str(protocol)])
-    assert len(made[0]) == 4
+    assert not made
+
+    before = (out / "results.json").read_bytes()
+    protocol.write_text(TINY.replace("epochs = 4", "epochs = 5"))
+    for more in ([], ["--table"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["compare", str(protocol), *more])
+        assert "must hold no runs of another protocol" in capsys.readouterr().err
+    assert (out / "results.json").read_bytes() == before and not made
 
 
 def _perform(jobs):
@@ -163,12 +168,16 @@ def test_the_table_says_what_the_pairs_decide(protocol):
     runs = [
         {**run._asdict(), **base, "accuracy": 0.99 if run.arm == "flossing" and run.draw < 9 else 0.5, "loss": 1.0}
         for run in trial.runs()
-        if run.draw < 12
     ]
     text = trial_table.markdown(trial, runs)
-    assert "| tanh | 0 of 11 | 8 of 11 | +0.73 (" in text and "| 0.0078 | 0.0078 | better |" in text
-    assert "| tanh | 0 → 8 of 11 |" in text
+    assert "| tanh | 0 of 12 | 8 of 12 | +0.67 (" in text and "| 0.0078 | 0.0078 | better |" in text
+    assert "| tanh | 0 → 8 of 12 |" in text
+    text = trial_table.markdown(trial, [run for run in runs if run["draw"] < 12])
+    assert "| 0.0078 | 0.0078 | 1 of 12 pairs are missing |" in text
     assert "2 of 24 runs are missing, about 0.2 core-hours." in text
+    for run in runs:
+        run["accuracy"] = 0.5
+    assert "no difference shown (one of 0.50 could have been)" in trial_table.markdown(trial, runs)
     runs[0]["failure"] = "diverged"
     assert not paired.is_solved(trial, {**runs[0], "accuracy": 1.0})
 

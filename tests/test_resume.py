@@ -94,7 +94,9 @@ def test_a_checkpoint_of_another_network_is_not_taken(undisturbed, caplog):
 
 def test_another_configuration_is_refused_by_name(undisturbed):
     other = SMALL.with_values(delay=3, seed_network=7)
-    with pytest.raises(ValueError, match=r"which has delay=2 \(not 3\), seed_network=1 \(not 7\); --overwrite"):
+    with pytest.raises(
+        ValueError, match=r"which has delay=2 \(not 3\), seed_network=1 \(not 7\); overwrite replaces it"
+    ):
         run(other, undisturbed.path)
 
 

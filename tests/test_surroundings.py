@@ -92,7 +92,7 @@ def assert_same(results, right):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[] if name in ("orthonormalise", "lyapunov_spectrum", "floss") else [pytest.mark.slow])
+        pytest.param(name, marks=[] if name in ("orthonormalise", "lyapunov_spectrum") else [pytest.mark.slow])
         for name in MEASUREMENTS
     ],
 )

@@ -2,7 +2,7 @@
 
     python -m flossing_lab.comparison                         250 runs, about an hour; run it again to continue
     python -m flossing_lab.comparison --protocol writing      another protocol, 700 runs, about four hours
-    python -m flossing_lab.comparison --protocol harmless     60 runs, 30 minutes; also draws, best, spiking, binary
+    python -m flossing_lab.comparison --protocol harmless     60 runs, 30 minutes; and others
     python -m flossing_lab.comparison --only xor,digits       these tasks only; --networks and --arms likewise
     python -m flossing_lab.comparison --seeds 101,102         other seeds, to choose settings; the table leaves them out
     python -m flossing_lab.comparison --quick                 a tiny version, to check that everything works; no table

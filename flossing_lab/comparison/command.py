@@ -32,7 +32,7 @@ class Compare:
         from rich.console import Console
 
         from flossing_lab.comparison.trial import read_trial
-        from flossing_lab.comparison.trial_runs import carry_out, measure_seconds
+        from flossing_lab.comparison.trial_runs import carry_out, collect_existing, measure_seconds
         from flossing_lab.comparison.trial_table import write_tables
 
         trial = read_trial(self.protocol)
@@ -42,7 +42,9 @@ class Compare:
             return 0
         out, failures = self.out or self.protocol.with_suffix(""), {}
         try:
-            if not self.table:
+            if self.table:
+                collect_existing(trial, out)
+            else:
                 failures = carry_out(trial, out, workers=self.workers, scheduler=self.scheduler, console=Console())
         finally:
             for file in write_tables(trial, out):

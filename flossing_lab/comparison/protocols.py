@@ -1,6 +1,7 @@
 """The protocols by name."""
 
 from flossing_lab.comparison.architectures import ARCHITECTURES
+from flossing_lab.comparison.as_torch import AS_TORCH
 from flossing_lab.comparison.draws import BEST, DRAWS
 from flossing_lab.comparison.harmless import HARMLESS
 from flossing_lab.comparison.protocol import Protocol
@@ -13,6 +14,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "harmless": HARMLESS,
     "draws": DRAWS,
     "best": BEST,
+    "as_torch": AS_TORCH,
     "spiking": SPIKING,
     "binary": BINARY,
 }

@@ -86,6 +86,15 @@ def _of_cell(drawn: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in drawn.items() if name not in OF_TRAINING}
 
 
+def collect_existing(trial: Trial, out: Path):
+    """Collect the runs that exist; ValueError if there are none."""
+    if not (out / "runs").is_dir() and not read_results(out):
+        raise ValueError(f"out must hold runs, got {str(out)!r}")
+    (out / "runs").mkdir(exist_ok=True)
+    restore(trial, out)
+    collect(trial, out)
+
+
 def perform(dump: dict[str, Any], place: str, fields: tuple, on_progress: Any):
     """In a worker: make one run, and write its file."""
     from flossing_lab.sweeps.workers import evict_compilations
@@ -178,12 +187,16 @@ def collect(trial: Trial, out: Path) -> list[dict[str, Any]]:
 
 
 def restore(trial: Trial, out: Path):
-    """Write the files of runs that results.json holds and runs/ lacks."""
-    wanted = {run.name for run in trial.runs()}
+    """Write the files of runs that results.json holds and runs/ lacks; ValueError if they are of another protocol."""
     for found in read_results(out):
         run = TrialRun(*(found[name] for name in TrialRun._fields))
-        is_known = run._replace(seed=0).name in wanted
-        if is_known and found["digest"] == digest(trial, run) and not is_done(trial, out, run):
+        is_known = run.task in trial.tasks and run.network in trial.networks and run.arm in trial.arms
+        if not is_known or run.draw > trial.networks[run.network].draws or found["digest"] != digest(trial, run):
+            raise ValueError(
+                f"out must hold no runs of another protocol, got {str(out)!r} with {run.name}, whose settings this one "
+                "does not have: choose another --out"
+            )
+        if not is_done(trial, out, run):
             write_json(run_file(out, run), found)
 
 

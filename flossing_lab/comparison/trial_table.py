@@ -38,18 +38,19 @@ def write_tables(trial: Trial, out: Path) -> list[Path]:
     return files
 
 
-def verdict(found: Paired, adjusted: float) -> str:
-    """What the pairs of one network decide, in words."""
+def verdict(found: Paired, adjusted: float, planned: int) -> str:
+    """What the pairs of one network decide, in words; nothing before all `planned` pairs are there."""
+    if found.n < planned:
+        return f"{planned - found.n} of {planned} pairs are missing"
     if adjusted < LEVEL:
         return "better" if found.difference > 0 else "worse"
-    return f"no difference shown (at least {smallest_difference(found.n):.2f} could have been)"
+    return f"no difference shown (one of {smallest_difference(found.n):.2f} could have been)"
 
 
 def _summary(trial: Trial, runs: Sequence[Run]) -> str:
     first, second = list(trial.arms)[:2]
     found = {name: pairs(trial, runs, name) for name in trial.networks}
-    found = {name: each for name, each in found.items() if each.n}
-    adjusted = dict(zip(found, holm([each.p for each in found.values()]), strict=True))
+    adjusted = dict(zip(found, holm([each.p for each in found.values()]), strict=True))  # the whole family
     rows = [
         (
             name,
@@ -58,9 +59,10 @@ def _summary(trial: Trial, runs: Sequence[Run]) -> str:
             f"{each.difference:+.2f} ({each.interval[0]:+.2f} to {each.interval[1]:+.2f})",
             f"{each.p:.2g}",
             f"{adjusted[name]:.2g}",
-            verdict(each, adjusted[name]),
+            verdict(each, adjusted[name], trial.networks[name].draws * len(trial.tasks)),
         )
         for name, each in found.items()
+        if each.n
     ]
     return _table(("all tasks", first, second, "difference (95 %)", "p (McNemar)", "p (Holm)", second), rows)
 
