@@ -41,6 +41,19 @@ class Loss:
 
 
 @dataclasses.dataclass(frozen=True)
+class Penalised:
+    """The loss of a task with `weight` times a penalty; the metrics are those of the task."""
+
+    task: Any
+    penalty: Callable[..., Any]
+    weight: float
+
+    def __call__(self, network, batch):
+        loss, metrics = Loss(self.task)(network, batch)
+        return loss + self.weight * self.penalty(network, batch, self.task), metrics
+
+
+@dataclasses.dataclass(frozen=True)
 class Batch:
     """Draws `size` sequences."""
 
@@ -93,8 +106,12 @@ def train_network(
     settings: Settings,
     seed: int,
     on_chunk: Callable[[fl.TrainingState], None] = lambda state: None,
+    trained: Any = None,
 ) -> dict[str, Any]:
-    """Train and test one network: its losses, accuracies, exponents, epochs and seconds."""
+    """Train and test one network: its losses, accuracies, exponents, epochs and seconds.
+
+    `trained` is the loss of training, by default that of the task, by which the network is tested.
+    """
     cell_key, readout_key, data_key, basis_key = jax.random.split(jax.random.key(seed), 4)
     network = fl.cells.Network(make(settings.units, task.channels, key=cell_key), task.outputs, key=readout_key)
     flossing = fl.Flossing(
@@ -115,7 +132,7 @@ def train_network(
     try:
         for progress in fl.train(
             state,
-            loss=loss,
+            loss=loss if trained is None else trained,
             batch=Batch(task, settings.batch),
             optimiser=adam,
             key=data_key,

@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from flossing_lab.runs.config import Count, CountOrNone, PositiveReal, Real, Section
 
-OF_TRAINING = ("rate", "clip")
+OF_TRAINING = ("rate", "clip", "weight")
 """Drawn settings of training; all others are arguments of the cell."""
 
 AT_A_TIME = 8
@@ -66,13 +66,21 @@ class TrialTask(Section):
     """Training epochs of an arm that flosses before training."""
     stop: PositiveReal | None = None
     """Training ends once the mean accuracy of 50 epochs is above it."""
+    seconds: PositiveReal | None = None
+    """What a run may cost, flossing and all: each network trains for as many epochs as that allows."""
 
 
 class TrialNetwork(Section):
     """A kind of network."""
 
     cell: str
-    """tanh, leaky, gru, lstm, dale, lru or binary."""
+    """tanh, leaky, gru, lstm, dale, lru or binary; identity, orthogonal or oscillators, of the opponents."""
+    penalty: Literal["orthogonality", "vanishing", "isometry"] | None = None
+    """A term of the loss of training, times the drawn setting `weight`."""
+    horizon: Count | None = None
+    """Choose gain and input scale by `calibrate` for this horizon, instead of drawing them."""
+    arms: tuple[str, ...] | None = None
+    """The arms of this network; all by default."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Its arguments that do not vary."""
     draws: Count
@@ -151,24 +159,31 @@ class Trial(Section):
         for first in range(1, most + 1, AT_A_TIME):
             some = range(first, first + AT_A_TIME)
             every = itertools.product(self.tasks, self.networks, self.arms, some)
-            found += [TrialRun(task, name, i, arm) for task, name, arm, i in every if i <= self.networks[name].draws]
+            found += [
+                TrialRun(task, name, i, arm)
+                for task, name, arm, i in every
+                if i <= self.networks[name].draws and arm in (self.networks[name].arms or self.arms)
+            ]
         return found
 
     def epochs(self, task: str, network: str, arm: str) -> int:
         """Training epochs of an arm: those of the task, and as many more as cost what other arms spend on flossing."""
         training, flossing = self.seconds[task][network]
+        if (limit := self.tasks[task].seconds) is not None:
+            return max(1, round((limit - self.arms[arm].before * flossing) / training))
         most = max(each.before for each in self.arms.values())
         return self.tasks[task].epochs + round((most - self.arms[arm].before) * flossing / training)
 
     def recorded(self, run: TrialRun) -> dict[str, Any]:
         """The settings of a run, which its file holds; a run with others is made again."""
         kind = self.networks[run.network]
+        more = {name: value for name in ("penalty", "horizon") if (value := getattr(kind, name)) is not None}
         return json.loads(
             json.dumps(
                 {
                     "settings": self.settings.model_dump(exclude={"seed", "again"}),
                     "task": self.tasks[run.task].model_dump(include={"task", "options", "stop"}),
-                    "cell": kind.model_dump(include={"cell", "options"}),
+                    "cell": kind.model_dump(include={"cell", "options"}) | more,
                     "drawn": self.drawn(run.network)[run.draw - 1],
                     "arm": self.arms[run.arm].model_dump(),
                     "epochs": self.epochs(run.task, run.network, run.arm),

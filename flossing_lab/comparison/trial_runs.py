@@ -51,13 +51,13 @@ def check(trial: Trial):
     """Raise ValueError for a task or a cell that does not exist, or does not take its arguments."""
     import jax
 
-    from flossing_lab.runs.catalogue import CELLS, TASKS
+    from flossing_lab.runs.catalogue import TASKS
 
     for name, task in trial.tasks.items():
         _named("task", task.task, TASKS)
         _made(f"options of {name}", TASKS[task.task], **task.options)
     for name, kind in trial.networks.items():
-        _named("cell", kind.cell, CELLS)
+        _named("cell", kind.cell, _cells())
         options = kind.options | _of_cell(trial.drawn(name)[0])
         _made(f"options of {name}", jax.eval_shape, partial(_draw_cell, kind.cell, options, trial.settings.units))
 
@@ -77,9 +77,28 @@ def _made(what: str, make: Any, *arguments: Any, **options: Any):
 def _draw_cell(cell: str, options: dict[str, Any], units: int) -> None:
     import jax
 
+    _cells()[cell](units, 1, key=jax.random.key(0), **options)
+
+
+def _cells() -> dict[str, Any]:
+    from flossing_lab.comparison import opponents
     from flossing_lab.runs.catalogue import CELLS
 
-    CELLS[cell](units, 1, key=jax.random.key(0), **options)
+    return CELLS | opponents.CELLS
+
+
+def _calibrated(cell: Any, task: Any, horizon: int, k: int, units: int, inputs: int, *, key: Any, **options: Any):
+    """The cell with the gain and the input scale of `calibrate`, along a sequence of the task."""
+    import jax
+
+    import flossing as fl
+
+    def make(gain: float, scale: float) -> Any:
+        return cell(units, inputs, key=key, gain=gain, input_scale=scale, **options)
+
+    sequence = task(jax.random.fold_in(key, 1)).inputs
+    found = fl.calibrate(make, sequence, horizon=horizon, k=k)
+    return make(found.gain, found.input_scale)
 
 
 def _of_cell(drawn: dict[str, Any]) -> dict[str, Any]:
@@ -107,9 +126,10 @@ def perform(dump: dict[str, Any], place: str, fields: tuple, on_progress: Any):
 def make(trial: Trial, run: TrialRun, on_progress: Any = lambda status: None) -> dict[str, Any]:
     """Train and test one network; return what to store."""
     from flossing import losses
+    from flossing_lab.comparison.opponents import PENALTIES
     from flossing_lab.comparison.protocol import Arm, Settings
-    from flossing_lab.comparison.runs import train_network
-    from flossing_lab.runs.catalogue import CELLS, TASKS
+    from flossing_lab.comparison.runs import Penalised, train_network
+    from flossing_lab.runs.catalogue import TASKS
 
     task, kind, arm = trial.tasks[run.task], trial.networks[run.network], trial.arms[run.arm]
     drawn, size = trial.drawn(run.network)[run.draw - 1], trial.settings
@@ -125,18 +145,24 @@ def make(trial: Trial, run: TrialRun, on_progress: Any = lambda status: None) ->
         test=size.test,
     )
     loss = losses.KeepAndWrite() if arm.loss == "default" else losses.exponents
+    problem, k = TASKS[task.task](**task.options), round(size.share * size.units)
+    cell = partial(_cells()[kind.cell], **kind.options)
+    if kind.horizon is not None:
+        cell = partial(_calibrated, cell, problem, kind.horizon, k)
+    trained = None if kind.penalty is None else Penalised(problem, PENALTIES[kind.penalty], drawn["weight"])
 
     def report(state):
         on_progress(Status(state.epoch, settings.epochs, state.flossing_epoch, arm.before))
 
     found = train_network(
-        TASKS[task.task](**task.options),
-        partial(CELLS[kind.cell], **kind.options, **options),
-        round(size.share * size.units),
+        problem,
+        partial(cell, **options),
+        k,
         Arm(arm.before, loss, arm.rate, arm.clip),
         settings,
         run.seed or 1000 + run.draw,
         report,
+        trained,
     )
     return {"format": FORMAT, **run._asdict(), "drawn": drawn, **found, "digest": digest(trial, run)}
 

@@ -1,0 +1,105 @@
+"""The opponents of flossing in the comparison: what they keep, and penalties against explicit formulas."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flossing as fl
+from flossing_lab.comparison import opponents
+from flossing_lab.comparison.protocol import Arm, Settings
+from flossing_lab.comparison.runs import Batch, Penalised, train_network
+
+TASK = fl.tasks.TemporalXOR(steps=9, delay=2)
+KEY = jax.random.key(3)
+
+
+@pytest.fixture
+def network():
+    return fl.cells.Network(fl.cells.VanillaRNN(5, 1, key=KEY), 1, key=jax.random.key(1))
+
+
+@pytest.fixture
+def batch():
+    return Batch(TASK, 3)(jax.random.key(2))
+
+
+def test_the_weights_stay_orthogonal():
+    cell = opponents.OrthogonalRNN(7, 2, key=KEY, input_scale=0.5)
+    moved = eqx.tree_at(lambda cell: cell.A, cell, cell.A + jax.random.normal(KEY, (7, 7)))
+    for each in (cell, moved):
+        np.testing.assert_allclose(each.J @ each.J.T, np.eye(7), atol=1e-12)
+    assert np.abs(np.angle(np.linalg.eigvals(np.asarray(cell.J)))).max() > 1
+    state, input = jax.random.normal(KEY, (7,)), jnp.array([0.3, -1.0])
+    np.testing.assert_allclose(moved(input, state), moved.with_task_surrogate()(input, state), atol=1e-12)
+    gradient = eqx.filter_grad(lambda cell: cell.with_task_surrogate()(input, state).sum())(moved)
+    assert float(jnp.abs(gradient.A).max()) > 1e-3
+
+
+def test_oscillators_and_identity():
+    """The damped step of one oscillator is linear without force; identity weights keep a positive state."""
+    cell = opponents.CoupledOscillators(4, 1, key=KEY, dt=0.1, gamma=2.0, epsilon=1.0)
+    still = eqx.tree_at(lambda cell: (cell.J, cell.W, cell.ws), cell, (jnp.zeros((4, 4)),) * 2 + (jnp.zeros((4, 1)),))
+    y, z = still(jnp.zeros(1), (jnp.ones(4), jnp.ones(4)))
+    np.testing.assert_allclose(z, 1 + 0.1 * (-2 - 1))
+    np.testing.assert_allclose(y, 1 + 0.1 * z)
+    kept = opponents.identity_start(4, 1, key=KEY)(jnp.zeros(1), jnp.arange(4.0))
+    np.testing.assert_allclose(kept, jnp.arange(4.0))
+
+
+def test_vanishing_gradients_is_its_formula(network, batch):
+    """Against Jacobians formed one by one, and gradients of the loss from each state on."""
+    J, ws, b = network.cell.J, network.cell.ws, network.cell.b
+
+    def outputs_from(h, inputs):
+        found = []
+        for s in inputs:
+            h = jnp.tanh(J @ h + ws @ s + b)
+            found.append(network.readout(h))
+        return jnp.stack(found) if found else jnp.zeros((0, 1))
+
+    def loss_from(h, trial, t):
+        """The loss of a trial as a function of the state after step t."""
+        before = [network.readout(state) for state in states[: t + 1]]
+        early = jax.lax.stop_gradient(jnp.stack(before[:-1])) if t else jnp.zeros((0, 1))
+        return TASK.score(
+            jnp.concatenate([early, network.readout(h)[None], outputs_from(h, trial.inputs[t + 1 :])]), trial
+        ).loss
+
+    terms = []
+    for i in range(3):
+        trial = jax.tree_util.tree_map(lambda leaf, i=i: leaf[i], batch)
+        states, h = [], jnp.zeros(5)
+        for s in trial.inputs:
+            states.append(h := jnp.tanh(J @ h + ws @ s + b))
+        for t in range(9):
+            g = jax.grad(loss_from)(states[t], trial, t)
+            before = states[t - 1] if t else jnp.zeros(5)
+            jacobian = jax.jacobian(lambda h, s=trial.inputs[t]: jnp.tanh(J @ h + ws @ s + b))(before)
+            terms.append((jnp.linalg.norm(jacobian.T @ g) / jnp.linalg.norm(g) - 1) ** 2)
+    found = opponents.vanishing_gradients(network, batch, TASK)
+    np.testing.assert_allclose(found, np.mean(terms), rtol=1e-8)
+    gradient = eqx.filter_grad(opponents.vanishing_gradients)(network, batch, TASK)
+    assert float(jnp.abs(gradient.cell.J).max()) > 1e-3
+    assert not jnp.any(gradient.readout.weight)
+
+
+def test_isometry_and_orthogonality(network, batch):
+    quiet = fl.cells.VanillaRNN(5, 1, key=KEY, recurrent="orthogonal", input_scale=1e-4, bias_scale=0.0)
+    isometric = eqx.tree_at(lambda network: network.cell, network, quiet)
+    for penalty in (opponents.one_step_jacobians, opponents.soft_orthogonality):
+        assert float(penalty(isometric, batch, TASK)) < 1e-12 < 1e-2 < float(penalty(network, batch, TASK))
+
+
+@pytest.mark.usefixtures("optax_promotion")
+@pytest.mark.parametrize("name", opponents.PENALTIES)
+def test_a_penalty_changes_training_and_not_the_test(name):
+    settings = Settings(units=5, batch=2, epochs=3, test=8)
+    penalty = Penalised(TASK, opponents.PENALTIES[name], 10.0)
+    plain, penalised = (
+        train_network(TASK, fl.cells.VanillaRNN, 3, Arm(), settings, 1, trained=trained) for trained in (None, penalty)
+    )
+    assert plain["curve"] != penalised["curve"]
+    assert abs(plain["loss"] - penalised["loss"]) < 0.05
+    assert plain["failure"] is penalised["failure"] is None
