@@ -11,8 +11,8 @@ import pytest
 from scipy.stats import binomtest, norm
 
 from flossing_lab.cli import main
-from flossing_lab.comparison import paired, trial_runs, trial_table
-from flossing_lab.comparison.trial import Trial, TrialRun, read_trial
+from flossing_lab.comparison.trial import paired, runs as trial_runs, table as trial_table
+from flossing_lab.comparison.trial.protocol import Trial, TrialRun, digest, read_trial
 
 COMMITTED = Path(__file__).parents[1] / "comparison"
 TINY = """
@@ -188,7 +188,7 @@ def test_committed_results_are_those_of_their_protocols(file):
     runs = trial_runs.read_results(out)
     for found in runs:
         run = TrialRun(*(found[name] for name in TrialRun._fields))
-        assert found["digest"] == trial_runs.digest(trial, run), run.name
+        assert found["digest"] == digest(trial, run), run.name
     if runs:
         assert (out / "table.md").read_text().endswith(trial_table.markdown(trial, runs))
     assert len({tuple(itertools.islice(json.loads(json.dumps(r)).values(), 1, 6)) for r in runs}) == len(runs)

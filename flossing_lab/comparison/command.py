@@ -31,12 +31,14 @@ class Compare:
     def __call__(self) -> int:
         from rich.console import Console
 
-        from flossing_lab.comparison.trial import read_trial
-        from flossing_lab.comparison.trial_runs import carry_out, collect_existing, measure_seconds
-        from flossing_lab.comparison.trial_table import write_tables
+        from flossing_lab.comparison.trial.protocol import read_trial
+        from flossing_lab.comparison.trial.runs import carry_out, collect_existing
+        from flossing_lab.comparison.trial.table import write_tables
 
         trial = read_trial(self.protocol)
         if self.seconds:
+            from flossing_lab.comparison.trial.making import measure_seconds
+
             for task, networks in measure_seconds(trial).items():
                 print(f"[seconds.{task}]", *(f'"{name}" = {pair}' for name, pair in networks.items()), sep="\n")
             return 0

@@ -8,10 +8,10 @@ from typing import Any
 
 from scipy.stats import fisher_exact
 
-from flossing_lab.comparison.paired import Paired, holm, is_solved, pairs, smallest_difference
-from flossing_lab.comparison.trial import Trial
-from flossing_lab.comparison.trial_picture import draw
-from flossing_lab.comparison.trial_runs import best_runs, read_results
+from flossing_lab.comparison.trial.paired import Paired, holm, is_solved, pairs, smallest_difference
+from flossing_lab.comparison.trial.picture import draw
+from flossing_lab.comparison.trial.protocol import Trial
+from flossing_lab.comparison.trial.runs import best_runs, read_results
 from flossing_lab.runs.files import write_atomically
 from flossing_lab.runs.plotting import save_figure
 

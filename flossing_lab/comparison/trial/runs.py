@@ -4,19 +4,15 @@ runs/*.json       a run each
 results.json      all runs, a line each; also what a trial continues from on another machine
 """
 
-import hashlib
 import itertools
 import json
-import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from flossing_lab.comparison.trial import OF_TRAINING, Trial, TrialRun
-from flossing_lab.runs.console import Status
+from flossing_lab.comparison.trial.protocol import Trial, TrialRun, digest
 from flossing_lab.runs.files import plain, read_json, write_atomically, write_json
 from flossing_lab.sweeps.sweep import locked
 from flossing_lab.sweeps.workers import Job, check_workers, run_jobs, say
@@ -28,6 +24,8 @@ def carry_out(
     trial: Trial, out: Path, *, workers: int | None, scheduler: str | None, console: Console
 ) -> dict[str, str]:
     """Perform the missing runs, first of all draws, then of the best; return the messages of failed ones by name."""
+    from flossing_lab.comparison.trial.making import check
+
     check_workers("compare", workers, scheduler)
     check(trial)
     dump, place, failures = trial.model_dump(mode="json"), str(out.absolute()), {}
@@ -47,64 +45,6 @@ def carry_out(
     return failures
 
 
-def check(trial: Trial):
-    """Raise ValueError for a task or a cell that does not exist, or does not take its arguments."""
-    import jax
-
-    from flossing_lab.runs.catalogue import TASKS
-
-    for name, task in trial.tasks.items():
-        _named("task", task.task, TASKS)
-        _made(f"options of {name}", TASKS[task.task], **task.options)
-    for name, kind in trial.networks.items():
-        _named("cell", kind.cell, _cells())
-        options = kind.options | _of_cell(trial.drawn(name)[0])
-        _made(f"options of {name}", jax.eval_shape, partial(_draw_cell, kind.cell, options, trial.settings.units))
-
-
-def _named(what: str, name: str, known: Any):
-    if name not in known:
-        raise ValueError(f"{what} must be one of {', '.join(known)}, got {what}={name!r}")
-
-
-def _made(what: str, make: Any, *arguments: Any, **options: Any):
-    try:
-        make(*arguments, **options)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{what} must be legal arguments, got: {str(error).splitlines()[0]}") from error
-
-
-def _draw_cell(cell: str, options: dict[str, Any], units: int) -> None:
-    import jax
-
-    _cells()[cell](units, 1, key=jax.random.key(0), **options)
-
-
-def _cells() -> dict[str, Any]:
-    from flossing_lab.comparison import opponents
-    from flossing_lab.runs.catalogue import CELLS
-
-    return CELLS | opponents.CELLS
-
-
-def _calibrated(cell: Any, task: Any, horizon: int, k: int, units: int, inputs: int, *, key: Any, **options: Any):
-    """The cell with the gain and the input scale of `calibrate`, along a sequence of the task."""
-    import jax
-
-    import flossing as fl
-
-    def make(gain: float, scale: float) -> Any:
-        return cell(units, inputs, key=key, gain=gain, input_scale=scale, **options)
-
-    sequence = task(jax.random.fold_in(key, 1)).inputs
-    found = fl.calibrate(make, sequence, horizon=horizon, k=k)
-    return make(found.gain, found.input_scale)
-
-
-def _of_cell(drawn: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in drawn.items() if name not in OF_TRAINING}
-
-
 def collect_existing(trial: Trial, out: Path):
     """Collect the runs that exist; ValueError if there are none."""
     if not (out / "runs").is_dir() and not read_results(out):
@@ -116,79 +56,13 @@ def collect_existing(trial: Trial, out: Path):
 
 def perform(dump: dict[str, Any], place: str, fields: tuple, on_progress: Any):
     """In a worker: make one run, and write its file."""
+    from flossing_lab.comparison.trial.making import make
     from flossing_lab.sweeps.workers import evict_compilations
 
     trial, run = Trial.model_validate(dump, strict=False), TrialRun(*fields)
     evict_compilations(f"{run.task}-{run.network}-{run.arm}")
-    write_json(run_file(Path(place), run), make(trial, run, on_progress))
-
-
-def make(trial: Trial, run: TrialRun, on_progress: Any = lambda status: None) -> dict[str, Any]:
-    """Train and test one network; return what to store."""
-    from flossing import losses
-    from flossing_lab.comparison.opponents import PENALTIES
-    from flossing_lab.comparison.protocol import Arm, Settings
-    from flossing_lab.comparison.runs import Penalised, train_network
-    from flossing_lab.runs.catalogue import TASKS
-
-    task, kind, arm = trial.tasks[run.task], trial.networks[run.network], trial.arms[run.arm]
-    drawn, size = trial.drawn(run.network)[run.draw - 1], trial.settings
-    options = _of_cell(drawn)
-    settings = Settings(
-        units=size.units,
-        batch=size.batch,
-        epochs=trial.epochs(run.task, run.network, run.arm),
-        learning_rate=drawn.get("rate", 1e-3),
-        clip=drawn.get("clip", 0.1),
-        clip_together=True,
-        stop=task.stop,
-        test=size.test,
-    )
-    loss = losses.KeepAndWrite() if arm.loss == "default" else losses.exponents
-    problem, k = TASKS[task.task](**task.options), round(size.share * size.units)
-    cell = partial(_cells()[kind.cell], **kind.options)
-    if kind.horizon is not None:
-        cell = partial(_calibrated, cell, problem, kind.horizon, k)
-    trained = None if kind.penalty is None else Penalised(problem, PENALTIES[kind.penalty], drawn["weight"])
-
-    def report(state):
-        on_progress(Status(state.epoch, settings.epochs, state.flossing_epoch, arm.before))
-
-    found = train_network(
-        problem,
-        partial(cell, **options),
-        k,
-        Arm(arm.before, loss, arm.rate, arm.clip),
-        settings,
-        run.seed or 1000 + run.draw,
-        report,
-        trained,
-    )
-    return {"format": FORMAT, **run._asdict(), "drawn": drawn, **found, "digest": digest(trial, run)}
-
-
-def measure_seconds(trial: Trial) -> dict[str, dict[str, list[float]]]:
-    """Seconds of an epoch of training and of flossing, by task and network, on this process; for a protocol.
-
-    The shortest of several chunks, of the first draw.
-    """
-    found: dict[str, dict[str, list[float]]] = {task: {} for task in trial.tasks}
-    flossing = max(trial.arms, key=lambda arm: trial.arms[arm].before)
-    for task, network in itertools.product(trial.tasks, trial.networks):
-        tasks = {task: trial.tasks[task].model_copy(update={"epochs": 300, "stop": None})}
-        arms = {flossing: trial.arms[flossing].model_copy(update={"before": 200})}
-        short = trial.model_copy(update={"tasks": tasks, "arms": arms})
-        times: dict[str, list[tuple[int, float]]] = {"training": [], "flossing": []}
-
-        def note(status: Status, times: dict[str, list[tuple[int, float]]] = times):
-            kind, done = ("training", status.epoch) if status.epoch else ("flossing", status.flossing_epoch)
-            times[kind].append((done, time.process_time()))
-
-        make(short, TrialRun(task, network, 1, flossing), note)
-        found[task][network] = [
-            float(f"{min((t - s) / (j - i) for (i, s), (j, t) in itertools.pairwise(of)):.2g}") for of in times.values()
-        ]
-    return found
+    found = make(trial, run, on_progress)
+    write_json(run_file(Path(place), run), {"format": FORMAT, **found})
 
 
 def is_done(trial: Trial, out: Path, run: TrialRun) -> bool:
@@ -260,8 +134,3 @@ def read_results(out: Path) -> list[dict[str, Any]]:
 def run_file(out: Path, run: TrialRun) -> Path:
     """The file of a run."""
     return out / "runs" / f"{run.name}.json"
-
-
-def digest(trial: Trial, run: TrialRun) -> str:
-    """12 hexadecimal digits that identify the settings of a run."""
-    return hashlib.sha256(json.dumps(trial.recorded(run), sort_keys=True).encode()).hexdigest()[:12]

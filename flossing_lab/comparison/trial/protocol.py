@@ -10,6 +10,7 @@
 A draw gives the same network, batches and settings to all arms, so the arms are compared in pairs.
 """
 
+import hashlib
 import itertools
 import json
 import tomllib
@@ -129,16 +130,11 @@ class Trial(Section):
     draws: dict[str, Any]
     networks: dict[str, TrialNetwork]
     arms: dict[str, TrialArm]
-    seconds: dict[str, dict[str, tuple[PositiveReal, PositiveReal]]]
-    """By task and network: of one epoch of training, and of flossing."""
+    seconds: dict[str, dict[str, tuple[PositiveReal, PositiveReal]]] = Field(default_factory=dict)
+    """By task and network: of one epoch of training, and of flossing; needed for runs."""
 
     @model_validator(mode="after")
     def _check(self) -> "Trial":
-        for task, name in itertools.product(self.tasks, self.networks):
-            if name not in self.seconds.get(task, {}):
-                raise ValueError(
-                    f"seconds must hold the two numbers of every task and network, got none of {task} {name}"
-                )
         for name in self.networks:
             self.drawn(name)
         return self
@@ -204,6 +200,11 @@ def read_trial(file: Path) -> Trial:
         raise ValueError(f"{file}: {got}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} must be a TOML file, got {error}") from None
+
+
+def digest(trial: Trial, run: TrialRun) -> str:
+    """12 hexadecimal digits that identify the settings of a run."""
+    return hashlib.sha256(json.dumps(trial.recorded(run), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _draw(rng: np.random.Generator, name: str, among: Any) -> Any:

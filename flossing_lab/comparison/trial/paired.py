@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from scipy.stats import binomtest
 
-from flossing_lab.comparison.trial import Trial
+from flossing_lab.comparison.trial.protocol import Trial
 
 Z = 1.959964
 """The 97.5 % quantile of the normal distribution."""

@@ -1,0 +1,128 @@
+"""One run of a trial: draw a network, train it, test it; and the cost of an epoch."""
+
+import itertools
+import time
+from functools import partial
+from typing import Any
+
+import jax
+
+import flossing as fl
+from flossing_lab.comparison import opponents
+from flossing_lab.comparison.protocol import Arm, Settings
+from flossing_lab.comparison.runs import Penalised, train_network
+from flossing_lab.comparison.trial.protocol import OF_TRAINING, Trial, TrialRun, digest
+from flossing_lab.runs.catalogue import CELLS, TASKS
+from flossing_lab.runs.console import Status
+
+ALL_CELLS = CELLS | opponents.CELLS
+
+
+def make(trial: Trial, run: TrialRun, on_progress: Any = lambda status: None) -> dict[str, Any]:
+    """Train and test one network; return what to store."""
+    task, kind, arm = trial.tasks[run.task], trial.networks[run.network], trial.arms[run.arm]
+    drawn, size = trial.drawn(run.network)[run.draw - 1], trial.settings
+    options = _of_cell(drawn)
+    settings = Settings(
+        units=size.units,
+        batch=size.batch,
+        epochs=trial.epochs(run.task, run.network, run.arm),
+        learning_rate=drawn.get("rate", 1e-3),
+        clip=drawn.get("clip", 0.1),
+        clip_together=True,
+        stop=task.stop,
+        test=size.test,
+    )
+    loss = fl.losses.KeepAndWrite() if arm.loss == "default" else fl.losses.exponents
+    problem, k = TASKS[task.task](**task.options), round(size.share * size.units)
+    cell = partial(ALL_CELLS[kind.cell], **kind.options)
+    if kind.horizon is not None:
+        cell = partial(_calibrated, cell, problem, kind.horizon, k)
+    trained = None if kind.penalty is None else Penalised(problem, opponents.PENALTIES[kind.penalty], drawn["weight"])
+
+    def report(state):
+        on_progress(Status(state.epoch, settings.epochs, state.flossing_epoch, arm.before))
+
+    found = train_network(
+        problem,
+        partial(cell, **options),
+        k,
+        Arm(arm.before, loss, arm.rate, arm.clip),
+        settings,
+        run.seed or 1000 + run.draw,
+        report,
+        trained,
+    )
+    return {**run._asdict(), "drawn": drawn, **found, "digest": digest(trial, run)}
+
+
+def measure_seconds(trial: Trial) -> dict[str, dict[str, list[float]]]:
+    """Seconds of an epoch of training and of flossing, by task and network, on this process; for a protocol.
+
+    The shortest of several chunks, of the first draw.
+    """
+    found: dict[str, dict[str, list[float]]] = {task: {} for task in trial.tasks}
+    flossing = max(trial.arms, key=lambda arm: trial.arms[arm].before)
+    for task, network in itertools.product(trial.tasks, trial.networks):
+        tasks = {task: trial.tasks[task].model_copy(update={"epochs": 300, "stop": None, "seconds": None})}
+        arms = {flossing: trial.arms[flossing].model_copy(update={"before": 200})}
+        short = trial.model_copy(update={"tasks": tasks, "arms": arms, "seconds": {task: {network: (1.0, 1.0)}}})
+        times: dict[str, list[tuple[int, float]]] = {"training": [], "flossing": []}
+
+        def note(status: Status, times: dict[str, list[tuple[int, float]]] = times):
+            kind, done = ("training", status.epoch) if status.epoch else ("flossing", status.flossing_epoch)
+            times[kind].append((done, time.process_time()))
+
+        make(short, TrialRun(task, network, 1, flossing), note)
+        found[task][network] = [
+            float(f"{min((t - s) / (j - i) for (i, s), (j, t) in itertools.pairwise(of)):.2g}") for of in times.values()
+        ]
+    return found
+
+
+def check(trial: Trial):
+    """Raise ValueError for a task or a cell that does not exist, or does not take its arguments."""
+    for name, task in trial.tasks.items():
+        _named("task", task.task, TASKS)
+        _made(f"options of {name}", TASKS[task.task], **task.options)
+    for name, kind in trial.networks.items():
+        _named("cell", kind.cell, ALL_CELLS)
+        for task in trial.tasks:
+            if name not in trial.seconds.get(task, {}):
+                raise ValueError(
+                    f"seconds must hold the two numbers of every task and network, got none of {task} {name}: "
+                    "flossing compare PROTOCOL --seconds measures them"
+                )
+        options = kind.options | _of_cell(trial.drawn(name)[0])
+        _made(f"options of {name}", jax.eval_shape, partial(_draw_cell, kind.cell, options, trial.settings.units))
+
+
+def _named(what: str, name: str, known: Any):
+    if name not in known:
+        raise ValueError(f"{what} must be one of {', '.join(known)}, got {what}={name!r}")
+
+
+def _made(what: str, make: Any, *arguments: Any, **options: Any):
+    try:
+        make(*arguments, **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what} must be legal arguments, got: {str(error).splitlines()[0]}") from error
+
+
+def _draw_cell(cell: str, options: dict[str, Any], units: int) -> None:
+    ALL_CELLS[cell](units, 1, key=jax.random.key(0), **options)
+
+
+def _calibrated(cell: Any, task: Any, horizon: int, k: int, units: int, inputs: int, *, key: Any, **options: Any):
+    """The cell with the gain and the input scale of `calibrate`, along a sequence of the task."""
+
+    def make(gain: float, scale: float) -> Any:
+        return cell(units, inputs, key=key, gain=gain, input_scale=scale, **options)
+
+    sequence = task(jax.random.fold_in(key, 1)).inputs
+    found = fl.calibrate(make, sequence, horizon=horizon, k=k)
+    return make(found.gain, found.input_scale)
+
+
+def _of_cell(drawn: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in drawn.items() if name not in OF_TRAINING}
