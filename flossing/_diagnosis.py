@@ -146,7 +146,7 @@ class Diagnosis:
             if self.readable is None
             else (
                 f"{100 * max(self.readable, 0):.0f} % of the input of {self.horizon} steps ago is readable; "
-                f"capacity {max(self.capacity, 0.0):.1f} of at most {self.size}"
+                f"capacity {min(max(self.capacity, 0.0), self.size):.1f} of at most {self.size}"
             )
         )
         rows = {

@@ -128,7 +128,12 @@ def angles(vectors: Any, *, pairs: Any = ((0, 1),), bins: int = 40, ax: Any = No
             apart, together = (np.linalg.norm(v[..., i] + sign * v[..., j], axis=1) for sign in (-1, 1))
             found = 2 * np.arctan2(np.minimum(apart, together), np.maximum(apart, together))
         else:
-            found = as_numpy(vectors.measured)[:, i, j]
+            measured = as_numpy(vectors.measured)
+            if measured is None or measured.ndim != 3:
+                raise ValueError(
+                    "vectors must hold vectors, or be measured with measure=fl.angles_between, got neither"
+                )
+            found = measured[:, i, j]
         label = f"vectors {i + 1} and {j + 1}"
         ax.hist(np.degrees(found), np.linspace(0, 90, bins + 1), histtype="step", lw=1.5, density=True, label=label)
     ax.set(xlabel="angle (degrees)", ylabel="density", xlim=(0, 90))

@@ -319,6 +319,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop(explain_invalid(error), 2)
     except ValueError as error:
         _stop(str(error), 2)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         wrong = isinstance(error, _BAD_PATH)
         kept = "" if wrong or not isinstance(command, _RESUMABLE) else _KEPT

@@ -1,5 +1,6 @@
 """The command `flossing`; it needs the extra `lab`."""
 
+import os
 import sys
 
 
@@ -15,4 +16,8 @@ def main():
             file=sys.stderr,
         )
         raise SystemExit(2) from None
-    run()
+    try:
+        run()
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None

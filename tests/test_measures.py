@@ -78,6 +78,16 @@ def test_a_limit_cycle_has_dimension_one_whatever_the_sign_of_its_zero():
         np.testing.assert_allclose(spectrum.kaplan_yorke_dimension().value, 1, atol=0.02)
 
 
+def test_a_sum_near_zero_counts_as_zero_only_where_its_last_exponent_does():
+    """Four coupled oscillators, with a sum of eight exponents that is just negative: the dimension is below 8."""
+    exponents = [0.0319, 0.0224, 0.0107, 0.0016, 0.0003, -0.0100, -0.0218, -0.0374, -4.441, -5.242]
+    errors = np.full(10, 0.004)
+    found = fl.kaplan_yorke_dimension(exponents, standard_error=errors)
+    np.testing.assert_allclose(found, 7 + sum(exponents[:7]) / 0.0374)
+    cycle = fl.kaplan_yorke_dimension([-0.001, -2.0], standard_error=[0.001, 0.001])
+    assert float(cycle) == 1
+
+
 def test_participation_ratio_and_effective_rank():
     assert float(fl.participation_ratio(jnp.ones(7))) == pytest.approx(7)
     assert float(fl.participation_ratio(jnp.array([1e200, 0.0, 0.0]))) == pytest.approx(1)

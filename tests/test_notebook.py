@@ -1,6 +1,8 @@
 """Runs from a notebook: the same training as `flossing.train`, in a directory that continues to the bit."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -143,3 +145,27 @@ def test_bad_input_changes_nothing(network, tmp_path, change, message):
         notebook.train(network, **(arguments | change))
     assert (tmp_path / "run.json").read_bytes() == before
     assert json.loads(before)["status"] == "finished"
+
+
+def test_other_code_is_noticed(network, tmp_path):
+    arguments = ARGUMENTS | {"out": tmp_path, "epochs": 3}
+    notebook.train(network, **arguments)
+    notebook.train(network, **arguments)  # the same code, warnings are errors here
+
+    def another(network, batch):
+        value, metrics = loss(network, batch)
+        return 2 * value, metrics
+
+    for change in ({"optimiser": optax.adam(2e-2)}, {"loss": another}, {"batch": lambda key: batch(key)}):
+        with pytest.warns(UserWarning, match="out should hold a run of the same code"):
+            notebook.train(network, **(arguments | change))
+    with pytest.warns(UserWarning, match="same code"):
+        notebook.train(jax.tree_util.tree_map(lambda leaf: 2 * leaf, network), **arguments)
+
+
+def test_a_fingerprint_is_the_same_in_every_process():
+    """A function by its code and what it closes over, not by its address."""
+    code = "import optax; from flossing_lab.notebook.code import fingerprint as f;"
+    code += "print(f(optax.adam(1e-2), lambda x: x + 1, {1, 2}), f(optax.adam(1e-3), lambda x: x + 1, {1, 2}))"
+    found = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(2)]
+    assert found[0] == found[1] and len(set(found[0].split())) == 2

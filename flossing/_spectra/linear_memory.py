@@ -11,6 +11,7 @@ Samples along an orbit are correlated. Then the factor is right to first order i
 """
 
 import dataclasses
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -84,13 +85,29 @@ def memory_of(
     if not varies.all():
         column = int(np.argmin(varies)) % channels
         raise ValueError(f"inputs must vary to be remembered, got the same number at all steps in channel {column}")
+    _check_white(inputs)
     found, each = recovered(states[:, first:].reshape(-1, size).astype(float), targets, folds)
     if (found < NONSTATIONARY).any():
         raise ValueError(
-            "state must be stationary, but a readout fitted to some stretches of time fails on the others: for a slow "
-            "network pass many shorter sequences, inputs of shape (B, T, S); an unstable one has no memory function"
+            "state must be stationary, but a readout fitted to some stretches of time fails on the others: pass more "
+            f"steps than {sequences * (length - first)} for {size} coordinates, or, for a slow network, many shorter "
+            "sequences, inputs of shape (B, T, S); an unstable network has no memory function"
         )
     return MemoryFunction(found.reshape(depth, channels), each.reshape(folds, depth, channels))
+
+
+def _check_white(inputs: Float[np.ndarray, "B T S"]):
+    """Warn of inputs that can be guessed from those before them: what they tell of the past counts as memory."""
+    centred = inputs - inputs.mean(axis=(0, 1))
+    products = (centred[:, 1:] * centred[:, :-1]).mean(axis=(0, 1)) / np.square(centred).mean(axis=(0, 1))
+    channel = int(np.argmax(np.abs(products)))
+    if abs(products[channel]) > 0.2 + 5 / np.sqrt(inputs.shape[0] * inputs.shape[1]):
+        warnings.warn(
+            "memory_function is defined for white inputs, where the capacity is at most the number of coordinates, got "
+            f"a correlation of {products[channel]:.2g} between successive inputs of channel {channel}: what the "
+            "present tells of the past counts as memory",
+            stacklevel=4,
+        )
 
 
 def recovered(

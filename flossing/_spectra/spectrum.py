@@ -91,9 +91,9 @@ class Spectrum(eqx.Module):
     def kaplan_yorke_dimension(self, batches: int = 20) -> Estimate:
         """The Kaplan-Yorke dimension with its standard error; see [`kaplan_yorke_dimension`][].
 
-        A sum of exponents within two standard errors of 0 counts as 0: near a limit cycle, whose largest exponent is 0,
-        the dimension is 1. The error is that of a time average of the growth, weighted by the derivative of the
-        dimension. Raises ValueError if k exponents do not determine it.
+        A sum of exponents within two standard errors of 0 counts as 0 if its last exponent is as near to 0: on a limit
+        cycle, whose largest exponent is 0, the dimension is 1. The error is that of a time average of the growth,
+        weighted by the derivative of the dimension. Raises ValueError if k exponents do not determine it.
         """
         complete = self.exponents.shape[-1] == self.basis.shape[-2]
         enough = self.steps // self.interval >= SPLIT * batches and self.lengths is None

@@ -83,7 +83,8 @@ def kaplan_yorke_dimension(exponents: Any, *, standard_error: Any = None, comple
     with j the largest index whose partial sum is not negative; 0 if `lambda_1 < 0`. Units do not matter. Lists and
     tensors are taken as well. A partial sum above -sqrt(eps) |lambda|_max counts as 0, since rounding decides its sign:
     a limit cycle, whose largest exponent is 0, has dimension 1. With a `standard_error` of each exponent, of the same
-    shape, so does a partial sum above minus twice the largest of them.
+    shape, so does a partial sum above minus twice the largest of them. This holds where the last exponent of the sum is
+    within that margin of 0 itself; elsewhere the formula is continuous, and takes sums as they are.
 
     If no partial sum is negative, the exponents given do not determine the dimension. With `complete=True` they are all
     exponents of the system, and the dimension is k. Otherwise this raises ValueError (NaN inside `jit`).
@@ -110,7 +111,9 @@ def _dimension(exponents: Float[Array, "*B k"], rounding: Float[Array, "*B"]) ->
     k = exponents.shape[-1]
     partial = jnp.cumsum(exponents, axis=-1)
     # A sum that dips below zero and rises again cannot come from a descending spectrum; the first dip counts.
-    below = jnp.cumsum(partial < -rounding[..., None], axis=-1) > 0
+    margin = rounding[..., None]
+    is_negative = (partial < -margin) | ((partial < 0) & (exponents < -margin))
+    below = jnp.cumsum(is_negative, axis=-1) > 0
     j = jnp.sum(~below, axis=-1)
     between = (j > 0) & (j < k)
     next_one = jnp.where(between, _entry(exponents, jnp.minimum(j, k - 1)), -1)

@@ -21,6 +21,7 @@ class TrainBalance:
     """
 
     config: arguments_of(BalanceConfig)  # pyright: ignore[reportInvalidTypeForm]
+    """The settings of the run."""
     seed: int | None = None
     """Value of all seeds at once."""
     out: Path | None = None

@@ -1,6 +1,7 @@
 """Trains like `flossing.train`, and writes the run to a directory."""
 
 import contextlib
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +18,7 @@ from flossing import Flossing
 from flossing._training.train import FlossingTerm, Loss, Probe, TrainingState, init_training, measure_exponents
 from flossing._types import RandomKey
 from flossing.schedules import Schedule, as_schedule, guaranteed_epochs
+from flossing_lab.notebook.code import fingerprint
 from flossing_lab.notebook.config import Condition, NotebookConfig
 from flossing_lab.runs.checkpoint import newest_checkpoint
 from flossing_lab.runs.config import explain_invalid
@@ -63,12 +65,13 @@ def train(
     - `out`: the run directory.
     - `title`: the task in words.
     - `settings`: whatever tells this run from others, `{"delay": 20, "cell": "gru", "seed": 1}`. A report groups runs
-      by them, and seeds, names that begin with `seed`, are the runs of a group. Model, loss and data are code, which
-      the directory does not hold, so change a setting, or `out`, when you change them.
+      by them, and seeds, names that begin with `seed`, are the runs of a group.
     - `overwrite`: replaces a run that `out` already holds.
     - `progress`: shows epochs, loss, accuracy if the loss returns one, exponents, and the time left.
 
-    **Raises:** `ValueError` if `out` holds a run with other settings or other files, or for arguments out of range;
+    **Raises:** `ValueError` if `out` holds a run with other settings, or other files, or for arguments out of range;
+    a warning if model, loss, batch, optimiser, flossing or schedule are no longer those the run was made with, as far
+    as their code and their numbers tell;
     `FloatingPointError` if training diverges, after the last good state has been stored; `OSError` if the disk is full.
 
         state = notebook.train(model, out="runs/1", loss=loss, batch=batch, optimiser=optax.adam(1e-3), epochs=1000)
@@ -81,18 +84,29 @@ def train(
     shown = {name: form for name, form in SHOWN.items() if name == "loss" or name in metrics}
     experiment = Experiment(model, batch, optimiser, flossing, schedule, key, loss, shown, term, probe, probe_every)
     module = _Built(experiment)
+    made_of = fingerprint(model, loss, batch, optimiser, flossing, schedule, term, probe)
+    if not overwrite:
+        _warn_of_other_code(RunDirectory(out), made_of)
+    directory = RunDirectory(out)
     with Display(Console()) if progress else contextlib.nullcontext() as display:
         if display is not None:
             display.start(title)
-        directory = carry_out(
-            config,
-            module,
-            out,
-            overwrite=overwrite,
-            lengthen=True,
-            on_progress=display.update if display is not None else lambda status: None,
-        )
+        on_progress = display.update if display is not None else lambda status: None
+        try:
+            carry_out(config, module, out, overwrite=overwrite, lengthen=True, on_progress=on_progress)
+        finally:
+            if directory.exists and "code" not in directory.info:
+                directory.write_info(directory.info | {"code": made_of})
     return _last_state(directory, experiment)
+
+
+def _warn_of_other_code(directory: RunDirectory, made_of: str):
+    if directory.exists and directory.info.get("code", made_of) != made_of:
+        warnings.warn(
+            f"out should hold a run of the same code, got {str(directory.path)!r}, whose model, loss, batch, "
+            "optimiser or flossing was another: overwrite=True replaces it",
+            stacklevel=3,
+        )
 
 
 class _Built:

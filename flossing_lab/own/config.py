@@ -119,7 +119,7 @@ class OwnConfig(RunConfig):
     """Floating-point precision."""
     experiment: Literal["own"] = "own"
 
-    units_are: ClassVar[str] = "units"
+    units_are: ClassVar[str] = ""
     driven_by: ClassVar[str] = "a sequence of the task"
 
     @field_validator("network", "task")

@@ -18,6 +18,7 @@ class Train:
     """
 
     config: arguments_of(Config)  # pyright: ignore[reportInvalidTypeForm]
+    """The settings of the run."""
     seed: int | None = None
     """Value of all seeds at once."""
     out: Path | None = None

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from flossing_lab.reference.config import Config
 from flossing_lab.report.runs import UNREADABLE, Group, Run, explain, numbers
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.files import read_arrays
@@ -21,7 +20,8 @@ MOST_WEIGHTS = 3_000_000
 """The most weights on the page, each matrix with its eigenvalues; more would make the page large and slow."""
 MOST_UNITS = 128
 """The most rows and columns of a weight matrix to show; a screen cannot resolve more."""
-_RECURRENT = "network.J"
+_RECURRENT = ("network.J", "cell.J")
+"""Names of recurrent weights."""
 _COLUMNS = 160
 _INDICES = 100
 _POINTS = 400
@@ -88,11 +88,14 @@ def _exponents(training: Metrics, flossing: Metrics) -> Panel:
 
 
 def _squares(flossing: Metrics, config: RunConfig) -> Panel:
-    if not flossing or not isinstance(config, Config):
+    if not flossing:
         never = config.condition == "none"
         return "This network is not flossed." if never else "No flossing epoch has been completed yet."
+    target = getattr(getattr(config, "flossing", None), "target", None)
+    if target is None:
+        return "This run does not say what its target is."
     points = evenly_spaced(len(flossing["epoch"]), _POINTS)
-    squares = (flossing["exponents"][points] - config.flossing.target) ** 2
+    squares = (flossing["exponents"][points] - target) ** 2
     starts = np.flatnonzero(np.diff(flossing["training_epoch"])) + 1
     return {
         "x": flossing["epoch"][points].tolist(),
@@ -145,10 +148,14 @@ def _network(run: Run, budget: int) -> Panel:
     snapshots = list(run.directory.snapshots.items())
     if not snapshots:
         return "This run holds no snapshots of its weights."
-    units = run.config.network.units
+    names = read_arrays(snapshots[0][1])
+    found = [name for name in _RECURRENT if name in names]
+    if not found:
+        return "This run holds no recurrent weights J that the page could show."
+    units = len(names[found[0]])
     chosen = evenly_spaced(len(snapshots), max(2, min(MOST_SNAPSHOTS, budget // units**2)))
     epochs = [snapshots[index][0] for index in chosen]
-    weights = np.array([read_arrays(snapshots[index][1])[_RECURRENT] for index in chosen], np.float64)
+    weights = np.array([read_arrays(snapshots[index][1])[found[0]] for index in chosen], np.float64)
     eigenvalues = np.linalg.eigvals(weights)
     # If the run has clusters of neurons, sort the neurons by cluster.
     clusters = run.directory.metrics("test", ("clusters",)).get("clusters", np.zeros((1, units)))[-1]

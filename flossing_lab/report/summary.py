@@ -90,7 +90,7 @@ def tabulate_versions(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 def _in_common(configs: Sequence[RunConfig]) -> Iterable[str]:
     kinds = {config.units_are for config in configs}
-    kind = f"{kinds.pop()} " if len(kinds) == 1 else ""
+    kind = f"{found} " if len(kinds) == 1 and (found := kinds.pop()) else ""
     sentences = {
         "condition": LABELS.__getitem__,
         "units": f"{{}} {kind}units".format,

@@ -80,10 +80,11 @@ def _check_same(directory: RunDirectory, config: RunConfig, lengthen: bool):
     if lengthen and now > before:
         differences.pop("epochs")
     if differences:
+        longer = ", and resume lengthens it" if now > before and len(differences) == 1 else ""
         listed = ", ".join(f"{name}={theirs!r} (not {ours!r})" for name, (theirs, ours) in differences.items())
         raise ValueError(
             f"out must not hold a run of another configuration, got {str(directory.path)!r}, which has {listed}; "
-            "overwrite replaces it"
+            f"overwrite replaces it{longer}"
         )
 
 

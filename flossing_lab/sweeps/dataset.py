@@ -14,7 +14,7 @@ xarray is imported only when needed; it comes with the extra [lab].
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -144,6 +144,8 @@ def collect(directory: Path | str, out: Path | str) -> "xarray.Dataset":
             runs[place] = run_dataset(run)
             configs.append(labels_of(config))
             versions[json.dumps(info["versions"])] = info["versions"]
+    taken = {str(name) for dataset in runs.values() for name in (*dataset.variables, *dataset.dims)}
+    grid = grid.renamed(taken | {"status", "seconds", "digest"})
     dims = list(grid.axes)
     coordinates = {name: (dim, _labels(values)) for dim, axis in grid.axes.items() for name, values in axis.items()}
     dataset = xarray.Dataset(
@@ -260,6 +262,15 @@ class _Grid(NamedTuple):
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(len(axis[dim]) for dim, axis in self.axes.items())
+
+    def renamed(self, taken: Collection[str]) -> "_Grid":
+        """The grid with fields that are also the name of a variable, such as `loss`, called `loss_setting`."""
+
+        def name(field: str) -> str:
+            return f"{field}_setting" if field in taken else field
+
+        axes = {name(d): {name(field): values for field, values in axis.items()} for d, axis in self.axes.items()}
+        return self._replace(axes=axes)
 
 
 def _sweep_grid(directory: Path) -> _Grid:
