@@ -60,7 +60,7 @@ def drawn(units, k, gain, recurrent, steps, seed, dtype):
     return network, inputs, state, jnp.linalg.qr(jax.random.normal(key, (units, k), dtype))[0]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "float64"])
 @settings(max_examples=6, deadline=None, derandomize=True)  # errors have a tail: see ERROR_FACTOR
 @given(
     case=st.sampled_from([(8, 8), (20, 15), (40, 38)]),

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.pytorch_settings import torch as torch
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "delayed_copy_torch.py"
@@ -17,6 +19,7 @@ def test_it_is_forty_lines_and_three():
     assert len(lines) - 3 <= 40
 
 
+@pytest.mark.slow  # docs/pytorch.md runs it, too
 def test_it_runs(tmp_path):
     """With few epochs: both networks start near chance, and are printed in order."""
     short = SCRIPT.read_text().replace("EPOCHS = 40, 100, 32, 64, 800", "EPOCHS = 40, 60, 8, 16, 2")
