@@ -105,7 +105,7 @@ def test_inputs_without_entries(segment):
     assert_close(gradient, jax.grad(lambda w: theirs(of(w), 2, **window))(weights), 1e-10)
 
 
-@pytest.mark.parametrize("segment", [None, 6])
+@pytest.mark.parametrize("segment", [pytest.param(None, marks=pytest.mark.slow), 6])
 def test_many_sequences_at_once(segment):
     """Under vmap: each sequence's gradient is that of its own, and the sum's is the sum."""
     weights, h, _, basis = drawn(1)

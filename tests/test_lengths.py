@@ -16,7 +16,10 @@ ROWS = [jax.random.normal(jax.random.key(i), (n, 2)) for i, n in enumerate(LENGT
 PADDED = jnp.stack([jnp.concatenate([row, jnp.full((30 - len(row), 2), 1e30)]) for row in ROWS])
 
 
-@pytest.mark.parametrize("options", [{}, {"interval": 3}, {"interval": 4, "transient": 5}, {"interval": "auto"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"interval": 3}, {"interval": 4, "transient": 5}, pytest.param({"interval": "auto"}, marks=pytest.mark.slow)],
+)
 def test_each_row_is_its_sequence_alone(options):
     found = fl.lyapunov_spectrum(CELL, PADDED, lengths=LENGTHS, k=3, **options)
     for row, spectrum in enumerate(fl.lyapunov_spectrum(CELL, each, k=3, **options) for each in ROWS):

@@ -138,6 +138,7 @@ def test_without_its_runs_a_figure_says_so_and_one_left_out_keeps_its_data(made,
     assert {claim.verdict for claim in figures["fig4"].claims(folder.read_data("fig4")["data"])} == {"not run"}
 
 
+@pytest.mark.slow  # test_cli.py interrupts a single run
 def test_ctrl_c_keeps_what_was_done(tmp_path):
     words = ["paper", "--scale", "tiny", "--only", "fig3", "--out", tmp_path / "out", "--workers", "1"]
     process = subprocess.Popen(

@@ -43,6 +43,7 @@ def test_the_code_of_the_readme_runs():
     assert blocks
     for block in blocks:  # as a user runs it: in its own process, with JAX's default settings; a few steps of training
         block = block.replace("range(800)", "range(3)").replace("preflossing=150", "preflossing=5")
+        block = block.replace("epochs=100", "epochs=3")
         done = subprocess.run([sys.executable, "-W", "error", "-c", block], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 

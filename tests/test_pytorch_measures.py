@@ -60,6 +60,7 @@ def test_numbers_of_the_jax_side(kind):
     assert (norms.horizon(1e-3), norms.memory_depth) == (expected.horizon(1e-3), expected.memory_depth)
 
 
+@pytest.mark.slow
 def test_lstm_and_float32():
     """The state of an LSTM has 2 N coordinates; results have the dtype of the state, whatever JAX is configured to."""
     for dtype in (torch.float32, torch.float64):

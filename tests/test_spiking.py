@@ -125,7 +125,7 @@ def draw_bits(key):
 
 
 @pytest.mark.usefixtures("optax_promotion")
-@pytest.mark.parametrize("k", [1, pytest.param(16, marks=pytest.mark.slow), 32])
+@pytest.mark.parametrize("k", [1, *(pytest.param(k, marks=pytest.mark.slow) for k in (16, 32))])
 def test_flossing_a_binary_network(k):
     """80 units, fresh bits in every epoch: lambda_1 ends within 0.06 of 0 along other bits, and so do the first k on
     average; the network spikes exactly all the while."""

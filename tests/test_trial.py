@@ -143,7 +143,7 @@ def test_a_key_that_is_none(key):
     [
         optax.chain(optax.adam(1e-3), optax.contrib.reduce_on_plateau()),
         optax.polyak_sgd(),
-        optax.lbfgs(),
+        pytest.param(optax.lbfgs(), marks=pytest.mark.slow),
     ],
 )
 def test_optimisers_that_use_the_loss(optimiser):
