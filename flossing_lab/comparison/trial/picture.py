@@ -32,6 +32,6 @@ def draw(trial: Trial, runs: Sequence[dict[str, Any]]) -> Figure:
         axes.set_title(task.title, loc="left", fontsize=10, color=DARK)
         remove_spines(axes)
     panels[0].set_yticks(range(len(networks)), networks)
-    panels[0].invert_yaxis()
+    panels[0].set_ylim(len(networks) - 0.5, -0.5)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
