@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 
 from scipy.stats import binomtest
 
+from flossing_lab.comparison import solved
+from flossing_lab.comparison.solved import Z
 from flossing_lab.comparison.trial.protocol import Trial
-
-Z = 1.959964
-"""The 97.5 % quantile of the normal distribution."""
 
 
 class Paired(NamedTuple):
@@ -40,23 +39,20 @@ class Paired(NamedTuple):
         return float(binomtest(self.only_second, discordant, 0.5).pvalue) if discordant else 1.0
 
 
-def pair(solved: Sequence[tuple[bool, bool]]) -> Paired:
+def pair(found: Sequence[tuple[bool, bool]]) -> Paired:
     """Count pairs of whether the first and the second arm solved."""
     return Paired(
-        n=len(solved),
-        first=sum(a for a, _ in solved),
-        second=sum(b for _, b in solved),
-        only_first=sum(a and not b for a, b in solved),
-        only_second=sum(b and not a for a, b in solved),
+        n=len(found),
+        first=sum(a for a, _ in found),
+        second=sum(b for _, b in found),
+        only_first=sum(a and not b for a, b in found),
+        only_second=sum(b and not a for a, b in found),
     )
 
 
 def is_solved(trial: Trial, run: dict[str, Any]) -> bool:
     """Whether the trained network reaches the value of its task on test data."""
-    task = trial.tasks[run["task"]]
-    if run["failure"]:
-        return False
-    return run[task.measure] >= task.solved if task.measure == "accuracy" else run[task.measure] <= task.solved
+    return solved.is_solved(run, trial.tasks[run["task"]])
 
 
 def pairs(trial: Trial, runs: Sequence[dict[str, Any]], network: str, task: str | None = None) -> Paired:
