@@ -50,7 +50,7 @@ class NotebookSeedsConfig(Section):
 
 
 class SettingsConfig(Section):
-    """What the author of the run says about it: by these names a report tells runs apart."""
+    """What the author of the run says about it. A report distinguishes runs by these names."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Setting] = Field(init=False)  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -82,8 +82,7 @@ class NotebookConfig(RunConfig):
         return self
 
     def values(self) -> dict[str, Any]:
-        """The fields by which runs are told apart. Units and k follow from the code, and runs without flossing have
-        none."""
+        """The fields that distinguish runs. Units and k are left out, since runs without flossing have none."""
         return {name: value for name, value in super().values().items() if name not in self.network.model_dump()}
 
     def differences(self, other: RunConfig) -> dict[str, tuple[Any, Any]]:
