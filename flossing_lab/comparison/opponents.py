@@ -121,7 +121,7 @@ def soft_orthogonality(network: fl.cells.Network, batch: Any, task: Any) -> Floa
 def vanishing_gradients(network: fl.cells.Network, batch: Any, task: Any) -> Float[Array, ""]:
     """Omega of Pascanu, Mikolov & Bengio (ICML 2013): the mean of (|J_t' g_{t+1}| / |g_{t+1}| - 1)^2 over steps.
 
-    g_t = dL/dh_t. Only J_t is differentiated with respect to the weights; states and g_t are constants, as in the paper.
+    g_t = dL/dh_t. Only J_t is differentiated by the weights; states and g_t are constants, as in the paper.
     """
     states = _states(network, batch)
 

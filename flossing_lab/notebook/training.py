@@ -64,8 +64,8 @@ def train(
 
     - `out`: the run directory.
     - `title`: the task in words.
-    - `settings`: whatever distinguishes this run from others, `{"delay": 20, "cell": "gru", "seed": 1}`. A report groups runs
-      by them, and seeds, names that begin with `seed`, are the runs of a group.
+    - `settings`: whatever distinguishes this run from others, `{"delay": 20, "cell": "gru", "seed": 1}`. A report
+      groups runs by them, and seeds, names that begin with `seed`, are the runs of a group.
     - `overwrite`: replaces a run that `out` already holds.
     - `progress`: shows epochs, loss, accuracy if the loss returns one, exponents, and the time left.
 
