@@ -7,8 +7,8 @@ and 5 for leaky integrate-and-fire neurons (flossed), 6 of 1, 2, 3, 5, 6, 7 and 
 Neurons have a membrane of 2 steps, a synapse of 1 step and an input scale of 5, surrogates for the task a sharpness of
 3 (neurons) and 1 (binary): no other sharpness that was tried learned a longer lag. Arms: none; preflossing with the
 exponents alone, the loss of the paper; with the default loss; and adaptive with the default loss, a block of 50 epochs
-after every 100 in which less than a thousandth of the gradient of the task reaches back. The arm without flossing trains
-for 3400 epochs more, which cost as much as preflossing with the default loss. Ten seeds, k = 48.
+after every 100 in which less than a thousandth of the gradient of the task reaches back. The arm without flossing
+trains for 3400 epochs more, which cost as much as preflossing with the default loss. Ten seeds, k = 48.
 """
 
 import dataclasses
