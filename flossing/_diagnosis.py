@@ -153,7 +153,7 @@ class Diagnosis:
             "network": f"{self.name}, {self.size} coordinates, {self.channels} inputs; horizon {self.horizon} steps",
             "gradients": reach,
             "directions": f"{self.alive} of {self.size} keep a hundredth over {self.horizon} steps; exponents "
-            f"{first:+.3f} to {last:+.3f} (the first {min(self.k, len(self.exponents))})",
+            f"{first:+.3f} to {last:+.3f} per step (the first {min(self.k, len(self.exponents))})",
             "inputs": kept,
         }
         if self.write is not None:

@@ -2,6 +2,13 @@
 
 import numpy as np
 
+OVERFLOW_MESSAGE = (
+    "the gradient overflows, although the exponents are finite: the step has no finite second derivative at some state "
+    "of the orbit, such as a normalisation at a zero state (pass another state=), or the window is too long for a "
+    "chaotic orbit"
+)
+"""The message for a flossing epoch whose exponents are finite and whose gradient is not."""
+
 
 def escape_message(where: str) -> str:
     """The message for a state or tangents that are no longer finite."""

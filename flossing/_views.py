@@ -38,6 +38,21 @@ def describe_spectrum(spectrum: Any) -> str:
     return f"Spectrum(k={len(exponents)}: {' ... '.join(shown)} per {unit}{many}, over {spectrum.steps} steps)"
 
 
+def describe_covariant(found: Any) -> str:
+    """Covariant vectors in one line: the outermost exponents, the number of states, what is stored of each."""
+    exponents, states = as_numpy(found.exponents), len(found.log_growth)
+    ends = " ... ".join(f"{exponents[i]:+.4f}" for i in sorted({0, len(exponents) - 1}))
+    stored = "measured" if found.vectors is None else f"vectors {tuple(found.vectors.shape)}"
+    return f"CovariantVectors(k={len(exponents)}: exponents {ends}, at {states} states; {stored})"
+
+
+def describe_uncertainty(found: Any) -> str:
+    """Errors in one line: their smallest and largest, and the degrees of freedom."""
+    errors = as_numpy(found.standard_error)
+    shown = f"{np.nanmin(errors):.2g} ... {np.nanmax(errors):.2g}" if np.isfinite(errors).any() else "NaN"
+    return f"Uncertainty(standard_error {shown}, shape {errors.shape}; {found.degrees_of_freedom} degrees of freedom)"
+
+
 def spectrum_table(spectrum: Any) -> str:
     """All exponents with their index and error, in columns."""
     exponents, errors = mean_and_error(spectrum)

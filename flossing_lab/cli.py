@@ -15,14 +15,14 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import tyro
 from pydantic import ValidationError
 
 from flossing_lab.comparison.command import Compare
 from flossing_lab.reference.config import Config
-from flossing_lab.runs.command import arguments_of, checked
+from flossing_lab.runs.command import OWN_DEFAULT, arguments_of, checked
 from flossing_lab.runs.config import DEFAULT_EXPERIMENT, explain_invalid
 from flossing_lab.runs.registry import EXPERIMENTS, command_class
 
@@ -40,12 +40,12 @@ class Spectrum:
     with the names of PyTorch's recurrent layers. Needs --inputs; nothing is unpickled."""
     inputs: Path | None = None
     """For --weights: a .npy file with inputs (T, S) or (B, T, S) of the recurrent layer."""
-    cell: Literal["tanh", "relu", "gru", "lstm"] | None = None
+    cell: Annotated[Literal["tanh", "relu", "gru", "lstm"] | None, OWN_DEFAULT] = None
     """For --weights: the kind of cell. Default: what the shapes imply."""
     module: str | None = None
     """For --weights: the recurrent module, such as encoder.rnn, in a model with several."""
-    first: int | None = None
-    """Number of exponents, largest first. Default: all."""
+    first: Annotated[int | None, OWN_DEFAULT] = None
+    """Number of exponents, from the largest. Default: all."""
     plot: Path = Path("spectrum.png")
     """Output file for the plot."""
 
@@ -85,11 +85,11 @@ class Diagnose:
     """File of a trained network, as for flossing spectrum. Needs --inputs and --horizon."""
     inputs: Path | None = None
     """For --weights: a .npy file with inputs (T, S) of the recurrent layer, longer than the horizon."""
-    cell: Literal["tanh", "relu", "gru", "lstm"] | None = None
+    cell: Annotated[Literal["tanh", "relu", "gru", "lstm"] | None, OWN_DEFAULT] = None
     """For --weights: the kind of cell. Default: what the shapes imply."""
     module: str | None = None
     """For --weights: the recurrent module, such as encoder.rnn, in a model with several."""
-    horizon: int | None = None
+    horizon: Annotated[int | None, OWN_DEFAULT] = None
     """The longest lag of the task, in steps. Default: that of the task of the run."""
     plot: Path = Path("diagnosis.png")
     """Output file for the picture."""
@@ -151,9 +151,9 @@ class Sweep:
 
     spec: tyro.conf.Positional[Path]
     """TOML file: [base] holds what all runs share; each [[axes]] table is an axis along which they differ."""
-    out: Path | None = None
+    out: Annotated[Path | None, OWN_DEFAULT] = None
     """Directory of the sweep. Default: sweeps/ plus the name of the specification."""
-    workers: int | None = None
+    workers: Annotated[int | None, OWN_DEFAULT] = None
     """Number of worker processes, one thread each. Default: one per usable core."""
     scheduler: str | None = None
     """Address of a running dask scheduler, such as tcp://127.0.0.1:8786, to use its workers instead of our own."""
@@ -178,7 +178,7 @@ class Collect:
 
     directory: tyro.conf.Positional[Path]
     """Sweep directory, or any folder that contains runs."""
-    out: Path | None = None
+    out: Annotated[Path | None, OWN_DEFAULT] = None
     """Zarr store to write; replaces only stores that this command wrote. Default: collected.zarr in the directory."""
 
     def __call__(self):
@@ -217,13 +217,13 @@ class Paper:
     scale: Literal["laptop", "paper", "tiny"] = "laptop"
     """laptop: half an hour on two cores; paper: 20 networks, all delays, 10,000 epochs, for a cluster; tiny: a few
     minutes, to check that everything works."""
-    only: str | None = None
+    only: Annotated[str | None, OWN_DEFAULT] = None
     """Figures to compute, such as fig1,fig3. Default: all figures of the paper. above_n, capacity, frontier,
     gradient_snr, larger and limits go beyond the paper and take tens of core-hours. Other figures are drawn from
     existing results."""
     out: Path = Path("paper-runs")
     """Directory for plots, data, RESULTS.md, runs/ and calculations/."""
-    workers: int | None = None
+    workers: Annotated[int | None, OWN_DEFAULT] = None
     """Number of worker processes, one thread each. Default: one per usable core."""
     scheduler: str | None = None
     """Address of a running dask scheduler, such as tcp://127.0.0.1:8786, to use its workers instead of our own."""

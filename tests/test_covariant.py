@@ -112,6 +112,16 @@ def test_exponents_are_those_of_lyapunov_spectrum_up_to_the_boundary():
     np.testing.assert_allclose(result.exponents, spectrum.exponents, rtol=0, atol=5 / 200)
 
 
+def test_exponents_per_unit_of_time():
+    step, state, inputs, steps = SYSTEMS["henon"]
+    per_step = covariant_vectors(step, inputs, state=state, steps=steps)
+    per_time = covariant_vectors(step, inputs, state=state, steps=steps, time_step=0.25)
+    np.testing.assert_allclose(per_time.exponents, 4 * per_step.exponents, rtol=1e-14)
+    np.testing.assert_array_equal(per_time.log_growth, per_step.log_growth)
+    with pytest.raises(ValueError, match="time_step must be"):
+        covariant_vectors(step, inputs, state=state, steps=steps, time_step=0.0)
+
+
 @pytest.mark.parametrize("block", [None, 7, 1000])
 def test_constant_matrix_gives_its_eigenvectors(block):
     moduli = np.array([3.0, -2.0, 1.2, 0.6, -0.3])

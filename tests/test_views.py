@@ -58,6 +58,21 @@ def test_text():
     assert traced[0].startswith("Spectrum(\n")
 
 
+def test_long_results_are_shown_in_one_line():
+    long = fl.lyapunov_spectrum(CELL, INPUTS, k=4)
+    assert repr(long.uncertainty()).startswith("Uncertainty(standard_error 0.0")
+    assert "shape (4,); 19 degrees" in repr(long.uncertainty())
+    vectors = fl.covariant_vectors(CELL, INPUTS[:60], k=4)
+    assert repr(vectors).startswith(f"CovariantVectors(k=4: exponents {float(vectors.exponents[0]):+.4f} ... ")
+    assert "vectors (" in repr(vectors)
+    assert "; measured)" in repr(fl.covariant_vectors(CELL, INPUTS[:60], k=4, measure=fl.angles_between))
+    memory = fl.memory_function(CELL, INPUTS, delays=5)
+    assert repr(memory).startswith(f"MemoryFunction(5 delays, 1 channels: capacity {memory.capacity().value:.2f} ± ")
+    traced = []
+    jax.jit(lambda s: traced.append(repr((s.uncertainty(), fl.covariant_vectors(CELL, INPUTS[:60], k=2)))))(long)
+    assert "Tracer" in traced[0]
+
+
 @pytest.mark.parametrize("results", [jax_results, torch_results])
 def test_frames(results):
     pandas = pytest.importorskip("pandas")

@@ -24,7 +24,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PyTree
 
 from flossing._arguments import default_transient
-from flossing._checks import check_integer, check_leaves, is_concrete
+from flossing._checks import check_integer, check_leaves, check_positive, is_concrete
 from flossing._linalg.mesh import varying
 from flossing._linalg.precision import in_full_precision
 from flossing._linalg.qr import independent_columns, positive_qr
@@ -34,6 +34,7 @@ from flossing._tangent.problem import Point, Problem, initial_basis, set_up
 from flossing._tangent.subspace import restrict
 from flossing._tangent.traced import TracedStep, trace_step
 from flossing._types import AnyArray, Input, RandomKey, State
+from flossing._views import describe_covariant
 
 
 class CovariantVectors(eqx.Module):
@@ -44,8 +45,8 @@ class CovariantVectors(eqx.Module):
     Entry i belongs to the state that enters the step with `inputs[transient + i]`, and to the Jacobian D of that step:
     D vectors[i] = vectors[i + 1] diag(exp log_growth[i]), signs included.
 
-    - `exponents` (k,): the mean of `log_growth`, per step, natural logarithm. Those of [`lyapunov_spectrum`][] along
-      the same steps differ by a boundary term O(1/n).
+    - `exponents` (k,): the mean of `log_growth` per step (or per unit of time, if a `time_step` was given), natural
+      logarithm. Those of [`lyapunov_spectrum`][] along the same steps differ by a boundary term O(1/n).
     - `log_growth` (n, k): the log growth of each vector in the next step.
     - `vectors` (n, N, k): unit columns in the coordinates of the state; None if a `measure` was given.
     - `states`: the n states, structured as the one given, with a leading axis of n; None if a `measure` was given.
@@ -59,6 +60,10 @@ class CovariantVectors(eqx.Module):
     vectors: Float[AnyArray, "n N k"] | None
     states: State
     measured: PyTree
+
+    def __repr__(self) -> str:
+        is_measured = eqx.is_array_like(self.exponents) and is_concrete(self)  # not traced, nor a tree of shapes
+        return describe_covariant(self) if is_measured else eqx.tree_pformat(self)
 
 
 def covariant_vectors(
@@ -75,6 +80,7 @@ def covariant_vectors(
     steps: int | None = None,
     block: int | None = None,
     measure: Callable[[Any], PyTree] | None = None,
+    time_step: float = 1.0,
 ) -> CovariantVectors:
     """Compute the first `k` covariant Lyapunov vectors of `model` along `inputs`.
 
@@ -88,8 +94,10 @@ def covariant_vectors(
       default of about sqrt(T). The result does not depend on it.
     - `measure`: `measure(vectors (N, k)) -> pytree`, such as [`angles_between`][], applied at each state; only its
       result is stored, instead of vectors and states.
+    - `time_step`: the duration of one step, for exponents per unit of time, such as those of a flow.
 
-    **Returns:** [`CovariantVectors`][]: unit vectors in the coordinates of the state; growth in nats per step.
+    **Returns:** [`CovariantVectors`][]: unit vectors in the coordinates of the state; growth in nats of each step;
+    exponents per step (or unit of time).
 
     A vector is defined up to its sign, which the basis sets and the flow propagates. Vectors of equal exponents (such
     as a complex pair) are covariant but not individually defined. dtype: that of the state.
@@ -107,6 +115,7 @@ def covariant_vectors(
         vectors = fl.covariant_vectors(cell, inputs, k=4, measure=fl.angles_between)
         print(vectors.measured.min(0))
     """
+    check_positive("time_step", time_step)
     problem = set_up(model, inputs, state=state, step=step, steps=steps)
     length = problem.length
     if transient is None:
@@ -129,7 +138,7 @@ def covariant_vectors(
     flow = compiled(covariant_flow, problem)
     result, trace = flow(basis, traced, arrays, stops=(transient, length - backward_transient, length), block=block)
     _check_trace(trace, transient, block)
-    return result
+    return eqx.tree_at(lambda found: found.exponents, result, result.exponents / time_step)
 
 
 class Trace(NamedTuple):
@@ -302,6 +311,9 @@ def angle_between_subspaces(vectors: ArrayLike, split: int) -> Float[Array, ""]:
     In radians, 0 to pi / 2, in the dtype of `vectors`, (N, k) with independent columns; small angles are accurate.
     With the number of expanding covariant vectors as `split`, it shows how close an orbit comes to a tangency. Raises
     `ValueError` unless `split` is from 1 to k - 1. Source: Björck & Golub, Math. Comp. 27, 579 (1973).
+
+        angle = lambda vectors: fl.angle_between_subspaces(vectors, split=2)
+        print(fl.covariant_vectors(cell, inputs, k=6, measure=angle).measured.min())
     """
     v = _columns(vectors, least=2)
     check_integer("split", split, least=1, most=v.shape[1] - 1, note=f" (there are {v.shape[1]} vectors)")

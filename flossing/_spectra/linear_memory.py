@@ -30,7 +30,7 @@ class Capacity(NamedTuple):
     standard_error: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class MemoryFunction:
     """The linear memory function of a network; NumPy arrays.
 
@@ -42,6 +42,11 @@ class MemoryFunction:
 
     values: Float[np.ndarray, "d S"]
     folds: Float[np.ndarray, "folds d S"]
+
+    def __repr__(self) -> str:
+        delays, channels = self.values.shape
+        value, error = self.capacity()
+        return f"MemoryFunction({delays} delays, {channels} channels: capacity {value:.2f} ± {error:.2f})"
 
     def standard_error(self) -> Float[np.ndarray, "d S"]:
         """The standard error of `values`, from the folds."""

@@ -22,8 +22,9 @@ from flossing._views import describe_spectrum, spectrum_dataset, spectrum_frame,
 class Spectrum(eqx.Module):
     """Lyapunov exponents of one network along one sequence, or along each of B sequences.
 
-    - `exponents` (k,): per step (per unit of time if a `time_step` was given), natural logarithm, descending once the
-      flow has settled. They depend on the orbit: with inputs, they are the exponents of the driven system.
+    - `exponents` (k,): per step (per unit of time if a `time_step` was given), natural logarithm. Their order is that
+      of the columns of Q: descending over long times; over short ones neighbours may change places, and are not sorted.
+      They depend on the orbit: with inputs, they are the exponents of the driven system.
     - `log_growth` (blocks, k): log R_ii of each block of `interval` steps after the transient; the last block may be
       shorter. `exponents` is its sum over blocks, divided by `steps * time_step`.
     - `state`: the state after the last step, structured as the one given.

@@ -17,6 +17,7 @@ from scipy import special
 
 from flossing._checks import check_integer, is_concrete
 from flossing._types import AnyArray
+from flossing._views import describe_uncertainty
 
 SPLIT = 8
 """The number of parts of each batch, which show how scatter scales with length."""
@@ -44,6 +45,10 @@ class Uncertainty(NamedTuple):
     standard_error: Float[AnyArray, "*B k"]
     degrees_of_freedom: int
     is_upper_bound: Bool[AnyArray, "*B k"]
+
+    def __repr__(self) -> str:
+        is_measured = hasattr(self.standard_error, "shape") and is_concrete(self)  # not traced
+        return describe_uncertainty(self) if is_measured else f"Uncertainty{tuple(self)}"
 
     def half_width(self, level: float = 0.95) -> Float[AnyArray, "*B k"]:
         """Half the width of the two-sided confidence interval at `level`."""

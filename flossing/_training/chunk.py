@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from flossing._messages import infinite_exponent_message
+from flossing._messages import OVERFLOW_MESSAGE, infinite_exponent_message
 from flossing._runtime.epochs import run_chunk
 from flossing._tangent.interval import ADAPT_EVERY, shorter_interval
 from flossing._training.epoch import Flossing, FlossingRecord, FlossingState
@@ -74,5 +74,5 @@ def check_record(record: FlossingRecord, first: int):
     bad = int(good.argmin())
     exponents = np.asarray(record.exponents)[bad]
     is_finite, interval = np.isfinite(exponents).all(), int(record.interval[bad])
-    reason = "the gradient overflows" if is_finite else infinite_exponent_message(exponents, interval)
+    reason = OVERFLOW_MESSAGE if is_finite else infinite_exponent_message(exponents, interval)
     raise FloatingPointError(f"flossing epoch {first + bad}: {reason}")

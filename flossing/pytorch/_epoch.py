@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from flossing._messages import OVERFLOW_MESSAGE
 from flossing.pytorch._arguments import own_transient
 from flossing.pytorch._modules import unwrapped
 from flossing.pytorch._orbits import white
@@ -155,7 +156,7 @@ def update(
             optimiser.step()
     optimiser.zero_grad()
     if not math.isfinite(norm):
-        raise FloatingPointError(f"flossing epoch {epoch}: the gradient overflows")
+        raise FloatingPointError(f"flossing epoch {epoch}: {OVERFLOW_MESSAGE}")
     return norm
 
 

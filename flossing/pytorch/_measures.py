@@ -37,11 +37,12 @@ def covariant_vectors(
     backward_transient: int | None = None,
     steps: int | None = None,
     measure: Callable[[Any], Any] | None = None,
+    time_step: float = 1.0,
 ) -> Any:
     """Compute the first `k` covariant Lyapunov vectors of a recurrent PyTorch network along one sequence.
 
     **Arguments:** `model`, `inputs`, `state`, `k`, `generator`, `basis`, `step`, `steps`, `transient` as in
-    [`lyapunov_spectrum`][flossing.pytorch.lyapunov_spectrum]; `backward_transient`, `measure` as in
+    [`lyapunov_spectrum`][flossing.pytorch.lyapunov_spectrum]; `backward_transient`, `measure`, `time_step` as in
     [`flossing.covariant_vectors`][], where `measure` is a function of JAX, such as [`flossing.angles_between`][].
 
     **Returns:** a [`CovariantVectors`][flossing.CovariantVectors] of NumPy arrays, of the dtype of the state. `states`
@@ -58,9 +59,9 @@ def covariant_vectors(
         transient = default_transient(length) if basis is None else 0
     check_integer("transient", transient, least=0, most=length - 1, note=f" (the run has {length} steps)")
     start = initial_basis(system.size, system.like, k=k, generator=generator, basis=basis).detach().cpu().numpy()
-    options = {"basis": start, "transient": transient, "backward_transient": backward_transient, "measure": measure}
+    options = {"basis": start, "transient": transient, "backward_transient": backward_transient}
     with _linear(system) as (fl, linear):
-        found = _as_numpy(fl.covariant_vectors(**linear, **options))
+        found = _as_numpy(fl.covariant_vectors(**linear, **options, measure=measure, time_step=time_step))
     if found.states is None:
         return found
     states = _orbit(system)[transient : transient + len(found.log_growth)]

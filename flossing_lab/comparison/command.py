@@ -2,8 +2,11 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 import tyro
+
+from flossing_lab.runs.command import OWN_DEFAULT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,9 +20,9 @@ class Compare:
 
     protocol: tyro.conf.Positional[Path]
     """TOML file; comparison/short.toml is an example."""
-    out: Path | None = None
+    out: Annotated[Path | None, OWN_DEFAULT] = None
     """Directory of the results. Default: the file without its ending."""
-    workers: int | None = None
+    workers: Annotated[int | None, OWN_DEFAULT] = None
     """Number of worker processes, one thread each. Default: one per usable core."""
     scheduler: str | None = None
     """Address of a running dask scheduler, such as tcp://127.0.0.1:8786, to use its workers instead of our own."""

@@ -2,9 +2,10 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 from flossing_lab.own.config import OwnConfig
-from flossing_lab.runs.command import arguments_of, say, train
+from flossing_lab.runs.command import OWN_DEFAULT, arguments_of, say, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,7 @@ class TrainOwn:
     """The settings of the run."""
     seed: int | None = None
     """Value of all seeds at once."""
-    out: Path | None = None
+    out: Annotated[Path | None, OWN_DEFAULT] = None
     """Run directory. Default: runs/ plus a name built from task, cell, condition and seed."""
     overwrite: bool = False
     """Replace a run that the directory already holds."""

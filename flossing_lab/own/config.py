@@ -18,7 +18,7 @@ from flossing_lab.runs.config import (
     Seed,
 )
 
-Condition = Literal["none", "before", "before_and_during", "adaptive"]
+Condition = Literal["none", "before", "during", "before_and_during", "adaptive"]
 
 
 class OwnNetworkConfig(Section):
@@ -62,12 +62,12 @@ class OwnFlossingConfig(Section):
     """Gradient flossing: when, how long, and which exponents."""
 
     condition: Condition = "before"
-    """When to floss: none; before training; before and, at fixed epochs, during it; adaptive: before, and during it
+    """When to floss: none; before training; during it, every EVERY epochs; both; adaptive: before, and during it
     while little of the gradient reaches back over the window (flossing.gradient_reach below THRESHOLD)."""
     loss: Literal["default", "exponents"] = "default"
     """The loss of flossing: that of flossing.floss, or the exponents alone, the loss of the paper."""
     k: Count | None = None
-    """Number of exponents to floss, largest first. Default: three quarters of UNITS."""
+    """Number of exponents to floss, from the largest. Default: three quarters of UNITS."""
     target: Real = 0.0
     """Target value of the flossed exponents, per step."""
     window: Count | None = None

@@ -124,10 +124,10 @@ def make_schedule(config: OwnConfig) -> schedules.Schedule:
         return schedules.never()
     if settings.condition == "before":
         return schedules.preflossing(settings.preflossing)
-    if settings.condition == "before_and_during":
-        first = schedules.preflossing(settings.preflossing)
+    if settings.condition in ("during", "before_and_during"):
         later = schedules.interflossing(settings.interflossing, every=settings.every, blocks=None)
-        return schedules.sum_schedules(first, later)
+        first = schedules.preflossing(settings.preflossing)
+        return later if settings.condition == "during" else schedules.sum_schedules(first, later)
     is_lost = blocks_below(settings.threshold, settings.interflossing)
     return schedules.rule(is_lost, every=settings.every, preflossing=settings.preflossing)
 

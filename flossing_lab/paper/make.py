@@ -27,6 +27,8 @@ from flossing_lab.sweeps.spec import Point, Spec, describe
 from flossing_lab.sweeps.sweep import check_points, has_finished, locked, run_job
 from flossing_lab.sweeps.workers import Job, check_workers, run_jobs, say
 
+TINY = "Scale tiny, which only checks the machinery: networks of 8 units, not the sizes in the titles."
+
 
 def make_paper(
     scale: Scale,
@@ -111,7 +113,10 @@ def write_page(folder: Folder, figures: Mapping[str, FigureModule]):
     available = {name: content for name, content in contents.items() if content is not None}
     for name, content in available.items():
         if content["runs"]["made"] + content["calculations"]["made"]:
-            save_figure(figures[name].draw(content["data"]), folder.path / f"{name}.png")
+            figure = figures[name].draw(content["data"])
+            if content["scale"] == "tiny":
+                figure.text(0.005, 0.005, TINY, color="0.4", fontsize=8, va="bottom")
+            save_figure(figure, folder.path / f"{name}.png")
     write_atomically(folder.path / "RESULTS.md", page(figures, available).encode())
 
 

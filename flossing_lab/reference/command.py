@@ -2,16 +2,18 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 from flossing_lab.reference.config import Config
-from flossing_lab.runs.command import arguments_of, say, train
+from flossing_lab.runs.command import OWN_DEFAULT, arguments_of, say, train
 
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """Run the reference experiment, or the second one with `train balance`. Defaults: those of the released examples.
+    """Train one network, with and without flossing: the reference experiment, with the released code's defaults.
 
-    The second experiment, a network that balances itself, has its own arguments: see `flossing train balance --help`.
+    Two more experiments have arguments of their own: `flossing train balance --help`, a network that balances itself,
+    and `flossing train own --help`, your task and your cell.
 
     This writes a run directory: configuration, versions, metrics of every epoch, parameters, checkpoints, a picture.
     If a run was interrupted, the same command continues it, bit for bit as if it had never stopped.
@@ -21,7 +23,7 @@ class Train:
     """The settings of the run."""
     seed: int | None = None
     """Value of all seeds at once."""
-    out: Path | None = None
+    out: Annotated[Path | None, OWN_DEFAULT] = None
     """Run directory. Default: runs/ plus a name built from task, delay, condition and seed."""
     overwrite: bool = False
     """Replace a run that the directory already holds."""

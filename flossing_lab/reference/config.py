@@ -108,7 +108,7 @@ class FlossingConfig(Section):
     during it while the gradient does not reach the initial states: |dL/dx0| <= THRESHOLD |dL/dJ|, with the norms
     before clipping."""
     k: Count | None = None
-    """Number of exponents to floss, largest first. Default: 75, or all if there are fewer; adaptive: all."""
+    """Number of exponents to floss, from the largest. Default: 75, or all if there are fewer; adaptive: all."""
     target: Real = 0.0
     """Target value of the flossed exponents, per step."""
     window: Count | None = None

@@ -9,6 +9,9 @@ from pydantic import BaseModel, Field, create_model
 
 from flossing_lab.runs.config import RunConfig
 
+OWN_DEFAULT = tyro.conf.arg(help_behavior_hint="")
+"""Annotates an argument whose description says its default, so that `--help` does not add another."""
+
 if TYPE_CHECKING:
     from flossing_lab.runs.directory import RunDirectory
 
@@ -101,6 +104,8 @@ def _unchecked(section: type[BaseModel]) -> type[BaseModel]:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             kind = _unchecked(kind)
             default = kind()
+        elif "Default:" in (info.description or ""):
+            kind = Annotated[kind, OWN_DEFAULT]
         fields[name] = (kind, Field(default=default, description=info.description))
     return create_model(section.__name__, __doc__=section.__doc__, **fields)
 

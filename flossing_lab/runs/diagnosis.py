@@ -1,5 +1,6 @@
 """Prints and plots the diagnosis of a saved run, of a freshly drawn network, or of weights in a file."""
 
+import sys
 from pathlib import Path
 
 import jax
@@ -26,6 +27,7 @@ def diagnose_run(config: RunConfig, source: Path | None, horizon: int | None, pl
     horizon = getattr(config, "longest_lag", None) if horizon is None else horizon
     if horizon is None:
         raise ValueError("horizon must be given: the longest lag of the task, in steps")
+    _announce(config.name, horizon)
     _show(fl.diagnose(**driven_system(model, config), horizon=horizon), plot)
 
 
@@ -35,7 +37,12 @@ def diagnose_weights(file: Path, inputs: Path, *, kind: str | None, name: str | 
     cell, sequence = load_cell(file, kind, name), read_inputs(inputs)
     if sequence.ndim != 2:
         raise ValueError(f"inputs must be a single sequence (T, S), got shape {sequence.shape} in {inputs}")
+    _announce(file.name, horizon)
     _show(fl.diagnose(cell, jnp.asarray(sequence, cell.layers[0][1].dtype), horizon=horizon), plot)
+
+
+def _announce(name: str, horizon: int):
+    print(f"{name}: measuring exponents, gradients and memory over {horizon} steps", file=sys.stderr, flush=True)
 
 
 def _show(diagnosis: fl.Diagnosis, plot: Path):
