@@ -43,6 +43,8 @@ def load(name: str, folder: str, *, kind: str, known: dict[str, Any]) -> Any:
             raise ValueError(f"{kind} must be importable, got {name!r}: {error}") from error
     for entry in importlib.metadata.entry_points(group=f"flossing.{kind}s", name=plain):
         return entry.load()
+    if plain.endswith(".py"):
+        raise ValueError(f"{kind} must name a class of the file, {plain}:MyClass, got {plain!r}")
     legal = f"{', '.join(known)}, a class in a file, mine.py:MyClass, or an entry point of flossing.{kind}s"
     raise ValueError(f"{kind} must be one of {legal}, got {kind}={plain!r}")
 

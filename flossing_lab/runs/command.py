@@ -42,6 +42,7 @@ def train(
 
     from flossing_lab.runs.console import Display
     from flossing_lab.runs.directory import RunDirectory
+    from flossing_lab.runs.experiment import experiment_module
     from flossing_lab.runs.process import cache_compilations
     from flossing_lab.runs.run import run
 
@@ -65,6 +66,7 @@ def train(
     if directory.has_finished(config) and not overwrite:
         say("this run is finished; --overwrite reruns it")
         return directory
+    experiment_module(config).check(config)
     with Display(Console()) as display:
         display.start("training")
         cache_compilations()
