@@ -72,10 +72,10 @@ def preflossing(epochs: int = 500) -> Schedule:
     return _Fixed(epochs, 1, 1, 1)
 
 
-def interflossing(epochs: int = 500, *, every: int = 100, blocks: int | None = 2) -> Schedule:
-    """`epochs` flossing epochs whenever the training epoch is a multiple of `every`, at most `blocks` times.
+def interflossing(epochs: int = 500, *, every: int = 100, blocks: int | None = 2, start: int | None = None) -> Schedule:
+    """`epochs` flossing epochs before every `every`-th training epoch, at most `blocks` times.
 
-    Raises ValueError for numbers out of range.
+    The first block comes before training epoch `start`, by default `every`. Raises ValueError for numbers out of range.
 
         schedule = fl.schedules.sum_schedules(fl.schedules.preflossing(), fl.schedules.interflossing(50, every=200))
     """
@@ -83,7 +83,9 @@ def interflossing(epochs: int = 500, *, every: int = 100, blocks: int | None = 2
     check_integer("every", every, least=1)
     if blocks is not None:
         check_integer("blocks", blocks, least=0)
-    return _Fixed(epochs, every, every, blocks)
+    start = every if start is None else start
+    check_integer("start", start, least=1)
+    return _Fixed(epochs, start, every, blocks)
 
 
 @dataclasses.dataclass(frozen=True)

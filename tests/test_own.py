@@ -90,7 +90,10 @@ def run(*words):
 
 @pytest.mark.parametrize(
     "condition",
-    ["adaptive", *(pytest.param(name, marks=pytest.mark.slow) for name in ("none", "before", "during", "before_and_during"))],
+    [
+        "adaptive",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("none", "before", "during", "before_and_during")),
+    ],
 )
 def test_a_task_and_a_cell_of_a_file(folder, condition, capsys):
     words = ["train", "mine.py:FirstBit", "--cell", "mine.py:Leak", "--condition", condition, *SHORT]

@@ -89,7 +89,8 @@ def test_first_scored_can_be_said():
     [
         (lambda: TemporalXOR(steps=39, delay=20), "delay must leave a scored step.*steps=39.*delay=20.*40"),
         (lambda: DelayedCopy(steps=5, delay=6), "delay must leave a scored step"),
-        (lambda: DelayedCopy(delay=0), "delay must be an integer of at least 1, got delay=0"),
+        (lambda: DelayedCopy(delay=-1), "delay must be an integer of at least 0, got delay=-1"),
+        (lambda: TemporalXOR(delay=0), "delay must be an integer of at least 1, got delay=0"),
         (lambda: TemporalXOR(order=0), "order must be an integer from 1 to 16, got order=0"),
         (lambda: SpatialXOR(first_scored=301), "first_scored must be an integer from 1 to 300, got first_scored=301"),
         (lambda: DelayedCopy(steps=0), "steps must be an integer of at least 1, got steps=0"),

@@ -31,11 +31,12 @@ class _BinaryTask(abc.ABC):
 
     channels: ClassVar[int] = 1
     outputs: ClassVar[int] = 1
+    least_delay: ClassVar[int] = 1
     baseline_loss: ClassVar[float] = math.log(2)
 
     def __post_init__(self):
         check_integer("steps", self.steps, least=1)
-        check_integer("delay", self.delay, least=1)
+        check_integer("delay", self.delay, least=self.least_delay)
         if self.first_scored is not None:
             check_integer("first_scored", self.first_scored, least=1, most=self.steps)
         elif self.longest_lag > self.steps:
@@ -80,10 +81,12 @@ class _BinaryTask(abc.ABC):
 
 
 class DelayedCopy(_BinaryTask):
-    """`y_t = s_{t - delay}`: reproduce the input of `delay` steps ago; scored from step `delay` on.
+    """`y_t = s_{t - delay}`: reproduce the input of `delay` steps ago, 0 or more; scored from step `delay` on.
 
     Source: Engelken (NeurIPS 2023), section 4, task 0 of the released code.
     """
+
+    least_delay: ClassVar[int] = 0
 
     def targets(self, bits: Float[Array, "L S"]) -> Float[Array, " T"]:
         return self._lagged(bits, self.delay)[:, 0]

@@ -4,8 +4,9 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
+from flossing_lab.reference.call import CALLED, flags, read_call
 from flossing_lab.reference.config import Config
-from flossing_lab.runs.command import OWN_DEFAULT, arguments_of, say, train
+from flossing_lab.runs.command import OWN_DEFAULT, arguments_of, checked, say, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +22,9 @@ class Train:
 
     config: arguments_of(Config)  # pyright: ignore[reportInvalidTypeForm]
     """The settings of the run."""
+    call: str | None = None
+    """The call of the released Julia code, trainRNNflossing(80, 3001, ...), or its 33 numbers in quotes, instead of the
+    flags that have a Julia name; prints the flags that it means."""
     seed: int | None = None
     """Value of all seeds at once."""
     out: Annotated[Path | None, OWN_DEFAULT] = None
@@ -32,11 +36,27 @@ class Train:
     SNAPSHOTS-EVERY and HALVINGS may change; other arguments are refused."""
 
     def __call__(self):
-        directory = train(Config, self.config, self.out, self.overwrite, self.resume, self.seed)
+        arguments = self.config if self.call is None else self._called(self.call)
+        directory = train(Config, arguments, self.out, self.overwrite, self.resume, self.seed)
         if stopped := directory.info.get("stopped"):
             say(f"ended at epoch {stopped['epoch']}: {stopped['reason']}")
         say(f"accuracy over the last epochs {directory.metrics('training')['accuracy'][-100:].mean():.3f}")
         say(f"run directory   {directory.path}\nplot            {directory.path / 'run.png'}")
+
+    def _called(self, text: str) -> Config:
+        """The configuration of a call, with those flags that the call leaves open."""
+        if self.seed is not None or self.resume is not None:
+            raise ValueError("seed and resume must be left out with call, which gives all seeds and a run of its own")
+        call = read_call(text)
+        given = {name: ours for name, (_, ours) in Config().differences(checked(Config, self.config)).items()}
+        if clash := [name for name in given if name in CALLED]:
+            raise ValueError(f"{clash[0]} must be left out with call, which says it, got {given[clash[0]]!r}")
+        safety = checked(Config, self.config).safety
+        config = call.config.with_values(**given).model_copy(update={"safety": safety})
+        say(f"this call is   {flags(config)}")
+        for note in call.notes:
+            say(f"note           {note}")
+        return config
 
 
 COMMAND = Train

@@ -5,6 +5,7 @@ own configuration, in `flossing_lab.balance.config`. Neither imports JAX, so `--
 """
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
@@ -26,14 +27,25 @@ from flossing_lab.runs.config import (
 Condition = Literal["none", "before", "during", "before_and_during", "adaptive"]
 TaskName = Literal["copy", "temporal_xor", "spatial_xor"]
 
+JULIA_NAMES = {
+    **{"units": "N", "epochs": "E", "every": "Ef", "epochs_during": "Ei", "epochs_before": "Ep", "blocks": "Ni"},
+    **{"batch": "B", "steps": "T", "window": "Tp", "flossing_steps": "Ti", "seed_initial": "sIC", "seed_input": "sIn"},
+    **{"seed_network": "sNet", "seed_basis": "sONS", "learning_rate": "lr", "beta1": "b1", "beta2": "b2"},
+    **{"gain": "g", "mean_coupling": "gbar", "amplitude": "I1", "delay": "delay", "input_scale": "wsS"},
+    **{"input_mean": "wsM", "readout_scale": "wrS", "readout_mean": "wrM", "bias_scale": "bS", "bias_mean": "bM"},
+    **{"target": "Lwnt"},
+}
+"""The arguments of the released Julia code by field, where one number is one field."""
+
 
 class NetworkConfig(Section):
     """The network: x <- J tanh(x) + b + ws s / S, readout wr x + offset."""
 
     units: Count = 80
     """Number of units N."""
-    recurrent: Literal["gaussian", "orthogonal"] = "gaussian"
-    """Recurrent weights J: Gaussian of standard deviation gain / sqrt(N), or gain times an orthogonal matrix."""
+    recurrent: Literal["gaussian", "orthogonal", "lapack"] = "gaussian"
+    """Recurrent weights J: Gaussian of standard deviation gain / sqrt(N), or gain times an orthogonal matrix, uniformly
+    distributed; lapack: with the signs that a QR factorisation happens to give, as in the released code."""
     gain: Real = 1.0
     """Gain g of the recurrent weights."""
     mean_coupling: Real = 0.0
@@ -58,8 +70,9 @@ class TaskConfig(Section):
     task: TaskName = "temporal_xor"
     """copy: the bit of DELAY steps ago; temporal_xor: the parity of 2^ORDER bits, DELAY apart; spatial_xor: the
     parity of three channels DELAY steps ago."""
-    delay: Count = 10
-    """Basic lag in steps. The longest lag, the d of the paper's text, is 2^ORDER times this for temporal_xor."""
+    delay: CountOrNone = 10
+    """Basic lag in steps, from 0 for copy, else from 1. The longest lag, the d of the paper's text, is 2^ORDER times
+    this for temporal_xor."""
     order: Annotated[int, Field(ge=1, le=16)] = 1
     """temporal_xor: parity of 2^ORDER bits."""
     channels: Literal[1, 3] | None = None
@@ -70,6 +83,9 @@ class TaskConfig(Section):
     """Kind of input. (The released code sets a number for it but never reads it.)"""
     steps: Count = 300
     """Length T of a training sequence."""
+    history: Literal["drawn", "zero"] = "drawn"
+    """Targets that depend on bits before the sequence: drawn: those bits are drawn, too; zero: up to step
+    DELAY (2^ORDER - 1) the target is 0, as in the released code, which scores them for task numbers above 1."""
     first_scored: Count | None = None
     """First scored step, counted from 1. Default: the longest lag. (For task numbers above 0, the released code uses
     2 DELAY.)"""
@@ -201,6 +217,11 @@ class Config(RunConfig):
     experiment: Literal["reference"] = "reference"
     """The experiment that this run belongs to."""
 
+    argument_notes: ClassVar[Mapping[str, str]] = {
+        **{field: f"Julia: {name}." for field, name in JULIA_NAMES.items()},
+        **{"k": "Julia: nLE.", "recurrent": "Julia: IC, 1 or 3 (lapack).", "channels": "Julia: S."},
+        **{"task": "Julia: task, 0 for copy, -ORDER for temporal_xor.", "input_kind": "Julia: intype."},
+    }
     units_are: ClassVar[str] = "tanh"
     driven_by: ClassVar[str] = "random bits"
 
@@ -220,6 +241,8 @@ class Config(RunConfig):
             raise ValueError(
                 f"k must be an integer from 1 to {self.network.units} (the number of units), got k={self.k}"
             )
+        if self.task.delay < 1 and self.task.task != "copy":
+            raise ValueError(f"delay must be at least 1 for {self.task.task}, got delay={self.task.delay}")
         expected = 3 if self.task.task == "spatial_xor" else 1
         if self.task.channels not in (None, expected):
             raise ValueError(f"channels must be {expected} for {self.task.task}, got channels={self.task.channels}")
@@ -234,6 +257,18 @@ class Config(RunConfig):
                 f"transient must be less than window={self.window}, got transient={self.flossing.transient}"
             )
         return self
+
+    @classmethod
+    def from_call(cls, text: str) -> "Config":
+        """The configuration of a call of the released Julia code, `trainRNNflossing(...)` or its 33 numbers.
+
+        Raises ValueError, by its Julia name, for an argument that is refused. See `flossing_lab.reference.call`.
+
+            config = Config.from_call("trainRNNflossing(80, 3001, 100, 500, 500, 2, 16, ...)")
+        """
+        from flossing_lab.reference.call import read_call
+
+        return read_call(text).config
 
     @property
     def longest_lag(self) -> int:
@@ -252,7 +287,7 @@ class Config(RunConfig):
         # x0 has one row per sequence, so its gradient norm falls with the square root of the batch; that of J does not.
         common = {"flossing_rate": training.learning_rate, "threshold": 4e-3 / math.sqrt(training.batch)}
         if self.condition == "adaptive":
-            window = min(2 * self.longest_lag, self.task.steps)
+            window = max(1, min(2 * self.longest_lag, self.task.steps))
             return Plan(k=units, window=window, epochs_before=1500, epochs_during=50, every=25, **common)
         return Plan(k=min(75, units), window=55, epochs_before=500, epochs_during=500, every=100, **common)
 
@@ -268,7 +303,7 @@ class Config(RunConfig):
     @property
     def _task_defaults(self) -> dict[str, Any]:
         """What the task fills in for fields that are None."""
-        return {"channels": 3 if self.task.task == "spatial_xor" else 1, "first_scored": self.longest_lag}
+        return {"channels": 3 if self.task.task == "spatial_xor" else 1, "first_scored": max(self.longest_lag, 1)}
 
     def _non_defaults(self) -> dict[str, Any]:
         # Values equal to their default are left out, as if they had not been given.

@@ -23,6 +23,7 @@ from flossing.schedules import Schedule
 from flossing_lab.reference.config import Config, NetworkConfig, StoppingConfig, TrainingConfig
 from flossing_lab.reference.figures import draw_run
 from flossing_lab.reference.network import ReferenceNetwork, draw_network
+from flossing_lab.reference.task import Batch, FlossingInputs, make_task
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.experiment import Experiment, Measurements
 from flossing_lab.runs.process import check_fits
@@ -81,27 +82,6 @@ def singular_values(model: ReferenceModel, gradient: ReferenceModel) -> dict[str
         "singular_values/x0": jnp.linalg.svdvals(gradient.x0),
         "effective_rank/network.J": effective_rank(values),
     }
-
-
-class Batch(eqx.Module):
-    """Draws a batch of sequences of one task, `batch(key)`."""
-
-    task: tasks.DelayedCopy | tasks.TemporalXOR | tasks.SpatialXOR = eqx.field(static=True)
-    size: int = eqx.field(static=True)
-
-    def __call__(self, key: RandomKey) -> tasks.Trial:
-        return jax.vmap(self.task)(jax.random.split(key, self.size))
-
-
-class FlossingInputs(eqx.Module):
-    """Draws the inputs that drive one flossing epoch, `inputs(key)`."""
-
-    steps: int = eqx.field(static=True)
-    channels: int = eqx.field(static=True)
-    amplitude: float = eqx.field(static=True)
-
-    def __call__(self, key: RandomKey) -> Float[Array, "T S"]:
-        return self.amplitude * jax.random.bernoulli(key, shape=(self.steps, self.channels)).astype(float)
 
 
 def check(config: Config, *, here: bool = True):
@@ -194,20 +174,6 @@ def check_memory(config: Config):
     check_fits(needs, config.dtype)
 
 
-def make_task(config: Config) -> tasks.DelayedCopy | tasks.TemporalXOR | tasks.SpatialXOR:
-    """The task that `config` names."""
-    task = config.task
-    common = {
-        "steps": task.steps,
-        "delay": task.delay,
-        "amplitude": task.amplitude,
-        "first_scored": task.first_scored,
-    }
-    if task.task == "temporal_xor":
-        return tasks.TemporalXOR(order=task.order, **common)
-    return {"copy": tasks.DelayedCopy, "spatial_xor": tasks.SpatialXOR}[task.task](**common)
-
-
 def make_schedule(config: Config) -> Schedule:
     """The flossing schedule of this configuration."""
     settings, plan = config.flossing, config.plan
@@ -222,8 +188,10 @@ def make_schedule(config: Config) -> Schedule:
         )
     before = plan.epochs_before if "before" in settings.condition else 0
     during = plan.epochs_during if "during" in settings.condition else 0
+    # As in the released code, no block precedes the first epoch.
+    start, blocks = max(plan.every, 2), settings.blocks
     return schedules.sum_schedules(
-        schedules.preflossing(before), schedules.interflossing(during, every=plan.every, blocks=settings.blocks)
+        schedules.preflossing(before), schedules.interflossing(during, every=plan.every, blocks=blocks, start=start)
     )
 
 

@@ -47,8 +47,12 @@ def draw_network(config: NetworkConfig, channels: int, outputs: int, key: Random
     """A network drawn as the released code does: the cell, and `wr`, N(0,1) times a scale plus a mean."""
     settings = config.model_dump()
     scale, mean = settings.pop("readout_scale"), settings.pop("readout_mean")
-    cell = VanillaRNN(inputs=channels, key=key, **settings)
-    readout_key = jax.random.split(key, 4)[2]  # the one that the cell leaves unused
+    by_lapack = settings["recurrent"] == "lapack"
+    cell = VanillaRNN(inputs=channels, key=key, **settings | ({"recurrent": "orthogonal"} if by_lapack else {}))
+    J_key, _, readout_key, _ = jax.random.split(key, 4)  # the third is unused by the cell
+    if by_lapack:
+        q, _ = jnp.linalg.qr(jax.random.normal(J_key, cell.J.shape))
+        cell = eqx.tree_at(lambda cell: cell.J, cell, config.gain * q)
     wr = mean + scale * jax.random.normal(readout_key, (outputs, config.units))
     return ReferenceNetwork(cell.J, cell.ws, wr, cell.b, jnp.full((outputs,), OFFSET))
 

@@ -1,6 +1,7 @@
 """The command of an experiment: its arguments, made from its configuration, and a run with its progress on screen."""
 
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def arguments_of(config: type[RunConfig]) -> Any:
     """The type from which tyro reads a configuration: one flag for each field."""
-    return tyro.conf.OmitArgPrefixes[_unchecked(config)]
+    return tyro.conf.OmitArgPrefixes[_unchecked(config, config.argument_notes)]
 
 
 def checked(config: type[RunConfig], arguments: BaseModel) -> RunConfig:
@@ -95,7 +96,7 @@ def say(text: str):
     Console().print(text, highlight=False, soft_wrap=True)
 
 
-def _unchecked(section: type[BaseModel]) -> type[BaseModel]:
+def _unchecked(section: type[BaseModel], notes: Mapping[str, str]) -> type[BaseModel]:
     # tyro reports arguments that it cannot parse. Config reports values that parse but are illegal, in one line.
     # So tyro fills a copy of each section whose types have no bounds.
     fields: dict[str, Any] = {}
@@ -104,11 +105,12 @@ def _unchecked(section: type[BaseModel]) -> type[BaseModel]:
             continue
         kind, default = _plain_type(info.annotation), info.default
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            kind = _unchecked(kind)
+            kind = _unchecked(kind, notes)
             default = kind()
         elif "Default:" in (info.description or ""):
             kind = Annotated[kind, OWN_DEFAULT]
-        fields[name] = (kind, Field(default=default, description=info.description))
+        description = " ".join(filter(None, (info.description, notes.get(name))))
+        fields[name] = (kind, Field(default=default, description=description))
     return create_model(section.__name__, __doc__=section.__doc__, **fields)
 
 

@@ -6,6 +6,7 @@ This module imports no JAX, so `--help` responds immediately.
 import hashlib
 import json
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -56,6 +57,8 @@ class RunConfig(Section):
         dtype: Any = ...
         experiment: Any = ...
 
+    argument_notes: ClassVar[Mapping[str, str]] = {}
+    """What `--help` adds to the description of a field."""
     units_are: ClassVar[str]
     """The kind of units, in one word."""
     driven_by: ClassVar[str]

@@ -21,7 +21,7 @@ from flossing._spectra.lyapunov import lyapunov_spectrum
 from flossing._training.floss import floss
 from flossing.cells import BinaryRNN, VanillaRNN
 from flossing_lab.paper.calculations.ball_arithmetic import exact_log_singular_values
-from flossing_lab.reference.experiment import FlossingInputs
+from flossing_lab.reference.task import FlossingInputs
 
 Kind = Literal["vanilla", "binary"]
 Cell = VanillaRNN | BinaryRNN

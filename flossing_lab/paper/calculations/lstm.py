@@ -11,7 +11,7 @@ from flossing import losses, schedules, tasks
 from flossing._training.epoch import Flossing
 from flossing._training.train import clip_by_array_norm, init_training, train
 from flossing.cells import LSTM, Network
-from flossing_lab.reference.experiment import Batch, FlossingInputs
+from flossing_lab.reference.task import Batch, FlossingInputs
 
 
 @dataclasses.dataclass(frozen=True)
