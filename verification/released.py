@@ -1,4 +1,4 @@
-"""What we do otherwise than the released code, and its effect: ten networks each way; run once, its result is committed.
+"""What we do otherwise than the released code, and its effect on ten networks; run once, its result is committed.
 
     python -m verification.released     about 40 minutes of one core; continues; writes verification/released.json
 
@@ -59,7 +59,7 @@ def repeated_inputs():
 
 
 def measure(config: Config, out: Path) -> dict[str, Any]:
-    """The accuracy, the first epoch whose mean over 25 epochs reaches 0.95, the last flossed exponent, the trace of J."""
+    """The accuracy, the first epoch whose mean over 25 reaches 0.95, the last flossed exponent, the trace of J."""
     directory = run(config, out)
     accuracy = directory.metrics("training")["accuracy"]
     running = np.convolve(accuracy, np.ones(25) / 25, mode="valid")
@@ -73,6 +73,12 @@ def measure(config: Config, out: Path) -> dict[str, Any]:
     }
 
 
+def write(found: dict[str, list[dict[str, Any]]]):
+    """One line for each network."""
+    rows = [f' "{name}": [\n  ' + ",\n  ".join(map(json.dumps, each)) + "\n ]" for name, each in found.items()]
+    FILE.write_text("{\n" + ",\n".join(rows) + "\n}\n", "utf-8")
+
+
 if __name__ == "__main__":
     found = json.loads(FILE.read_text("utf-8")) if FILE.exists() else {}
     for name, values in ROWS.items():
@@ -84,9 +90,5 @@ if __name__ == "__main__":
             with repeated_inputs() if is_repeated else contextlib.nullcontext(), tempfile.TemporaryDirectory() as out:
                 found.setdefault(name, []).append(measure(config, Path(out) / "run"))
             print(name, found[name][-1], flush=True)
-            rows = [
-                f" {json.dumps(key)}: [\n  " + ",\n  ".join(map(json.dumps, each)) + "\n ]"
-                for key, each in found.items()
-            ]
-            FILE.write_text("{\n" + ",\n".join(rows) + "\n}\n", "utf-8")
+            write(found)
             jax.clear_caches()
