@@ -22,18 +22,31 @@ SHARE = 3 / 4
 """The largest share of the directions to floss."""
 
 START = {
-    "tanh": "an orthogonal recurrent matrix and an input scale of 0.1",
-    "gru": "open gates: flossing.pytorch.open_gates(module), or flossing.cells.GRU(gates='open', "
-    "recurrent='orthogonal', input_scale=0.1)",
-    "lstm": "open gates: flossing.pytorch.open_gates(module), or flossing.cells.LSTM(gates='open', "
-    "recurrent='orthogonal', input_scale=0.1)",
+    "tanh": ("an orthogonal recurrent matrix and an input scale of 0.1",) * 2,
+    "gru": (
+        "open gates: flossing.cells.GRU(gates='open', recurrent='orthogonal', input_scale=0.1)",
+        "open gates: flossing.pytorch.open_gates(module)",
+    ),
+    "lstm": (
+        "open gates: flossing.cells.LSTM(gates='open', recurrent='orthogonal', input_scale=0.1)",
+        "open gates: flossing.pytorch.open_gates(module)",
+    ),
 }
-"""Initialisations that solve what flossing solves, by the kind of cell."""
+"""Starts that often learn without flossing, by the kind of cell: in JAX, and in torch."""
+
+OPEN = 0.9
+"""From this mean value of the gate that writes on, the gates count as open."""
 
 
 def settings_for(size: int, channels: int, horizon: int, steps: int) -> tuple[int, int]:
-    """The exponents to floss, and the window: k covers the inputs of the horizon, the window is twice the horizon."""
-    k = max(1, min(int(SHARE * size), max(16, math.ceil(1.25 * horizon * channels))))
+    """The exponents to floss, and the window.
+
+    k covers the inputs of the horizon, or one input with many channels, as those of an embedding: of such inputs a
+    network rarely keeps all, and with a larger k the default loss keeps only the last few. The window is twice the
+    horizon.
+    """
+    wanted = math.ceil(1.25 * horizon * channels) if channels <= FEW else channels
+    k = max(1, min(int(SHARE * size), max(16, wanted)))
     return k, min(2 * horizon, steps)
 
 
@@ -81,6 +94,7 @@ class Diagnosis:
     window: int
     kind: str = ""
     seconds: float | None = None
+    in_torch: bool = False
 
     @property
     def depth(self) -> int:
@@ -111,8 +125,10 @@ class Diagnosis:
 
     def advice(self) -> list[str]:
         """What to do, one sentence each."""
-        floss = f"Floss before training: k={self.k}, window={self.window}, epochs=500{self._cost()}."
-        start = f"Or start from {START[self.kind]}." if self.kind in START else "Or calibrate gain and input scale."
+        floss = f"Floss: k={self.k}, window={self.window}, epochs=500{self._cost()}."
+        start = "Or calibrate gain and input scale."
+        if self.kind in START and (self.write is None or self.write < OPEN):
+            start = f"Or start from {START[self.kind][self.in_torch]}."
         said = {
             "explodes": [f"Gradients explode over {self.horizon} steps; lower the gain, or floss.", floss, start],
             "vanishes": [f"Gradients vanish within {self.horizon} steps.", floss, start],

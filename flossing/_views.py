@@ -16,8 +16,19 @@ def as_numpy(values: Any) -> np.ndarray:
 
 def errors_of(spectrum: Any) -> np.ndarray | None:
     """The standard errors of a spectrum by batch means (k,), or (B, k); None if the run is too short for them."""
+    found = _uncertainty_of(spectrum)
+    return None if found is None else as_numpy(found.standard_error)
+
+
+def _uncertainty_of(spectrum: Any) -> Any:
     enough = spectrum.steps // spectrum.interval >= MIN_BLOCKS_FOR_ERROR
-    return as_numpy(spectrum.uncertainty().standard_error) if enough and spectrum.lengths is None else None
+    return spectrum.uncertainty() if enough and spectrum.lengths is None else None
+
+
+def _upper_bounds(spectrum: Any) -> np.ndarray:
+    """Which errors of `mean_and_error` are upper bounds (k,)."""
+    found = _uncertainty_of(spectrum) if spectrum.exponents.ndim == 1 else None
+    return np.zeros(spectrum.exponents.shape[-1], bool) if found is None else as_numpy(found.is_upper_bound)
 
 
 def mean_and_error(spectrum: Any) -> tuple[np.ndarray, np.ndarray | None]:
@@ -31,11 +42,20 @@ def mean_and_error(spectrum: Any) -> tuple[np.ndarray, np.ndarray | None]:
 def describe_spectrum(spectrum: Any) -> str:
     """A spectrum in one line: its first and last exponent, their errors, and over how many steps."""
     exponents, errors = mean_and_error(spectrum)
-    shown = [_with_error(exponents, errors, i) for i in sorted({0, len(exponents) - 1})]
+    bounds = _upper_bounds(spectrum)
+    shown = [_with_error(exponents, errors, bounds, i) for i in sorted({0, len(exponents) - 1})]
     count = tuple(as_numpy(spectrum.exponents).shape)
     many = f", mean of {count[0]} sequences" if len(count) > 1 else ""
     unit = "step" if spectrum.time_step == 1 else "unit of time"
-    return f"Spectrum(k={len(exponents)}: {' ... '.join(shown)} per {unit}{many}, over {spectrum.steps} steps)"
+    return f"Spectrum(k={len(exponents)}: {' ... '.join(shown)} per {unit}{many}, over {_steps_of(spectrum)} steps)"
+
+
+def _steps_of(spectrum: Any) -> str:
+    """The number of steps averaged, or the smallest and the largest of sequences of several lengths."""
+    if spectrum.lengths is None:
+        return str(spectrum.steps)
+    lengths = as_numpy(spectrum.lengths)
+    return f"{lengths.min()} to {lengths.max()}"
 
 
 def describe_covariant(found: Any) -> str:
@@ -54,11 +74,12 @@ def describe_uncertainty(found: Any) -> str:
 
 
 def spectrum_table(spectrum: Any) -> str:
-    """All exponents with their index and error, in columns."""
+    """All exponents with their index and error, in columns; an error that is an upper bound has a `<`."""
     exponents, errors = mean_and_error(spectrum)
+    bounds = _upper_bounds(spectrum)
     columns = 5 if errors is None else 3
     rows = -(-len(exponents) // columns)
-    cells = [f"{i + 1:>4}  {_with_error(exponents, errors, i)}" for i in range(len(exponents))]
+    cells = [f"{i + 1:>4}  {_with_error(exponents, errors, bounds, i)}" for i in range(len(exponents))]
     width = max(map(len, cells))
     return "\n".join("   ".join(cell.ljust(width) for cell in cells[row::rows]).rstrip() for row in range(rows))
 
@@ -117,9 +138,9 @@ def history_frame(history: Any) -> Any:
     return pandas.DataFrame(columns, pandas.RangeIndex(1, len(exponents) + 1, name="epoch"))
 
 
-def _with_error(exponents: np.ndarray, errors: np.ndarray | None, i: int) -> str:
-    error = np.nan if errors is None else errors[i]
-    return f"{exponents[i]:+.4f}" + (f" ± {error:.4f}" if np.isfinite(error) else "")
+def _with_error(exponents: np.ndarray, errors: np.ndarray | None, bounds: np.ndarray, i: int) -> str:
+    error, bound = np.nan if errors is None else errors[i], "<" if bounds[i] else ""
+    return f"{exponents[i]:+.4f}" + (f" ± {bound}{error:.4f}" if np.isfinite(error) else "")
 
 
 def _needed(package: str) -> Any:

@@ -1,6 +1,6 @@
 """Plots of results, of JAX and of PyTorch; needs matplotlib, `pip install 'flossing[plots]'`.
 
-Each function draws into `ax`, by default the current axes of pyplot, and returns it.
+Each function draws into `ax`, by default the axes of a new figure of pyplot, and returns it.
 """
 
 from typing import Any
@@ -33,7 +33,8 @@ def spectrum(spectrum: Any, other: Any = None, *, labels: tuple[str, str] | None
 
 
 def convergence(spectrum: Any, *, count: int = 8, sequence: int = 0, ax: Any = None) -> Any:
-    """The running mean of some exponents against the steps, with a band of two standard errors at the end.
+    """The running mean of some exponents against time, in bands of two standard errors
+    around their last values.
 
     `count`: how many exponents, evenly spaced from the first to the last; `sequence`: which one of a batch.
 
@@ -43,14 +44,15 @@ def convergence(spectrum: Any, *, count: int = 8, sequence: int = 0, ax: Any = N
     ax, mean, errors = _axes(ax), as_numpy(spectrum.running_mean()), errors_of(spectrum)
     mean = mean if mean.ndim == 2 else mean[sequence]
     errors = errors if errors is None or errors.ndim == 1 else errors[sequence]
-    steps = np.minimum(np.arange(1, len(mean) + 1) * spectrum.interval, spectrum.steps)
+    steps = np.minimum(np.arange(1, len(mean) + 1) * spectrum.interval, spectrum.steps) * spectrum.time_step
     for number, i in enumerate(np.unique(np.linspace(0, mean.shape[1] - 1, count).round().astype(int))):
         ax.plot(steps, mean[:, i], color=f"C{number % 10}", lw=1.2, label=rf"$\lambda_{{{i + 1}}}$")
         if errors is not None and np.isfinite(errors[i]):
             low, high = mean[-1, i] - 2 * errors[i], mean[-1, i] + 2 * errors[i]
             ax.axhspan(low, high, color=f"C{number % 10}", alpha=0.15, lw=0)
-    ax.set(xlabel="steps averaged", ylabel=rf"running mean of $\lambda_i$ (per {_unit(spectrum)})")
-    ax.set_xscale("log" if steps[-1] > 1000 else "linear")
+    label = "steps averaged" if spectrum.time_step == 1 else "time averaged"
+    ax.set(xlabel=label, ylabel=rf"running mean of $\lambda_i$ (per {_unit(spectrum)})")
+    ax.set_xscale("log" if len(mean) > 1000 else "linear")
     _finished(ax, True).legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
@@ -147,7 +149,7 @@ def _axes(ax: Any) -> Any:
         import matplotlib.pyplot as plt
     except ModuleNotFoundError:
         raise ModuleNotFoundError("plots need matplotlib: pip install 'flossing[plots]'") from None
-    return plt.gca()
+    return plt.subplots()[1]
 
 
 def _unit(spectrum: Any) -> str:

@@ -90,7 +90,7 @@ class Diagnose:
     module: str | None = None
     """For --weights: the recurrent module, such as encoder.rnn, in a model with several."""
     horizon: Annotated[int | None, OWN_DEFAULT] = None
-    """The longest lag of the task, in steps. Default: that of the task of the run."""
+    """The longest lag of the task, in steps. Default: that of the task, if it has one (an attribute longest_lag)."""
     plot: Path = Path("diagnosis.png")
     """Output file for the picture."""
 

@@ -263,6 +263,28 @@ def test_dale_networks_keep_signs_and_zeros(nonlinearity):
     assert abs(after - before).max() > 0.1
 
 
+def test_a_dale_network_from_weights_is_that_network():
+    drawn = DaleRNN(12, 2, key=KEY, density=0.4, dt=0.3, nonlinearity="softplus")
+    given = DaleRNN.from_weights(np.asarray(drawn.J), drawn.ws, drawn.b, dt=0.3, nonlinearity="softplus")
+    np.testing.assert_array_equal(given.J, drawn.J)
+    np.testing.assert_array_equal(given.mask, drawn.J != 0)
+    h, s = jax.random.normal(KEY, (12,)), jnp.ones(2)
+    np.testing.assert_array_equal(given(s, h), drawn(s, h))
+    moved = eqx.tree_at(lambda cell: cell.W, given, given.W - 1)  # some sizes cross 0
+    assert np.all(np.sign(moved.J) == np.sign(drawn.J))
+    for changed, message in (
+        (
+            {"J": -np.abs(np.asarray(drawn.J)) * np.where(np.arange(12) % 2, 1, -1)[:, None]},
+            "J must have one sign in each column",
+        ),
+        ({"J": np.zeros((12, 11))}, r"J, ws and b must have the shapes \(N, N\), \(N, S\) and \(N,\), got \(12, 11\)"),
+        ({"b": np.zeros((12, 1))}, "J, ws and b must have the shapes"),
+        ({"J": np.full((12, 12), np.nan)}, "J must be finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            DaleRNN.from_weights(**{"J": drawn.J, "ws": drawn.ws, "b": drawn.b} | changed)
+
+
 def test_a_dale_network_takes_noise_as_input():
     """Noise enters with the drive: with phi = tanh, the identity J = 0 leaves tanh(b + ws s + noise)."""
     cell = DaleRNN(5, 3, key=KEY)

@@ -96,6 +96,7 @@ def test_settings():
     assert settings_for(64, 1, 40, 200) == (48, 80)  # those of the table
     assert settings_for(64, 1, 10, 15) == (16, 15)
     assert settings_for(2, 3, 10, 200) == (1, 20)
+    assert settings_for(96, 16, 39, 300) == (16, 78)  # an embedding: one input
 
 
 def test_autonomous_and_unmeasurable():

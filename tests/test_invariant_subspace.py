@@ -129,3 +129,57 @@ def test_a_system_that_synchronises_during_the_transient():
     found = fl.lyapunov_spectrum(step, None, state=start, basis=basis, **options)
     alone = fl.lyapunov_spectrum(lambda x, _: 3.6 * x * (1 - x), None, state=start[:1], **options)
     np.testing.assert_allclose(found.exponents, alone.exponents + np.log(0.3), atol=0.02)
+
+
+A, PULL = np.array([[1.05, 0.6, 0.0], [-0.6, 1.0, 0.3], [0.2, 0.0, 0.8]]), 0.2
+"""Two linear systems of three variables, coupled in all of them."""
+ACROSS = np.concatenate([np.eye(3), -np.eye(3)])
+
+
+def pair(library, start):
+    """The step of two coupled systems, their state, and what measures them."""
+    whole = np.kron(np.eye(2), A - PULL * np.eye(3)) + PULL * np.kron([[0, 1], [1, 0]], np.eye(3))
+    if library == "jax":
+        return (lambda h, _: jnp.asarray(whole) @ h), jnp.array(start), fl.lyapunov_spectrum, np.asarray
+    matrix = torch.as_tensor(whole)
+    return (lambda h, _: matrix @ h), torch.tensor(start).double(), flt.lyapunov_spectrum, torch.as_tensor
+
+
+@pytest.mark.parametrize("library", ["jax", "torch"])
+def test_one_direction_finds_the_subspace_that_separates_two_systems(library):
+    """Its exponent is that of A - 2 PULL, whichever of three directions is given; those of A are larger."""
+    step, state, spectrum, array = pair(library, [1.0, 2.0, 3.0] * 2)
+    options = {"state": state, "steps": 200, "transient": 50}
+    exact = np.sort(np.log(np.abs(np.linalg.eigvals(A - 2 * PULL * np.eye(3)))))[::-1]
+    assert np.log(np.abs(np.linalg.eigvals(A))).max() > exact[0] + 0.2
+    for columns in ([0], [1], [2, 0], [0, 1, 2])[:: 1 if library == "jax" else 2]:
+        found = spectrum(step, None, basis=array(ACROSS[:, columns]), **options).exponents
+        np.testing.assert_allclose(found, exact[: len(columns)], atol=0.02)
+
+
+def test_one_direction_across_two_chaotic_flows():
+    """Two Lorenz systems, coupled in x: one of three directions that separate them, and all three."""
+
+    def flow(h, _):
+        one, other = h[:3], h[3:]
+        rates = lambda h: jnp.stack([10 * (h[1] - h[0]), h[0] * (28 - h[2]) - h[1], h[0] * h[1] - 8 / 3 * h[2]])  # noqa: E731
+        pull = jnp.array([5.0, 0.0, 0.0]) * (other - one)
+        return jnp.concatenate([rates(one) + pull, rates(other) - pull])
+
+    step, state = fl.flows.rk4(flow, 0.005), jnp.array([1.0, 2.0, 20.0] * 2)
+    options = {"state": state, "steps": 20_000, "transient": 2000, "time_step": 0.005}
+    one, every, whole = (
+        fl.lyapunov_spectrum(step, None, **options, **chosen).exponents[0]
+        for chosen in ({"basis": ACROSS[:, :1]}, {"basis": ACROSS}, {"k": 1})
+    )
+    assert abs(one - every) < 0.02 and whole > every + 0.3
+
+
+@pytest.mark.parametrize("library", ["jax", "torch"])
+def test_a_direction_across_systems_that_differ_warns(library, recwarn):
+    step, state, spectrum, array = pair(library, [1.0, 2.0, 3.0, 1.5, 2.5, 3.0])
+    with pytest.warns(UserWarning, match="basis separates coordinates, but the Jacobians map it out"):
+        spectrum(step, None, state=state, steps=50, basis=array(ACROSS[:, :1]))
+    recwarn.clear()
+    spectrum(step, None, state=state, steps=50, basis=array(np.eye(6)[:, :2]))
+    assert not [each for each in recwarn if "separates" in str(each.message)]

@@ -9,6 +9,7 @@ from flossing_lab.reference import experiment as reference
 from flossing_lab.reference.config import Config, StoppingConfig
 from flossing_lab.reference.demo import CONDITIONS, demo
 from flossing_lab.reference.experiment import make_stop
+from flossing_lab.reference.figures import write_film
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.files import read_arrays, write_arrays, write_atomically, write_json
 from flossing_lab.runs.run import load_model, run
@@ -44,6 +45,17 @@ def test_a_run_directory_holds_everything(finished):
     names = {path.name for path in finished.path.iterdir()}
     arrays = {"metrics", "snapshots", "checkpoints", "parameters.npz", "horizons.npz"}
     assert names == {".lock", "run.json", "run.png"} | arrays
+
+
+def test_a_film_from_the_snapshots(finished, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    try:
+        with image.open(write_film(finished)) as film:
+            assert film.n_frames == len(finished.snapshots)
+    finally:
+        (finished.path / "film.gif").unlink()  # other tests list the directory
+    with pytest.raises(ValueError, match="run must hold snapshots for a film, got .*: set snapshots_every above 0"):
+        write_film(RunDirectory(tmp_path))
 
 
 def test_flossing_that_may_come_is_not_announced(tmp_path):

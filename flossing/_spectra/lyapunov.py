@@ -65,8 +65,9 @@ def lyapunov_spectrum(
     - `key`: draws the initial basis, the Q factor of a Gaussian N x k matrix; `jax.random.key(0)` by default.
     - `basis`: the initial basis (N, k), instead of one drawn with `key`; its columns are orthonormalised first. With a
       batch it may also have shape (B, N, k), as that of an earlier result. If it lies in a subspace which the Jacobians
-      map into itself, tangents stay there: the exponents are transversal or conditional ones. Two subspaces are tried,
-      outside `jit` only: the span of `basis`, and all vectors with the same zero and equal entries.
+      map into itself, tangents stay there: the exponents are transversal or conditional ones. Outside `jit`, three are
+      tried: the span of `basis`, all vectors with the same zero and equal entries, and all vectors that separate
+      synchronised systems (entries add up to 0 over coordinates that agree along the orbit).
     - `step`: `step(model, state, input) -> state`, for a model with another calling convention.
     - `batched`: whether there is a batch axis. By default inferred from the inputs of a known cell, (T, S) or
       (B, T, S); False for other models.
@@ -96,7 +97,8 @@ def lyapunov_spectrum(
     while x64 is off, a model whose order of arguments is ambiguous, a step that is not pure, has no derivative or
     changes the structure, shape or dtype of its state, a state whose rows are those of a batch; outside `jit` only, for
     an orbit that does not stay finite, and for an interval so long that rounding destroys a direction. Warns
-    (`UserWarning`) if all exponents are -inf: the step forgets its state.
+    (`UserWarning`) if all exponents are -inf: the step forgets its state; and if `basis` separates coordinates but
+    lies in none of these subspaces.
 
     **Source:** Engelken (NeurIPS 2023) sections 2 and 3; Benettin, Galgani, Giorgilli & Strelcyn (1980).
 

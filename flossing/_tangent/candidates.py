@@ -20,6 +20,51 @@ def candidates(basis: Float[np.ndarray, "*B N k"], eps: float) -> Iterator[Float
     span = q[:, singular > 16 * eps * singular[0]]
     if span.shape[1] < size:
         yield span
+    signs, groups = _groups(basis, eps)
+    if span.shape[1] < len(groups) < size:
+        structured = np.zeros((size, len(groups)))
+        for column, members in enumerate(groups):
+            structured[members, column] = signs[members] / np.sqrt(len(members))
+        yield structured
+
+
+def transversal(
+    basis: Float[np.ndarray, "*B N k"], states: Float[np.ndarray, "samples N"], eps: float
+) -> Float[np.ndarray, "N m"] | None:
+    """An orthonormal basis of the vectors whose entries add up to 0 over coordinates that agree along the orbit.
+
+    `states`: points of the orbit. For identical systems that are synchronised, these vectors separate the systems. None
+    if no coordinates agree, or if `basis` is not among these vectors.
+    """
+    basis = np.concatenate(list(basis), axis=1) if basis.ndim == 3 else basis
+    rows = np.round(states.T / (np.sqrt(eps) * max(np.abs(states).max(), np.finfo(float).tiny))).astype(np.int64)
+    _, group = np.unique(rows, axis=0, return_inverse=True)
+    indicators = np.eye(group.max() + 1)[group.ravel()]
+    count = indicators.shape[1]
+    sums = np.abs(indicators.T @ basis).max()
+    if count == len(basis) or sums > 16 * eps * np.abs(basis).max():
+        return None
+    q, _ = np.linalg.qr(indicators, mode="complete")
+    return q[:, count:]
+
+
+def is_contrast(basis: Float[np.ndarray, "*B N k"], eps: float) -> bool:
+    """Whether some coordinates of `basis` are opposite: a direction that separates parts of a system."""
+    basis = np.concatenate(list(basis), axis=1) if basis.ndim == 3 else basis
+    signs, groups = _groups(basis, eps)
+    return any(np.ptp(signs[members]) > 0 for members in groups)
+
+
+CONTRAST_MESSAGE = (
+    "basis separates coordinates, but the Jacobians map it out of every subspace that was tried: the exponents become "
+    "those of the whole space, not transversal ones; for those, pass all directions that separate the systems, and a "
+    "state in which they agree"
+)
+"""The warning for a basis of transversal directions that span no invariant subspace."""
+
+
+def _groups(basis: Float[np.ndarray, "N k"], eps: float) -> tuple[Float[np.ndarray, " N"], list[list[int]]]:
+    """The sign of each coordinate, and the coordinates that are equal up to it, without those that are zero."""
     # Entries within a few units of rounding count as equal: a basis of an earlier result is rounded.
     rows = np.round(basis / (16 * eps * np.abs(basis).max())).astype(np.int64)
     first = np.argmax(rows != 0, axis=1)[:, None]
@@ -28,11 +73,7 @@ def candidates(basis: Float[np.ndarray, "*B N k"], eps: float) -> Iterator[Float
     for index, (row, sign) in enumerate(zip(rows, signs, strict=True)):
         if sign:
             groups.setdefault((row * sign).tobytes(), []).append(index)
-    if span.shape[1] < len(groups) < size:
-        structured = np.zeros((size, len(groups)))
-        for column, members in enumerate(groups.values()):
-            structured[members, column] = signs[members] / np.sqrt(len(members))
-        yield structured
+    return signs.astype(float), list(groups.values())
 
 
 def sampled_steps(length: int) -> Int[np.ndarray, " steps"]:

@@ -8,6 +8,8 @@ else.
 """
 
 import dataclasses
+import warnings
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -19,24 +21,46 @@ from jaxtyping import Array, Float
 
 from flossing._checks import is_concrete
 from flossing._linalg.precision import in_full_precision
-from flossing._tangent.candidates import LEAK, candidates, sampled_steps
+from flossing._tangent.candidates import (
+    CONTRAST_MESSAGE,
+    LEAK,
+    candidates,
+    is_contrast,
+    sampled_steps,
+    transversal,
+)
 from flossing._tangent.problem import Problem
 
 
 def restrict(problem: Problem, basis: Any, transient: int = 0) -> Problem:
     """`problem` with its tangents restricted to an invariant subspace that holds `basis`, if one is found.
 
-    `basis` (N, k) or (B, N, k) is that of a user. Two subspaces are tried: its span, and all vectors whose entries are
-    zero where those of `basis` are, and equal up to sign where those are. Traced values are not examined.
-    A system may also reach the subspace only during the `transient`, as one that synchronises.
+    `basis` (N, k) or (B, N, k) is that of a user. Three subspaces are tried: its span; all vectors whose entries are
+    zero where those of `basis` are, and equal up to sign where those are; and, where coordinates agree along the orbit,
+    as those of synchronised systems do, all vectors whose entries add up to 0 over each group of them. Traced values
+    are not examined. A system may also reach the subspace only during the `transient`, as one that synchronises. Warns
+    of a basis that separates coordinates and lies in none of the three.
     """
     if not is_concrete((problem, basis)):
         return problem
-    for candidate in candidates(np.asarray(basis, float), float(jnp.finfo(problem.coordinates.dtype).eps)):
+    basis, eps = np.asarray(basis, float), float(jnp.finfo(problem.coordinates.dtype).eps)
+    for candidate in _candidates(problem, basis, eps, transient):
         subspace = jnp.asarray(candidate, problem.coordinates.dtype)
         if is_invariant(problem, subspace, transient):
             return dataclasses.replace(problem, subspace=subspace)
+    if is_contrast(basis, eps):
+        warnings.warn(CONTRAST_MESSAGE, stacklevel=3)
     return problem
+
+
+def _candidates(
+    problem: Problem, basis: Float[np.ndarray, "*B N k"], eps: float, transient: int
+) -> Iterator[Float[np.ndarray, "N m"]]:
+    yield from candidates(basis, eps)
+    at = jnp.asarray(transient + sampled_steps(problem.length - transient))
+    across = transversal(basis, np.asarray(_states_at(problem, at), float), eps)
+    if across is not None:
+        yield across
 
 
 def is_invariant(problem: Problem, subspace: Float[Array, "N m"], transient: int = 0) -> bool:
@@ -46,6 +70,12 @@ def is_invariant(problem: Problem, subspace: Float[Array, "N m"], transient: int
         return False
     at = jnp.asarray(transient + sampled_steps(problem.length - transient))
     return bool(_leak_along_orbit(problem, subspace, at) <= limit)
+
+
+@eqx.filter_jit
+def _states_at(problem: Problem, at: Array) -> Float[Array, "samples N"]:
+    before, _ = problem.orbit()
+    return before.x[at]
 
 
 @eqx.filter_jit

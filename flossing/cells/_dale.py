@@ -5,9 +5,10 @@ from typing import Literal, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from flossing._checks import check_integer, check_positive
+from flossing._checks import check_integer, check_leaves, check_positive
 from flossing._types import RandomKey
 
 NONLINEARITIES = {"tanh": jnp.tanh, "relu": jax.nn.relu, "softplus": jax.nn.softplus}
@@ -65,12 +66,8 @@ class DaleRNN(eqx.Module):
         """
         check_integer("units", units, least=2)
         check_integer("inputs", inputs, least=1)
-        for name, value in {"excitatory": excitatory, "density": density, "dt": dt}.items():
-            check_positive(name, value)
-            if value > 1:
-                raise ValueError(f"{name} must be at most 1, got {name}={value!r}")
-        if nonlinearity not in NONLINEARITIES:
-            raise ValueError(f"nonlinearity must be 'tanh', 'relu' or 'softplus', got nonlinearity={nonlinearity!r}")
+        _check_shares(excitatory=excitatory, density=density, dt=dt)
+        _check_nonlinearity(nonlinearity)
         key_mask, key_W, key_ws, key_b = jax.random.split(key, 4)
         exciting = min(max(round(excitatory * units), 1), units - 1)
         self.sign = jnp.where(jnp.arange(units) < exciting, 1, -1)
@@ -82,6 +79,46 @@ class DaleRNN(eqx.Module):
         self.W = self.W * (gain / jnp.where(radius > 0, radius, 1))
         self.ws = input_scale * jax.random.normal(key_ws, (units, inputs))
         self.b = bias_mean + bias_scale * jax.random.uniform(key_b, (units,))
+
+    @classmethod
+    def from_weights(
+        cls,
+        J: ArrayLike,
+        ws: ArrayLike,
+        b: ArrayLike,
+        *,
+        dt: float = 1.0,
+        nonlinearity: Literal["tanh", "relu", "softplus"] = "tanh",
+    ) -> "DaleRNN":
+        """A network with given weights, such as those of a file, in their dtype; its signs and zeros are those of `J`.
+
+        `J` (N, N) has the connections of presynaptic unit j in column j, `ws` is (N, S), `b` (N,). A unit without
+        connections counts as excitatory. Raises ValueError for a column with both signs, which no such unit has, for
+        other shapes, and as for a new network.
+
+            file = np.load("fitted.npz")
+            cell = fl.cells.DaleRNN.from_weights(file["J"], file["B"], file["bias"], dt=0.1, nonlinearity="softplus")
+        """
+        _check_shares(dt=dt)
+        _check_nonlinearity(nonlinearity)
+        for name, value in {"J": J, "ws": ws, "b": b}.items():
+            check_leaves(name, value)
+        J, ws, b = jnp.asarray(J), jnp.asarray(ws), jnp.asarray(b)
+        size = len(b) if b.ndim == 1 else None
+        if J.shape != (size, size) or ws.ndim != 2 or len(ws) != size:
+            raise ValueError(
+                f"J, ws and b must have the shapes (N, N), (N, S) and (N,), got {J.shape}, {ws.shape} and {b.shape}"
+            )
+        mixed = (J > 0).any(0) & (J < 0).any(0)
+        if mixed.any():
+            column = int(mixed.argmax())
+            raise ValueError(
+                f"J must have one sign in each column, that of a presynaptic unit, got both in column {column}: "
+                "transpose it if its rows are presynaptic"
+            )
+        drawn = cls(max(len(b), 2), ws.shape[1], key=jax.random.key(0), dt=dt, nonlinearity=nonlinearity)
+        parts = (jnp.abs(J), ws, b, J != 0, jnp.where((J < 0).any(0), -1, 1))
+        return eqx.tree_at(lambda cell: (cell.W, cell.ws, cell.b, cell.mask, cell.sign), drawn, parts)
 
     @property
     def J(self) -> Float[Array, "N N"]:
@@ -101,3 +138,15 @@ class DaleRNN(eqx.Module):
     def output(self, state: Float[Array, " N"]) -> Float[Array, " N"]:
         """h itself."""
         return state
+
+
+def _check_shares(**shares: float):
+    for name, value in shares.items():
+        check_positive(name, value)
+        if value > 1:
+            raise ValueError(f"{name} must be at most 1, got {name}={value!r}")
+
+
+def _check_nonlinearity(nonlinearity: str):
+    if nonlinearity not in NONLINEARITIES:
+        raise ValueError(f"nonlinearity must be 'tanh', 'relu' or 'softplus', got nonlinearity={nonlinearity!r}")

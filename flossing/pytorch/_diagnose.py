@@ -79,6 +79,7 @@ def diagnose(
         window=window,
         kind="" if module is None else module.kind.name,
         seconds=seconds,
+        in_torch=True,
     )
 
 

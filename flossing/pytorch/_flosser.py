@@ -171,7 +171,7 @@ class Flosser:
     def load_state_dict(self, state: dict[str, Any]):
         """Restore `state_dict()`. Raises ValueError for that of another model; nothing is changed then."""
         if state.get("format") != FORMAT or "shapes" not in state:
-            raise ValueError(f"state must be a state_dict() of a Flosser, got one with {', '.join(map(str, state))}")
+            raise ValueError(f"state must be a state_dict() of a Flosser, got one with the keys {list(state)}")
         if state["shapes"] != self._shapes():
             raise ValueError(
                 f"state must be that of the same module, with parameters {self._shapes()}, got {state['shapes']}"

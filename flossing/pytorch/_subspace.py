@@ -1,13 +1,24 @@
 """Tangents that stay inside an invariant subspace, in torch; see `flossing._tangent.subspace`."""
 
+import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flossing._tangent.candidates import LEAK, candidates, sampled_steps
+from flossing._tangent.candidates import (
+    CONTRAST_MESSAGE,
+    LEAK,
+    candidates,
+    is_contrast,
+    sampled_steps,
+    transversal,
+)
+from flossing.pytorch._orbits import orbit
 from flossing.pytorch._system import StepSystem, System
 
 
@@ -17,11 +28,23 @@ def restrict(system: System, basis: Any, transient: int = 0) -> System:
     one = as_step if as_step.batch is None else as_step.sequence(0)
     given = torch.as_tensor(basis).detach().cpu().double().numpy()
     with torch.no_grad():
-        for candidate in candidates(given, torch.finfo(system.like.dtype).eps):
+        for candidate in _candidates(one, given, transient):
             subspace = torch.as_tensor(candidate, dtype=system.like.dtype, device=system.like.device)
             if _is_invariant(one, subspace, transient):
                 return replace(system, subspace=subspace)
+    if is_contrast(given, torch.finfo(system.like.dtype).eps):
+        warnings.warn(CONTRAST_MESSAGE, stacklevel=4)
     return system
+
+
+def _candidates(system: StepSystem, basis: Float[np.ndarray, "*B N k"], transient: int) -> Iterator[Any]:
+    eps = torch.finfo(system.like.dtype).eps
+    yield from candidates(basis, eps)
+    transient = min(transient, system.length - 1)
+    states = orbit(system)[transient + sampled_steps(system.length - transient)]
+    across = transversal(basis, states.cpu().double().numpy(), eps)
+    if across is not None:
+        yield across
 
 
 def _is_invariant(system: StepSystem, subspace: Float[Tensor, "N m"], transient: int) -> bool:
@@ -37,7 +60,9 @@ def _is_invariant(system: StepSystem, subspace: Float[Tensor, "N m"], transient:
 
 
 def _leak(system: StepSystem, t: int, subspace: Float[Tensor, "N m"]) -> float:
-    """The size of the part of the tangents outside the subspace after step `t`, of which each has length 1."""
+    """The size of the part of the tangents outside the subspace after step `t`, relative to the longest of them."""
     inputs = system.inputs_between(t, t + 1)
-    pushed = replace(system, inputs=inputs, length=1).flow(subspace, transient=0, interval=1).basis
-    return torch.linalg.matrix_norm(pushed - subspace @ (subspace.mT @ pushed), 2).item()
+    pushed = replace(system, inputs=inputs, length=1).flow(subspace, transient=0, interval=1)
+    outside = pushed.basis - subspace @ (subspace.mT @ pushed.basis)
+    length = torch.exp(pushed.log_growth[0] - pushed.log_growth[0].max())  # a column of Q says nothing of its length
+    return torch.linalg.matrix_norm(outside * length, 2).item()

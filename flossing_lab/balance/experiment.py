@@ -34,6 +34,7 @@ from flossing_lab.runs.checkpoint import with_parameters
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.experiment import Experiment, Measurements
 from flossing_lab.runs.files import read_arrays
+from flossing_lab.runs.film import MOST_FRAMES
 from flossing_lab.runs.plotting import evenly_spaced
 from flossing_lab.runs.process import check_fits, configure_dtype
 
@@ -43,7 +44,6 @@ RELAXATION = 100
 TRANSIENT = 100
 """Steps before the average of the spectrum begins."""
 
-MOST_FRAMES = 101
 """Largest number of frames in a film, made from evenly spaced snapshots."""
 
 

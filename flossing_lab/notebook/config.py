@@ -78,7 +78,8 @@ class NotebookConfig(RunConfig):
         sections = [value for _, value in self if isinstance(value, Section)]
         ours = {"dtype", "experiment", *(name for section in sections for name in type(section).model_fields)}
         if taken := [name for section in sections for name in section.model_extra or {} if name in ours]:
-            raise ValueError(f"settings must not have the names of fields of the run, got {', '.join(taken)}")
+            found = "; condition follows from the schedule, leave it out" if "condition" in taken else ""
+            raise ValueError(f"settings must not be named {', '.join(sorted(ours))}, got {', '.join(taken)}{found}")
         return self
 
     def values(self) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class OwnFlossingConfig(Section):
     """Gradient flossing: when, how long, and which exponents."""
 
     condition: Condition = "before"
-    """When to floss: none; before training; during it, every EVERY epochs; both; adaptive: before, and during it
+    """When to floss: none; before training; during it, after every EVERY epochs; both; adaptive: before, and during it
     while little of the gradient reaches back over the window (flossing.gradient_reach below THRESHOLD)."""
     loss: Literal["default", "exponents"] = "default"
     """The loss of flossing: that of flossing.floss, or the exponents alone, the loss of the paper."""
@@ -137,6 +137,9 @@ class OwnConfig(RunConfig):
         if not isinstance(values, dict):
             return values
         sections = {name: dict(values.get(name) or {}) for name in ("network", "task", "safety")}
+        for section, field in (("network", "cell_options"), ("task", "task_options")):
+            if isinstance(given := sections[section].get(field), dict):  # a table of a sweep's file
+                sections[section][field] = json.dumps(given)
         folder = sections["safety"].get("folder") or os.getcwd()
         for section, field in (("network", "cell"), ("task", "task")):
             given = sections[section].get(field)

@@ -4,6 +4,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array
@@ -125,16 +126,25 @@ def make_schedule(config: OwnConfig) -> schedules.Schedule:
     if settings.condition == "before":
         return schedules.preflossing(settings.preflossing)
     if settings.condition in ("during", "before_and_during"):
-        later = schedules.interflossing(settings.interflossing, every=settings.every, blocks=None)
+        # After every EVERY epochs, so that training has the last word.
+        start = settings.every + 1
+        later = schedules.interflossing(settings.interflossing, every=settings.every, blocks=None, start=start)
         first = schedules.preflossing(settings.preflossing)
         return later if settings.condition == "during" else schedules.sum_schedules(first, later)
     is_lost = blocks_below(settings.threshold, settings.interflossing)
     return schedules.rule(is_lost, every=settings.every, preflossing=settings.preflossing)
 
 
-def driven_system(model: cells.Network, config: OwnConfig) -> dict[str, Any]:
-    """The arguments that describe the network, along a sequence of the task."""
-    return {"model": model, "inputs": sequence_of(make_task(config), config.seeds.seed_data)}
+def longest_lag(config: OwnConfig) -> int | None:
+    """The longest lag of the task, in steps; None if the task does not name one."""
+    return getattr(make_task(config), "longest_lag", None)
+
+
+def driven_system(model: cells.Network, config: OwnConfig, trials: int = 1) -> dict[str, Any]:
+    """The arguments that describe the network, along trials of the task, one after another."""
+    task = make_task(config)
+    sequences = [sequence_of(task, config.seeds.seed_data + number) for number in range(trials)]
+    return {"model": model, "inputs": jnp.concatenate(sequences)}
 
 
 def measure_spectrum(model: cells.Network, config: OwnConfig, k: int | None = None) -> Spectrum:

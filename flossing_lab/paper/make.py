@@ -27,7 +27,7 @@ from flossing_lab.sweeps.spec import Point, Spec, describe
 from flossing_lab.sweeps.sweep import check_points, has_finished, locked, run_job
 from flossing_lab.sweeps.workers import Job, check_workers, run_jobs, say
 
-TINY = "Scale tiny, which only checks the machinery: networks of 8 units, not the sizes in the titles."
+TINY = "Scale tiny, which only checks the machinery: networks of a few units, not of the sizes that are named here."
 
 
 def make_paper(
@@ -90,6 +90,8 @@ def keep_data(folder: Folder, figure: FigureModule, scale: Scale, *, chosen: boo
     wanted = sum(len(spec.points()) for spec in specs), len(calculations)
     made = wanted[0] - sum(map(len, missing_runs.values())), wanted[1] - len(missing_calculations)
     before = folder.read_data(figure.NAME)
+    if before is None and not chosen and not sum(made):
+        return
     if before is not None:
         more = sum(made) - before["runs"]["made"] - before["calculations"]["made"]
         is_worse = (more < 0 and not figure.IN_PAPER) or (more <= 0 and not chosen)
@@ -115,7 +117,8 @@ def write_page(folder: Folder, figures: Mapping[str, FigureModule]):
         if content["runs"]["made"] + content["calculations"]["made"]:
             figure = figures[name].draw(content["data"])
             if content["scale"] == "tiny":
-                figure.text(0.005, 0.005, TINY, color="0.4", fontsize=8, va="bottom")
+                figure.get_layout_engine().set(rect=(0, 0.05, 1, 0.95))
+                figure.text(0.995, 0.01, TINY, color="0.4", fontsize=8, ha="right")
             save_figure(figure, folder.path / f"{name}.png")
     write_atomically(folder.path / "RESULTS.md", page(figures, available).encode())
 

@@ -35,6 +35,9 @@ class Train:
     """Run directory to continue, with its stored configuration. EPOCHS lengthens it; CHECKPOINT-EVERY,
     SNAPSHOTS-EVERY and HALVINGS may change; other arguments are refused."""
 
+    film: bool = False
+    """Write film.gif, a film of the recurrent weights and their eigenvalues, from the snapshots."""
+
     def __call__(self):
         arguments = self.config if self.call is None else self._called(self.call)
         directory = train(Config, arguments, self.out, self.overwrite, self.resume, self.seed)
@@ -42,6 +45,10 @@ class Train:
             say(f"ended at epoch {stopped['epoch']}: {stopped['reason']}")
         say(f"accuracy over the last epochs {directory.metrics('training')['accuracy'][-100:].mean():.3f}")
         say(f"run directory   {directory.path}\nplot            {directory.path / 'run.png'}")
+        if self.film:
+            from flossing_lab.reference.figures import write_film
+
+            say(f"film            {write_film(directory)}")
 
     def _called(self, text: str) -> Config:
         """The configuration of a call, with those flags that the call leaves open."""

@@ -216,10 +216,15 @@ def make_stop(stopping: StoppingConfig) -> Callable[[Mapping[str, np.ndarray]], 
     return stop
 
 
-def driven_system(model: ReferenceModel, config: Config) -> dict[str, Any]:
-    """The arguments that describe the network, along a whole sequence of the task."""
+def longest_lag(config: Config) -> int:
+    """The longest lag of the task, in steps."""
+    return config.longest_lag
+
+
+def driven_system(model: ReferenceModel, config: Config, trials: int = 1) -> dict[str, Any]:
+    """The arguments that describe the network, along sequences of the task, one after another."""
     _, _, input_key, _ = _streams(config)
-    inputs = FlossingInputs(config.task.steps, make_task(config).channels, config.task.amplitude)(input_key)
+    inputs = FlossingInputs(trials * config.task.steps, make_task(config).channels, config.task.amplitude)(input_key)
     return {"model": model, "inputs": inputs, "state": first_state(model), "step": step}
 
 

@@ -1,13 +1,16 @@
 """The plots of a run of the reference experiment and of the demo, drawn from run directories."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from flossing_lab.runs import film
 from flossing_lab.runs.directory import RunDirectory
+from flossing_lab.runs.files import read_arrays
 from flossing_lab.runs.plotting import (
     COLOURS,
     DARK,
@@ -15,6 +18,7 @@ from flossing_lab.runs.plotting import (
     LIGHT_GREY,
     as_exponents,
     draw_spectrum,
+    evenly_spaced,
     remove_spines,
     running_mean,
     running_median,
@@ -65,12 +69,12 @@ def draw_run(run: RunDirectory) -> Figure:
     _style_accuracy(accuracy)
     accuracy.set_title("Accuracy on fresh sequences: each epoch, running mean", loc="left", fontsize=10)
 
-    measured = training["measured_exponents"]
+    epochs, measured = _measured_exponents(run)
     k = measured.shape[1]
     for index in sorted({0, k // 4, k // 2, 3 * k // 4, k - 1}):
         line = measured[:, index]
-        exponents.plot(training["measured_epoch"], line, color=colour, lw=1.3, alpha=0.35 + 0.65 * (1 - index / k))
-        exponents.annotate(f" λ{index + 1}", (training["measured_epoch"][-1], line[-1]), fontsize=8, va="center")
+        exponents.plot(epochs, line, color=colour, lw=1.3, alpha=0.35 + 0.65 * (1 - index / k))
+        exponents.annotate(f" λ{index + 1}", (epochs[-1], line[-1]), fontsize=8, va="center")
     exponents.axhline(0, color=LIGHT_GREY, lw=0.8, zorder=0)
     exponents.set(xlabel="training epoch", ylabel="exponent (per step)")
     exponents.set_title("Lyapunov exponents over the flossing window", loc="left", fontsize=10)
@@ -96,6 +100,32 @@ def draw_run(run: RunDirectory) -> Figure:
     return figure
 
 
+def write_film(run: RunDirectory) -> Path:
+    """Write `film.gif`, the recurrent weights and their eigenvalues at the snapshots of a run; return its path.
+
+    Raises ValueError if the run has no snapshots.
+    """
+    snapshots = list(run.snapshots.items())
+    if not snapshots:
+        raise ValueError(f"run must hold snapshots for a film, got {str(run.path)!r}: set snapshots_every above 0")
+    frames = []
+    for (epoch, flossing), path in (snapshots[index] for index in evenly_spaced(len(snapshots), film.MOST_FRAMES)):
+        J = read_arrays(path)["network.J"]
+        title = f"epoch {epoch:,}" + (f", after {flossing:,} of flossing" if flossing else "")
+        frames.append(film.Frame(title, J, np.linalg.eigvals(J).astype(complex)))
+    titles = ("Recurrent weights J", "Eigenvalues of J")
+    order = np.arange(len(frames[0].J))
+    return film.write_film(run.path / "film.gif", frames, order=order, titles=titles, unit="unit")
+
+
+def _measured_exponents(run: RunDirectory) -> tuple[np.ndarray, np.ndarray]:
+    """The exponents of the flossing window after each chunk of training and of flossing, by training epoch."""
+    kinds = [metrics for kind in ("flossing", "training") if (metrics := run.metrics(kind))]
+    epochs = np.concatenate([each["measured_epoch"] for each in kinds])
+    order = np.argsort(epochs, kind="stable")
+    return epochs[order], np.concatenate([each["measured_exponents"] for each in kinds])[order]
+
+
 def _draw_comparison_spectra(axes: Axes, runs: Mapping[str, RunDirectory]):
     for condition, run in runs.items():
         spectra = run.info["spectra"]
@@ -119,7 +149,7 @@ def _mark_blocks(axes: Axes, runs: Mapping[str, RunDirectory]):
             axes.plot(epoch, 0.48 - 0.009 * row, marker="v", ms=5, color=COLOURS[condition], ls="none")
             marked = True
     if marked:
-        axes.annotate("▼ flossing", (1, 0.475), fontsize=8, color="#888888", **_AT_RIGHT)
+        axes.annotate("▼ flossing", (0.85, 0.5), fontsize=8, color="#888888", **_AT_RIGHT)
 
 
 def _style_accuracy(axes: Axes):

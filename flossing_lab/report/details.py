@@ -72,7 +72,7 @@ def _exponents(training: Metrics, flossing: Metrics) -> Panel:
         done, flossed = flossing["training_epoch"][some], flossing["epoch"][some]
         rows.append((done, flossed, flossing["exponents"][some], np.ones(len(done), bool)))
     if not rows:
-        return "No exponents have been measured yet."
+        return "No exponents have been measured."
     done, flossed, exponents, by_flossing = (np.concatenate(column) for column in zip(*rows, strict=True))
     order = np.argsort(done + flossed, kind="stable")
     lines = _quartile_indices(exponents.shape[1])
@@ -107,7 +107,7 @@ def _squares(flossing: Metrics, config: RunConfig) -> Panel:
 
 def _spectra(run: Run) -> Panel:
     spectra = {stage: numbers(exponents) for stage, exponents in run.spectra.items()}
-    return spectra or "No spectrum has been measured yet."
+    return spectra or "No spectrum has been measured."
 
 
 def _gradients(training: Metrics, clip: float | None) -> Panel:

@@ -14,6 +14,9 @@ from flossing_lab.runs.plotting import save_figure
 from flossing_lab.runs.run import configure_dtype, load_model
 from flossing_lab.runs.spectrum import load_cell, read_inputs
 
+TRIALS = 8
+"""The number of sequences of the task along which a network is diagnosed."""
+
 
 def diagnose_run(config: RunConfig, source: Path | None, horizon: int | None, plot: Path):
     """Diagnose the final network of the run in `source`, or a network drawn from `config`."""
@@ -24,11 +27,11 @@ def diagnose_run(config: RunConfig, source: Path | None, horizon: int | None, pl
     driven_system = getattr(module, "driven_system", None)
     if driven_system is None:
         raise ValueError(f"run must be one of the experiments reference and own, got one of {config.experiment!r}")
-    horizon = getattr(config, "longest_lag", None) if horizon is None else horizon
+    horizon = module.longest_lag(config) if horizon is None else horizon
     if horizon is None:
-        raise ValueError("horizon must be given: the longest lag of the task, in steps")
+        raise ValueError("horizon must be given, the longest lag in steps: the task has no attribute longest_lag")
     _announce(config.name, horizon)
-    _show(fl.diagnose(**driven_system(model, config), horizon=horizon), plot)
+    _show(fl.diagnose(**driven_system(model, config, trials=TRIALS), horizon=horizon), plot)
 
 
 def diagnose_weights(file: Path, inputs: Path, *, kind: str | None, name: str | None, horizon: int, plot: Path):

@@ -37,7 +37,7 @@ def draw_run(run: RunDirectory) -> Figure:
         axes.plot(training["epoch"], training[name], color=LIGHT_GREY, lw=0.5)
         axes.plot(*running_mean(training["epoch"], training[name]), color=colour, lw=1.8)
         axes.set_title(f"{name.capitalize()} of training: each epoch, running mean", loc="left", fontsize=10)
-        axes.set_xlabel("training epoch")
+        axes.set_xlabel("training epoch; dotted: flossing" if flossing else "training epoch")
         for epoch in np.unique(flossing["training_epoch"]) if flossing else []:
             axes.axvline(epoch, color=LIGHT_GREY, lw=0.6, ls=":")
     if flossing:

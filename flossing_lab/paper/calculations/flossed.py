@@ -110,7 +110,7 @@ def _flossed(
             "optimiser": optax.adam(rate),
             "clip": None,
         }
-        cell, history = floss(cell, inputs, state=state, key=flossing_key, **options)
+        cell, history = floss(cell, inputs, state=state, key=flossing_key, report=False, **options)
         return cell, history.exponents
 
 
