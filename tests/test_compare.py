@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, norm
 
+from flossing_lab import statistics
 from flossing_lab.cli import main
 from flossing_lab.comparison.trial import paired, runs as trial_runs, table as trial_table
 from flossing_lab.comparison.trial.protocol import Trial, TrialRun, digest, read_trial
@@ -136,17 +137,17 @@ def test_bad_protocols(protocol, capsys, old, new, message):
 
 
 def test_mcnemar_holm_and_the_interval():
-    found = paired.pair([(True, True)] * 3 + [(False, True)] * 9 + [(True, False)] + [(False, False)] * 7)
+    found = statistics.pair([(True, True)] * 3 + [(False, True)] * 9 + [(True, False)] + [(False, False)] * 7)
     assert found == (20, 4, 12, 1, 9)
     assert found.difference == pytest.approx(0.4)
     assert found.p == pytest.approx(22 / 2**10)  # 2 (1 + 10) / 2^10
     ours, theirs = 10 / 22, 2 / 22
     half = norm.ppf(0.975) * math.sqrt((ours + theirs - (ours - theirs) ** 2) / 22)
     np.testing.assert_allclose(found.interval, [ours - theirs - half, ours - theirs + half], rtol=1e-6)
-    assert paired.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert paired.smallest_difference(32) == 6 / 32 and binomtest(6, 6).pvalue < 0.05 < binomtest(5, 5).pvalue
     assert math.isnan(paired.smallest_difference(5))
-    assert paired.pair([(True, True)] * 4).p == 1
+    assert statistics.pair([(True, True)] * 4).p == 1
 
 
 def test_the_interval_covers():
@@ -154,7 +155,7 @@ def test_the_interval_covers():
     rng, held = np.random.default_rng(0), 0
     for _ in range(1000):
         kinds = rng.choice(4, 32, p=[0.3, 0.3, 0.1, 0.3])
-        low, high = paired.pair([(k in (0, 2), k in (0, 1)) for k in kinds]).interval
+        low, high = statistics.pair([(k in (0, 2), k in (0, 1)) for k in kinds]).interval
         held += low <= 0.2 <= high
     assert 0.93 < held / 1000 < 0.98
 

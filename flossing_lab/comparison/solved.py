@@ -1,16 +1,13 @@
 """How many networks solve a task, as a Markdown table: one row per network, one column per arm."""
 
-import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from flossing_lab.comparison.protocol import Protocol, TaskSetting
+from flossing_lab.statistics import wilson
 
 Run = dict[str, Any]
-
-Z = 1.959964
-"""The 97.5 % quantile of the normal distribution."""
 
 
 def markdown(protocol: Protocol, runs: Sequence[Run]) -> str:
@@ -35,13 +32,6 @@ def is_solved(run: Run, task: Any) -> bool:
     if run["failure"]:
         return False
     return run[task.measure] >= task.solved if task.measure == "accuracy" else run[task.measure] <= task.solved
-
-
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a rate (Wilson 1927)."""
-    rate, z2 = successes / n, Z**2 / n
-    centre, half = rate + z2 / 2, Z * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n))
-    return max(0.0, (centre - half) / (1 + z2)), min(1.0, (centre + half) / (1 + z2))
 
 
 def _caption(task: TaskSetting) -> str:

@@ -12,7 +12,8 @@ from flossing_lab.sweeps.spec import Spec
 Scale = Literal["laptop", "paper", "tiny"]
 """laptop: half an hour on two cores; paper: 20 networks, all delays, 10,000 epochs; tiny: for the tests."""
 
-Verdict = Literal["holds", "holds in part", "does not hold", "undecided", "not run", "not judged"]
+Verdict = Literal["holds", "fails", "undecided at this n", "reached", "not reached", "not run", "not judged"]
+"""A claim holds or fails at p < 0.05, else it is undecided; a goal is reached or not; a calculation holds or fails."""
 
 Data = dict[str, Any]
 """The data of a figure, from which it is drawn and judged: JSON, tens of kB, at most 200 points a curve."""

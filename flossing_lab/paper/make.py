@@ -117,7 +117,7 @@ def write_page(folder: Folder, figures: Mapping[str, FigureModule]):
         if content["runs"]["made"] + content["calculations"]["made"]:
             figure = figures[name].draw(content["data"])
             if content["scale"] == "tiny":
-                figure.get_layout_engine().set(rect=(0, 0.05, 1, 0.95))
+                figure.set_layout_engine("constrained", rect=(0, 0.05, 1, 0.95))
                 figure.text(0.995, 0.01, TINY, color="0.4", fontsize=8, ha="right")
             save_figure(figure, folder.path / f"{name}.png")
     write_atomically(folder.path / "RESULTS.md", page(figures, available).encode())

@@ -10,8 +10,12 @@ _HEAD = """# Results, figure by figure
 Written by `flossing paper`: every number below comes from runs and calculations of this library. Run the command again
 to regenerate this page. Unless a caption says otherwise, curves and points are medians and bands are quartiles over
 networks with different seeds. *n* is the number of networks behind each number, as a range where it varies. *d* is the
-longest lag of a task, in steps. Each verdict applies the criterion given with the measured numbers. It is not a
-significance test: with three networks on each side, no difference reaches the 5 % level (Fisher's exact test).
+longest lag of a task, in steps.
+
+A claim *holds* or *fails* if the test that is given with its numbers has p < 0.05: Wilcoxon's signed-rank test for
+numbers of networks that are paired by their seeds, the exact binomial test for counts, Holm's correction where a claim
+covers several cases. Otherwise it is *undecided at this n*: three networks cannot decide anything. A goal is *reached*
+or *not reached*; nine of ten needs at least ten networks. A calculation without a test holds or fails by its criterion.
 """
 
 _MANY = 12  # further missing rows are counted, not listed

@@ -48,7 +48,9 @@ def draw_network(config: NetworkConfig, channels: int, outputs: int, key: Random
     settings = config.model_dump()
     scale, mean = settings.pop("readout_scale"), settings.pop("readout_mean")
     by_lapack = settings["recurrent"] == "lapack"
-    cell = VanillaRNN(inputs=channels, key=key, **settings | ({"recurrent": "orthogonal"} if by_lapack else {}))
+    if by_lapack:
+        settings["recurrent"] = "orthogonal"
+    cell = VanillaRNN(inputs=channels, key=key, **settings)
     J_key, _, readout_key, _ = jax.random.split(key, 4)  # the third is unused by the cell
     if by_lapack:
         q, _ = jnp.linalg.qr(jax.random.normal(J_key, cell.J.shape))

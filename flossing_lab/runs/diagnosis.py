@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ def diagnose_run(config: RunConfig, source: Path | None, horizon: int | None, pl
     """Diagnose the final network of the run in `source`, or a network drawn from `config`."""
     config = config if source is None else RunDirectory(source).config
     configure_dtype(config.dtype)
-    module = experiment_module(config)
+    module: Any = experiment_module(config)
     model = module.build(config).model if source is None else load_model(RunDirectory(source))
     driven_system = getattr(module, "driven_system", None)
     if driven_system is None:

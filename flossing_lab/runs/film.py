@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
 
 from flossing_lab.runs.files import write_atomically
@@ -26,7 +27,7 @@ class Frame(NamedTuple):
 
     title: str
     J: Float[np.ndarray, "N N"]
-    eigenvalues: Complex[np.ndarray, " N"]
+    eigenvalues: NDArray[np.complex128]
 
 
 def write_film(
@@ -78,7 +79,7 @@ def draw_matrix(axes: Axes, J: np.ndarray, order: np.ndarray, limit: float, unit
     return image
 
 
-def draw_eigenvalues(axes: Axes, start: np.ndarray, end: np.ndarray, name: str):
+def draw_eigenvalues(axes: Axes, start: NDArray[np.complex128], end: NDArray[np.complex128], name: str):
     """Two sets of eigenvalues beside the unit circle, and the dots of the second to move them later."""
     turn = np.linspace(0, 2 * np.pi, 200)
     axes.plot(np.cos(turn), np.sin(turn), color=LIGHT_GREY, lw=0.8, zorder=0)

@@ -8,12 +8,13 @@ from typing import Any
 
 from scipy.stats import fisher_exact
 
-from flossing_lab.comparison.trial.paired import Paired, holm, is_solved, pairs, smallest_difference
+from flossing_lab.comparison.trial.paired import is_solved, pairs, smallest_difference
 from flossing_lab.comparison.trial.picture import draw
 from flossing_lab.comparison.trial.protocol import Trial
 from flossing_lab.comparison.trial.runs import best_runs, read_results
 from flossing_lab.runs.files import write_atomically
 from flossing_lab.runs.plotting import save_figure
+from flossing_lab.statistics import Paired, holm
 
 Run = dict[str, Any]
 LEVEL = 0.05

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 
 from flossing_lab.paper.analysis.drawing import GREY, accuracy_axes, legend_below, medians, new_figure, panel
 from flossing_lab.paper.analysis.measures import SOLVED, Group, groups, numbers
-from flossing_lab.paper.analysis.verdicts import networks, nine_of_ten, not_run
-from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale, Verdict
+from flossing_lab.paper.analysis.verdicts import compare, networks, nine_of_ten, not_run, pairs_of
+from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
 from flossing_lab.paper.schedules import (
     COLOURS,
     GOAL_SCHEDULES,
@@ -115,20 +115,16 @@ def _costs_less(rows: Sequence[Group], schedule: str) -> Claim:
     pairs = _pairs(rows, schedule, "periodic")
     if not pairs:
         return not_run(claim)
-    ours = [float(np.median(numbers(a["flossed_steps"]))) for a, _ in pairs]
-    theirs = [float(np.median(numbers(b["flossed_steps"]))) for _, b in pairs]
-    listed = "; ".join(
-        f"{_where(a)}: {x:.0f} against {y:.0f}" for (a, _), x, y in zip(pairs, ours, theirs, strict=True)
-    )
-    found = f"Flossed steps (epochs times window), median over networks: {listed}."
-    compared = [row for pair in pairs for row in pair]
-    return Claim(claim, found, networks(compared), _share([x < y for x, y in zip(ours, theirs, strict=True)]))
+    medians = [[np.median(numbers(row["flossed_steps"])) for row in pair] for pair in pairs]
+    listed = "; ".join(f"{_where(a)}: {x:.0f} against {y:.0f}" for (a, _), (x, y) in zip(pairs, medians, strict=True))
+    found = f"Flossed steps (epochs times window), median over networks: {listed}. Mean over cases of each network:"
+    return compare(claim, found, *pairs_of(pairs, "flossed_steps"), more=False)
 
 
 def _is_no_slower(rows: Sequence[Group], schedule: str) -> Claim:
     name = GOAL_SCHEDULES[schedule].lower()
     claim = f"(Our goal.) At delays below 0.95 N {name} needs at most 20 % more epochs than the best other schedule."
-    listed, outcomes, compared = [], [], []
+    listed, cases = [], []
     for row in _of(rows, schedule):
         rivals = [r for r in rows if r["schedule"] not in GOAL_SCHEDULES and _where(r) == _where(row)]
         if row["load"] >= 0.94 or not rivals:
@@ -138,23 +134,25 @@ def _is_no_slower(rows: Sequence[Group], schedule: str) -> Claim:
             listed.append(
                 f"{_where(row)}: {epochs_of(row):.0f} against {epochs_of(best):.0f} ({LABELS[best['schedule']]})"
             )
-            outcomes.append(epochs_of(row) <= 1.2 * epochs_of(best))
-            compared += [row, best]
-    if not outcomes:
+            cases.append((row, best))
+    if not cases:
         return not_run(claim)
-    found = f"Epochs to accuracy {SOLVED}, median over networks: {'; '.join(listed)}."
-    return Claim(claim, found, networks(compared), _share(outcomes))
+    found = (
+        f"Epochs to accuracy {SOLVED}, median over networks: {'; '.join(listed)}. Against 1.2 times the other, each:"
+    )
+    ours, theirs = pairs_of(cases, "epochs_to_solve")
+    return compare(claim, found, ours, [1.2 * each for each in theirs], more=False)
 
 
 def _goes_beyond(rows: Sequence[Group]) -> Claim:
-    claim = "(Our question.) At least one network of N units solves a delay d above N within 10,000 epochs."
+    claim = "(Our goal.) At least one network of N units solves a delay d above N within 10,000 epochs."
     matching = [row for row in rows if row["load"] > 1]
     if not matching:
         return not_run(claim)
     best = max(matching, key=lambda row: numbers(row["final_accuracy"]).max())
     reached = numbers(best["final_accuracy"]).max()
     found = f"The best network at d > N reaches {reached:.3f}: {_where(best)}, {LABELS[best['schedule']]}."
-    return Claim(claim, found, networks(matching), "holds" if reached >= SOLVED else "does not hold")
+    return Claim(claim, found, networks(matching), "reached" if reached >= SOLVED else "not reached")
 
 
 def _of(rows: Sequence[Group], schedule: str) -> list[Group]:
@@ -168,7 +166,3 @@ def _pairs(rows: Sequence[Group], ours: str, theirs: str) -> list[tuple[Group, G
 
 def _where(row: Group) -> str:
     return f"N = {row['units']}, d = {row['d']}"
-
-
-def _share(outcomes: Sequence[bool]) -> Verdict:
-    return "holds" if all(outcomes) else "holds in part" if any(outcomes) else "does not hold"

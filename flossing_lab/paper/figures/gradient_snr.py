@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from scipy.stats import spearmanr
 
 from flossing_lab.paper import schedules
 from flossing_lab.paper.analysis.drawing import GREY, new_figure, panel
 from flossing_lab.paper.analysis.measures import LAST, numbers, short
-from flossing_lab.paper.analysis.verdicts import not_run
+from flossing_lab.paper.analysis.verdicts import correlates, not_run
 from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
 from flossing_lab.paper.schedules import Setting
 from flossing_lab.runs.plotting import running_mean
@@ -141,12 +140,6 @@ def claims(data: Data) -> list[Claim]:
     return [_falls(data["networks"]), _tells(data["networks"])]
 
 
-def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    if len(x) < 6:
-        return float("nan")
-    return float(spearmanr(x, y)[0])  # pyright: ignore[reportArgumentType]
-
-
 def _falls(rows: Sequence[dict[str, Any]]) -> Claim:
     claim = "(Our question.) Larger networks need more batches until the signal equals the noise."
     sizes = sorted({row["units"] for row in rows})
@@ -156,23 +149,18 @@ def _falls(rows: Sequence[dict[str, Any]]) -> Claim:
     seen = [f"{batches:.0f}" if np.isfinite(batches) else "no signal detected" for batches in medians]
     each = (f"N = {size}: {batches}" for size, batches in zip(sizes, seen, strict=True))
     found = f"Median of (noise / signal)²: {'; '.join(each)}."
-    return Claim(claim, found, len(rows), "holds" if (np.diff(medians) > 0).all() else "does not hold")
+    return correlates(claim, found, numbers([row["units"] for row in rows]), numbers([row["batches"] for row in rows]))
 
 
 def _tells(rows: Sequence[dict[str, Any]]) -> Claim:
     claim = "(Our question.) (noise / signal)² correlates with the number of epochs at chance."
-    batches, epochs = _pairs(rows)
-    if len(batches) < 6:
-        return not_run(claim)
     # Both quantities change with size, so networks of one size are the stricter test.
     sizes = [row["units"] for row in rows]
-    most = max(sizes, key=sizes.count)
-    both = [_correlation(batches, epochs), _correlation(*_pairs([row for row in rows if row["units"] == most]))]
+    most = max(sizes, key=sizes.count) if sizes else 0
+    batches, epochs = _pairs([row for row in rows if row["units"] == most])
+    if len(batches) < 6:
+        return not_run(claim)
     found = (
-        f"{len(batches)} networks that left chance: rank correlation {both[0]:.2f}, and {both[1]:.2f} among those with "
-        f"N = {most} (criterion: at least 0.7); median ratio of epochs to batches {np.median(epochs / batches):.1f}."
+        f"Networks of N = {most} that left chance; median ratio of epochs to batches {np.median(epochs / batches):.1f}."
     )
-    outcomes = [correlation >= 0.7 for correlation in both]
-    return Claim(
-        claim, found, len(batches), "holds" if all(outcomes) else "holds in part" if any(outcomes) else "does not hold"
-    )
+    return correlates(claim, found, batches, epochs)

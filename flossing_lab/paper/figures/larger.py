@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 
 from flossing_lab.paper import schedules
 from flossing_lab.paper.analysis.drawing import accuracy_axes, legend_below, new_figure
-from flossing_lab.paper.analysis.measures import SOLVED, Group, accuracy_curves, groups, numbers
-from flossing_lab.paper.analysis.verdicts import count_solved, networks, nine_of_ten, not_run
+from flossing_lab.paper.analysis.measures import accuracy_curves, groups, numbers
+from flossing_lab.paper.analysis.verdicts import nine_of_ten, not_run, reaches_further
 from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
 from flossing_lab.paper.scales import slug
 from flossing_lab.sweeps.spec import Spec
@@ -128,25 +128,6 @@ def claims(data: Data) -> list[Claim]:
 
 
 def _helps(data: Data, change: str, claim: str) -> Claim:
-    """It holds if, at some delay, all networks solve the task with this change and none with the previous one."""
+    """Whether networks solve longer delays with this change than with the previous one."""
     before = list(CHANGES)[list(CHANGES).index(change) - 1]
-    found: dict[int, dict[str, Group]] = {}
-    for row in data["groups"]:
-        found.setdefault(row["d"], {})[row["change"]] = row
-    pairs = {
-        d: (matching[change], matching[before])
-        for d, matching in sorted(found.items())
-        if {change, before} <= matching.keys()
-    }
-    if not pairs:
-        return not_run(claim)
-    listed, verdicts = [], []
-    for d, (ours, theirs) in pairs.items():
-        solved, tried, less, of = count_solved(ours), len(ours["seed"]), count_solved(theirs), len(theirs["seed"])
-        listed.append(f"d = {d}: {solved} of {tried} {change}, {less} of {of} {before}")
-        verdicts.append(
-            "holds" if solved == tried and not less else "holds in part" if solved / tried > less / of else ""
-        )
-    verdict = "holds" if "holds" in verdicts else "holds in part" if any(verdicts) else "does not hold"
-    used = [row for pair in pairs.values() for row in pair]
-    return Claim(claim, f"Final accuracy ≥ {SOLVED}: {'; '.join(listed)}.", networks(used), verdict)
+    return reaches_further(claim, data["groups"], change, before, key="change", names={change: change, before: before})

@@ -4,12 +4,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import spearmanr
 
 from flossing_lab.paper import schedules
 from flossing_lab.paper.analysis.drawing import GREY, new_figure, panel
 from flossing_lab.paper.analysis.measures import SOLVED, Group, groups, numbers
-from flossing_lab.paper.analysis.verdicts import networks, not_run
+from flossing_lab.paper.analysis.verdicts import correlates, count_solved, nine_of_ten, not_run
 from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
 from flossing_lab.paper.scales import slug
 from flossing_lab.sweeps.spec import Spec
@@ -116,13 +115,14 @@ def draw(data: Data) -> Figure:
 def claims(data: Data) -> list[Claim]:
     """Whether some change suffices, and whether accuracy correlates with the directions alive."""
     rows: list[Group] = data["groups"]
-    claim = "(Our question.) With at least one change, all networks tried solve d = 0.95 N, N = 80."
-    if not rows or rows[0]["change"] != AS_IS:
+    claim = "(Our goal.) With at least one change, nine of ten networks solve d = 0.95 N, N = 80."
+    if len(rows) < 2 or rows[0]["change"] != AS_IS:
         return [not_run(claim), not_run(_ALIVE)]
     listed = [f"{row['change']}: {np.median(numbers(row['final_accuracy'])):.3f}" for row in rows]
-    outcomes = [row["change"] for row in rows if (numbers(row["final_accuracy"]) >= SOLVED).all()]
-    found = f"Median final accuracy: {'; '.join(listed)}."
-    return [Claim(claim, found, networks(rows), "holds" if outcomes else "does not hold"), _goes_with_directions(rows)]
+    best = max(rows[1:], key=lambda row: (count_solved(row) / len(row["seed"]), len(row["seed"])))
+    goal = nine_of_ten(claim, best)
+    found = f"Median final accuracy: {'; '.join(listed)}. Most networks, {best['change']}: {goal.found}"
+    return [goal._replace(found=found), _goes_with_directions(rows)]
 
 
 _ALIVE = "(Our question.) Final accuracy correlates with the number of directions alive."
@@ -132,9 +132,5 @@ def _goes_with_directions(rows: list[Group]) -> Claim:
     alive, accuracy = _alive_and_accuracy(rows)
     if len(alive) < 6 or len({*alive.tolist()}) < 2:
         return not_run(_ALIVE)
-    correlation = float(spearmanr(alive, accuracy)[0])  # pyright: ignore[reportArgumentType]
-    found = (
-        f"{len(alive)} runs that left chance, with {alive.min()} to {alive.max()} directions alive: rank correlation "
-        f"with the accuracy {correlation:.2f} (criterion: at least 0.7)."
-    )
-    return Claim(_ALIVE, found, networks(rows), "holds" if correlation >= 0.7 else "does not hold")
+    found = f"Runs that left chance, with {alive.min()} to {alive.max()} directions alive."
+    return correlates(_ALIVE, found, alive, accuracy)

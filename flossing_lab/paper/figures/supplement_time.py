@@ -82,5 +82,4 @@ def claims(data: Data) -> list[Claim]:
         f"{data['epochs']['flossing']} flossing and {data['epochs']['training']} training epochs make flossing "
         f"{share:.0%} of the time, without compilation (criterion: at most {SHARE:.0%})."
     )
-    verdict = "holds" if share <= SHARE else "holds in part" if share <= 0.5 else "does not hold"
-    return [Claim(claim, found, networks([row]), verdict)]
+    return [Claim(claim, found, networks([row]), "holds" if share <= SHARE else "fails")]
