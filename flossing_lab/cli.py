@@ -116,30 +116,40 @@ class Diagnose:
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Train one network with and without flossing, from a start that does not learn the task without it.
+    """Train networks with and without flossing on one task, and compare them: a table, one sentence, one picture.
 
-    Three conditions, one plot.
+    flossing demo           the network of the released code, also from a good start without flossing
+    flossing demo signed    excitatory and inhibitory units, for which no good start is known
     """
 
+    network: tyro.conf.Positional[Literal["released", "signed"]] = "released"
+    """released: the reference experiment; signed: a sparse network that obeys Dale's law."""
     delay: int = 20
     """Basic lag of the temporal XOR; the lags are this and twice this."""
     epochs: int = 3001
     """Training epochs."""
     seed: int = 1
-    """Value of all four seeds."""
-    out: Path = Path("runs/demo")
-    """Directory for runs, plot and summary. Replaces an earlier demo there."""
+    """Value of all seeds."""
+    out: Annotated[Path | None, OWN_DEFAULT] = None
+    """Directory for runs, plot and summary. Replaces an earlier demo there. Default: runs/demo or runs/demo-signed."""
 
     def __call__(self):
         from rich.console import Console
 
-        from flossing_lab.reference.demo import demo
-
         if self.seed < 0:
             raise ValueError(f"seed must be an integer of at least 0, got seed={self.seed}")
-        config = Config().with_values(delay=self.delay, epochs=self.epochs, seed=self.seed)
+        if self.network == "released":
+            from flossing_lab.reference.demo import demo
+
+            config = Config().with_values(delay=self.delay, epochs=self.epochs, seed=self.seed)
+            _cache()
+            demo(config, self.out or Path("runs/demo"), Console())
+            return
+        from flossing_lab.own.demo import signed_config, signed_demo
+
+        config = signed_config(self.delay, self.epochs, self.seed)
         _cache()
-        demo(config, self.out, Console())
+        signed_demo(config, self.out or Path("runs/demo-signed"), Console())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,12 +4,15 @@ import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from flossing_lab.own.demo import signed_config, signed_demo
 from flossing_lab.reference import experiment as reference
 from flossing_lab.reference.config import Config, StoppingConfig
-from flossing_lab.reference.demo import CONDITIONS, demo
+from flossing_lab.reference.demo import ARMS, demo
 from flossing_lab.reference.experiment import make_stop
 from flossing_lab.reference.figures import write_film
+from flossing_lab.runs.demo import sentence
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.files import read_arrays, write_arrays, write_atomically, write_json
 from flossing_lab.runs.run import load_model, run
@@ -250,17 +253,35 @@ def test_json_has_words_for_what_is_not_finite(tmp_path):
 
 
 def test_demo(tmp_path):
-    from rich.console import Console
-
     plot = demo(SMALL, tmp_path / "demo", Console(quiet=True))
     assert plot.read_bytes().startswith(b"\x89PNG")
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
-    assert summary["delay"] == 2
-    assert tuple(summary["conditions"]) == CONDITIONS
+    assert summary["task"] == "Temporal XOR at lags 2 and 4"
+    assert tuple(summary["conditions"]) == tuple(ARMS)
+    good = RunDirectory(tmp_path / "demo" / "good_start").config
+    assert SMALL.differences(good).keys() >= {"recurrent", "input_scale"} and good.condition == "none"
     for row in summary["conditions"].values():
         assert 0 <= row["final_accuracy"] <= 1
         assert len(row["exponents"]) == 4
     demo(SMALL, tmp_path / "demo", Console(quiet=True))  # a second demo replaces the first
+
+
+def test_the_sentence_of_the_demo():
+    rows = {"none": None, "good_start": 300, "before": 200, "before_and_during": 250}
+    summary = {"epochs": 3000, "conditions": {name: {"learned_after": epoch} for name, epoch in rows.items()}}
+    assert sentence(summary) == (
+        "Learned, to an accuracy of 0.95: no flossing, good start (300 epochs), flossing before (200 epochs), flossing "
+        "before and during (250 epochs); not learned: no flossing."
+    )
+    summary["conditions"] = {"none": {"learned_after": None}}
+    assert sentence(summary) == "No condition reaches an accuracy of 0.95 within 3000 epochs."
+
+
+def test_the_signed_demo(tmp_path, capsys):
+    config = signed_config(2, 6, 1).with_values(units=12, preflossing=3, chunk=3)
+    plot = signed_demo(config, tmp_path / "demo", Console())
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert "No condition reaches an accuracy of 0.95 within 6 epochs." in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_configuration_can_say_every_field():

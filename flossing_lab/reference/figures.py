@@ -133,7 +133,7 @@ def _draw_comparison_spectra(axes: Axes, runs: Mapping[str, RunDirectory]):
             draw_spectrum(axes, as_exponents(spectra["start"]), color=COLOURS["none"], label="at the start")
         else:
             style = {"color": COLOURS[condition]}
-            if condition == "before" or "before" not in runs:
+            if "after_preflossing" in spectra and (condition == "before" or "before" not in runs):
                 after = as_exponents(spectra["after_preflossing"])
                 draw_spectrum(axes, after, ls=":", label="after preflossing", **style)
             draw_spectrum(axes, as_exponents(spectra["end"]), label=f"end: {LABELS[condition]}", **style)
@@ -149,7 +149,7 @@ def _mark_blocks(axes: Axes, runs: Mapping[str, RunDirectory]):
             axes.plot(epoch, 0.48 - 0.009 * row, marker="v", ms=5, color=COLOURS[condition], ls="none")
             marked = True
     if marked:
-        axes.annotate("▼ flossing", (0.85, 0.5), fontsize=8, color="#888888", **_AT_RIGHT)
+        axes.annotate("▼ flossing", (1, 0.455), fontsize=8, color="#888888", **_AT_RIGHT)
 
 
 def _style_accuracy(axes: Axes):

@@ -12,6 +12,7 @@ from flossing_lab.runs.files import write_atomically
 
 LABELS = {
     "none": "no flossing",
+    "good_start": "no flossing, good start",
     "before": "flossing before",
     "during": "flossing during",
     "before_and_during": "flossing before and during",
@@ -19,6 +20,7 @@ LABELS = {
 }
 COLOURS = {
     "none": "#6b6b6b",
+    "good_start": "#2f9e6e",
     "before": "#d9822b",
     "during": "#2f9e6e",
     "before_and_during": "#2563b0",
