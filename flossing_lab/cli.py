@@ -21,10 +21,12 @@ import tyro
 from pydantic import ValidationError
 
 from flossing_lab.comparison.command import Compare
+from flossing_lab.paper.command import Paper
 from flossing_lab.reference.config import Config
 from flossing_lab.runs.command import OWN_DEFAULT, arguments_of, checked
 from flossing_lab.runs.config import DEFAULT_EXPERIMENT, explain_invalid
 from flossing_lab.runs.registry import EXPERIMENTS, command_class
+from flossing_lab.sweeps.command import Collect, Sweep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,53 +155,6 @@ class Demo:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sweep:
-    """Run every configuration of a specification in parallel, each in its own directory.
-
-    Repeating the command runs only what is missing. The exit code is 1 if a run failed.
-    """
-
-    spec: tyro.conf.Positional[Path]
-    """TOML file: [base] holds what all runs share; each [[axes]] table is an axis along which they differ."""
-    out: Annotated[Path | None, OWN_DEFAULT] = None
-    """Directory of the sweep. Default: sweeps/ plus the name of the specification."""
-    workers: Annotated[int | None, OWN_DEFAULT] = None
-    """Number of worker processes, one thread each. Default: one per usable core."""
-    scheduler: str | None = None
-    """Address of a running dask scheduler, such as tcp://127.0.0.1:8786, to use its workers instead of our own."""
-
-    def __call__(self) -> int:
-        from rich.console import Console
-
-        from flossing_lab.sweeps.spec import read_spec
-        from flossing_lab.sweeps.sweep import sweep
-
-        spec = read_spec(self.spec)
-        out = Path("sweeps") / spec.name if self.out is None else self.out
-        outcome = sweep(spec, out, workers=self.workers, scheduler=self.scheduler, console=Console())
-        print(f"{outcome.finished} runs finished, {outcome.reused} had finished before, {outcome.failed} failed")
-        print(f"view them with   flossing report {out}")
-        return 1 if outcome.failed else 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Collect:
-    """Collect the finished runs of a sweep, or of any folder with runs, into one labelled dataset (xarray, Zarr)."""
-
-    directory: tyro.conf.Positional[Path]
-    """Sweep directory, or any folder that contains runs."""
-    out: Annotated[Path | None, OWN_DEFAULT] = None
-    """Zarr store to write; replaces only stores that this command wrote. Default: collected.zarr in the directory."""
-
-    def __call__(self):
-        from flossing_lab.sweeps.dataset import collect
-
-        out = self.directory / "collected.zarr" if self.out is None else self.out
-        dataset = collect(self.directory, out)
-        print(f"dimensions   {', '.join(f'{name} {size}' for name, size in dataset.sizes.items())}\ndataset      {out}")
-
-
-@dataclasses.dataclass(frozen=True)
 class Report:
     """Write one self-contained HTML page that shows runs, a comparison or a sweep; it opens offline."""
 
@@ -214,38 +169,6 @@ class Report:
         if not self.directories:
             raise ValueError("directories must name at least one directory with runs, got none")
         print(f"page   {write_report(self.directories, self.out)}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Paper:
-    """Reproduce the paper, figure by figure: run what is missing, draw, and report which claims hold here.
-
-    This writes a plot and a data file for each figure, and RESULTS.md. Repeating the command computes only what is
-    missing. The exit code is 1 if a run failed.
-    """
-
-    scale: Literal["laptop", "paper", "tiny"] = "laptop"
-    """laptop: half an hour on two cores; paper: 20 networks, all delays, 10,000 epochs, for a cluster; tiny: a few
-    minutes, to check that everything works."""
-    only: Annotated[str | None, OWN_DEFAULT] = None
-    """Figures to compute, such as fig1,fig3. Default: all figures of the paper. above_n, capacity, frontier,
-    gradient_snr, larger and limits go beyond the paper and take tens of core-hours. Other figures are drawn from
-    existing results."""
-    out: Path = Path("paper-runs")
-    """Directory for plots, data, RESULTS.md, runs/ and calculations/."""
-    workers: Annotated[int | None, OWN_DEFAULT] = None
-    """Number of worker processes, one thread each. Default: one per usable core."""
-    scheduler: str | None = None
-    """Address of a running dask scheduler, such as tcp://127.0.0.1:8786, to use its workers instead of our own."""
-
-    def __call__(self) -> int:
-        from rich.console import Console
-
-        from flossing_lab.paper.make import make_paper
-
-        only = None if self.only is None else self.only.split(",")
-        options = {"only": only, "workers": self.workers, "scheduler": self.scheduler}
-        return 1 if make_paper(self.scale, self.out, console=Console(), **options) else 0
 
 
 COMMANDS: dict[str, Callable] = {
