@@ -15,9 +15,9 @@ class Paper:
     missing. The exit code is 1 if a run failed.
     """
 
-    scale: Literal["laptop", "paper", "tiny"] = "laptop"
-    """laptop: half an hour on two cores; paper: 20 networks, all delays, 10,000 epochs, for a cluster; tiny: a few
-    minutes, to check that everything works."""
+    scale: Literal["laptop", "ten", "paper", "tiny"] = "laptop"
+    """laptop: half an hour on two cores; ten: ten networks, 10,000 epochs, some 15 core-hours; paper: 20 networks, all
+    delays, 10,000 epochs, for a cluster; tiny: a few minutes, to check that everything works."""
     only: Annotated[str | None, OWN_DEFAULT] = None
     """Figures to compute, such as fig1,fig3. Default: all figures of the paper. above_n, capacity, frontier,
     gradient_snr, larger and limits go beyond the paper and take tens of core-hours. Other figures are drawn from

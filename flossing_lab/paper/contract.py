@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.sweeps.spec import Spec
 
-Scale = Literal["laptop", "paper", "tiny"]
-"""laptop: half an hour on two cores; paper: 20 networks, all delays, 10,000 epochs; tiny: for the tests."""
+Scale = Literal["laptop", "ten", "paper", "tiny"]
+"""laptop: half an hour on two cores; ten: ten networks, 10,000 epochs, a night or two; paper: 20 networks, all delays,
+10,000 epochs; tiny: for the tests."""
 
 Verdict = Literal["holds", "fails", "undecided at this n", "reached", "not reached", "not run", "not judged"]
 """A claim holds or fails at p < 0.05, else it is undecided; a goal is reached or not; a calculation holds or fails."""

@@ -19,6 +19,10 @@ TASKS: dict[TaskName, str] = {
 }
 
 
+NETWORKS = {"laptop": 3, "ten": 10, "paper": 20, "tiny": 2}
+"""The number of networks at each scale, where a figure does not need more."""
+
+
 def slug(words: str) -> str:
     """`words` as a part of a specification's name."""
     return re.sub(r"[^a-z0-9.]+", "-", words.lower()).replace(".", "_").strip("-")
@@ -50,6 +54,21 @@ SIZES: dict[Scale, Size] = {
         base={"epochs": 3000, **_KEEP},
         seeds=[1, 2, 3],
         delays={"copy": [20, 40, 60, 80], "temporal_xor": [10, 15, 20, 30], "spatial_xor": [10, 20, 30, 60]},
+        hard={"copy": 40, "temporal_xor": 20, "spatial_xor": 20},
+        delay=20,
+        window_delay=30,
+        k=[1, 30, 50, 65, 75, 80],
+        window=[20, 55, 100, 150],
+        orthogonal=[15, 20, 30],
+    ),
+    "ten": Size(
+        base={"epochs": 10_000, "give_up_after": 5000, **_KEEP},
+        seeds=list(range(1, 11)),
+        delays={
+            "copy": list(range(10, 71, 10)),
+            "temporal_xor": list(range(5, 36, 5)),
+            "spatial_xor": list(range(10, 71, 10)),
+        },
         hard={"copy": 40, "temporal_xor": 20, "spatial_xor": 20},
         delay=20,
         window_delay=30,

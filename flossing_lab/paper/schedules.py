@@ -6,7 +6,7 @@ import numpy as np
 
 from flossing_lab.paper.analysis.measures import SOLVED, Group, numbers
 from flossing_lab.paper.contract import Scale
-from flossing_lab.paper.scales import SIZES
+from flossing_lab.paper.scales import NETWORKS, SIZES
 from flossing_lab.sweeps.spec import Spec
 
 Fields = dict[str, Any]
@@ -68,7 +68,7 @@ def settings(scale: Scale) -> list[Setting]:
     """The places in running order; the first has the most networks, at d = 0.95 N, N = 80."""
     if scale == "tiny":
         return [Setting(8, [3], 2), Setting(8, [2, 4], 1)]
-    many, few = (10, 3) if scale == "laptop" else (20, 20)
+    many, few = max(10, NETWORKS[scale]), NETWORKS[scale]
     return [
         Setting(80, [38], many),
         Setting(40, [19], many),

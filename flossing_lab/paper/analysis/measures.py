@@ -114,12 +114,14 @@ def accuracy_curves(results: Results, spec: Spec) -> list[dict[str, Any]]:
 
 
 def quartiles(lines: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, list[float]]:
-    """Median and quartiles over curves with the same abscissae, thinned."""
-    values = np.stack([line for _, line in lines])
+    """Median and quartiles over curves, thinned. The abscissae agree as far as a curve goes; one that ends early, since
+    its network was given up, keeps its last value."""
+    longest = max((epochs for epochs, _ in lines), key=len)
+    values = np.stack([np.pad(line, (0, len(longest) - len(line)), mode="edge") for _, line in lines])
     indices = evenly_spaced(values.shape[1], POINTS)
     low, middle, high = np.quantile(values[:, indices], (0.25, 0.5, 0.75), axis=0)
     return {
-        "epoch": shorten(lines[0][0][indices]),
+        "epoch": shorten(longest[indices]),
         "low": shorten(low),
         "middle": shorten(middle),
         "high": shorten(high),

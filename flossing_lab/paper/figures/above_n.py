@@ -12,7 +12,7 @@ from flossing_lab.paper.analysis.drawing import GREY, accuracy_axes, new_figure,
 from flossing_lab.paper.analysis.measures import SOLVED, Group, accuracy_curves, groups, numbers
 from flossing_lab.paper.analysis.verdicts import UNDECIDED, networks, not_run, reaches_further
 from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
-from flossing_lab.paper.scales import slug
+from flossing_lab.paper.scales import NETWORKS, slug
 from flossing_lab.paper.schedules import Setting
 from flossing_lab.sweeps.spec import Spec
 
@@ -45,7 +45,7 @@ def settings(scale: Scale) -> list[Setting]:
     """Sizes and basic lags, in running order."""
     if scale == "tiny":
         return [Setting(8, [4, 5], 1)]
-    seeds = 3 if scale == "laptop" else 20
+    seeds = NETWORKS[scale]
     return [Setting(40, [20, 21, 22, 24, 26, 30], seeds), Setting(80, [40, 42, 44, 48], seeds)]
 
 

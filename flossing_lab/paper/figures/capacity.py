@@ -18,6 +18,7 @@ from flossing_lab.paper.analysis.measures import numbers, shorten
 from flossing_lab.paper.analysis.verdicts import compare, most_do, not_run
 from flossing_lab.paper.calculations.capacity import memory_function, parity_function, random_bits
 from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
+from flossing_lab.paper.scales import NETWORKS
 from flossing_lab.sweeps.spec import Spec
 
 NAME = "capacity"
@@ -42,7 +43,7 @@ _DASHED: dict[str, Any] = {"ls": "--"}
 def _size(scale: Scale) -> dict[str, Any]:
     if scale == "tiny":
         return {"networks": 2, "units": 8, "epochs": 5, "learning_rate": 0.001, "steps": 200, "lags": 12}
-    networks = 10 if scale == "laptop" else 20
+    networks = max(10, NETWORKS[scale])
     return {"networks": networks, "units": 80, "epochs": 500, "learning_rate": 0.001, "steps": STEPS, "lags": 160}
 
 

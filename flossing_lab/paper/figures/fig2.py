@@ -12,6 +12,7 @@ from flossing_lab.paper.analysis.measures import numbers, short, shorten
 from flossing_lab.paper.analysis.verdicts import compare_each, not_run
 from flossing_lab.paper.calculations.ball_arithmetic import is_available
 from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale, Verdict
+from flossing_lab.paper.scales import NETWORKS
 from flossing_lab.runs.plotting import DARK
 from flossing_lab.sweeps.spec import Spec
 
@@ -36,8 +37,8 @@ def _sizes(scale: Scale) -> dict[str, Any]:
         sizes = {"networks": 2, "units": 6, "k": [2], "horizons": [1, 5, 20], "exact": [5, 20]}
         return sizes | {"epochs": 8, "steps": 60, "window": 30, "learning_rate": 0.01}
     horizons = [1, 2, 5, 10, 20, 35, 55, 75, 100, 150, 200, 300, 400, 500]
-    exact = [20, 75, 200] if scale == "laptop" else [5, 20, 75, 200, 500]
-    networks = 4 if scale == "laptop" else 20
+    exact = [5, 20, 75, 200, 500] if scale == "paper" else [20, 75, 200]
+    networks = max(4, NETWORKS[scale])
     sizes = {"networks": networks, "units": 80, "k": [1, 16, 32, 64, 75], "horizons": horizons, "exact": exact}
     return sizes | {"epochs": 500, "steps": 1000, "window": 55, "learning_rate": 0.001}
 

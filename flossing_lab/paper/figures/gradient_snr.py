@@ -16,6 +16,7 @@ from flossing_lab.paper.analysis.drawing import GREY, new_figure, panel
 from flossing_lab.paper.analysis.measures import LAST, numbers, short
 from flossing_lab.paper.analysis.verdicts import correlates, not_run
 from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
+from flossing_lab.paper.scales import NETWORKS
 from flossing_lab.paper.schedules import Setting
 from flossing_lab.runs.plotting import running_mean
 from flossing_lab.sweeps.spec import Spec
@@ -58,8 +59,8 @@ def settings(scale: Scale) -> list[Setting]:
     """The frontier's places at d = 0.95 N."""
     if scale == "tiny":
         return [Setting(8, [4], 2)]
-    few = 3 if scale == "laptop" else 20
-    return [Setting(40, [19], few), Setting(80, [38], 10 if scale == "laptop" else 20), Setting(160, [76], few)]
+    few = NETWORKS[scale]
+    return [Setting(40, [19], few), Setting(80, [38], max(10, few)), Setting(160, [76], few)]
 
 
 def specs(scale: Scale) -> list[Spec]:

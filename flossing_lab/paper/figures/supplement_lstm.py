@@ -12,6 +12,7 @@ from flossing_lab.paper.analysis.drawing import accuracy_axes, draw_final, legen
 from flossing_lab.paper.analysis.measures import LAST, SMOOTH, numbers, short, shorten
 from flossing_lab.paper.analysis.verdicts import compare, most_do, not_run, pairs_of
 from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
+from flossing_lab.paper.scales import NETWORKS
 from flossing_lab.reference.config import Condition
 from flossing_lab.runs.plotting import COLOURS, LABELS, LIGHT_GREY, running_mean
 from flossing_lab.sweeps.spec import Spec
@@ -44,10 +45,11 @@ def _sizes(scale: Scale) -> dict[str, Any]:
     if scale == "tiny":
         small = {"units": 4, "k": 2, "steps": 12, "epochs": 12, "batch": 2, "before": 4, "dtype": "float64"}
         return {"tasks": [(4, 0.0)], "seeds": [1, 2], "settings": {**_SETTINGS, **small}}
-    if scale == "laptop":
-        return {"tasks": [(20, 0.0), (40, 0.0), (60, 0.0), (20, 1.0)], "seeds": [1, 2, 3], "settings": _SETTINGS}
+    seeds = list(range(1, NETWORKS[scale] + 1))
+    if scale != "paper":
+        return {"tasks": [(20, 0.0), (40, 0.0), (60, 0.0), (20, 1.0)], "seeds": seeds, "settings": _SETTINGS}
     tasks = [(d, bias) for bias in (0.0, 1.0) for d in (10, 20, 30, 40, 60, 80)]
-    return {"tasks": tasks, "seeds": list(range(1, 21)), "settings": {**_SETTINGS, "epochs": 10_000}}
+    return {"tasks": tasks, "seeds": seeds, "settings": {**_SETTINGS, "epochs": 10_000}}
 
 
 def specs(scale: Scale) -> list[Spec]:

@@ -10,6 +10,7 @@ from flossing_lab.paper.analysis.drawing import new_figure, panel
 from flossing_lab.paper.analysis.measures import numbers, shorten
 from flossing_lab.paper.analysis.verdicts import compare_each, not_run
 from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
+from flossing_lab.paper.scales import NETWORKS
 from flossing_lab.runs.plotting import LIGHT_GREY
 from flossing_lab.sweeps.spec import Spec
 
@@ -33,7 +34,7 @@ def _size(scale: Scale) -> dict[str, Any]:
         sizes = {"networks": 2, "units": 6, "epochs": 8, "steps": 60, "horizons": [1, 5, 20]}
         return sizes | {"window": 30, "learning_rate": 0.01}
     horizons = [1, 2, 5, 10, 15, 20, 30, 40, 50, 65, 80, 100, 120, 150]
-    sizes = {"networks": 5 if scale == "laptop" else 20, "units": 80, "epochs": 300, "steps": 1000}
+    sizes = {"networks": max(5, NETWORKS[scale]), "units": 80, "epochs": 300, "steps": 1000}
     return sizes | {"horizons": horizons, "window": 100, "learning_rate": 0.001}
 
 
