@@ -14,7 +14,8 @@ RNG = np.random.default_rng(0)
 @pytest.mark.parametrize("n", [1, 3, 6, 12, 20])
 def test_signed_rank_is_that_of_scipy_without_ties(n):
     differences = RNG.normal(size=n) + 0.4
-    assert signed_rank(differences) == pytest.approx(wilcoxon(differences, method="exact").pvalue)
+    _, expected = wilcoxon(differences, method="exact")
+    assert signed_rank(differences) == pytest.approx(expected)
 
 
 def test_signed_rank_with_ties_counts_all_changes_of_sign():
@@ -37,7 +38,7 @@ def test_the_interval_of_a_median_covers_it():
     assert median_interval(range(6)) == (0, 5)
     assert median_interval(range(10)) == (1, 8)
     samples = RNG.exponential(size=(2000, 12))
-    inside = [low <= np.log(2) <= high for low, high in map(median_interval, samples)]
+    inside = [low <= np.log(2) <= high for low, high in filter(None, map(median_interval, samples))]
     assert 0.95 <= np.mean(inside) < 0.97  # exactly 0.9614
 
 
