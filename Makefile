@@ -52,6 +52,7 @@ bench-scaling: .venv/.bench
 
 docs: .venv/.develop
 	$(BIN)/sphinx-build -j 6 -W --keep-going -q docs docs/_build/html
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/site.py
 	@echo "open docs/_build/html/index.html"
 
 .venv/bin/python:

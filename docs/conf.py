@@ -1,10 +1,15 @@
-"""Sphinx configuration. `flossing.md` and the end of `experiment.md` are notebooks, executed when they are read."""
+"""Sphinx configuration. Pages with code cells are notebooks, executed when they are read."""
 
+import contextlib
+import io
 import logging
+import os
 import re
 
+from docutils import nodes
 from docutils.utils import new_document
 from jupyter_client.manager import KernelManager
+from latex2mathml.converter import convert
 from myst_parser.parsers.sphinx_ import MystParser
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.logging import getLogger
@@ -16,11 +21,13 @@ author = "The flossing developers"
 copyright = author
 version = release = flossing.__version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_design"]
+html_math_renderer = "mathml"
 exclude_patterns = ["_build", "jupyter_execute"]
 
 html_theme = "furo"
 html_title = f"flossing {release}"
+html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
 html_copy_source = False
@@ -57,6 +64,36 @@ class MarkdownDocstring(SphinxDirective):
         return document.children
 
 
+class CommandHelp(SphinxDirective):
+    """What `flossing COMMAND --help` prints."""
+
+    has_content = False
+    optional_arguments = 2
+
+    def run(self):
+        from flossing_lab.cli import main
+
+        text, columns = io.StringIO(), os.environ.get("COLUMNS")
+        os.environ["COLUMNS"] = "100"
+        with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+            main([*self.arguments, "--help"])
+        os.environ.pop("COLUMNS") if columns is None else os.environ.update(COLUMNS=columns)
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", text.getvalue())
+        return [nodes.literal_block(plain, plain, language="text")]
+
+
+def inline_formula(self, node):
+    """A formula as MathML, which browsers draw without a script and without a network."""
+    self.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def displayed_formula(self, node):
+    """The same on a line of its own."""
+    self.body.append(f'<div class="formula">{convert(node.astext(), display="block")}</div>')
+    raise nodes.SkipNode
+
+
 def wrap_docstring(app, what, name, obj, options, lines):
     """Autodoc takes docstrings for reST; ours are Markdown, with [`name`][] for a link into the reference."""
     text = re.sub(r"\[`(?:flossing\.)?([\w.]+)`\]\[\]", r"{any}`\1 <flossing.\1>`", "\n".join(lines))
@@ -79,6 +116,8 @@ def warn_of_undocumented(app, env):
 
 def setup(app):
     app.add_directive("markdown-docstring", MarkdownDocstring)
+    app.add_directive("command-help", CommandHelp)
+    app.add_html_math_renderer("mathml", (inline_formula, None), (displayed_formula, None))
     app.connect("autodoc-process-docstring", wrap_docstring)
     app.connect("autodoc-process-signature", name_functions)
     app.connect("env-check-consistency", warn_of_undocumented)

@@ -99,7 +99,7 @@ AXIS = "[[axes]]\nseed = [1, 2]\n"
         ("name = 3\n" + AXIS, "name must be a valid string, got name=3"),
         ("name = '../up'\n" + AXIS, "name (by default the file's) must be 1 to 100 letters, digits, - and _, got"),
         ("[[axes]]\ndelay = [1, 2]\nwindow = [9]", "must have equally many values, got 2 of delay, 1 of window"),
-        ("[[axes]]\ndelay = [1, -2]", "at delay=-2: delay must be greater than or equal to 1, got delay=-2"),
+        ("[[axes]]\ndelay = [1, -2]", "at delay=-2: delay must be greater than or equal to 0, got delay=-2"),
         ("[[axes]]\ndelay = [2.5]", "at delay=2.5: delay must be a valid integer, got delay=2.5"),
         ("[[axes]]\ndelay = [true]", "at delay=True: delay must be a valid integer, got delay=True"),
         ("[[axes]]\ndelay = [[1]]", "at delay=[1]: delay must be a valid integer, got delay=[1]"),
