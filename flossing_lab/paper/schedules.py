@@ -24,10 +24,15 @@ SCHEDULES: dict[str, Fields] = {
 """The schedules compared, as fields of the configuration. `whole` takes the defaults of its condition: k = N, 1500
 preflossing epochs, and the rule checked every 25 epochs."""
 
+ONCE: dict[str, Fields] = {"reference_long": {**_REFERENCE, "k": 80, "window": 152}}
+"""Compared in the first setting alone: the reference with all directions and a window of 2 d, as `whole` has them. What
+is left between the two is the adaptive rule and the number of flossing epochs."""
+
 LABELS = {
     "none": "no flossing",
     "orthogonal": "orthogonal start, no flossing",
     "reference": "reference schedule",
+    "reference_long": "reference, k = 80, window 152",
     "orthogonal_reference": "orthogonal start, reference schedule",
     "periodic": "periodic flossing",
     "adaptive": "adaptive flossing",
@@ -37,6 +42,7 @@ COLOURS = {
     "none": "#6b6b6b",
     "orthogonal": "#b08d57",
     "reference": "#2563b0",
+    "reference_long": "#6fa8dc",
     "orthogonal_reference": "#d9822b",
     "periodic": "#2f9e6e",
     "adaptive": "#8a3fa0",
@@ -81,11 +87,12 @@ def settings(scale: Scale) -> list[Setting]:
 def spec_of(scale: Scale, setting: Setting, schedule: str) -> Spec:
     """The runs of one schedule in one setting."""
     longer = {} if scale == "tiny" else {"epochs": 10_000, "k": 15 * setting.units // 16}
-    fields = {**SIZES[scale].base, "task": "temporal_xor", "units": setting.units, **longer, **SCHEDULES[schedule]}
+    fields = {**SIZES[scale].base, "task": "temporal_xor", "units": setting.units, **longer}
+    fields |= {**SCHEDULES, **ONCE}[schedule]
     if scale == "tiny":
         fields |= {
             name: SIZES[scale].base[name]
-            for name in ("epochs_before", "epochs_during", "every", "blocks", "window")
+            for name in ("epochs_before", "epochs_during", "every", "blocks", "window", "k")
             if name in fields
         }
     if schedule == "whole":

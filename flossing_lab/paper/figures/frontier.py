@@ -14,7 +14,9 @@ from flossing_lab.paper.schedules import (
     GOAL_SCHEDULES,
     HEAD,
     LABELS,
+    ONCE,
     SCHEDULES,
+    Setting,
     epochs_of,
     settings,
     spec_of,
@@ -46,7 +48,12 @@ CAPTION = (
 
 def specs(scale: Scale) -> list[Spec]:
     """Every schedule in every setting."""
-    return [spec_of(scale, setting, schedule) for setting in settings(scale) for schedule in SCHEDULES]
+    return [spec_of(scale, setting, schedule) for setting, schedule in _places(scale)]
+
+
+def _places(scale: Scale) -> list[tuple[Setting, str]]:
+    places = [(setting, schedule) for setting in settings(scale) for schedule in SCHEDULES]
+    return [*places, *((settings(scale)[0], schedule) for schedule in ONCE)]
 
 
 def calculations(scale: Scale) -> list[Calculation]:
@@ -57,10 +64,9 @@ def calculations(scale: Scale) -> list[Calculation]:
 def collect(results: Results, scale: Scale) -> Data:
     """`groups` of each network's results, with `units`, `schedule`, and `load` = d / N."""
     rows = []
-    for setting in settings(scale):
-        for schedule in SCHEDULES:
-            for row in groups(results, spec_of(scale, setting, schedule)):
-                rows.append({"units": setting.units, "schedule": schedule, "load": row["d"] / setting.units, **row})
+    for setting, schedule in _places(scale):
+        for row in groups(results, spec_of(scale, setting, schedule)):
+            rows.append({"units": setting.units, "schedule": schedule, "load": row["d"] / setting.units, **row})
     return {"groups": rows}
 
 
