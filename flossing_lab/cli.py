@@ -8,6 +8,7 @@ import _thread
 import contextlib
 import dataclasses
 import difflib
+import importlib.metadata
 import io
 import itertools
 import re
@@ -198,7 +199,8 @@ def _parse(arguments: Sequence[str] | None) -> Any:
             return tyro.extras.subcommand_cli_from_dict(
                 COMMANDS,
                 prog="flossing",
-                description="Train recurrent networks over long horizons by controlling their Lyapunov exponents.",
+                description="Train recurrent networks over long horizons by controlling their Lyapunov exponents. "
+                "--version prints the version.",
                 args=words,
             )
     except SystemExit as end:
@@ -245,6 +247,9 @@ _BAD_PATH = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirector
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done, 1 a run failed, 2 bad input, 130 interrupted."""
+    if [*(sys.argv[1:] if arguments is None else arguments)] in (["--version"], ["-V"]):
+        print(f"flossing {importlib.metadata.version('flossing')}")
+        return
     command = _parse(arguments)
     try:
         with _interruptible():

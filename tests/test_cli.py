@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import flossing
 from flossing_lab.cli import main
 from flossing_lab.reference.config import Config
 from flossing_lab.runs.directory import RunDirectory
@@ -159,6 +160,11 @@ def test_spectra_that_cannot_be(arguments, message, refused, tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/file").touch()
     assert refused("spectrum", *TINY, *arguments) == f"flossing: {message}\n"
+
+
+def test_the_version(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"flossing {flossing.__version__}\n"
 
 
 def test_a_seed_of_the_demo(refused):
