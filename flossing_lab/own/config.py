@@ -62,8 +62,8 @@ class OwnFlossingConfig(Section):
     """Gradient flossing: when, how long, and which exponents."""
 
     condition: Condition = "before"
-    """When to floss: none; before training; during it, after every EVERY epochs; both; adaptive: before, and during it
-    while little of the gradient reaches back over the window (flossing.gradient_reach below THRESHOLD)."""
+    """When to floss. none; before: before training; during: after every EVERY training epochs; before_and_during: both;
+    adaptive: before training, and again whenever flossing.gradient_reach falls below THRESHOLD."""
     loss: Literal["default", "exponents"] = "default"
     """The loss of flossing: that of flossing.floss, or the exponents alone, the loss of the paper."""
     k: Count | None = None

@@ -59,7 +59,7 @@ class NetworkConfig(Section):
     readout_mean: Real = 0.0
     """Mean of the readout weights wr."""
     bias_scale: Real = 0.1
-    """The bias b is uniform between 0 and this, plus its mean."""
+    """The bias b is uniform between BIAS_MEAN and BIAS_MEAN + BIAS_SCALE."""
     bias_mean: Real = 0.0
     """Added to the bias b."""
 
@@ -84,8 +84,8 @@ class TaskConfig(Section):
     steps: Count = 300
     """Length T of a training sequence."""
     history: Literal["drawn", "zero"] = "drawn"
-    """Targets that depend on bits before the sequence: drawn: those bits are drawn, too; zero: up to step
-    DELAY (2^ORDER - 1) the target is 0, as in the released code, which scores them for task numbers above 1."""
+    """Targets that depend on bits before the sequence. drawn: earlier bits are drawn, too. zero: targets are 0 up to
+    step DELAY (2^ORDER - 1), as in the released code."""
     first_scored: Count | None = None
     """First scored step, counted from 1. Default: the longest lag. (For task numbers above 0, the released code uses
     2 DELAY.)"""
@@ -137,7 +137,7 @@ class FlossingConfig(Section):
     """Largest relative deviation of the gradient with interval=auto from the gradient with QR after every step.
     Default: 1e-3 in float32, 1e-9 in float64."""
     flossing_steps: Count = 300
-    """Length of the sequence drawn for flossing. The window is its start. (adaptive: at least the window.)"""
+    """Length of the sequence drawn for flossing. The window is its first part. (adaptive: at least the window.)"""
     epochs_before: CountOrNone | None = None
     """Flossing epochs before the first training epoch (preflossing). Default: 500; adaptive: 1500."""
     epochs_during: CountOrNone | None = None
@@ -152,8 +152,7 @@ class FlossingConfig(Section):
     """Largest gradient norm in a flossing epoch, over all arrays together. Default: no limit, as in the reference."""
     threshold: PositiveReal | None = None
     """adaptive: floss while |dL/dx0| / |dL/dJ| is at most this. Default: 0.004 / sqrt(BATCH), since the ratio falls
-    with batch size: with 16 sequences, it is 1e-3 to 1e-2 for networks that learn and below 1e-4 for those that do not.
-    """
+    with batch size: with 16 sequences, the ratio is 1e-3 to 1e-2 for networks that learn, and below 1e-4 for others."""
 
 
 class Plan(NamedTuple):
@@ -189,7 +188,7 @@ class StoppingConfig(Section):
 
 
 class SeedConfig(Section):
-    """Seeds of independent random streams: equal seeds do not give equal numbers."""
+    """Seeds of independent random streams. Streams with the same seed still draw different numbers."""
 
     seed_network: Seed = 1
     """Seed of the weights."""
