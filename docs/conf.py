@@ -77,6 +77,8 @@ class CommandHelp(SphinxDirective):
         os.environ["COLUMNS"] = "100"
         with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
             main([*self.arguments, "--help"])
+        if f"usage: {' '.join(['flossing', *self.arguments])} " not in text.getvalue():
+            raise self.error(f"flossing {' '.join(self.arguments)} printed no help of its own")
         os.environ.pop("COLUMNS") if columns is None else os.environ.update(COLUMNS=columns)
         plain = re.sub(r"\x1b\[[0-9;]*m", "", text.getvalue())
         return [nodes.literal_block(plain, plain, language="text")]

@@ -73,9 +73,9 @@ def preflossing(epochs: int = 500) -> Schedule:
 
 
 def interflossing(epochs: int = 500, *, every: int = 100, blocks: int | None = 2, start: int | None = None) -> Schedule:
-    """`epochs` flossing epochs before every `every`-th training epoch, at most `blocks` times.
+    """`epochs` flossing epochs before training epochs `start`, `start + every`, ..., at most `blocks` times.
 
-    The first block comes before training epoch `start`, by default `every`. Raises ValueError for numbers out of range.
+    `start` is `every` by default. Raises ValueError for numbers out of range.
 
         schedule = fl.schedules.sum_schedules(fl.schedules.preflossing(), fl.schedules.interflossing(50, every=200))
     """

@@ -76,14 +76,25 @@ def signed_rank(differences: ArrayLike) -> float:
 
     Differences of 0 are left out; 1 if none is left. Infinite differences have the largest ranks.
     """
-    d = np.asarray(differences, float)
-    d = d[d != 0]
-    twice = np.rint(2 * rankdata(np.abs(d))).astype(int)  # midranks of ties are halves
+    d, twice = _twice_the_ranks(differences)
     ways = np.ones(1)  # of each sum of the ranks that are positive, over all changes of sign
     for rank in twice:
         ways = np.pad(ways, (0, rank)) + np.pad(ways, (rank, 0))
     share, observed = ways / ways.sum(), twice[d > 0].sum()
     return float(min(1.0, 2 * min(share[: observed + 1].sum(), share[observed:].sum())))
+
+
+def rank_balance(differences: ArrayLike) -> float:
+    """The sum of the ranks of the positive differences minus that of the negative ones."""
+    d, twice = _twice_the_ranks(differences)
+    return float((np.sign(d) * twice).sum() / 2)
+
+
+def _twice_the_ranks(differences: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """The differences that are not 0, and twice the ranks of their sizes: midranks of ties are halves."""
+    d = np.asarray(differences, float)
+    d = d[d != 0]
+    return d, np.rint(2 * rankdata(np.abs(d))).astype(int)
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float] | None:

@@ -33,7 +33,7 @@ def home():
     """The address of the site on this machine."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
+        def log_message(self, format, *args):
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=SITE))
@@ -58,6 +58,7 @@ class Reader(HTMLParser):
 
 
 def test_no_link_inside_the_site_is_broken():
+    assert len(PAGES) > 20
     read = {name: Reader((SITE / name).read_text("utf-8")) for name in PAGES}
     broken = []
     for name, page in read.items():
@@ -98,10 +99,12 @@ def test_no_formula_is_left_as_tex():
 def test_every_card_of_the_first_page_leads_somewhere(browser, home):
     page = browser.new_page()
     page.goto(home)
+    assert page.locator(".sd-card").count() >= 8
     for number in range(page.locator(".sd-card").count()):
         page.goto(home)
         page.locator(".sd-card").nth(number).click()
         page.wait_for_url(re.compile(r"\.html$"))
+        assert (SITE / page.url.rpartition("/")[2]).exists()
         assert page.locator("h1").count() == 1
     page.close()
 

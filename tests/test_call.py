@@ -38,6 +38,7 @@ def test_the_lines_of_a_julia_script():
     delay=20; seed = 3
     trainRNNflossing(80, 301, 10, 50, 50, 2, 16, 1, 300, 55, 300, seed, seed, seed, seed, 0.001f0, 0.9, 0.999, 1, 1.0,
     0.0, 1.0,delay, 1.0f0, 0.0f0, 1.0f0, 0.0f0, 0.1f0, 0.0f0,75, -1, 3, 0.0)"""
+    assert Config.from_call(f"{text}  # not trainRNNflossing(1, 2)") == Config.from_call(text)
     config = Config.from_call(text)
     expected = {"epochs": 301, "every": 10, "epochs_during": 50, "epochs_before": 50, "delay": 20, "seed": 3}
     assert config.digest == Config().with_values(**expected).digest
@@ -180,6 +181,8 @@ def test_command_line(tmp_path, capsys):
     for extra, message in (
         (["--epochs", "5"], "epochs must be left out with call"),
         (["--seed", "5"], "seed and resume must be left out with call"),
+        (["--condition", "none"], "condition must be left out with call"),
+        (["--film", "--snapshots-every", "0"], "film needs snapshots"),
     ):
         with pytest.raises(SystemExit) as end:
             main(["train", "--call", text, *extra])

@@ -132,10 +132,12 @@ def test_the_verdicts_on_limits():
 
     rows = [row(limits.AS_IS, [0.96, 0.9, 0.91]), row("other", [0.96, 0.99, 0.949])]
     claims = limits.claims(json.loads(json.dumps({"groups": rows})))
-    assert [claim.verdict for claim in claims] == ["not reached", "holds"]
+    assert [claim.verdict for claim in claims] == ["not reached", "not run"]  # of three networks
     rows[1] = row("other", [0.96, 0.99, 0.95])
-    rows[0]["alive"] = [70, 80, 79]
-    assert [claim.verdict for claim in limits.claims({"groups": rows})] == [UNDECIDED, UNDECIDED]
+    assert [claim.verdict for claim in limits.claims({"groups": rows})] == [UNDECIDED, "not run"]
+    ten = [0.9 + i / 100 for i in range(9)] + [0.5]
+    rows[0] = {**rows[0], "seed": list(range(10)), "final_accuracy": ten, "alive": [70 + i for i in range(9)] + [60]}
+    assert limits.claims({"groups": rows})[1].verdict == "holds"
     assert [claim.verdict for claim in limits.claims({"groups": rows[1:]})] == ["not run", "not run"]
     assert limits.draw({"groups": rows}).axes
 

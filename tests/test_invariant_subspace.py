@@ -183,3 +183,45 @@ def test_a_direction_across_systems_that_differ_warns(library, recwarn):
     recwarn.clear()
     spectrum(step, None, state=state, steps=50, basis=array(np.eye(6)[:, :2]))
     assert not [each for each in recwarn if "separates" in str(each.message)]
+
+
+def test_a_batch_is_not_restricted_to_the_subspace_of_its_first_sequence(recwarn):
+    """Two pairs of logistic maps, coupled in x: they agree in the first sequence, and not in the second."""
+
+    def step(h, _):
+        x, u = 3.8 * h[::2] * (1 - h[::2]), 3.8 * h[1::2] * (1 - h[1::2])
+        x, u = 0.9 * x + 0.1 * x[::-1], 0.7 * u + 0.3 * x
+        return jnp.stack([x[0], u[0], x[1], u[1]])
+
+    starts, basis = jnp.array([[0.3, 0.4, 0.3, 0.4], [0.3, 0.4, 0.5, 0.6]]), np.array([[1.0, 0, -1, 0]]).T
+    options = {"basis": basis, "steps": 600, "transient": 100}
+    both = fl.lyapunov_spectrum(step, jnp.zeros((2, 600, 1)), state=starts, batched=True, **options).exponents
+    alone = fl.lyapunov_spectrum(step, None, state=starts[1], **options).exponents
+    np.testing.assert_allclose(both[1], alone, atol=1e-6)
+
+
+def test_ordinary_bases_do_not_warn(recwarn):
+    cell = fl.cells.VanillaRNN(64, key=jax.random.key(0))
+    inputs, signs = jnp.zeros((30, 1)), np.random.default_rng(0).choice([-1.0, 1.0], (64, 4))
+    angle = 2 * np.pi * np.arange(64) / 64
+    for basis in (signs, signs[:, :1], np.stack([np.cos(angle), np.sin(angle)], 1), np.eye(64)[:, :3]):
+        fl.lyapunov_spectrum(cell, inputs, basis=basis)
+    assert not [each for each in recwarn if "separates" in str(each.message)]
+
+
+def test_a_run_in_float32_continues_in_its_subspace():
+    """The basis of an earlier result is rounded, and agreeing coordinates differ by rounding."""
+    with jax.enable_x64(False):
+        weights = jax.random.normal(jax.random.key(0), (32, 32)) / jnp.sqrt(32)
+
+        def step(h, _):
+            modules = h.reshape(2, 32)
+            return jnp.tanh(1.3 * (modules @ weights.T) + 0.4 * (modules[::-1] - modules)).ravel()
+
+        state, across = jnp.tile(jax.random.normal(jax.random.key(1), (32,)), 2), np.zeros((64, 1), np.float32)
+        across[0], across[32] = 1, -1
+        options = {"steps": 400, "transient": 100}
+        first = fl.lyapunov_spectrum(step, None, state=state, basis=across, **options)
+        later = fl.lyapunov_spectrum(step, None, state=first.state, basis=first.basis, **options)
+        np.testing.assert_allclose(later.exponents, first.exponents, atol=0.1)
+        np.testing.assert_allclose(later.basis[:32] + later.basis[32:], 0, atol=1e-4)

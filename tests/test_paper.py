@@ -362,8 +362,13 @@ def test_networks_are_paired_by_their_seeds():
 def test_the_verdict_on_speed():
     solved, failed = solving(6, 6), solving(0, 6)
     judged = judging.learns_faster("claim", rows(before=[solved, solved], none=[solved, failed]), "before", "none")
-    # A network that never solves d = 20 counts with the 2000 epochs of those that do: no difference is left.
-    assert judged.verdict == UNDECIDED
+    assert judged.verdict == "holds"
+    some = rows(before=[solving(4, 6), failed], none=[solved, failed])
+    assert judging.learns_faster("claim", some, "before", "none").verdict == UNDECIDED  # two of six never learn it
+    quick = rows(before=[solving(8, 10)] * 2, none=[solving(10, 10)] * 2)
+    for group in quick[:2]:
+        group["epochs_to_solve"] = [10.0] * 8 + ["inf"] * 2
+    assert judging.learns_faster("claim", quick, "before", "none").verdict == UNDECIDED
     assert "d = 10: 1000 epochs against 1000 epochs; d = 20: 2000 epochs against never." in judged.found
     groups = rows(before=[solved, solved], none=[solved, solved])
     groups[3]["epochs_to_solve"] = [2500.0 + i for i in range(6)]
@@ -404,6 +409,16 @@ def test_no_verdict_where_all_solve_all():
     claim = judging.reaches_further("claim", rows(before=easy, none=easy), "before", "none")
     assert claim.verdict == UNDECIDED
     assert claim.found.endswith(judging.NO_DIFFERENCE)
+
+
+def test_unknown_numbers_decide_nothing():
+    constant = np.ones(8)
+    with pytest.warns(match="constant"):
+        assert judging.correlates("c", "", constant, np.arange(8.0)).verdict == UNDECIDED
+    assert judging.compare("c", "", [1.0, None, 3.0], [2.0, 1.0, 1.0]).n == 2
+    # Twelve large gains against twelve small losses: the ranks decide, not their number.
+    differences = [100.0 + i for i in range(12)] + [-1.0 - i / 100 for i in range(12)]
+    assert judging.compare("c", "", differences, [0.0] * 24, more=False).verdict == "fails"
 
 
 def test_goals_need_ten_networks():

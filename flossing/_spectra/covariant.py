@@ -62,7 +62,8 @@ class CovariantVectors(eqx.Module):
     measured: PyTree
 
     def __repr__(self) -> str:
-        is_measured = eqx.is_array_like(self.exponents) and is_concrete(self)  # not traced, nor a tree of shapes
+        # Not traced, nor a tree of shapes, nor many by vmap.
+        is_measured = eqx.is_array_like(self.exponents) and is_concrete(self) and jnp.ndim(self.exponents) == 1
         return describe_covariant(self) if is_measured else eqx.tree_pformat(self)
 
 

@@ -66,8 +66,8 @@ def lyapunov_spectrum(
     - `basis`: the initial basis (N, k), instead of one drawn with `key`; its columns are orthonormalised first. With a
       batch it may also have shape (B, N, k), as that of an earlier result. If it lies in a subspace which the Jacobians
       map into itself, tangents stay there: the exponents are transversal or conditional ones. Outside `jit`, three are
-      tried: the span of `basis`, all vectors with the same zero and equal entries, and all vectors that separate
-      synchronised systems (entries add up to 0 over coordinates that agree along the orbit).
+      tried: the span of `basis`, all vectors with the same zero and equal entries, and, for one sequence, all vectors
+      that separate synchronised systems (entries add up to 0 over coordinates that agree along the orbit).
     - `step`: `step(model, state, input) -> state`, for a model with another calling convention.
     - `batched`: whether there is a batch axis. By default inferred from the inputs of a known cell, (T, S) or
       (B, T, S); False for other models.
@@ -117,7 +117,7 @@ def lyapunov_spectrum(
     check_positive("time_step", time_step)
     bases, basis_axis = initial_bases(batch, k=k, key=key, basis=basis)
 
-    problem = batch.problem if basis is None else restrict(batch.problem, basis, transient)
+    problem = batch.problem if basis is None else restrict(batch.problem, basis, transient, alone=batch.size is None)
 
     flow = functools.partial(
         compiled(_flow, problem),

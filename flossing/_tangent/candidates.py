@@ -28,28 +28,43 @@ def candidates(basis: Float[np.ndarray, "*B N k"], eps: float) -> Iterator[Float
         yield structured
 
 
+def may_be_transversal(basis: Float[np.ndarray, "*B N k"], eps: float) -> bool:
+    """Whether the entries of each column add up to 0, as those of directions that separate identical systems do."""
+    return bool(np.abs(basis.sum(-2)).max() <= _sum_tolerance(basis, eps))
+
+
 def transversal(
-    basis: Float[np.ndarray, "*B N k"], states: Float[np.ndarray, "samples N"], eps: float
+    basis: Float[np.ndarray, "N k"], states: Float[np.ndarray, "samples N"], eps: float
 ) -> Float[np.ndarray, "N m"] | None:
     """An orthonormal basis of the vectors whose entries add up to 0 over coordinates that agree along the orbit.
 
     `states`: points of the orbit. For identical systems that are synchronised, these vectors separate the systems. None
     if no coordinates agree, or if `basis` is not among these vectors.
     """
-    basis = np.concatenate(list(basis), axis=1) if basis.ndim == 3 else basis
-    rows = np.round(states.T / (np.sqrt(eps) * max(np.abs(states).max(), np.finfo(float).tiny))).astype(np.int64)
-    _, group = np.unique(rows, axis=0, return_inverse=True)
-    indicators = np.eye(group.max() + 1)[group.ravel()]
+    if not np.isfinite(states).all():
+        return None
+    apart = np.zeros((states.shape[1],) * 2)
+    for state in states:
+        np.maximum(apart, np.abs(state[:, None] - state[None, :]), out=apart)
+    agree = apart <= np.sqrt(eps) * np.abs(states).max()
+    group = agree.argmax(axis=1)  # the first coordinate that agrees
+    _, group = np.unique(group, return_inverse=True)
+    indicators = np.eye(group.max() + 1)[group]
     count = indicators.shape[1]
-    sums = np.abs(indicators.T @ basis).max()
-    if count == len(basis) or sums > 16 * eps * np.abs(basis).max():
+    if count == len(basis) or np.abs(indicators.T @ basis).max() > _sum_tolerance(basis, eps):
         return None
     q, _ = np.linalg.qr(indicators, mode="complete")
     return q[:, count:]
 
 
+def _sum_tolerance(basis: np.ndarray, eps: float) -> float:
+    return 64 * eps * np.sqrt(basis.shape[-2]) * float(np.abs(basis).max())
+
+
 def is_contrast(basis: Float[np.ndarray, "*B N k"], eps: float) -> bool:
-    """Whether some coordinates of `basis` are opposite: a direction that separates parts of a system."""
+    """Whether `basis` looks like a direction that separates parts of a system: opposite coordinates, many zeros."""
+    if not may_be_transversal(basis, eps) or (basis == 0).mean() < 1 / 3:
+        return False
     basis = np.concatenate(list(basis), axis=1) if basis.ndim == 3 else basis
     signs, groups = _groups(basis, eps)
     return any(np.ptp(signs[members]) > 0 for members in groups)

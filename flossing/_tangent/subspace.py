@@ -26,25 +26,27 @@ from flossing._tangent.candidates import (
     LEAK,
     candidates,
     is_contrast,
+    may_be_transversal,
     sampled_steps,
     transversal,
 )
 from flossing._tangent.problem import Problem
 
 
-def restrict(problem: Problem, basis: Any, transient: int = 0) -> Problem:
+def restrict(problem: Problem, basis: Any, transient: int = 0, *, alone: bool = True) -> Problem:
     """`problem` with its tangents restricted to an invariant subspace that holds `basis`, if one is found.
 
     `basis` (N, k) or (B, N, k) is that of a user. Three subspaces are tried: its span; all vectors whose entries are
     zero where those of `basis` are, and equal up to sign where those are; and, where coordinates agree along the orbit,
     as those of synchronised systems do, all vectors whose entries add up to 0 over each group of them. Traced values
-    are not examined. A system may also reach the subspace only during the `transient`, as one that synchronises. Warns
-    of a basis that separates coordinates and lies in none of the three.
+    are not examined. A system may also reach the subspace only during the `transient`, as one that synchronises. The
+    third depends on the orbit, so it is tried only if this is the only sequence (`alone`). Warns of a basis that
+    separates coordinates and lies in none of the three.
     """
     if not is_concrete((problem, basis)):
         return problem
     basis, eps = np.asarray(basis, float), float(jnp.finfo(problem.coordinates.dtype).eps)
-    for candidate in _candidates(problem, basis, eps, transient):
+    for candidate in _candidates(problem, basis, eps, transient, alone):
         subspace = jnp.asarray(candidate, problem.coordinates.dtype)
         if is_invariant(problem, subspace, transient):
             return dataclasses.replace(problem, subspace=subspace)
@@ -54,9 +56,11 @@ def restrict(problem: Problem, basis: Any, transient: int = 0) -> Problem:
 
 
 def _candidates(
-    problem: Problem, basis: Float[np.ndarray, "*B N k"], eps: float, transient: int
+    problem: Problem, basis: Float[np.ndarray, "*B N k"], eps: float, transient: int, alone: bool
 ) -> Iterator[Float[np.ndarray, "N m"]]:
     yield from candidates(basis, eps)
+    if not alone or basis.ndim != 2 or not may_be_transversal(basis, eps):
+        return
     at = jnp.asarray(transient + sampled_steps(problem.length - transient))
     across = transversal(basis, np.asarray(_states_at(problem, at), float), eps)
     if across is not None:

@@ -156,7 +156,9 @@ class Flossing(eqx.Module):
         self.interval, self.tolerance, self.clip = interval, tolerance, clip
         coordinates = batch.problem.coordinates
         self.basis = initial_basis(coordinates, k=k, key=key, basis=basis)
-        self.subspace = None if basis is None else restrict(batch.problem, basis, self.transient).subspace
+        self.subspace = (
+            None if basis is None else restrict(batch.problem, basis, self.transient, alone=batch.size is None).subspace
+        )
         steps = self.window * (batch.size or 1)
         self.rematerialise = too_large(steps, self.basis) if rematerialise is None else rematerialise
         check_leaves("target", target)

@@ -103,12 +103,13 @@ class DaleRNN(eqx.Module):
         _check_nonlinearity(nonlinearity)
         for name, value in {"J": J, "ws": ws, "b": b}.items():
             check_leaves(name, value)
-        J, ws, b = jnp.asarray(J), jnp.asarray(ws), jnp.asarray(b)
+        J, ws, b = (jnp.asarray(each) + 0.0 for each in (J, ws, b))  # floating, also from integers
         size = len(b) if b.ndim == 1 else None
         if J.shape != (size, size) or ws.ndim != 2 or len(ws) != size:
             raise ValueError(
                 f"J, ws and b must have the shapes (N, N), (N, S) and (N,), got {J.shape}, {ws.shape} and {b.shape}"
             )
+        check_integer("units", size, least=2)
         mixed = (J > 0).any(0) & (J < 0).any(0)
         if mixed.any():
             column = int(mixed.argmax())
@@ -116,7 +117,7 @@ class DaleRNN(eqx.Module):
                 f"J must have one sign in each column, that of a presynaptic unit, got both in column {column}: "
                 "transpose it if its rows are presynaptic"
             )
-        drawn = cls(max(len(b), 2), ws.shape[1], key=jax.random.key(0), dt=dt, nonlinearity=nonlinearity)
+        drawn = cls(len(b), ws.shape[1], key=jax.random.key(0), dt=dt, nonlinearity=nonlinearity)
         parts = (jnp.abs(J), ws, b, J != 0, jnp.where((J < 0).any(0), -1, 1))
         return eqx.tree_at(lambda cell: (cell.W, cell.ws, cell.b, cell.mask, cell.sign), drawn, parts)
 

@@ -15,6 +15,7 @@ from flossing._tangent.candidates import (
     LEAK,
     candidates,
     is_contrast,
+    may_be_transversal,
     sampled_steps,
     transversal,
 )
@@ -28,7 +29,7 @@ def restrict(system: System, basis: Any, transient: int = 0) -> System:
     one = as_step if as_step.batch is None else as_step.sequence(0)
     given = torch.as_tensor(basis).detach().cpu().double().numpy()
     with torch.no_grad():
-        for candidate in _candidates(one, given, transient):
+        for candidate in _candidates(one, given, transient, as_step.batch is None):
             subspace = torch.as_tensor(candidate, dtype=system.like.dtype, device=system.like.device)
             if _is_invariant(one, subspace, transient):
                 return replace(system, subspace=subspace)
@@ -37,9 +38,11 @@ def restrict(system: System, basis: Any, transient: int = 0) -> System:
     return system
 
 
-def _candidates(system: StepSystem, basis: Float[np.ndarray, "*B N k"], transient: int) -> Iterator[Any]:
+def _candidates(system: StepSystem, basis: Float[np.ndarray, "*B N k"], transient: int, alone: bool) -> Iterator[Any]:
     eps = torch.finfo(system.like.dtype).eps
     yield from candidates(basis, eps)
+    if not alone or basis.ndim != 2 or not may_be_transversal(basis, eps):
+        return
     transient = min(transient, system.length - 1)
     states = orbit(system)[transient + sampled_steps(system.length - transient)]
     across = transversal(basis, states.cpu().double().numpy(), eps)

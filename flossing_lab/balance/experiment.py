@@ -44,8 +44,6 @@ RELAXATION = 100
 TRANSIENT = 100
 """Steps before the average of the spectrum begins."""
 
-"""Largest number of frames in a film, made from evenly spaced snapshots."""
-
 
 class BalanceModel(eqx.Module):
     """The model of a run: the network, and the initial state of all sequences (N,), which is relaxed, not trained."""

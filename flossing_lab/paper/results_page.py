@@ -13,9 +13,10 @@ networks with different seeds. *n* is the number of networks behind each number,
 longest lag of a task, in steps.
 
 A claim *holds* or *fails* if the test that is given with its numbers has p < 0.05: Wilcoxon's signed-rank test for
-numbers of networks that are paired by their seeds, the exact binomial test for counts, Holm's correction where a claim
-covers several cases. Otherwise it is *undecided at this n*: three networks cannot decide anything. A goal is *reached*
-or *not reached*; nine of ten needs at least ten networks. A calculation without a test holds or fails by its criterion.
+numbers of networks that are paired by their seeds, the exact binomial test for counts, Spearman's rank correlation, and
+Holm's correction where a claim covers several cases. Otherwise it is *undecided at this n*: three networks cannot
+decide anything. A goal is *reached* or *not reached*; nine of ten needs at least ten networks. A calculation without a
+test holds or fails by its criterion.
 """
 
 _MANY = 12  # further missing rows are counted, not listed

@@ -87,7 +87,8 @@ def settings(scale: Scale) -> list[Setting]:
 def spec_of(scale: Scale, setting: Setting, schedule: str) -> Spec:
     """The runs of one schedule in one setting."""
     longer = {} if scale == "tiny" else {"epochs": 10_000, "k": 15 * setting.units // 16}
-    fields = {**SIZES[scale].base, "task": "temporal_xor", "units": setting.units, **longer}
+    base = {name: value for name, value in SIZES[scale].base.items() if name not in _STOPPING}
+    fields = {**base, "task": "temporal_xor", "units": setting.units, **longer}
     fields |= {**SCHEDULES, **ONCE}[schedule]
     if scale == "tiny":
         fields |= {

@@ -23,7 +23,18 @@ REALS = {"lr", "b1", "b2", "g", "gbar", "I1", "wsS", "wsM", "wrS", "wrM", "bS", 
 RECURRENT = {1: "gaussian", 3: "lapack"}
 """Recurrent weights by IC."""
 
-CALLED = {*JULIA_NAMES, "k", "task", "order", "recurrent", "history", "first_scored", "channels", "transient"}
+CALLED = {
+    *JULIA_NAMES,
+    "condition",
+    "k",
+    "task",
+    "order",
+    "recurrent",
+    "history",
+    "first_scored",
+    "channels",
+    "transient",
+}
 """The fields that a call sets."""
 
 DERIVED = {"flossing_rate", "threshold"}
@@ -33,7 +44,7 @@ FUNCTION = "trainRNNflossing"
 
 _NAMED = JULIA_NAMES | {"k": "nLE", "order": "task"}
 _FIELDS = {julia: field for field, julia in JULIA_NAMES.items()}
-_LITERAL = re.compile(r"[+-]?(\d[\d_]*)(\.\d*)?([ef][+-]?\d+)?|[+-]?\.\d+([ef][+-]?\d+)?")
+_LITERAL = re.compile(r"[+-]?(\d[\d_]*)(\.\d*)?([eEf][+-]?\d+)?|[+-]?\.\d+([eEf][+-]?\d+)?")
 _ASSIGNMENT = re.compile(r"^\s*(\w+)\s*=\s*([^=].*?)\s*$")
 
 
@@ -90,6 +101,7 @@ def flags(config: Config) -> str:
 
 def _numbers(text: str) -> dict[str, int | float]:
     """The 33 arguments by name."""
+    text = re.sub(r"#[^\n]*", "", text)
     before, found, rest = text.rpartition(f"{FUNCTION}(")
     if found:
         inside, closed, _ = rest.partition(")")
@@ -98,7 +110,7 @@ def _numbers(text: str) -> dict[str, int | float]:
     else:
         before, inside = "", text
     known = dict(_definitions(before))
-    words = [word.strip() for word in re.sub(r"#[^\n]*", "", inside).split(",")]
+    words = [word.strip() for word in inside.split(",")]
     if len(words) != len(NAMES):
         raise ValueError(f"call must have the {len(NAMES)} arguments {', '.join(NAMES)}, got {len(words)}")
     return {name: _number(name, known.get(word, word)) for name, word in zip(NAMES, words, strict=True)}
@@ -106,7 +118,7 @@ def _numbers(text: str) -> dict[str, int | float]:
 
 def _definitions(text: str):
     """The definitions in the lines before a call, as `(name, text of the value)`."""
-    for line in re.split(r"[;\n]", re.sub(r"#[^\n]*", "", text)):
+    for line in re.split(r"[;\n]", text):
         if match := _ASSIGNMENT.match(line):
             yield match[1], match[2]
 

@@ -40,6 +40,8 @@ class Train:
 
     def __call__(self):
         arguments = self.config if self.call is None else self._called(self.call)
+        if self.film and not checked(Config, arguments).safety.snapshots_every:
+            raise ValueError("film needs snapshots, got snapshots_every=0")
         directory = train(Config, arguments, self.out, self.overwrite, self.resume, self.seed)
         if stopped := directory.info.get("stopped"):
             say(f"ended at epoch {stopped['epoch']}: {stopped['reason']}")

@@ -79,11 +79,11 @@ def summarise(runs: Mapping[str, RunDirectory]) -> dict[str, Any]:
 def sentence(summary: Mapping[str, Any]) -> str:
     """What came out, in one sentence."""
     after = {name: row["learned_after"] for name, row in summary["conditions"].items()}
-    learned = ", ".join(f"{LABELS[name]} ({epoch} epochs)" for name, epoch in after.items() if epoch is not None)
-    never = ", ".join(LABELS[name] for name, epoch in after.items() if epoch is None)
+    learned = "; ".join(f"{LABELS[name]} ({epoch} epochs)" for name, epoch in after.items() if epoch is not None)
+    never = "; ".join(LABELS[name] for name, epoch in after.items() if epoch is None)
     if not learned:
         return f"No condition reaches an accuracy of {LEARNED} within {summary['epochs']} epochs."
-    return f"Learned, to an accuracy of {LEARNED}: {learned}" + (f"; not learned: {never}." if never else ".")
+    return f"Learned, to an accuracy of {LEARNED}: {learned}." + (f" Not learned: {never}." if never else "")
 
 
 def _table(summary: Mapping[str, Any]) -> Table:

@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from flossing_lab.paper.analysis.measures import SOLVED, Group, numbers
 from flossing_lab.paper.contract import Claim, Verdict
 from flossing_lab.runs.plotting import LABELS
-from flossing_lab.statistics import LEVEL, holm, majority, median_interval, signed_rank, wilson
+from flossing_lab.statistics import LEVEL, holm, majority, median_interval, rank_balance, signed_rank, wilson
 
 NO_DIFFERENCE = "All networks solve every case tried, so these cases are too easy to show a difference."
 UNDECIDED: Verdict = "undecided at this n"
@@ -22,7 +22,7 @@ UNDECIDED: Verdict = "undecided at this n"
 
 def decide(p: float, favours: bool) -> Verdict:
     """holds or fails below p = 0.05, else undecided."""
-    return UNDECIDED if p >= LEVEL else "holds" if favours else "fails"
+    return UNDECIDED if not p < LEVEL else "holds" if favours else "fails"  # NaN decides nothing
 
 
 def compare(claim: str, found: str, ours: ArrayLike, theirs: ArrayLike, *, more: bool = True) -> Claim:
@@ -35,7 +35,7 @@ def compare(claim: str, found: str, ours: ArrayLike, theirs: ArrayLike, *, more:
         return not_run(claim)
     p = signed_rank(differences)
     middle = float(np.median(differences))
-    favours = bool(np.sum(np.sign(differences)) > 0) == more
+    favours = (rank_balance(differences) > 0) == more
     return Claim(claim, f"{found} {_tested(middle, differences, p)}", len(differences), decide(p, favours))
 
 
@@ -69,6 +69,8 @@ def all_of(verdicts: Sequence[Verdict]) -> Verdict:
 
 def _differences(ours: ArrayLike, theirs: ArrayLike) -> np.ndarray:
     a, b = (numbers(np.asarray(each).tolist()) for each in (ours, theirs))
+    known = ~(np.isnan(a) | np.isnan(b))
+    a, b = a[known], b[known]
     with np.errstate(invalid="ignore"):
         return np.where(a == b, 0.0, a - b)  # two infinite numbers are equal
 
@@ -126,8 +128,8 @@ def reaches_further(
 def learns_faster(claim: str, rows: Sequence[Group], better: str, worse: str) -> Claim:
     """Whether networks solve a task in fewer epochs under one condition than under another.
 
-    The number of a network is its mean over lags; a network that never solves a lag counts with the largest number of
-    epochs that any needed, so the difference is a lower bound. Lags that no network solves are left out.
+    The number of a network is its mean over lags; a lag that it never solves counts as UNSOLVED says. Lags that no
+    network solves are left out.
     """
     ours, theirs = _by_lag(rows, "condition", better), _by_lag(rows, "condition", worse)
     lags = [d for d in sorted(ours.keys() & theirs.keys())
@@ -139,8 +141,7 @@ def learns_faster(claim: str, rows: Sequence[Group], better: str, worse: str) ->
     seeds = _seeds([group[d] for group in (ours, theirs) for d in lags])
     listed = "; ".join(f"d = {d}: {_median_epochs(ours[d])} against {_median_epochs(theirs[d])}" for d in lags)
     each = [[[_of_seed(group[d], "epochs_to_solve", seed) for d in lags] for seed in seeds] for group in (ours, theirs)]
-    finite = [value for group in each for row in group for value in row if np.isfinite(value)]
-    mean = [[float(np.mean(np.minimum(row, max(finite)))) for row in group] for group in each]
+    mean = [[float(np.mean(row)) for row in group] for group in _capped(each)]
     found = f"Median epochs to accuracy {SOLVED}, {LABELS[better]} against {LABELS[worse]}: {listed}."
     return compare(claim, found, *mean, more=False)
 
@@ -161,8 +162,7 @@ def best_is_between(claim: str, rows: Sequence[Group], key: str) -> Claim:
     differences = [_differences(epochs[value], epochs[end]) for value, end in pairs]
     p = holm([signed_rank(each) for each in differences])
     verdicts = {
-        pair: decide(value, bool(np.sum(np.sign(each)) < 0))
-        for pair, value, each in zip(pairs, p, differences, strict=True)
+        pair: decide(value, rank_balance(each) < 0) for pair, value, each in zip(pairs, p, differences, strict=True)
     }
     inner = [value for value in epochs if value not in ends]
     between = [all(verdicts[value, end] == "holds" for end in ends) for value in inner]
@@ -208,19 +208,30 @@ def count_solved(row: Group) -> int:
     return int((numbers(row["final_accuracy"]) >= SOLVED).sum())
 
 
-def pairs_of(rows: Sequence[tuple[Group, Group]], name: str) -> tuple[list[float], list[float]]:
+def pairs_of(rows: Sequence[tuple[Group, Group]], name: str, *, factor: float = 1.0) -> tuple[list[float], list[float]]:
     """A number of each network, the mean over its cases, in the first and the second row of each case.
 
-    Infinite numbers count as the largest finite one.
+    The numbers of the second rows are multiplied by `factor`. Infinite ones, before that, count as UNSOLVED says.
     """
     seeds = _seeds([row for case in rows for row in case])
-    all_values = numbers([value for case in rows for row in case for value in row[name]])
-    most = float(all_values[np.isfinite(all_values)].max(initial=0))
-    means = [
-        [float(np.mean([min(_of_seed(case[side], name, seed), most) for case in rows])) for seed in seeds]
-        for side in (0, 1)
-    ]
-    return means[0], means[1]
+    if not seeds:
+        return [], []
+    each = [[[_of_seed(case[side], name, seed) for case in rows] for seed in seeds] for side in (0, 1)]
+    is_finite = np.isfinite(np.asarray(each[1], float))
+    ours, theirs = _capped(each)
+    theirs = np.where(is_finite, factor * theirs, theirs)
+    return ours.mean(-1).tolist(), theirs.mean(-1).tolist()
+
+
+UNSOLVED = 10
+"""A case that a network never solves counts as this many times the largest number of epochs that any network needed, so
+that networks are ordered first by how many cases they solve."""
+
+
+def _capped(each: Sequence) -> np.ndarray:
+    values = np.asarray(each, float)
+    finite = values[np.isfinite(values)]
+    return np.where(np.isfinite(values), values, UNSOLVED * finite.max(initial=0.1))
 
 
 def solved_share(rows: Sequence[Group], chosen: Callable[[Group], bool]) -> list[float]:

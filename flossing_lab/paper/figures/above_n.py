@@ -164,5 +164,6 @@ def _solves(claim: str, data: Data, chosen: Callable[[float], bool]) -> Claim:
         setting = f"N = {row['units']}, d = {row['d']}, {row['trained']}"
         listed.append(f"{setting}: {outcomes} of {len(accuracy)}, best {accuracy.max():.3f}")
         solved, tried = solved + outcomes, tried + len(accuracy)
-    verdict = "not reached" if solved < tried else "reached" if tried >= 10 else UNDECIDED
+    enough = min(len(row["seed"]) for row in matching) >= 10
+    verdict = "not reached" if solved < tried else "reached" if enough else UNDECIDED
     return Claim(claim, f"Final accuracy ≥ {SOLVED}: {'; '.join(listed)}.", networks(matching), verdict)

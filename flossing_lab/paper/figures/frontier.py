@@ -146,8 +146,7 @@ def _is_no_slower(rows: Sequence[Group], schedule: str) -> Claim:
     found = (
         f"Epochs to accuracy {SOLVED}, median over networks: {'; '.join(listed)}. Against 1.2 times the other, each:"
     )
-    ours, theirs = pairs_of(cases, "epochs_to_solve")
-    return compare(claim, found, ours, [1.2 * each for each in theirs], more=False)
+    return compare(claim, found, *pairs_of(cases, "epochs_to_solve", factor=1.2), more=False)
 
 
 def _goes_beyond(rows: Sequence[Group]) -> Claim:

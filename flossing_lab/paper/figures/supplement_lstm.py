@@ -32,8 +32,6 @@ CAPTION = (
 )
 CONDITIONS: tuple[Condition, ...] = ("none", "before")
 STAGES = ("at the start", "before training", "after training")
-BETTER = 0.05
-"""Smallest difference of median accuracies that counts."""
 
 _SETTINGS: dict[str, Any] = {
     **{"units": 48, "k": 8, "steps": 100, "epochs": 3000, "batch": 16, "learning_rate": 0.003, "clip": 0.03},
