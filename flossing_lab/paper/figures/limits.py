@@ -61,7 +61,7 @@ def specs(scale: Scale) -> list[Spec]:
     for change, fields in changes.items():
         base = schedules.spec_of(
             scale,
-            setting._replace(seeds=min(3, setting.seeds)) if fields and scale == "laptop" else setting,
+            setting._replace(seeds=min(3, setting.seeds)) if fields and scale != "ten" else setting,
             "adaptive",
         )
         fields = {name: min(value, setting.units) if name == "k" else value for name, value in fields.items()}
