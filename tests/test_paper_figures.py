@@ -91,6 +91,8 @@ def test_verdicts_follow_from_the_data(figure):
         verdicts = {claim.verdict for claim in figure.claims(data)}
         # No change at all is neither better nor worse.
         assert verdicts <= {verdict, unknown} if verdict == "fails" else verdicts == {verdict}
+        # Those of surrogate compare networks before and after; the others have a criterion that nothing meets.
+        assert verdict in verdicts or figure.NAME == "surrogate"
         assert isinstance(figure.draw(data), Figure)
         assert [claim.n > 0 for claim in figure.claims(data)] == [verdict != "not run"] * len(figure.claims(data))
         assert all("\n" not in claim.found and "nan" not in claim.found for claim in figure.claims(data))

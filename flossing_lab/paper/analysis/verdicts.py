@@ -237,9 +237,10 @@ def _capped(each: Sequence) -> np.ndarray:
 def solved_share(rows: Sequence[Group], chosen: Callable[[Group], bool]) -> list[float]:
     """The share of the chosen rows that each network solves, over networks that are in all rows."""
     matching = [row for row in rows if chosen(row)]
-    return [
-        float(np.mean([_of_seed(row, "final_accuracy", seed) >= SOLVED for row in matching])) for seed in _seeds(rows)
-    ] if matching else []  # fmt: skip
+    if not matching:
+        return []
+    solved = [[_of_seed(row, "final_accuracy", seed) >= SOLVED for row in matching] for seed in _seeds(rows)]
+    return [float(np.mean(each)) for each in solved]
 
 
 def _seeds(rows: Sequence[Group]) -> list[int]:
