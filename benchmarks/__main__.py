@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console, Group
 from rich.table import Table
 
-from benchmarks import epochs, memory, modules, runs, spectra, table
+from benchmarks import batches, epochs, first, memory, modules, runs, spectra, table
 from benchmarks.turns import shared_cores
 from flossing_lab.runs.provenance import measured_on
 
@@ -34,6 +34,9 @@ SECTIONS: dict[str, tuple[str, Callable[[epochs.Say, bool], list[table.Row]]]] =
     "flossing": ("A flossing epoch", epochs.flossing),
     "training": ("A training epoch", epochs.training),
     "pytorch": ("PyTorch modules", modules.modules),
+    "first": ("The first result", first.first),
+    "batches": ("Batches", batches.batches),
+    "ragged": ("Batches of many lengths", batches.ragged),
     "run": ("The whole reference run", runs.whole_run),
     "start": ("Starting again", runs.start),
     "spectrum": ("Exponents alone", spectra.spectrum),

@@ -136,13 +136,17 @@ def small_runs(turn: Turn, *, count: int, seed: int, tiny: bool):
 
 def _timed(command: list[str], cache: str | None = None) -> tuple[float, str]:
     # Seconds and output of a command; RuntimeError with its last line if it fails.
-    environment = dict(os.environ)
-    if cache is not None:
-        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-        environment["XDG_CACHE_HOME"] = cache
+    environment = dict(os.environ) if cache is None else environment_with_cache(cache)
     begin = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     seconds = time.perf_counter() - begin
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or ["no output"])[-1][:200])
     return seconds, done.stdout
+
+
+def environment_with_cache(folder: str) -> dict[str, str]:
+    """This process's environment, with `folder` as the user's cache directory and no other cache of JAX."""
+    return {name: v for name, v in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"} | {
+        "XDG_CACHE_HOME": folder
+    }

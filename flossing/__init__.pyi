@@ -29,6 +29,7 @@ from ._spectra.jacobian import (
 from ._spectra.linear_memory import Capacity as Capacity, MemoryFunction as MemoryFunction
 from ._spectra.lyapunov import lyapunov_spectrum as lyapunov_spectrum
 from ._spectra.memory import memory_function as memory_function
+from ._spectra.newton import NewtonIterations as NewtonIterations, newton_iterations as newton_iterations
 from ._spectra.reachability import Reachability as Reachability, reachability as reachability
 from ._spectra.spectrum import Spectrum as Spectrum
 from ._spectra.statistics import (

@@ -84,6 +84,19 @@ def signed_rank(differences: ArrayLike) -> float:
     return float(min(1.0, 2 * min(share[: observed + 1].sum(), share[observed:].sum())))
 
 
+def rank_sum(first: Sequence[float], second: Sequence[float]) -> float:
+    """The p value of the exact rank-sum test (Wilcoxon, Mann & Whitney), two-sided; ties have their mean rank."""
+    doubled = np.rint(2 * rankdata([*first, *second])).astype(int)
+    size, total = len(first), int(doubled.sum())
+    ways = np.zeros((size + 1, total + 1))  # subsets by size and sum
+    ways[0, 0] = 1
+    for rank in doubled:
+        ways[1:, rank:] += ways[:-1, : total + 1 - rank].copy()
+    sums, mean = np.arange(total + 1), total * size / len(doubled)
+    far = np.abs(sums - mean) >= abs(int(doubled[:size].sum()) - mean) - 1e-9
+    return float(ways[size, far].sum() / ways[size].sum())
+
+
 def rank_balance(differences: ArrayLike) -> float:
     """The sum of the ranks of the positive differences minus that of the negative ones."""
     d, twice = _twice_the_ranks(differences)

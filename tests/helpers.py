@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flossing._tangent.adjoint import window_growth
+from flossing._tangent.adjoint import window_flow
 from flossing._tangent.flow import tangent_flow
 from flossing._tangent.problem import Problem
 
@@ -36,4 +36,4 @@ def flow_of(step, state, inputs, basis, *, length, **options):
 
 def growth_of(step, state, inputs, basis, interval, *, length, **options):
     """log R_ii at each step of a plain step, by our own adjoint."""
-    return window_growth(problem_of(step, state, inputs, length), basis, interval, **options)
+    return window_flow(problem_of(step, state, inputs, length), basis, interval, **options)[0]

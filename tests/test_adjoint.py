@@ -153,7 +153,7 @@ def test_segments_cut_blocks_into_pieces(size):
     """Each step is in one piece, in order; only what an open segment cuts off ends no block."""
     for interval, transient in [(1, 0), (3, 4), (4, 0), (12, 3)]:
         blocks = Blocks(jnp.asarray(interval), 11, transient)
-        each, last = blocks.segments(size)
+        each, last = blocks.segments(size, 11)
         pieces, ended = [], []
         for segment in [*(each(jnp.asarray(start)) for start in range(0, last.start, size)), last]:
             for b in range(int(segment.first), int(segment.end)):

@@ -223,6 +223,10 @@ def test_gates_start_open_or_forget_over_a_horizon():
     times = 1 + np.exp(chrono[200:400])  # sigmoid(b) = 1 - 1 / times
     assert times.min() >= 2 and times.max() <= 50 and 20 < np.median(times) < 32
     np.testing.assert_array_equal(chrono[:200], -chrono[200:400])
+    gru = GRU(200, key=KEY, gates="chrono", horizon=50).cell.bias  # its z keeps the state where it is 1
+    times = 1 + np.exp(gru[200:400])
+    assert times.min() >= 2 and times.max() <= 50 and 20 < np.median(times) < 32
+    np.testing.assert_array_equal(gru[:200], GRU(200, key=KEY).cell.bias[:200])
 
 
 @pytest.mark.parametrize("make", [GRU, LSTM])

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, mannwhitneyu, norm, rankdata
 
 from flossing_lab import statistics
 from flossing_lab.cli import main
-from flossing_lab.comparison.trial import paired, runs as trial_runs, table as trial_table
+from flossing_lab.comparison.trial import contenders, paired, runs as trial_runs, table as trial_table
 from flossing_lab.comparison.trial.protocol import Trial, TrialRun, digest, read_trial
 
 COMMITTED = Path(__file__).parents[1] / "comparison"
@@ -193,3 +193,49 @@ def test_committed_results_are_those_of_their_protocols(file):
     if runs:
         assert (out / "table.md").read_text().endswith(trial_table.markdown(trial, runs))
     assert len({tuple(itertools.islice(json.loads(json.dumps(r)).values(), 1, 6)) for r in runs}) == len(runs)
+
+
+def test_the_rank_sum_test_is_exact_also_with_ties():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=6), rng.normal(0.8, size=7)
+    wanted = mannwhitneyu(first, second, method="exact").pvalue
+    assert statistics.rank_sum(first.tolist(), second.tolist()) == pytest.approx(wanted)
+    tied = [1.0, 1.0, 2.0, -math.inf], [2.0, 2.0, 3.0]
+    ranks = rankdata(np.concatenate(tied))
+    sums = [sum(each) for each in itertools.combinations(ranks, 4)]
+    far = [abs(s - np.mean(sums)) >= abs(ranks[:4].sum() - np.mean(sums)) - 1e-9 for s in sums]
+    assert statistics.rank_sum(*tied) == pytest.approx(np.mean(far))
+
+
+def test_contenders_are_compared_with_the_reference(protocol):
+    """The best draw of each, with other seeds, against the best of the reference; a failed run is the worst."""
+    text = TINY.replace('title = "Tiny"', 'title = "Tiny"\nreference = ["tanh", "flossing"]').replace(
+        "[arms.none]", '[networks.gru]\ncell = "gru"\narms = ["none"]\ndraws = 2\nvary = ["rate"]\n\n[arms.none]'
+    )
+    protocol.write_text(text + "gru = [2e-3, 4e-3]\n")
+    trial = read_trial(protocol)
+    assert [each.name for each in contenders.contenders(trial)] == ["tanh, none", "tanh, flossing", "gru"]
+
+    def runs(network, arm, values):
+        of = {"task": "xor", "network": network, "draw": 1, "arm": arm, "epochs": 4}
+        cost = {"seconds": {"flossing": 1.0, "training": 2.0}}
+        ended = enumerate(values)
+        return [{**of, **cost, "seed": i, "accuracy": v, "failure": "" if v else "broke"} for i, v in ended]
+
+    low, high = np.linspace(0.5, 0.6, 11).tolist(), np.linspace(0.95, 0.99, 11).tolist()
+    found = [*runs("tanh", "none", low), *runs("tanh", "flossing", high), *runs("gru", "none", [0.0, *high[1:10], 0.0])]
+    lines = {line.split(" | ")[0][2:]: line for line in contenders.markdown(trial, found).splitlines()}
+    assert "| 0 of 10 | 0.555 (" in lines["tanh, none"] and "worse (p = 2.2e-05) |" in lines["tanh, none"]
+    assert "| 10 of 10 | 0.972 (" in lines["tanh, flossing"] and lines["tanh, flossing"].endswith("| 3 |  |")
+    assert "| 9 of 10 | 0.97 (" in lines["gru"] and "no difference shown (p = " in lines["gru"]
+    assert contenders.draw(trial, found).get_axes()
+    for reference in ('["tanh", "adaptive"]', '["lstm", "none"]'):
+        protocol.write_text(protocol.read_text().replace('["tanh", "flossing"]', reference))
+        with pytest.raises(ValueError, match="reference must be a network and one of its arms"):
+            read_trial(protocol)
+        protocol.write_text(text)
+
+
+def test_the_committed_protocols_are_legal():
+    for file in COMMITTED.glob("*.toml"):
+        assert len(read_trial(file).runs()) > 100

@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pack_sequence, pad_sequence
 
 import flossing as fl
 import flossing.pytorch as flt
+from flossing.pytorch import _jax_engine
 
 LENGTHS = (30, 20, 12)
 CELL = fl.cells.GRU(6, 2, key=jax.random.key(0))
@@ -136,3 +137,29 @@ def test_lengths_of_a_step_in_torch():
     torch.testing.assert_close(found.exponents, alone, rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match="inputs must be padded for a step of your own, got a PackedSequence"):
         flt.lyapunov_spectrum(step, pack_sequence(rows), state=start)
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+def test_sequences_of_many_lengths_share_a_program(batch):
+    """All fields and their gradients are those of the torch engine, which pads nothing; nothing is compiled again."""
+    torch.manual_seed(0)
+    module, programs = torch.nn.LSTM(2, 4).double(), 0
+    basis = torch.linalg.qr(torch.randn(8, 3).double())[0]
+    for length, transient, interval in ((9, None, 1), (40, 7, 3), (33, 0, 2), (21, 20, 4), (128, None, 1)):
+        inputs = torch.randn(*((length, 2) if batch is None else (length, batch, 2)), dtype=torch.float64)
+        found = {}
+        for engine in ("jax", "torch"):
+            options = {"k": 3, "transient": transient, "interval": interval, "engine": engine}
+            inputs.grad, inputs.requires_grad = None, True
+            module.zero_grad()
+            s = flt.lyapunov_spectrum(module, inputs, basis=basis, **options)
+            fields = s.exponents, s.log_growth, s.transient_log_growth, s.basis, *s.state
+            sum(
+                (field * torch.linspace(-1, 1, field.numel()).reshape(field.shape)).sum() for field in fields
+            ).backward()
+            found[engine] = [*fields, inputs.grad, *(p.grad for p in module.parameters())]
+        for ours, theirs in zip(found["jax"], found["torch"], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9)
+        compiled = _jax_engine._jitted_flow()._cache_size()
+        assert programs in (0, compiled)
+        programs = compiled

@@ -1,6 +1,7 @@
 """The loop over epochs: compiled once per shape, run in chunks of any length."""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.core import jaxpr_as_fun
 from jaxtyping import PyTree
 
 from flossing._runtime.threads import one_lapack_thread
@@ -21,10 +23,12 @@ COMPILER_OPTIONS: dict[str, Any] = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
     "xla_disable_hlo_passes": "tree_reduction_rewriter",
+    "xla_backend_optimization_level": 1,
 }
 """On the CPU, XLA's newer fusion emitters take twice as long to compile a loop of epochs, which then runs no faster.
 XLA's kernel library (YNNPACK) is good at products, but XLA's own loops take half the time to sum over the tangents of
-each step. Without first summing groups of 32 they take even less; for so few numbers groups gain no precision."""
+each step. Without first summing groups of 32 they take even less; for so few numbers groups gain no precision. LLVM's
+higher levels of optimisation take half a second to a second longer and make epochs no faster."""
 
 
 def run_chunk(update: Update, carry: PyTree, first: int, count: int, *, capacity: int) -> tuple[PyTree, PyTree]:
@@ -48,8 +52,10 @@ def _strongly_typed(leaf: Any) -> Any:
 
 @functools.cache
 def compiler_options() -> dict[str, Any]:
-    """Those of `COMPILER_OPTIONS` that the installed JAX supports."""
-    return {name: value for name, value in COMPILER_OPTIONS.items() if _is_known({name: value})}
+    """Those of `COMPILER_OPTIONS` that the installed JAX supports, and that `XLA_FLAGS` does not set."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    wanted = {name: value for name, value in COMPILER_OPTIONS.items() if f"--{name}=" not in flags}
+    return wanted if _is_known(wanted) else {n: value for n, value in wanted.items() if _is_known({n: value})}
 
 
 def _is_known(options: dict[str, Any]) -> bool:
@@ -72,13 +78,18 @@ def _run(update, carry, first, count, capacity):
         carry, record = update(eqx.combine(arrays, static), number)
         return eqx.filter(carry, eqx.is_array), record
 
+    # Traced once: the loop and the shapes of its records would each trace it otherwise.
+    traced, types = jax.make_jaxpr(epoch, return_shape=True)(arrays, first)
+    structure, run = jax.tree_util.tree_structure(types), jaxpr_as_fun(traced)
+
     def body(i, loop):
         arrays, buffers = loop
-        arrays, record = epoch(arrays, first + i)
+        returned = run(*jax.tree_util.tree_leaves((arrays, first + i)))
+        arrays, record = jax.tree_util.tree_unflatten(structure, returned)
         buffers = jax.tree_util.tree_map(lambda b, r: b.at[i].set(r), buffers, record)
         return arrays, buffers
 
-    _, record = jax.eval_shape(epoch, arrays, first)
+    _, record = types
     buffers = jax.tree_util.tree_map(lambda r: jnp.zeros((capacity, *r.shape), r.dtype), record)
     arrays, buffers = lax.fori_loop(0, count, body, (arrays, buffers))
     return eqx.combine(arrays, static), buffers

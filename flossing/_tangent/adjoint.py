@@ -6,8 +6,9 @@ A = D Q, and A = Q' R where a block ends. Cotangents then run backwards in time,
     (x', A)  ->  (x, Q)        by the transpose of the derivative of the step at (x, Q),
     (Q', log diag R)  ->  A    by the transpose of the derivative of the QR decomposition.
 
-The loops run over blocks, and the number of blocks is a traced value, so one program serves all intervals. JAX cannot
-differentiate such loops in reverse mode itself: it would need the number of iterations at compile time.
+The loops run over blocks, and the number of blocks is a traced value, so one program serves all intervals, and all
+lengths up to that of its arrays. JAX cannot differentiate such loops in reverse mode itself: it would need the number
+of iterations at compile time.
 
 The reverse pass needs the residuals of each step. The forward pass stores them for the last segment of the window only.
 For each earlier segment it stores a checkpoint at the start, and the reverse pass recomputes the segment (Chen et al.
@@ -28,7 +29,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from flossing._linalg.mesh import varying
 from flossing._linalg.precision import in_full_precision
 from flossing._linalg.qr import log_diagonal, positive_qr, qr_tangent
-from flossing._tangent.blocks import Blocks, Segment
+from flossing._tangent.blocks import Blocks, Index, Segment
 from flossing._tangent.linearised import LinearisedStep
 from flossing._tangent.problem import Point, Problem
 
@@ -56,32 +57,34 @@ class Cotangents(NamedTuple):
 
 
 @in_full_precision
-def window_growth(
+def window_flow(
     problem: Problem,
     basis: Float[Array, "N k"],
     interval: Int[Array, ""],
     *,
-    transient: int,
+    transient: Index,
+    length: Index | None = None,
     segment: int | None = None,
-) -> Float[Array, "T k"]:
-    """log R_ii of each step, 0 where no block ends; differentiable in reverse mode.
+) -> tuple[Float[Array, "T k"], Checkpoint]:
+    """log R_ii of each step, 0 where no block ends, and the point and basis at the end; reverse mode only.
 
-    Blocks of `interval` steps end exactly at `transient` and at the end, as in `tangent_flow`. `segment` is the number
-    of steps whose residuals are stored at a time, all by default.
+    Blocks of `interval` steps end exactly at `transient` and at the end, as in `tangent_flow`. The end is `length`, at
+    most that of the problem: later steps take no time, so one program serves sequences of many lengths. `segment` is
+    the number of steps whose residuals are stored at a time, all by default, and always for a traced `length`.
     """
     problem = problem.closed()
-    blocks = Blocks(interval, problem.length, transient)
+    blocks = Blocks(interval, problem.length if length is None else length, transient)
     differentiable = problem.model, problem.start.x, problem.inputs, varying(basis.T, problem.start)
-    return _growth(differentiable, _static_part(problem), blocks, segment or problem.length)
+    return _flow(differentiable, _static_part(problem), blocks, segment or problem.length)
 
 
 @eqx.filter_custom_vjp
-def _growth(differentiable, problem, blocks, size):
+def _flow(differentiable, problem, blocks, size):
     return _forward(differentiable, problem, blocks, size)[0]
 
 
-@_growth.def_fwd
-def _growth_and_residuals(perturbed, differentiable, problem, blocks, size):
+@_flow.def_fwd
+def _flow_and_residuals(perturbed, differentiable, problem, blocks, size):
     return _forward(differentiable, problem, blocks, size)
 
 
@@ -90,7 +93,7 @@ def _forward(differentiable, problem, blocks, size):
     problem, q = _combine(problem, differentiable)
     linearised = _linearise(problem, q)
     push = functools.partial(_push, problem, linearised)
-    earlier, last = blocks.segments(size)
+    earlier, last = blocks.segments(size, problem.length)
 
     def advance(checkpoint, start):
         end, growth, _ = push(checkpoint, earlier(start))
@@ -98,31 +101,34 @@ def _forward(differentiable, problem, blocks, size):
 
     start = Checkpoint(problem.start, q)
     if not last.start:  # skip the empty scan, which would trace the step twice
-        _, growth, residuals = push(start, last)
-        return growth, (None, residuals)
+        end, growth, residuals = push(start, last)
+        return (growth, end), (None, residuals)
     end, (before, checkpoints) = lax.scan(advance, start, _starts(blocks, last, size))
-    _, growth, residuals = push(end, last)
-    return _joined(before, growth), (checkpoints, residuals)
+    end, growth, residuals = push(end, last)
+    return (_joined(before, growth), end), (checkpoints, residuals)
 
 
-@_growth.def_bwd
+@_flow.def_bwd
 @in_full_precision
-def _backward(stored, dgrowth, perturbed, differentiable, problem, blocks, size):
+def _backward(stored, cotangents, perturbed, differentiable, problem, blocks, size):
     problem, q = _combine(problem, differentiable)
     checkpoints, residuals = stored
     linearised = _linearise(problem, q)
+    dgrowth, (point, dq) = cotangents
+    dgrowth = jnp.zeros((problem.length, len(q)), q.dtype) if dgrowth is None else dgrowth
     pull = functools.partial(_pull, linearised, problem.inputs, dgrowth)
-    earlier, last = blocks.segments(size)
+    earlier, last = blocks.segments(size, problem.length)
 
     def retreat(cotangents, start_and_checkpoint):
         start, checkpoint = start_and_checkpoint
         _, _, residuals = _push(problem, linearised, checkpoint, earlier(start))
         return pull(cotangents, residuals, earlier(start))
 
-    zeros = jax.tree_util.tree_map(
+    dmodel, *zeros = jax.tree_util.tree_map(
         jnp.zeros_like, eqx.filter((problem.model, problem.start.x, q), eqx.is_inexact_array)
     )
-    cotangents, dinputs = pull(Cotangents(*zeros), residuals, last)
+    ends = (zero if given is None else given for zero, given in zip(zeros, (point.x, dq), strict=True))
+    cotangents, dinputs = pull(Cotangents(dmodel, *ends), residuals, last)
     if last.start:
         starts = _starts(blocks, last, size)
         cotangents, before = lax.scan(retreat, cotangents, (starts, checkpoints), reverse=True)
@@ -157,10 +163,7 @@ def _push(
     inputs = segment.slice(problem.inputs)
     k, first = len(start.q), segment.start
 
-    def advance(point, input):
-        return problem.advance(point, input), point
-
-    end, orbit = lax.scan(advance, start.point, inputs, length=segment.size)
+    end, orbit = _orbit(problem, start.point, inputs, segment)
 
     def push_step(t, carry):
         q, steps = carry
@@ -184,6 +187,19 @@ def _push(
     if segment.is_open:
         q, steps = lax.fori_loop(segment.open_start, segment.stop, push_step, (q, steps))
     return Checkpoint(end, q), growth, Residuals(steps, decompositions)
+
+
+def _orbit(problem: Problem, start: Point, inputs: PyTree, segment: Segment) -> tuple[Point, Point]:
+    """The point at the end of a segment, or of the window, and the points before its steps."""
+    if isinstance(segment.blocks.length, int):
+        return lax.scan(lambda p, input: (problem.advance(p, input), p), start, inputs, length=segment.size)
+
+    def advance(t, carry):
+        point, orbit = carry
+        return problem.advance(point, _at(inputs, t)), _put(orbit, t, point)
+
+    orbit = jax.tree_util.tree_map(lambda x: jnp.broadcast_to(x, (segment.size, *x.shape)), start)
+    return lax.fori_loop(0, segment.blocks.length, advance, (start, orbit))
 
 
 def _pull(

@@ -14,11 +14,11 @@ Index = Int[Array, ""] | int
 
 
 class Blocks(eqx.Module):
-    """Blocks of `interval` steps; one ends at `transient` and the last at `length`."""
+    """Blocks of `interval` steps; one ends at `transient` and the last at `length`. All three may be traced."""
 
     interval: Int[Array, ""]
-    length: int = eqx.field(static=True)
-    transient: int = eqx.field(static=True)
+    length: Index
+    transient: Index
 
     @property
     def count(self) -> Int[Array, ""]:
@@ -31,15 +31,13 @@ class Blocks(eqx.Module):
         return jnp.maximum(0, stop - self.interval), jnp.minimum(stop, self.length)
 
     def num_ended(self, t: Index) -> Index:
-        """The number of blocks that have ended after `t` steps."""
-        if isinstance(t, int) and t in (0, self.length):
-            return self.count if t else 0  # the last may be shorter than the interval
+        """The number of blocks that have ended after `t` steps, before the end."""
         return jnp.maximum(0, (t - self._first) // self.interval + 1)
 
-    def segments(self, size: int) -> tuple[Callable[[Index], "Segment"], "Segment"]:
-        """The window in segments of `size` steps: a function from first step to segment, and the last segment."""
-        start = (self.length - 1) // size * size
-        return functools.partial(Segment, self, size, True), Segment(self, self.length - start, False, start)
+    def segments(self, size: int, steps: int) -> tuple[Callable[[Index], "Segment"], "Segment"]:
+        """`steps` steps in segments of `size`: a function from first step to segment, and the last segment."""
+        start = (steps - 1) // size * size
+        return functools.partial(Segment, self, size, True), Segment(self, steps - start, False, start)
 
     @property
     def _first(self) -> Int[Array, ""]:
@@ -47,7 +45,7 @@ class Blocks(eqx.Module):
 
 
 class Segment(eqx.Module):
-    """Steps `start` to `stop` of a window. If it is open, it may end within a block."""
+    """Steps `start` to `stop` of a window. If it is open, it may end within a block; else it holds the window's end."""
 
     blocks: Blocks
     size: int = eqx.field(static=True)
@@ -62,12 +60,12 @@ class Segment(eqx.Module):
     @property
     def first(self) -> Index:
         """The first block that ends in it."""
-        return self.blocks.num_ended(self.start)
+        return 0 if isinstance(self.start, int) and self.start == 0 else self.blocks.num_ended(self.start)
 
     @property
     def end(self) -> Index:
         """The first block that ends after it."""
-        return self.blocks.num_ended(self.stop)
+        return self.blocks.num_ended(self.stop) if self.is_open else self.blocks.count
 
     def bounds(self, b: Index) -> tuple[Int[Array, ""], Int[Array, ""]]:
         """The first step of block `b` within the segment, and the step after its last."""

@@ -14,7 +14,6 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int, PyTree
 
-from flossing._arguments import default_transient
 from flossing._checks import is_concrete
 from flossing._tangent.batch import Batch
 from flossing._tangent.coordinates import shape_of_one
@@ -42,16 +41,17 @@ def own_transient(length: Length) -> Length:
 
 
 def shifted(
-    inputs: Input, length: Length, steps: int, transient: int | None
+    inputs: Input, length: Length, steps: int | Length, transient: int | Length | None
 ) -> tuple[tuple[Input, Bool[Array, " T"]], Length]:
     """Inputs of one sequence and which of the steps are real, shifted to the common transient; and the steps averaged.
 
     `transient` is that of all sequences, or None for the default of each. `steps` is the padded length.
     """
     length = jnp.minimum(length, steps)
-    own = jnp.asarray(transient, length.dtype) if transient is not None else own_transient(length)
-    common = default_transient(steps) if transient is None else transient
-    at = jnp.arange(steps, dtype=length.dtype) - (common - own)
+    own = own_transient(length) if transient is None else jnp.asarray(transient, length.dtype)
+    common = own_transient(jnp.asarray(steps, length.dtype)) if transient is None else own
+    size = len(jax.tree_util.tree_leaves(inputs)[0])
+    at = jnp.arange(size, dtype=length.dtype) - (common - own)
     real = (at >= 0) & (at < length)
     # Other steps repeat a real input, so that whatever fills the padding is never used.
     return (jax.tree_util.tree_map(lambda s: s[jnp.clip(at, 0, length - 1)], inputs), real), length - own

@@ -10,7 +10,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from flossing._tangent.adjoint import window_growth
+from flossing._tangent.adjoint import window_flow
 from flossing._tangent.flow import average, tangent_flow
 from flossing._tangent.problem import Problem
 from flossing._tangent.spread import block_spread_ratio, step_spread_ratio
@@ -40,6 +40,6 @@ def measure_window(
         return flow.exponents, block_spread_ratio(flow.all_log_growth(), tolerance)
     interval = jnp.asarray(interval)
     segment = math.isqrt(problem.length) if rematerialise else problem.length
-    growth = window_growth(problem, basis, interval, transient=transient, segment=segment)
+    growth, _ = window_flow(problem, basis, interval, transient=transient, segment=segment)
     exponents = average(growth[transient:], float(problem.length - transient))[0]
     return exponents, step_spread_ratio(growth, tolerance, transient=transient, interval=interval)

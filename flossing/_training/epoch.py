@@ -164,7 +164,7 @@ class Flossing(eqx.Module):
         check_leaves("target", target)
         self.target = jnp.asarray(target, coordinates.dtype)
         # Called here only to raise their errors now, not in the first epoch.
-        flossing_loss(jnp.zeros(self.basis.shape[1], coordinates.dtype), self.target)
+        jax.eval_shape(flossing_loss, jax.ShapeDtypeStruct(self.basis.shape[1:], self.basis.dtype), self.target)
         self._check_loss(model, first)
         mask = mask_of(model, self.where)
         check_effect(model, mask, batch.problem)
@@ -252,11 +252,12 @@ class Flossing(eqx.Module):
         )
 
     def _check_loss(self, model: PyTree, key: RandomKey):
-        rows = () if self.batch_axes is None else (self._batch_size(model, key),)
-        exponents = jnp.zeros((*rows, self.basis.shape[1]), self.basis.dtype)
-        value = eqx.filter_eval_shape(self._loss, model, exponents, key)
-        if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
-            raise ValueError(f"loss must return a scalar, got {describe_structure(value)}")
+        if not isinstance(self.objective, (KeepAndWrite, Memory)):  # ours return scalars
+            rows = () if self.batch_axes is None else (self._batch_size(model, key),)
+            exponents = jax.ShapeDtypeStruct((*rows, self.basis.shape[1]), self.basis.dtype)
+            value = eqx.filter_eval_shape(self._loss, model, exponents, key)
+            if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
+                raise ValueError(f"loss must return a scalar, got {describe_structure(value)}")
         if isinstance(self.objective, Memory) and not any(
             jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree_util.tree_leaves(_drawn(self.inputs, key))
         ):

@@ -13,6 +13,7 @@ from flossing._types import RandomKey
 from flossing.cells._weights import recurrent_weights
 
 Start: TypeAlias = Literal["uniform", "gaussian", "orthogonal"]
+Gates: TypeAlias = Literal["drawn", "open", "chrono"]
 OPEN = 3.0
 """The bias of an open gate; that of a closed one is its negative. sigmoid(3) = 0.95."""
 
@@ -37,23 +38,26 @@ class GRU(eqx.Module):
         recurrent: Start = "uniform",
         gain: float = 1.0,
         input_scale: float | None = None,
-        gates: Literal["drawn", "open"] = "drawn",
+        gates: Gates = "drawn",
+        horizon: int | None = None,
     ):
         """Draw the weights as Equinox does, uniform within 1 / sqrt(N), in JAX's default floating dtype.
 
         - `recurrent`: draws each U uniform, Gaussian of variance 1 / N, or orthogonal; `gain` multiplies it.
         - `input_scale`: draws W_n as N(0,1) times this number instead.
         - `gates`: "open" sets the biases to 3 and -3, so that r is about 0.95 and z about 0.05: open to the input, and
-          nearly a tanh network.
+          nearly a tanh network. "chrono" draws the bias of z as log U(1, horizon - 1), for time constants from 2 to
+          `horizon` steps (Tallec & Ollivier 2018).
 
-        Raises ValueError for a size below 1 or an unknown `recurrent` or `gates`.
+        Raises ValueError for a size below 1, an unknown `recurrent` or `gates`, or a `horizon` below 3 with "chrono".
         """
-        check_integer("units", units, least=1)
-        check_integer("inputs", inputs, least=1)
-        if gates not in ("drawn", "open"):
-            raise ValueError(f"gates must be 'drawn' or 'open', got gates={gates!r}")
+        _check(units, inputs, gates, horizon)
         cell = _drawn(eqx.nn.GRUCell(inputs, units, key=key), 2, recurrent, gain, input_scale, key)
-        self.cell = cell if gates == "drawn" else with_biases(cell, {0: OPEN, 1: -OPEN})
+        if gates == "open":
+            cell = with_biases(cell, {0: OPEN, 1: -OPEN})
+        elif gates == "chrono":
+            cell = with_biases(cell, {1: _chrono_bias(key, units, horizon)})
+        self.cell = cell
 
     def __call__(self, input: Float[Array, " S"], state: Float[Array, " N"]) -> Float[Array, " N"]:
         """One step of h."""
@@ -91,7 +95,7 @@ class LSTM(eqx.Module):
         recurrent: Start = "uniform",
         gain: float = 1.0,
         input_scale: float | None = None,
-        gates: Literal["drawn", "open", "chrono"] = "drawn",
+        gates: Gates = "drawn",
         forget_bias: float = 1.0,
         horizon: int | None = None,
     ):
@@ -106,17 +110,12 @@ class LSTM(eqx.Module):
 
         Raises ValueError for a size below 1, an unknown `recurrent` or `gates`, or a `horizon` below 3 with "chrono".
         """
-        check_integer("units", units, least=1)
-        check_integer("inputs", inputs, least=1)
-        if gates not in ("drawn", "open", "chrono"):
-            raise ValueError(f"gates must be 'drawn', 'open' or 'chrono', got gates={gates!r}")
+        _check(units, inputs, gates, horizon)
         cell = _drawn(eqx.nn.LSTMCell(inputs, units, key=key), 2, recurrent, gain, input_scale, key)
         if gates == "open":
             self.cell = with_biases(cell, {0: OPEN, 1: -OPEN, 3: OPEN})
         elif gates == "chrono":
-            check_integer("horizon", horizon, least=3, note=" for gates='chrono'")
-            assert horizon is not None
-            bias = jnp.log(jr.uniform(jr.fold_in(key, 3), (units,), minval=1.0, maxval=horizon - 1.0))
+            bias = _chrono_bias(key, units, horizon)
             self.cell = with_biases(cell, {0: -bias, 1: bias})
         else:
             forget = slice(units, 2 * units)
@@ -142,6 +141,21 @@ def with_biases(cell, biases: dict[int, ArrayLike]):
     for gate, value in biases.items():
         bias = bias.at[gate * units : (gate + 1) * units].set(value)
     return eqx.tree_at(lambda cell: cell.bias, cell, bias)
+
+
+def _check(units: int, inputs: int, gates: str, horizon: int | None):
+    check_integer("units", units, least=1)
+    check_integer("inputs", inputs, least=1)
+    if gates not in ("drawn", "open", "chrono"):
+        raise ValueError(f"gates must be 'drawn', 'open' or 'chrono', got gates={gates!r}")
+    if gates == "chrono":
+        check_integer("horizon", horizon, least=3, note=" for gates='chrono'")
+
+
+def _chrono_bias(key: RandomKey, units: int, horizon: int | None) -> Float[Array, " N"]:
+    """log U(1, horizon - 1)."""
+    assert horizon is not None
+    return jnp.log(jr.uniform(jr.fold_in(key, 3), (units,), minval=1.0, maxval=horizon - 1.0))
 
 
 def _drawn(cell, candidate: int, recurrent: str, gain: float, input_scale: float | None, key: RandomKey):

@@ -7,13 +7,14 @@ change: each call selects float64 and the CPU for itself.
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from flossing._arguments import default_transient
@@ -21,8 +22,9 @@ from flossing._equations import Kind, advance
 from flossing._linalg.precision import in_full_precision
 from flossing._runtime.epochs import compiler_options
 from flossing._runtime.threads import one_lapack_thread
+from flossing._tangent.adjoint import window_flow
 from flossing._tangent.coordinates import real_coordinates
-from flossing._tangent.flow import tangent_flow
+from flossing._tangent.flow import average
 from flossing._tangent.lengths import masked, shifted
 from flossing._tangent.problem import Problem
 from flossing._tangent.window import measure_window
@@ -31,13 +33,27 @@ from flossing.losses import memory_shares
 from flossing.pytorch._system import ModuleSystem
 from flossing.pytorch._torch_engine import Flow
 
+LEAST_SIZE = 128
+"""The least number of steps that a program is compiled for."""
+
+
+class Span(NamedTuple):
+    """The steps of a run; traced values, so that programs serve them all."""
+
+    length: Any
+    interval: Any
+    transient: Any
+    """The common transient of all sequences, after which they are aligned."""
+    transient_of_each: Any
+    """None for the default of each sequence."""
+
 
 class Plan(NamedTuple):
     """The static arguments of compiled code, besides structures, shapes and dtypes."""
 
     kind: Kind
     batched: bool
-    transient: int | None
+    transient: int | None = None
     """None for the default of each sequence."""
     tolerance: float | None = None
     weight: float = 1.0
@@ -47,11 +63,29 @@ class Plan(NamedTuple):
 
 
 def flow(system: ModuleSystem, basis: Tensor, *, transient: int | None, interval: int) -> Flow:
-    """The tangent flow of each sequence; differentiable in the weights, the state, the inputs and the basis."""
-    plan = Plan(system.recurrent.kind, system.batch is not None, transient)
-    leaves, spec = _differentiable_leaves(_arguments(system, basis))
-    structure = pytree.tree_structure(Flow(basis, basis, basis, basis, system.state))
-    return pytree.tree_unflatten(_Flow.apply(plan, interval, spec, *leaves), structure)  # pyright: ignore[reportArgumentType]
+    """The tangent flow of each sequence; differentiable in the weights, the state, the inputs and the basis.
+
+    One program serves all intervals, all transients, and all lengths up to the next power of two.
+    """
+    length, size = system.length, max(LEAST_SIZE, 1 << (system.length - 1).bit_length())
+    padded = replace(system, inputs=nn.functional.pad(system.inputs, (0, 0, 0, size - length)))
+    common = default_transient(length) if transient is None else transient
+    each = None if system.lengths is not None and transient is None else np.int32(common)
+    span = Span(np.int32(length), np.int32(interval), np.int32(common), each)
+    leaves, spec = _differentiable_leaves(_arguments(padded, basis))
+    plan = Plan(system.recurrent.kind, system.batch is not None)
+    found = _Flow.apply(plan, span, spec, *leaves)
+    exponents, growth, q, state = pytree.tree_unflatten(
+        found, pytree.tree_structure((basis, basis, basis, system.state))
+    )  # pyright: ignore[reportArgumentType]
+    before = np.arange(common, 0, -interval)[::-1]
+    after = np.minimum(np.arange(common + interval, length + interval, interval), length)
+    return Flow(exponents, _ending_at(growth, after), _ending_at(growth, before), q, state)
+
+
+def _ending_at(growth: Tensor, ends: np.ndarray) -> Tensor:
+    """The growth of the blocks that end after so many steps."""
+    return growth[..., torch.from_numpy(ends - 1), :]
 
 
 def objective(
@@ -73,17 +107,27 @@ def objective(
     return _Objective.apply(plan, interval, spec, target, *leaves)  # pyright: ignore[reportReturnType]
 
 
-def _arguments(system: ModuleSystem, basis: Tensor) -> Any:
+class Arguments(NamedTuple):
+    """What compiled code takes, tensors of torch outside and arrays of JAX inside."""
+
+    layers: Any
+    state: Any
+    inputs: Any
+    basis: Any
+    lengths: Any
+
+
+def _arguments(system: ModuleSystem, basis: Tensor) -> Arguments:
     lengths = None if system.lengths is None else torch.tensor(system.lengths, dtype=torch.int32)
-    return system.recurrent.layers, system.state, system.inputs, basis, lengths
+    return Arguments(system.recurrent.layers, system.state, system.inputs, basis, lengths)
 
 
 class _Flow(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: Plan, interval: int, spec: Any, *leaves: Tensor | None):
+    def forward(ctx: Any, plan: Plan, span: Span, spec: Any, *leaves: Tensor | None):
         wanted = ctx.needs_input_grad[3:]
         with settings(leaves):
-            run = _flow_and_pull(plan, interval, *_split(leaves, wanted, spec), linearise=any(wanted))
+            run = _jitted_flow()(plan, span, *_split(leaves, wanted, spec), linearise=any(wanted))
             result, ctx.pull = jax.block_until_ready(run)
         ctx.save_for_backward(*leaves)
         ctx.wanted, ctx.structure = wanted, jax.tree.structure(result)
@@ -119,15 +163,26 @@ class _Objective(torch.autograd.Function):
         return None, None, None, None, *(None if g is None else g * cotangents[0] for g in ctx.gradients)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="linearise")
-def _flow_and_pull(plan: Plan, interval: int, moving: Any, fixed: Any, *, linearise: bool):
-    def measure(problem, basis, *, count, **options):
-        flow = tangent_flow(problem, basis, interval=interval, **options)
-        return Flow(*(flow if count is None else flow.up_to(count, interval)))
+@functools.cache
+def _jitted_flow() -> Callable:
+    return jax.jit(_flow_and_pull, static_argnums=0, static_argnames="linearise", compiler_options=compiler_options())
+
+
+def _flow_and_pull(plan: Plan, span: Span, moving: Any, fixed: Any, *, linearise: bool):
+    def measure(problem: Problem, basis: Any, transient: Any, count: Any) -> tuple:
+        growth, end = window_flow(problem, basis, span.interval, transient=transient, length=span.length)
+        since = jnp.arange(len(growth), dtype=transient.dtype) - transient
+        counted = since >= 0
+        if count is not None:  # later blocks hold rounding errors
+            counted &= since // span.interval * span.interval < count
+        time = span.length - transient if count is None else count
+        exponents, averaged = average(jnp.where(counted[:, None], growth, 0), time.astype(growth.dtype))
+        return exponents, jnp.where(since[:, None] < 0, growth, averaged), end.q.T, problem.state(end.point)
 
     # The pullback is a pytree of residuals, so compiled code can return it.
     def run(moving):
-        return _each_sequence(measure, plan, _merged(moving, fixed))
+        arguments = _merged(moving, fixed)
+        return _each_sequence(measure, plan, arguments, span.length, span.transient, span.transient_of_each)
 
     return jax.vjp(run, moving) if linearise else (run(moving), None)
 
@@ -143,15 +198,18 @@ def _jitted_loss_and_gradient() -> Callable:
 
 
 def _loss_and_gradient(plan: Plan, interval: jax.Array, target: Any, moving: Any, fixed: Any):
-    measure = functools.partial(measure_window, interval=interval, tolerance=plan.tolerance)
+    def measure(problem: Problem, basis: Any, transient: int, count: Any) -> tuple:
+        return measure_window(problem, basis, interval, plan.tolerance, transient=transient, count=count)
 
     def loss(moving):
         arguments, along = _merged(moving, fixed)
-        exponents, ratios = _each_sequence(measure, plan, arguments)
+        length = arguments.inputs.shape[-2]
+        transient = default_transient(length) if plan.transient is None else plan.transient
+        exponents, ratios = _each_sequence(measure, plan, arguments, length, transient, plan.transient)
         distance = exponents - jnp.broadcast_to(target, exponents.shape)
         value = plan.weight * jnp.mean(jnp.square(distance))
         if plan.memory is not None:
-            value += 1 - _memory(plan, arguments[0], *along)
+            value += 1 - _memory(plan, arguments.layers, *along)
         return value, (exponents, ratios.reshape(-1, ratios.shape[-1]).max(0))
 
     return jax.value_and_grad(loss, has_aux=True)(moving)
@@ -183,21 +241,25 @@ def _memory(plan: Plan, layers: Any, states: Any, inputs: jax.Array) -> jax.Arra
     return jnp.mean(memory_shares(inputs, along, delays, first, noise))
 
 
-def _each_sequence(measure: Callable, plan: Plan, arguments: Any) -> Any:
+def _each_sequence(
+    measure: Callable, plan: Plan, arguments: Arguments, length: Any, transient: Any, of_each: Any
+) -> Any:
+    """`measure(problem, basis, transient, count)` along each sequence; `count` is None without lengths.
+
+    `length` is that of the inputs without padding, `transient` that after which all sequences are aligned, `of_each`
+    their own, None for the default of each.
+    """
     layers, state, inputs, basis, lengths = arguments
     drive = _drive(layers, inputs)
 
-    def step(layers, state, drive):
+    def step(layers: Any, state: Any, drive: Any) -> Any:
         return advance(FUNCTIONS, plan.kind, layers, state, drive)
 
-    steps = drive.shape[-2]
-    transient = default_transient(steps) if plan.transient is None else plan.transient
-
-    def one(state, drive, length):
-        if length is None:
-            return measure(Problem.of(layers, state, drive, step, steps), basis, transient=transient, count=None)
-        inputs, count = shifted(drive, length, steps, plan.transient)
-        return measure(Problem.of(layers, state, inputs, masked(step), steps), basis, transient=transient, count=count)
+    def one(state, drive, own):
+        if own is None:
+            return measure(Problem.of(layers, state, drive, step, len(drive)), basis, transient, None)
+        along, count = shifted(drive, own, length, of_each)
+        return measure(Problem.of(layers, state, along, masked(step), len(drive)), basis, transient, count)
 
     if not plan.batched:
         return one(state, drive, None)

@@ -275,12 +275,14 @@
   find("step").addEventListener("input", () => { stop(); drawNetwork(); });
   find("play").addEventListener("click", play);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  const hint = () => document.querySelectorAll(".table").forEach((table) =>
+    table.classList.toggle("scrolls", table.scrollWidth > table.clientWidth));
   let width = innerWidth, soon;
   addEventListener("resize", () => {
     if (innerWidth === width) return;  // a phone's address bar came or went
     width = innerWidth;
     clearTimeout(soon);
-    soon = setTimeout(redraw, 100);
+    soon = setTimeout(() => { redraw(); hint(); }, 100);
   });
   for (const [event, printing] of [["beforeprint", true], ["afterprint", false]]) {
     addEventListener(event, () => { document.documentElement.classList.toggle("printing", printing); redraw(); });
@@ -288,4 +290,5 @@
   // First a run that has all figures, if there is one.
   find("run").value = Math.max(0, data.details.findIndex(({ squares }) => typeof squares !== "string"));
   inTurn(all);
+  hint();
 })();

@@ -11,6 +11,7 @@ from flossing_lab.report.curves import final_accuracy, learning_curves
 from flossing_lab.report.details import choose_runs, show_in_detail
 from flossing_lab.report.runs import LAST, Run, group_runs, name_runs, read_runs
 from flossing_lab.runs.files import write_atomically
+from flossing_lab.sweeps.collection import read_sweep
 
 _HERE = Path(__file__).parent
 
@@ -22,7 +23,7 @@ def write_report(paths: Sequence[Path | str], out: Path) -> Path:
     that cannot be read. Raises ValueError if no run can be read, or if the extra `[lab]` is missing.
     """
     environment, plotly = _tools()
-    content = collect(*read_runs(paths))
+    content = collect(*read_runs(paths), name=_name_of_sweep(paths))
     scripts = [plotly, (_HERE / "page.js").read_text("utf-8")]
     page = environment.get_template("page.html").render(
         content, css=(_HERE / "page.css").read_text("utf-8"), scripts=scripts, hashes=[_hash(text) for text in scripts]
@@ -32,14 +33,14 @@ def write_report(paths: Sequence[Path | str], out: Path) -> Path:
     return out
 
 
-def collect(runs: Sequence[Run], damaged: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """The content of the page as plain values; `data` holds the data of its figures."""
+def collect(runs: Sequence[Run], damaged: Sequence[tuple[str, str]], name: str | None = None) -> dict[str, Any]:
+    """The content of the page as plain values; `data` holds the data of its figures. `name` is that of a sweep."""
     axes, groups = group_runs(runs)
     detailed = choose_runs(groups)
     header, rows = summary.tabulate(list(axes), groups)
     troubles, more_troubles = summary.list_problems(runs, damaged)
     return {
-        **summary.describe(runs),
+        **summary.describe(runs, name),
         "troubles": troubles,
         "more_troubles": more_troubles,
         "header": header,
@@ -55,6 +56,12 @@ def collect(runs: Sequence[Run], damaged: Sequence[tuple[str, str]]) -> dict[str
             "details": [show_in_detail(run, len(detailed)) for run in detailed],
         },
     }
+
+
+def _name_of_sweep(paths: Sequence[Path | str]) -> str | None:
+    """The name of the sweep, if the report is of one sweep."""
+    (path, *others) = map(Path, paths)
+    return None if others or not (path / "sweep.json").is_file() else str(read_sweep(path).get("name", path.name))
 
 
 def _tools() -> tuple[Any, str]:

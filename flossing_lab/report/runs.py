@@ -58,6 +58,11 @@ class Run:
     def seconds(self) -> float:
         return float(self.info.get("seconds") or np.nan)
 
+    @property
+    def compile_seconds(self) -> float:
+        """NaN for runs that did not record it."""
+        return float(self.info.get("compile_seconds", np.nan))
+
     def exponent(self, index: int) -> float:
         """One exponent after training; NaN if the run is not finished."""
         end = self.spectra.get("end", np.empty(0))

@@ -18,14 +18,15 @@ MOST_VALUES = 12
 _STATUSES = ("finished", "running", "interrupted", "failed")
 
 
-def describe(runs: Sequence[Run]) -> dict[str, Any]:
-    """Title and subtitle: what the runs have in common."""
+def describe(runs: Sequence[Run], name: str | None = None) -> dict[str, Any]:
+    """Title and subtitle: what the runs have in common. `name` is that of their sweep."""
     tasks = {run.config.title for run in runs}
     counts = Counter(run.status for run in runs)
     statuses = sorted(counts, key=lambda status: _STATUSES.index(status) if status in _STATUSES else len(_STATUSES))
+    task = tasks.pop() if len(tasks) == 1 else f"{len(runs)} runs"
     return {
-        "title": tasks.pop() if len(tasks) == 1 else f"{len(runs)} runs",
-        "subtitle": "; ".join(_in_common([run.config for run in runs])),
+        "title": name or task,
+        "subtitle": "; ".join([*([task] if name else []), *_in_common([run.config for run in runs])]),
         "statuses": f"{_count(len(runs), 'run')}: " + ", ".join(f"{counts[status]} {status}" for status in statuses),
         "created": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "version": flossing.__version__,
@@ -56,6 +57,7 @@ def tabulate(axes: Sequence[str], groups: Sequence[Group]) -> tuple[list[str], l
         f"{last} at the end": lambda group: _spread((run.exponent(-1) for run in group.runs), "+.2f"),
         f"epochs to {SOLVED}": _epochs_to_solved,
         "seconds": lambda group: _spread((run.seconds for run in group.runs), ".0f").split()[0],
+        "of these compiling": lambda group: _spread((run.compile_seconds for run in group.runs), ".0f").split()[0],
     }
     names = list(axes) or ["condition"]
     rows = []

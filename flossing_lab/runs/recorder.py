@@ -6,6 +6,7 @@ import numpy as np
 
 from flossing._training.train import Chunk, TrainingState
 from flossing_lab.runs.checkpoint import Checkpoint, parameters_of
+from flossing_lab.runs.compilation import compile_seconds
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.experiment import Builder, Experiment
@@ -31,6 +32,7 @@ class Recorder:
             for name in ("error", "exponents_before_error"):
                 self.info.pop(name, None)
         self.info |= {"status": "running", "config": config.model_dump()}
+        self.compiled = compile_seconds() - self.info.get("compile_seconds", 0.0)
 
     def open(self, experiment: Experiment, state: TrainingState):
         """Remove everything after `state`, and record the initial network if the run is new."""
@@ -114,6 +116,7 @@ class Recorder:
             self.info["status"] = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             self.info["error"] = str(error) or type(error).__name__
         self.info["seconds"] = round(seconds, 3)
+        self.info["compile_seconds"] = round(compile_seconds() - self.compiled, 3)
         # Medians over the chunks of this session, so that the chunk that compiles has no weight.
         self.info["seconds_per_epoch"] = {kind: float(np.median(each)) for kind, each in self.paces.items()}
         # A full disk makes these writes fail, too. The error that stopped the run must still reach the user.

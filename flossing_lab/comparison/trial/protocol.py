@@ -5,6 +5,7 @@
     [draws]                           the range of each setting: a list, or { low, high } for log-uniform numbers
     [networks.NAME]                   a cell, how many draws, and which settings vary
     [arms.NAME]                       how networks are flossed
+    reference = [NETWORK, ARM]        with which all others are compared; otherwise the first two arms, in pairs
     [seconds.TASK.NETWORK]            of one epoch of training and of flossing, from which equal cost follows
 
 A draw gives the same network, batches and settings to all arms, so the arms are compared in pairs.
@@ -130,13 +131,21 @@ class Trial(Section):
     draws: dict[str, Any]
     networks: dict[str, TrialNetwork]
     arms: dict[str, TrialArm]
+    reference: tuple[str, str] | None = None
+    """A network and its arm, with which all others are compared; without it the arms are compared in pairs."""
     seconds: dict[str, dict[str, tuple[PositiveReal, PositiveReal]]] = Field(default_factory=dict)
     """By task and network: of one epoch of training, and of flossing; needed for runs."""
 
     @model_validator(mode="after")
     def _check(self) -> "Trial":
-        for name in self.networks:
+        for name, kind in self.networks.items():
             self.drawn(name)
+            if unknown := set(kind.arms or ()) - set(self.arms):
+                raise ValueError(f"arms of {name} must be among {', '.join(self.arms)}, got {sorted(unknown)[0]!r}")
+        if self.reference is not None:
+            network, arm = self.reference
+            if network not in self.networks or arm not in (self.networks[network].arms or self.arms):
+                raise ValueError(f"reference must be a network and one of its arms, got {list(self.reference)}")
         return self
 
     def drawn(self, network: str) -> list[dict[str, Any]]:

@@ -109,7 +109,7 @@ def best_runs(trial: Trial, results: Sequence[dict[str, Any]]) -> list[TrialRun]
     found = []
     for task, network, arm in itertools.product(trial.tasks, trial.networks, trial.arms):
         cell = [r for r in results if (r["task"], r["network"], r["arm"], r["seed"]) == (task, network, arm, 0)]
-        if len(cell) == trial.networks[network].draws:
+        if cell and len(cell) == trial.networks[network].draws:
             best = min(cell, key=lambda r: _rank(trial, r))
             seeds = range(1, trial.settings.again + 1)
             found += [TrialRun(task, network, best["draw"], arm, seed) for seed in seeds]

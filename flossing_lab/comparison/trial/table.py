@@ -8,6 +8,7 @@ from typing import Any
 
 from scipy.stats import fisher_exact
 
+from flossing_lab.comparison.trial import contenders
 from flossing_lab.comparison.trial.paired import is_solved, pairs, smallest_difference
 from flossing_lab.comparison.trial.picture import draw
 from flossing_lab.comparison.trial.protocol import Trial
@@ -21,7 +22,9 @@ LEVEL = 0.05
 
 
 def markdown(trial: Trial, runs: Sequence[Run]) -> str:
-    """All tables. The first arm is compared with the second."""
+    """All tables. The first arm is compared with the second, or all contenders with the reference."""
+    if trial.reference is not None:
+        return "\n\n".join([contenders.markdown(trial, runs), _missing(trial, runs)]) + "\n"
     parts = ["### All draws", _summary(trial, runs), _by_task(trial, runs)]
     if any(run["seed"] for run in runs):
         parts += ["### The best draw of each arm, with other seeds", _best(trial, runs)]
@@ -35,7 +38,7 @@ def write_tables(trial: Trial, out: Path) -> list[Path]:
         return []
     files = [out / "table.md", out / "table.png"]
     write_atomically(files[0], f"<!-- written by flossing compare -->\n\n{markdown(trial, runs)}".encode())
-    save_figure(draw(trial, runs), files[1])
+    save_figure((draw if trial.reference is None else contenders.draw)(trial, runs), files[1])
     return files
 
 

@@ -16,6 +16,8 @@ FUNCTIONS = {
     "train_lstm": "lstm",
     "memory_of_flossed": "capacity",
     "signal_after_preflossing": "gradient_snr",
+    "newton_of_flossed": "newton",
+    "newton_through_training": "newton",
 }
 """The module of each calculation in this package."""
 

@@ -1,0 +1,134 @@
+"""A trial of many contenders against one of them, the reference: the draws that solve, and the best draw again.
+
+All contenders cost the same. The best draw of each, chosen by its training, runs again with other seeds; an exact
+rank-sum test compares these runs with those of the reference, adjusted (Holm) for the contenders of a task.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+
+from flossing_lab.comparison.trial.paired import is_solved
+from flossing_lab.comparison.trial.protocol import Trial, TrialTask
+from flossing_lab.runs.plotting import COLOURS, DARK, remove_spines
+from flossing_lab.statistics import LEVEL, holm, median_interval, rank_sum, wilson
+
+Run = dict[str, Any]
+_GREY = "#888888"
+
+
+class Contender(NamedTuple):
+    """A network in one of its arms."""
+
+    network: str
+    arm: str
+    name: str
+    """In words: with the arm if the network runs in several."""
+
+
+def contenders(trial: Trial) -> list[Contender]:
+    """All contenders in the order of the protocol."""
+    found = []
+    for network, kind in trial.networks.items():
+        arms = kind.arms or tuple(trial.arms)
+        found += [Contender(network, arm, network if len(arms) == 1 else f"{network}, {arm}") for arm in arms]
+    return found
+
+
+def markdown(trial: Trial, runs: Sequence[Run]) -> str:
+    """A table for each task."""
+    return "\n\n".join(_of_task(trial, runs, name, task) for name, task in trial.tasks.items())
+
+
+def draw(trial: Trial, runs: Sequence[Run]) -> Figure:
+    """A panel for each task; for each contender its best draw with other seeds: the runs, and their median."""
+    everyone = contenders(trial)
+    figure = Figure(figsize=(3.2 * len(trial.tasks) + 2, 0.34 * len(everyone) + 1.4), layout="constrained")
+    panels = figure.subplots(1, len(trial.tasks), sharey=True, squeeze=False)[0]
+    for axes, (name, task) in zip(panels, trial.tasks.items(), strict=True):
+        for row, contender in enumerate(everyone):
+            values = [v for v in _values(_again(runs, name, contender), task) if math.isfinite(v)]
+            colour = COLOURS["before"] if (contender.network, contender.arm) == trial.reference else _GREY
+            axes.plot(values, [row] * len(values), "o", ms=4, color=colour, alpha=0.5)
+            if values:
+                axes.plot(statistics.median(values), row, "|", ms=14, mew=2, color=colour)
+        axes.axvline(task.solved, lw=0.8, ls="--", color=DARK)
+        axes.set(xlabel=f"test {task.measure}")
+        axes.set_title(task.title, loc="left", fontsize=10, color=DARK)
+        remove_spines(axes)
+    panels[0].set_yticks(range(len(everyone)), [each.name for each in everyone])
+    panels[0].set_ylim(len(everyone) - 0.5, -0.5)
+    return figure
+
+
+def _of_task(trial: Trial, runs: Sequence[Run], name: str, task: TrialTask) -> str:
+    everyone = contenders(trial)
+    again = {each: _again(runs, name, each) for each in everyone}
+    reference = next(each for each in everyone if (each.network, each.arm) == trial.reference)
+    others = [each for each in everyone if each != reference and again[each] and again[reference]]
+    p = [rank_sum(_ranked(again[each], task), _ranked(again[reference], task)) for each in others]
+    adjusted = dict(zip(others, holm(p), strict=True))
+    rows = []
+    for each in everyone:
+        drawn = [r for r in _of(runs, name, each) if not r["seed"]]
+        if drawn:
+            rows.append((each.name, _share(trial, drawn), *_ended(trial, again[each], task),
+                         _said(again, each, reference, adjusted.get(each), task)))  # fmt: skip
+    measure = "accuracy" if task.measure == "accuracy" else "loss"
+    head = ("contender", "draws that solve", "best draw again", f"median {measure}", "epochs", "seconds",
+            f"against {reference.name}")  # fmt: skip
+    lines = [head, ["---"] * len(head), *rows]
+    return f"### {task.title}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _share(trial: Trial, drawn: Sequence[Run]) -> str:
+    solved = sum(is_solved(trial, run) for run in drawn)
+    low, high = wilson(solved, len(drawn))
+    return f"{solved} of {len(drawn)} ({low:.2f} to {high:.2f})"
+
+
+def _ended(trial: Trial, again: Sequence[Run], task: TrialTask) -> tuple[str, str, str, str]:
+    if not again:
+        return "", "", "", ""
+    solved = [run for run in again if is_solved(trial, run)]
+    values = [v for v in _values(again, task) if math.isfinite(v)]
+    interval = median_interval(values)
+    text = f"{statistics.median(values):.3g}" if values else "failed"
+    text += f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval else ""
+    epochs = f"{statistics.median(run['epochs'] for run in solved):.0f}" if solved else ""
+    seconds = f"{statistics.median(sum(run['seconds'].values()) for run in again):.0f}"
+    return f"{len(solved)} of {len(again)}", text, epochs, seconds
+
+
+def _said(
+    again: dict[Contender, list[Run]], each: Contender, reference: Contender, p: float | None, task: TrialTask
+) -> str:
+    """What the test says of a contender against the reference, once all their runs are there."""
+    if p is None:
+        return ""
+    if p >= LEVEL:
+        return f"no difference shown (p = {p:.2g})"
+    ours, theirs = (statistics.mean(_ranked(again[c], task)) for c in (each, reference))
+    ours, theirs = (x if math.isfinite(x) else -math.inf for x in (ours, theirs))
+    return f"{'better' if ours > theirs else 'worse'} (p = {p:.2g})"
+
+
+def _again(runs: Sequence[Run], task: str, contender: Contender) -> list[Run]:
+    return [run for run in _of(runs, task, contender) if run["seed"]]
+
+
+def _of(runs: Sequence[Run], task: str, contender: Contender) -> list[Run]:
+    return [run for run in runs if (run["task"], run["network"], run["arm"]) == (task, *contender[:2])]
+
+
+def _values(runs: Sequence[Run], task: TrialTask) -> list[float]:
+    return [math.nan if run["failure"] else run[task.measure] for run in runs]
+
+
+def _ranked(runs: Sequence[Run], task: TrialTask) -> list[float]:
+    """Numbers of which more is better; a run that failed is the worst."""
+    sign = 1 if task.measure == "accuracy" else -1
+    return [-math.inf if math.isnan(v) else sign * v for v in _values(runs, task)]
