@@ -154,9 +154,8 @@ def test_sequences_of_many_lengths_share_a_program(batch):
             module.zero_grad()
             s = flt.lyapunov_spectrum(module, inputs, basis=basis, **options)
             fields = s.exponents, s.log_growth, s.transient_log_growth, s.basis, *s.state
-            sum(
-                (field * torch.linspace(-1, 1, field.numel()).reshape(field.shape)).sum() for field in fields
-            ).backward()
+            weights = (torch.linspace(-1, 1, f.numel(), dtype=f.dtype).reshape(f.shape) for f in fields)
+            torch.stack([(w * f).sum() for w, f in zip(weights, fields, strict=True)]).sum().backward()
             found[engine] = [*fields, inputs.grad, *(p.grad for p in module.parameters())]
         for ours, theirs in zip(found["jax"], found["torch"], strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9)

@@ -91,12 +91,12 @@ class Stored:
 
 
 def fake(calculation):
-    """Two gains, one contracting and one chaotic; flossing brings both to 40 iterations."""
+    """Two gains, one contracting and one chaotic; flossing to 0 costs iterations, to -0.1 saves the chaotic some."""
     a = calculation.arguments
     if calculation.function == "newton_of_flossed":
         n, lengths = 8, len(a["lengths"])
-        exponent = np.array([[[-0.5] * n, [0.4] * n], [[-0.1] * n, [-0.05] * n]]) + np.linspace(0, 0.01, n)
-        count = np.array([[[10] * n, [90] * n], [[40] * n, [40] * n]]) + np.arange(n)
+        exponent = np.array([[-0.5, 0.4], [-0.1, -0.05], [-0.2, -0.1]])[..., None] + np.linspace(0, 0.01, n)
+        count = np.array([[10, 90], [40, 100], [20, 40]])[..., None] + np.arange(n)
         return {"exponent": exponent, "count": np.repeat(count[..., None], lengths, -1)}
     shape = (2, 8, len(a["epochs"]))
     count = np.array([10.0, 30.0])[:, None, None] + np.arange(8)[:, None] + np.zeros(shape)
@@ -105,8 +105,8 @@ def fake(calculation):
 
 def test_the_figure_judges_both_kinds_of_networks():
     data = json.loads(json.dumps(plain(figure.collect(Stored(fake), "tiny")), allow_nan=False))
-    assert [claim.verdict for claim in figure.claims(data)] == ["holds", "holds", "holds", "holds"]
-    assert [claim.n for claim in figure.claims(data)] == [8, 8, 16, 8]
+    assert [claim.verdict for claim in figure.claims(data)] == ["holds", "fails", "holds", "holds", "holds"]
+    assert [claim.n for claim in figure.claims(data)] == [16, 8, 8, 8, 8]
     assert len(figure.draw(data).get_axes()) == 4
     nothing = figure.collect(Stored(lambda calculation: None), "tiny")
     assert {claim.verdict for claim in figure.claims(nothing)} == {"not run"} and figure.draw(nothing).get_axes()
@@ -116,8 +116,8 @@ def test_the_figure_judges_both_kinds_of_networks():
 def test_the_calculations_of_the_figure():
     """Counts of drawn networks are those of their weights; a chaotic one needs more than a contracting one."""
     size = {"units": 6, "gains": [0.3, 5.0], "k": 2, "epochs": 2, "window": 8, "learning_rate": 0.01}
-    found = newton_of_flossed(networks=1, lengths=[20, 60], **size)
-    assert found["count"].shape == (2, 2, 1, 2) and found["exponent"].shape == (2, 2, 1)
+    found = newton_of_flossed(first=1, networks=1, targets=[0.0, -0.1], lengths=[20, 60], **size)
+    assert found["count"].shape == (3, 2, 1, 2) and found["exponent"].shape == (3, 2, 1)
     drawn = found["count"][0, :, 0, 1]
     assert found["exponent"][0, 0, 0] < -0.5 and drawn[0] < drawn[1] <= 61
 

@@ -1,6 +1,7 @@
 """How long this process has spent on compiling, from JAX's own measurements."""
 
 import functools
+from typing import Any
 
 import jax.monitoring
 
@@ -16,9 +17,9 @@ def compile_seconds() -> float:
 def _durations() -> list[float]:
     found: list[float] = []
 
-    def listen(event: str, seconds: float, **_: object):
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
         if event in _EVENTS:
-            found.append(seconds)
+            found.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     return found

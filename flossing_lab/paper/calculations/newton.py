@@ -19,28 +19,32 @@ WARMUP = 100
 
 
 def newton_of_flossed(
+    first: int,
     networks: int,
     units: int,
     gains: Sequence[float],
+    targets: Sequence[float],
     k: int,
     epochs: int,
     window: int,
     learning_rate: float,
     lengths: Sequence[int],
 ) -> dict[str, np.ndarray]:
-    """Draw networks with seeds 1, 2, ... for each gain, and floss the first `k` exponents of each towards 0.
+    """Draw networks with seeds `first`, ... for each gain, and floss the first `k` exponents of each to each target.
 
-    In float64, along the same random bits before and after: `exponent` (2, gains, networks), the largest, and `count`
-    (2, gains, networks, lengths), Newton's iterations over so many steps.
+    In float64, along the same random bits: `exponent` (1 + targets, gains, networks), the largest, of the network as
+    drawn and flossed to each target, and `count` (1 + targets, gains, networks, lengths), Newton's iterations over so
+    many steps.
     """
-    exponent = np.zeros((2, len(gains), networks))
-    count = np.zeros((2, len(gains), networks, len(lengths)))
+    kinds = [(0, 0.0), *((k, target) for target in targets)]
+    exponent = np.zeros((len(kinds), len(gains), networks))
+    count = np.zeros((len(kinds), len(gains), networks, len(lengths)))
     for g, gain in enumerate(gains):
         for n in range(networks):
-            for after, flossed in enumerate((0, k)):
-                cell, _ = _flossed("vanilla", n + 1, units, gain, flossed, 0.0, epochs, window, learning_rate)
+            for after, (number, target) in enumerate(kinds):
+                cell, _ = _flossed("vanilla", first + n, units, gain, number, target, epochs, window, learning_rate)
                 with jax.enable_x64(True):
-                    cell, bits = _double(cell), _measuring_bits(n + 1, max(lengths))
+                    cell, bits = _double(cell), _measuring_bits(first + n, max(lengths))
                     state, bits = _settled(cell, bits), bits[WARMUP:]
                     found = lyapunov_spectrum(cell, bits, state=state, k=1, transient=WARMUP)
                     exponent[after, g, n] = float(found.exponents[0])
