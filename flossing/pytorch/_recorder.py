@@ -4,6 +4,7 @@ A layer of torch takes whole sequences, and hooks see the gradient that the loss
 called once per step; its inputs and its first state are recorded, and that a gradient came back.
 """
 
+import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -73,6 +74,7 @@ class Recorder(ABC):
 
     def __init__(self):
         self.armed, self._record = False, None
+        _leave_graphs()
 
     def arm(self, armed: bool):
         """Start or stop recording; forget what was recorded."""
@@ -89,7 +91,6 @@ class Recorder(ABC):
     def __reduce__(self) -> Any:
         return type(self), ()
 
-    @torch.compiler.disable
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], returned: Any) -> None:
         """After a call of the module, `register_forward_hook(..., with_kwargs=True)`."""
         if self.armed and torch.is_grad_enabled():
@@ -99,6 +100,13 @@ class Recorder(ABC):
     @abstractmethod
     def observe(self, module: Any, given: list[Any], returned: Any):
         """Record a call with these arguments, in the order of the module's own."""
+
+
+@functools.cache
+def _leave_graphs():
+    """Keep recorders out of the graphs of `torch.compile`; not on import, since torch then loads its compiler, which
+    takes a second."""
+    Recorder.__call__ = torch.compiler.disable(Recorder.__call__)
 
 
 class LayerRecorder(Recorder):
