@@ -9,10 +9,11 @@ import pytest
 
 from flossing_lab.reference.config import Config
 from flossing_lab.report.details import MOST_RUNS
-from flossing_lab.report.page import collect
+from flossing_lab.report.page import collect, write_report
 from flossing_lab.report.runs import quartiles, read_runs
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.plotting import COLOURS, LABELS
+from flossing_lab.sweeps.collection import write_sweep
 
 TINY = Config().with_values(
     units=6, k=4, epochs=120, batch=3, steps=20, delay=2, window=12, flossing_steps=20, epochs_before=20,
@@ -129,6 +130,21 @@ def test_one_run_is_a_plain_line(tmp_path):
     assert page["statuses"] == "1 run: 1 finished"
     assert page["data"]["final"] is None
     assert page["rows"][0][:3] == ["flossing before and during", "1", f"{accuracy[-100:].mean():.3f}"]
+
+
+def test_a_sweep_gives_its_name_and_the_time_of_compiling(tmp_path):
+    seeds, config = (1, 2), TINY.with_values(condition="none")
+    configs = [config.with_values(seed=seed) for seed in seeds]
+    for each, seconds in zip(configs, (3.0, 5.0), strict=True):
+        write_run(tmp_path / "lags" / "runs" / each.digest, each, compile_seconds=seconds)
+    runs = [{"digest": each.digest, "values": {"seed": seed}} for each, seed in zip(configs, seeds, strict=True)]
+    write_sweep(tmp_path / "lags", {"name": "lags", "axes": [["seed"]], "runs": runs})
+    text = write_report([tmp_path / "lags"], tmp_path / "report.html").read_text()
+    assert "<h1>lags</h1>" in text and "<p>Temporal XOR at lags 2 and 4; no flossing;" in text
+    found = contents(tmp_path / "lags")
+    (row,) = found["rows"]
+    assert dict(zip(found["header"], row, strict=True))["of these compiling"] == "4"
+    assert "<h1>Temporal XOR at lags 2 and 4</h1>" in write_report([tmp_path], tmp_path / "other.html").read_text()
 
 
 def test_a_comparison_has_bands_between_the_quartiles_of_its_seeds(comparison):

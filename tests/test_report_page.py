@@ -176,6 +176,10 @@ def test_a_phone_needs_no_sideways_scrolling(browser, source, request):
         page.set_viewport_size({"width": 390, "height": 844})
         page.wait_for_function(f"() => {widest} <= 390")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.wait_for_selector(".scrolls + .hint")  # said where the table is wider than the screen
+        if source == "compared":
+            page.set_viewport_size({"width": 1600, "height": 844})
+            page.wait_for_selector(".hint", state="hidden")
 
 
 def test_a_sweep_is_light_and_opens(browser, swept):
