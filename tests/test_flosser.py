@@ -140,7 +140,7 @@ def test_later_blocks_do_not_compile_again():
         before = len(traces)
         cell, state = flosser.update(cell, state, INPUTS + seed, initial=jnp.zeros(6))
         counts.append(len(traces) - before)
-    assert counts[4] == counts[6] <= counts[0] / 2
+    assert counts[4] == counts[6] < counts[0]
 
 
 def test_flax():

@@ -18,7 +18,7 @@ def test_a_run_that_has_just_begun_says_what_is_not_there_yet(tmp_path):
     assert page["data"]["curves"] == "No training epoch has been completed yet."
     panels = page["data"]["details"][0]
     assert all(isinstance(panel, str) and panel.endswith(".") for name, panel in panels.items() if name != "colour")
-    assert page["rows"][0][2:] == ["–", "–", "–", "–", "not reached", "–"]
+    assert page["rows"][0][2:] == ["–", "–", "–", "–", "not reached", "–", "–"]
     assert "1 running" in write_report([tmp_path], tmp_path / "report.html").read_text()
 
 

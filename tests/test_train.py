@@ -117,6 +117,7 @@ def test_a_compiler_that_does_not_know_our_options(monkeypatch):
     known = {"xla_cpu_use_fusion_emitters": False}
     unknown = {"xla_no_such_option": True, "xla_cpu_experimental_ynn_fusion_type": "NO_SUCH_TYPE"}
     monkeypatch.setattr(_loop, "COMPILER_OPTIONS", known | unknown)
+    monkeypatch.delenv("XLA_FLAGS")  # what a user sets there stays
     for name in ("compiler_options", "_jitted_run"):
         monkeypatch.setattr(_loop, name, getattr(_loop, name).__wrapped__)
     assert _loop.compiler_options() == known

@@ -106,7 +106,7 @@ class Recorder(ABC):
 def _leave_graphs():
     """Keep recorders out of the graphs of `torch.compile`; not on import, since torch then loads its compiler, which
     takes a second."""
-    Recorder.__call__ = torch.compiler.disable(Recorder.__call__)
+    Recorder.__call__ = torch.compiler.disable(Recorder.__call__)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class LayerRecorder(Recorder):

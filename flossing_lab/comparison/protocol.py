@@ -133,11 +133,16 @@ class Protocol:
         return dataclasses.replace(self, arms=arms, settings=settings)
 
 
+_LATER = [("GRU", "horizon", None)]
+"""Arguments of cells that are younger than committed runs, with the value that changes nothing."""
+
+
 def describe(function: Any) -> str:
     """A loss, or what draws a cell with its defaults, as text that is the same in every process."""
     if dataclasses.is_dataclass(function) and not isinstance(function, type):
         return repr(function)
     inner = function.func if isinstance(function, functools.partial) else function
     parameters = inspect.signature(function).parameters.values()
-    defaults = ", ".join(f"{p.name}={p.default!r}" for p in parameters if p.default is not p.empty)
+    said = [p for p in parameters if p.default is not p.empty and (inner.__name__, p.name, p.default) not in _LATER]
+    defaults = ", ".join(f"{p.name}={p.default!r}" for p in said)
     return f"{inner.__name__}({defaults})" if defaults else inner.__name__

@@ -59,25 +59,30 @@ def make(trial: Trial, run: TrialRun, on_progress: Any = lambda status: None) ->
 def measure_seconds(trial: Trial) -> dict[str, dict[str, list[float]]]:
     """Seconds of an epoch of training and of flossing, by task and network, on this process; for a protocol.
 
-    The shortest of several chunks, of the first draw.
+    The shortest of several chunks, of the first draw; 0 for the flossing of a network that is never flossed.
     """
     found: dict[str, dict[str, list[float]]] = {task: {} for task in trial.tasks}
-    flossing = max(trial.arms, key=lambda arm: trial.arms[arm].before)
-    for task, network in itertools.product(trial.tasks, trial.networks):
+    for task, (network, kind) in itertools.product(trial.tasks, trial.networks.items()):
+        arm = max(kind.arms or trial.arms, key=lambda arm: trial.arms[arm].before)
+        before = 200 if trial.arms[arm].before else 0
         tasks = {task: trial.tasks[task].model_copy(update={"epochs": 300, "stop": None, "seconds": None})}
-        arms = {flossing: trial.arms[flossing].model_copy(update={"before": 200})}
-        short = trial.model_copy(update={"tasks": tasks, "arms": arms, "seconds": {task: {network: (1.0, 1.0)}}})
+        arms = {arm: trial.arms[arm].model_copy(update={"before": before})}
+        short = trial.model_copy(update={"tasks": tasks, "arms": arms, "seconds": {task: {network: (1.0, 0.0)}}})
         times: dict[str, list[tuple[int, float]]] = {"training": [], "flossing": []}
 
         def note(status: Status, times: dict[str, list[tuple[int, float]]] = times):
             kind, done = ("training", status.epoch) if status.epoch else ("flossing", status.flossing_epoch)
             times[kind].append((done, time.process_time()))
 
-        make(short, TrialRun(task, network, 1, flossing), note)
-        found[task][network] = [
-            float(f"{min((t - s) / (j - i) for (i, s), (j, t) in itertools.pairwise(of)):.2g}") for of in times.values()
-        ]
+        make(short, TrialRun(task, network, 1, arm), note)
+        found[task][network] = [_pace(times["training"]), _pace(times["flossing"]) if before else 0.0]
     return found
+
+
+def _pace(times: list[tuple[int, float]]) -> float:
+    """Seconds per epoch, the shortest of several chunks."""
+    paces = [(t - s) / (j - i) for (i, s), (j, t) in itertools.pairwise(times)]
+    return float(f"{min(paces, default=float('nan')):.2g}")
 
 
 def check(trial: Trial):

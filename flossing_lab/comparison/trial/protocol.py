@@ -133,7 +133,7 @@ class Trial(Section):
     arms: dict[str, TrialArm]
     reference: tuple[str, str] | None = None
     """A network and its arm, with which all others are compared; without it the arms are compared in pairs."""
-    seconds: dict[str, dict[str, tuple[PositiveReal, PositiveReal]]] = Field(default_factory=dict)
+    seconds: dict[str, dict[str, tuple[PositiveReal, Real]]] = Field(default_factory=dict)
     """By task and network: of one epoch of training, and of flossing; needed for runs."""
 
     @model_validator(mode="after")
