@@ -23,10 +23,11 @@ def describe(runs: Sequence[Run], name: str | None = None) -> dict[str, Any]:
     tasks = {run.config.title for run in runs}
     counts = Counter(run.status for run in runs)
     statuses = sorted(counts, key=lambda status: _STATUSES.index(status) if status in _STATUSES else len(_STATUSES))
-    task = tasks.pop() if len(tasks) == 1 else f"{len(runs)} runs"
+    task = tasks.pop() if len(tasks) == 1 else None
+    said = [task] if task and name else []
     return {
-        "title": name or task,
-        "subtitle": "; ".join([*([task] if name else []), *_in_common([run.config for run in runs])]),
+        "title": name or task or f"{len(runs)} runs",
+        "subtitle": "; ".join([*said, *_in_common([run.config for run in runs])]),
         "statuses": f"{_count(len(runs), 'run')}: " + ", ".join(f"{counts[status]} {status}" for status in statuses),
         "created": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "version": flossing.__version__,
