@@ -121,7 +121,7 @@ def pass_through(
 
     def ours(inputs: torch.Tensor) -> torch.Tensor:
         transient = default_transient(len(inputs))
-        return flt.lyapunov_spectrum(module, inputs, basis=basis, transient=transient).exponents.square().mean()
+        return flt.lyapunov_spectrum(module, inputs, k=k, transient=transient).exponents.square().mean()
 
     def eager(inputs: torch.Tensor) -> torch.Tensor:
         return peers_batches.batch_loss(cell, module, inputs, basis, default_transient(len(inputs)))
