@@ -23,12 +23,10 @@ COMPILER_OPTIONS: dict[str, Any] = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
     "xla_disable_hlo_passes": "tree_reduction_rewriter",
-    "xla_backend_optimization_level": 1,
 }
 """On the CPU, XLA's newer fusion emitters take twice as long to compile a loop of epochs, which then runs no faster.
 XLA's kernel library (YNNPACK) is good at products, but XLA's own loops take half the time to sum over the tangents of
-each step. Without first summing groups of 32 they take even less; for so few numbers groups gain no precision. LLVM's
-higher levels of optimisation take half a second to a second longer and make epochs no faster."""
+each step. Without first summing groups of 32 they take even less; for so few numbers groups gain no precision."""
 
 
 def run_chunk(update: Update, carry: PyTree, first: int, count: int, *, capacity: int) -> tuple[PyTree, PyTree]:
