@@ -163,3 +163,11 @@ def test_segments_cut_blocks_into_pieces(size):
                 pieces.append((int(segment.open_start), int(segment.stop)))
         assert [t for start, stop in pieces for t in range(start, stop)] == list(range(11))
         assert ended == [(b, int(blocks.bounds(b)[1])) for b in range(int(blocks.count))]
+
+
+def test_without_a_gradient_nothing_is_stored():
+    """Memory for values alone does not grow with the number of steps but for the growth itself."""
+    of = drawn(2000)
+    run = functools.partial(ours, interval=jnp.asarray(3), length=2000, transient=0)
+    alone, both = (jax.jit(f).lower(of).compile().memory_analysis() for f in (run, jax.value_and_grad(run)))
+    assert alone.temp_size_in_bytes < 8 * 2000 * K * 8 < both.temp_size_in_bytes / 2

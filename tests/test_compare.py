@@ -212,7 +212,8 @@ def test_contenders_are_compared_with_the_reference(protocol):
     text = TINY.replace('title = "Tiny"', 'title = "Tiny"\nreference = ["tanh", "flossing"]').replace(
         "[arms.none]", '[networks.gru]\ncell = "gru"\narms = ["none"]\ndraws = 2\nvary = ["rate"]\n\n[arms.none]'
     )
-    protocol.write_text(text + "gru = [2e-3, 4e-3]\n")
+    text = text.replace("again = 2", "again = 10")
+    protocol.write_text(text + "gru = [2e-3, 0]\n")
     trial = read_trial(protocol)
     assert [each.name for each in contenders.contenders(trial)] == ["tanh, none", "tanh, flossing", "gru"]
 
@@ -229,6 +230,11 @@ def test_contenders_are_compared_with_the_reference(protocol):
     assert "| 10 of 10 | 0.972 (" in lines["tanh, flossing"] and lines["tanh, flossing"].endswith("| 3 |  |")
     assert "| 9 of 10 | 0.97 (" in lines["gru"] and "no difference shown (p = " in lines["gru"]
     assert contenders.draw(trial, found).get_axes()
+    lost = [*runs("gru", "none", [0.9, *high[1:10], 0.0]), *runs("tanh", "none", low), *runs("tanh", "flossing", low)]
+    lines = {line.split(" | ")[0][2:]: line for line in contenders.markdown(trial, lost).splitlines()}
+    assert "better (p = " in lines["gru"]  # although one of its runs failed
+    missing = [run for run in found if run["network"] != "gru" or run["seed"] < 9]
+    assert "(p = " not in contenders.markdown(trial, missing)  # no verdict before all runs are there
     for reference in ('["tanh", "adaptive"]', '["lstm", "none"]'):
         protocol.write_text(protocol.read_text().replace('["tanh", "flossing"]', reference))
         with pytest.raises(ValueError, match="reference must be a network and one of its arms"):

@@ -73,11 +73,18 @@ def test_the_limit_and_bad_arguments():
         fl.newton_iterations(logistic, None, state=jnp.array([0.3]), steps=5, tolerance=-1.0)
 
 
+@pytest.mark.parametrize("step", [lambda h, _: 2 * h + 1, lambda h, _: jnp.log(h), lambda h, _: h * h + 1])
+def test_orbits_that_escape_are_refused(step):
+    with pytest.raises(ValueError, match="escape|finite"):
+        fl.newton_iterations(step, None, state=jnp.array([3.0]), steps=1200)
+
+
 def test_it_can_be_compiled_and_batched():
     inputs = jax.random.normal(jax.random.key(1), (3, 30, 2))
     cell = fl.cells.GRU(6, 2, key=jax.random.key(0))
-    together = jax.jit(jax.vmap(lambda s: fl.newton_iterations(cell, s).count))(inputs)
-    assert together.tolist() == [int(fl.newton_iterations(cell, s).count) for s in inputs]
+    together = jax.jit(jax.vmap(lambda s: fl.newton_iterations(cell, s)))(inputs)
+    assert together.count.tolist() == [int(fl.newton_iterations(cell, s).count) for s in inputs]
+    assert repr(together) == "NewtonIterations(3 of 3 sequences converged)"
 
 
 class Stored:

@@ -126,6 +126,13 @@ def test_a_compiler_that_does_not_know_our_options(monkeypatch):
     np.testing.assert_array_equal(records, [0, 3, 7, 12])
 
 
+@pytest.mark.parametrize("flag", ["--xla_cpu_use_fusion_emitters", "--xla_cpu_use_fusion_emitters=true"])
+def test_options_that_a_user_sets_stay(monkeypatch, flag):
+    monkeypatch.setattr(_loop, "compiler_options", _loop.compiler_options.__wrapped__)
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_backend_optimization_level=0 {flag}")
+    assert "xla_cpu_use_fusion_emitters" not in _loop.compiler_options()
+
+
 def test_the_callers_loop_can_stop_early():
     for progress in progresses(chunk=2):
         if progress.state.epoch >= 4:

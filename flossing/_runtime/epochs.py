@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -52,7 +53,7 @@ def _strongly_typed(leaf: Any) -> Any:
 def compiler_options() -> dict[str, Any]:
     """Those of `COMPILER_OPTIONS` that the installed JAX supports, and that `XLA_FLAGS` does not set."""
     flags = os.environ.get("XLA_FLAGS", "")
-    wanted = {name: value for name, value in COMPILER_OPTIONS.items() if f"--{name}=" not in flags}
+    wanted = {n: value for n, value in COMPILER_OPTIONS.items() if not re.search(rf"--{n}(=|\s|$)", flags)}
     return wanted if _is_known(wanted) else {n: value for n, value in wanted.items() if _is_known({n: value})}
 
 

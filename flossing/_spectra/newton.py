@@ -21,8 +21,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from flossing._checks import check_integer, check_leaves, check_positive, is_concrete
+from flossing._checks import check_integer, check_positive, is_concrete
 from flossing._linalg.precision import in_full_precision
+from flossing._messages import escape_message
 from flossing._runtime.compiled import compiled
 from flossing._tangent.problem import Point, Problem, set_up
 from flossing._types import Input, State
@@ -45,6 +46,8 @@ class NewtonIterations(eqx.Module):
     def __repr__(self) -> str:
         if not is_concrete(self.count):
             return "NewtonIterations(traced)"
+        if self.count.ndim:
+            return f"NewtonIterations({int(self.converged.sum())} of {self.count.size} sequences converged)"
         found = "converged" if self.converged else "not converged"
         return f"NewtonIterations({int(self.count)} iterations, {found})"
 
@@ -74,7 +77,8 @@ def newton_iterations(
 
     **Returns:** [`NewtonIterations`][].
 
-    **Raises:** `ValueError` as `lyapunov_spectrum` does, and for states with integers or random keys.
+    **Raises:** `ValueError` as `lyapunov_spectrum` does, for states with integers or random keys, and, if `most` allows
+    all iterations, for an orbit that does not stay finite.
 
     **Source:** Lim, Zhu, Selfridge & Kasim (ICLR 2024); Gonzalez et al. (2025).
 
@@ -88,17 +92,19 @@ def newton_iterations(
     check_integer("most", most, least=1)
     dtype = problem.coordinates.dtype
     tolerance = math.sqrt(float(jnp.finfo(dtype).eps)) if tolerance is None else tolerance
-    check_positive("tolerance", tolerance)
-    found = compiled(_iterate, problem)(jnp.asarray(tolerance, dtype), int(most))
-    check_leaves("state after the last step, state", found.state)
+    if is_concrete(tolerance):
+        check_positive("tolerance", tolerance)
+    found, has_left = compiled(_iterate, problem)(jnp.asarray(tolerance, dtype), int(most))
+    if is_concrete(has_left) and has_left and most > problem.length:
+        raise ValueError(escape_message("in the last iteration"))
     return found
 
 
 @in_full_precision
-def _iterate(problem: Problem, tolerance: Float[Array, ""], most: int) -> NewtonIterations:
+def _iterate(problem: Problem, tolerance: Float[Array, ""], most: int) -> tuple[NewtonIterations, Bool[Array, ""]]:
     start = problem.start.x
 
-    def sweep(guess: Float[Array, "T N"]) -> Float[Array, "T N"]:
+    def sweep(guess: Float[Array, "T N"]) -> tuple[Float[Array, "T N"], Bool[Array, ""]]:
         before = jnp.concatenate([start[None], guess[:-1]])
 
         def along(change, at):
@@ -106,23 +112,27 @@ def _iterate(problem: Problem, tolerance: Float[Array, ""], most: int) -> Newton
             f = lambda x: problem.advance(Point(x, []), input).x  # noqa: E731
             value, moved = jax.jvp(f, (g,), (change,))
             x = value + moved
-            x = jnp.where(jnp.isfinite(x), x, 0)
-            return x - after, x
+            is_finite = jnp.isfinite(x)
+            x = jnp.where(is_finite, x, 0)
+            return x - after, (x, is_finite.all())
 
-        return lax.scan(along, jnp.zeros_like(start), (before, guess, problem.inputs), length=problem.length)[1]
+        along_guess = before, guess, problem.inputs
+        _, (found, is_finite) = lax.scan(along, jnp.zeros_like(start), along_guess, length=problem.length)
+        return found, ~is_finite.all()
 
     def iterate(carry):
-        i, guess, changes, _ = carry
-        found = sweep(guess)
+        i, guess, changes, _, _ = carry
+        found, has_left = sweep(guess)
         scale = jnp.maximum(jnp.max(jnp.abs(found)), 1)
         change = jnp.max(jnp.abs(found - guess)) / scale
-        return i + 1, found, changes.at[i].set(change), change <= tolerance
+        return i + 1, found, changes.at[i].set(change), (change <= tolerance) & ~has_left, has_left
 
     def unfinished(carry):
-        i, _, _, converged = carry
+        i, _, _, converged, _ = carry
         return ~converged & (i < most)
 
     zeros = jnp.zeros((problem.length, len(start)), start.dtype)
-    first = jnp.asarray(0), zeros, jnp.full(most, jnp.nan, start.dtype), jnp.asarray(False)
-    count, states, changes, converged = lax.while_loop(unfinished, iterate, first)
-    return NewtonIterations(count, converged, changes, problem.state(Point(states[-1], [])))
+    no = jnp.asarray(False)
+    first = jnp.asarray(0), zeros, jnp.full(most, jnp.nan, start.dtype), no, no
+    count, states, changes, converged, has_left = lax.while_loop(unfinished, iterate, first)
+    return NewtonIterations(count, converged, changes, problem.state(Point(states[-1], []))), has_left

@@ -79,8 +79,11 @@ def window_flow(
 
 
 @eqx.filter_custom_vjp
+@in_full_precision
 def _flow(differentiable, problem, blocks, size):
-    return _forward(differentiable, problem, blocks, size)[0]
+    problem, q = _combine(problem, differentiable)
+    whole = blocks.segments(problem.length, problem.length)[1]
+    return _push_alone(problem, Checkpoint(problem.start, q), whole)
 
 
 @_flow.def_fwd
@@ -187,6 +190,26 @@ def _push(
     if segment.is_open:
         q, steps = lax.fori_loop(segment.open_start, segment.stop, push_step, (q, steps))
     return Checkpoint(end, q), growth, Residuals(steps, decompositions)
+
+
+def _push_alone(problem: Problem, start: Checkpoint, segment: Segment) -> tuple[Float[Array, "T k"], Checkpoint]:
+    """The same where no gradient is taken: nothing is stored but the growth."""
+    inputs, first = segment.slice(problem.inputs), segment.start
+
+    def push_step(t, carry):
+        point, q = carry
+        return problem.push(point, q, _at(inputs, t - first))
+
+    def push_block(b, carry):
+        point, q, growth = carry
+        begin, stop = segment.bounds(b)
+        point, a = lax.fori_loop(begin, stop, push_step, (point, q))
+        q, r = positive_qr(a.T)
+        return point, q.T, growth.at[stop - 1 - first].set(log_diagonal(r))
+
+    growth = varying(jnp.zeros((segment.size, len(start.q)), start.q.dtype), start.q)
+    point, q, growth = lax.fori_loop(segment.first, segment.end, push_block, (*start, growth))
+    return growth, Checkpoint(point, q)
 
 
 def _orbit(problem: Problem, start: Point, inputs: PyTree, segment: Segment) -> tuple[Point, Point]:

@@ -184,7 +184,9 @@ class Flossing(eqx.Module):
     def init(self, model: PyTree) -> FlossingState:
         """The state before the first epoch; the optimiser state covers the flossed leaves only."""
         opt_state = self.optimiser.init(eqx.filter(model, mask_of(model, self.where)))
-        return FlossingState(opt_state, jnp.asarray(1 if self.interval == "auto" else self.interval, jnp.int32))
+        return FlossingState(
+            opt_state, jnp.asarray(1 if self.interval == "auto" else min(self.interval, self.window), jnp.int32)
+        )
 
     def update(
         self, model: PyTree, state: FlossingState, key: RandomKey
@@ -194,7 +196,11 @@ class Flossing(eqx.Module):
         The interval is that of `state`; compiled code serves all intervals. With "auto", `adapt` chooses the next one.
         """
         flossed, fixed = eqx.partition(model, mask_of(model, self.where))
-        interval = jnp.minimum(state.interval, self.window) if self.interval == "auto" else jnp.asarray(self.interval)
+        interval = (
+            jnp.minimum(state.interval, self.window)
+            if self.interval == "auto"
+            else jnp.asarray(min(self.interval, self.window))
+        )
 
         def loss(flossed):
             model = eqx.combine(flossed, fixed)
@@ -252,7 +258,7 @@ class Flossing(eqx.Module):
         )
 
     def _check_loss(self, model: PyTree, key: RandomKey):
-        if not isinstance(self.objective, (KeepAndWrite, Memory)):  # ours return scalars
+        if type(self.objective) not in (KeepAndWrite, Memory):  # ours return scalars
             rows = () if self.batch_axes is None else (self._batch_size(model, key),)
             exponents = jax.ShapeDtypeStruct((*rows, self.basis.shape[1]), self.basis.dtype)
             value = eqx.filter_eval_shape(self._loss, model, exponents, key)

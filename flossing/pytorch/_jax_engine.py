@@ -37,6 +37,10 @@ LEAST_SIZE = 128
 """The least number of steps that a program is compiled for."""
 
 
+LARGE = 2**17
+"""The numbers in the tangents of a step, of all sequences together, from which on shorter arrays are compiled."""
+
+
 class Span(NamedTuple):
     """The steps of a run; traced values, so that programs serve them all."""
 
@@ -67,10 +71,11 @@ def flow(system: ModuleSystem, basis: Tensor, *, transient: int | None, interval
 
     One program serves all intervals, all transients, and all lengths up to the next power of two.
     """
-    length, size = system.length, max(LEAST_SIZE, 1 << (system.length - 1).bit_length())
+    length, size = system.length, _compiled_length(system, basis)
     padded = replace(system, inputs=nn.functional.pad(system.inputs, (0, 0, 0, size - length)))
     common = default_transient(length) if transient is None else transient
     each = None if system.lengths is not None and transient is None else np.int32(common)
+    interval = min(interval, length)
     span = Span(np.int32(length), np.int32(interval), np.int32(common), each)
     leaves, spec = _differentiable_leaves(_arguments(padded, basis))
     plan = Plan(system.recurrent.kind, system.batch is not None)
@@ -81,6 +86,12 @@ def flow(system: ModuleSystem, basis: Tensor, *, transient: int | None, interval
     before = np.arange(common, 0, -interval)[::-1]
     after = np.minimum(np.arange(common + interval, length + interval, interval), length)
     return Flow(exponents, _ending_at(growth, after), _ending_at(growth, before), q, state)
+
+
+def _compiled_length(system: ModuleSystem, basis: Tensor) -> int:
+    """The next power of two; at least LEAST_SIZE, unless the arrays of so many steps are large."""
+    least = LEAST_SIZE if basis.numel() * (system.batch or 1) <= LARGE else LEAST_SIZE // 8
+    return max(least, 1 << (system.length - 1).bit_length())
 
 
 def _ending_at(growth: Tensor, ends: np.ndarray) -> Tensor:
@@ -177,6 +188,7 @@ def _flow_and_pull(plan: Plan, span: Span, moving: Any, fixed: Any, *, linearise
             counted &= since // span.interval * span.interval < count
         time = span.length - transient if count is None else count
         exponents, averaged = average(jnp.where(counted[:, None], growth, 0), time.astype(growth.dtype))
+        averaged = jnp.where(counted[:, None], averaged, 0)  # also where a direction was lost before the end
         return exponents, jnp.where(since[:, None] < 0, growth, averaged), end.q.T, problem.state(end.point)
 
     # The pullback is a pytree of residuals, so compiled code can return it.

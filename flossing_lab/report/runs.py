@@ -61,7 +61,8 @@ class Run:
     @property
     def compile_seconds(self) -> float:
         """NaN for runs that did not record it."""
-        return float(self.info.get("compile_seconds", np.nan))
+        value = self.info.get("compile_seconds")
+        return np.nan if value is None else float(value)
 
     def exponent(self, index: int) -> float:
         """One exponent after training; NaN if the run is not finished."""

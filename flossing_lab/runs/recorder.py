@@ -116,7 +116,8 @@ class Recorder:
             self.info["status"] = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             self.info["error"] = str(error) or type(error).__name__
         self.info["seconds"] = round(seconds, 3)
-        self.info["compile_seconds"] = round(compile_seconds() - self.compiled, 3)
+        # A session that lost epochs since its last checkpoint counts in one sum and not in the other.
+        self.info["compile_seconds"] = round(min(compile_seconds() - self.compiled, seconds), 3)
         # Medians over the chunks of this session, so that the chunk that compiles has no weight.
         self.info["seconds_per_epoch"] = {kind: float(np.median(each)) for kind, each in self.paces.items()}
         # A full disk makes these writes fail, too. The error that stopped the run must still reach the user.

@@ -68,9 +68,10 @@ def _of_task(trial: Trial, runs: Sequence[Run], name: str, task: TrialTask) -> s
     everyone = contenders(trial)
     again = {each: _again(runs, name, each) for each in everyone}
     reference = next(each for each in everyone if (each.network, each.arm) == trial.reference)
-    others = [each for each in everyone if each != reference and again[each] and again[reference]]
-    p = [rank_sum(_ranked(again[each], task), _ranked(again[reference], task)) for each in others]
-    adjusted = dict(zip(others, holm(p), strict=True))
+    others = [each for each in everyone if each != reference]
+    is_complete = all(len(each) == trial.settings.again for each in again.values())  # p is adjusted for all of them
+    p = [rank_sum(_ranked(again[each], task), _ranked(again[reference], task)) for each in others if is_complete]
+    adjusted = dict(zip(others, holm(p), strict=True)) if is_complete else {}
     rows = []
     for each in everyone:
         drawn = [r for r in _of(runs, name, each) if not r["seed"]]
@@ -106,14 +107,14 @@ def _ended(trial: Trial, again: Sequence[Run], task: TrialTask) -> tuple[str, st
 def _said(
     again: dict[Contender, list[Run]], each: Contender, reference: Contender, p: float | None, task: TrialTask
 ) -> str:
-    """What the test says of a contender against the reference, once all their runs are there."""
+    """What the test says of a contender against the reference, once the runs of all contenders are there."""
     if p is None:
         return ""
     if p >= LEVEL:
         return f"no difference shown (p = {p:.2g})"
-    ours, theirs = (statistics.mean(_ranked(again[c], task)) for c in (each, reference))
-    ours, theirs = (x if math.isfinite(x) else -math.inf for x in (ours, theirs))
-    return f"{'better' if ours > theirs else 'worse'} (p = {p:.2g})"
+    ours, theirs = (_ranked(again[c], task) for c in (each, reference))
+    wins = sum((a > b) - (a < b) for a in ours for b in theirs)  # the sign of the rank sum that the test looks at
+    return f"{'better' if wins > 0 else 'worse'} (p = {p:.2g})"
 
 
 def _again(runs: Sequence[Run], task: str, contender: Contender) -> list[Run]:

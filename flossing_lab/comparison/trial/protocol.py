@@ -140,6 +140,10 @@ class Trial(Section):
     def _check(self) -> "Trial":
         for name, kind in self.networks.items():
             self.drawn(name)
+            for task, of in self.seconds.items():
+                flosses = any(self.arms[arm].before for arm in kind.arms or self.arms)
+                if name in of and (of[name][1] < 0 or (flosses and not of[name][1])):
+                    raise ValueError(f"seconds of {task} {name} must be positive, got {of[name][1]} for flossing")
             if unknown := set(kind.arms or ()) - set(self.arms):
                 raise ValueError(f"arms of {name} must be among {', '.join(self.arms)}, got {sorted(unknown)[0]!r}")
         if self.reference is not None:
