@@ -106,10 +106,11 @@ def condition_number(jacobian: Any, exponents: Any = None, *, k: int | None = No
     ax, horizons = _axes(ax), as_numpy(jacobian.horizons)
     k = int(jacobian.log_singular_values.shape[1]) if k is None else k
     measured = as_numpy(jacobian.log_condition(k)) / np.log(10)
-    ax.plot(horizons, measured, ".-" if len(horizons) < 60 else "-", color="C0", lw=1.5, label=f"measured, k = {k}")
+    marker = ".-" if len(horizons) < 60 else "-"
+    (line,) = ax.plot(horizons, measured, marker, lw=1.5, label=f"measured, k = {k}")
     if exponents is not None:
         predicted = as_numpy(jacobian.predicted_log_condition(as_numpy(exponents)[:k], k)) / np.log(10)
-        ax.plot(horizons, predicted, "--", color="C1", lw=1.2, label=rf"$(\lambda_1 - \lambda_{{{k}}})\,t$")
+        ax.plot(horizons, predicted, "--", color=line.get_color(), lw=1.2, label=rf"$(\lambda_1 - \lambda_{{{k}}})\,t$")
     ax.set(xlabel="horizon $t$ (steps)", ylabel=r"$\log_{10}$ condition number of $T_t$")
     return _finished(ax, True)
 

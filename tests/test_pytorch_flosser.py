@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -259,9 +260,6 @@ def test_bad_steps_change_nothing():
         model(torch.randint(0, 5, (4, 10)))
     with pytest.raises(ValueError, match="step must follow a backward pass"):
         flosser.step()
-    model(torch.randint(0, 5, (4, 7)), torch.tensor([7, 6, 7, 5])).sum().backward()
-    with pytest.raises(ValueError, match="window must be at most .* longest sequence of the batch, 7, got window=8"):
-        flosser.step()
     assert flosser.steps == 0
     state = flt.Flosser(Model(nn.RNN), **QUICK).state_dict()
     with pytest.raises(ValueError, match="state must be that of the same module"):
@@ -269,6 +267,37 @@ def test_bad_steps_change_nothing():
     with pytest.raises(ValueError, match="state must be a state_dict\\(\\) of a Flosser"):
         flosser.load_state_dict(model.state_dict())
     assert_equal(before, weights(model))
+
+
+def test_a_batch_without_long_sequences_is_waited_out():
+    """The query that was due, with its preflossing, is made with the next batch that has them, also after a restart."""
+
+    def train(model, *lengths):
+        model(torch.randint(0, 5, (len(lengths), max(lengths))), torch.tensor(lengths)).sum().backward()
+
+    torch.manual_seed(0)
+    model = Model()
+    flosser, before = flt.Flosser(model, **QUICK), weights(model)
+    train(model, 7, 6, 7, 5)
+    with pytest.warns(UserWarning, match="no sequence of this batch has the 8 steps of the window, the longest has 7"):
+        assert flosser.step() == 0
+    train(model, 7, 7)
+    assert flosser.step() == 0  # warns once
+    assert_equal(before, weights(model))
+    again = flt.Flosser(model, **QUICK)
+    again.load_state_dict(flosser.state_dict())
+    train(model, 9, 8, 5)
+    assert again.step() == 2 and again.steps == 3  # the preflossing
+
+    flosser = flt.Flosser(model, **QUICK)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(20):
+            train(model, 7, 7)
+            flosser.step()
+    train(model, 7, 7)
+    with pytest.raises(ValueError, match="got window=8, and 20 batches before had none"):
+        flosser.step()
 
 
 def test_an_exhausted_loader():

@@ -4,6 +4,7 @@ import copy
 import functools
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -35,6 +36,9 @@ _NOTHING = {
 
 FORMAT = 1
 """The format of `state_dict`."""
+
+PATIENCE = 20
+"""The number of batches in a row that may be too short for the window."""
 
 
 class Flosser:
@@ -125,25 +129,25 @@ class Flosser:
             schedule = adaptive(**names, preflossing=preflossing, epochs=epochs, every=every)
         self.schedule = as_schedule(schedule, every)
         self.steps, self._interval, self._scalars = 0, 1, dict(_NOTHING)
+        self._waiting = 0  # the step whose query waits for a batch with long sequences
         self._hook(root)
         self._arm()
 
     def step(self) -> int:
         """Call this after each training step -> the flossing epochs done, mostly 0.
 
+        If all sequences of a batch are shorter than the window, it warns and waits for the next batch.
+
         Raises ValueError if no gradient has reached the recurrent module since the last call in which the schedule was
-        due, or if all sequences are shorter than the window; nothing is changed then.
+        due, or if so many batches in a row are too short; nothing is changed then.
         """
-        if self.schedule.next_query(self.steps) != self.steps + 1:
-            self.steps += 1
-            self._arm()
-            return 0
-        record = self._recorded()
-        due = int(_from_first(lambda: self.schedule(self.steps + 1, self._measure(record)) or 0))
-        if due and _is_first():
-            self._floss(record, due)
-        if due:
-            _send(self.parameters)
+        due = 0
+        if self._is_due():
+            record, query = self._recorded(), self._waiting or self.steps + 1
+            if _from_first(lambda: record.longest < self.window):
+                self._wait(record.longest, query)
+            else:
+                due, self._waiting = self._query(record.of_at_least(self.window), query), 0
         self.steps += 1
         self._arm()
         return due
@@ -166,6 +170,7 @@ class Flosser:
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes, for `torch.save`; training that is restored from it goes on to the bit."""
         state = {"format": FORMAT, "steps": self.steps, "interval": self._interval, "scalars": self.scalars()}
+        state |= {"waiting": self._waiting}
         return state | {"optimiser": self.optimiser.state_dict(), "shapes": self._shapes()}
 
     def load_state_dict(self, state: dict[str, Any]):
@@ -178,6 +183,7 @@ class Flosser:
             )
         self.optimiser.load_state_dict(state["optimiser"])
         self.steps, self._interval, self._scalars = state["steps"], state["interval"], dict(state["scalars"])
+        self._waiting = state.get("waiting", 0)
         self._arm()
 
     def close(self):
@@ -197,9 +203,37 @@ class Flosser:
         if isinstance(self._recorder, CellRecorder) and root is not self.module:
             self._handles.append(root.register_forward_pre_hook(self._recorder.begin))
 
+    def _is_due(self) -> bool:
+        return self._waiting > 0 or self.schedule.next_query(self.steps) == self.steps + 1
+
     def _arm(self):
         """Record the next training step if the schedule is due after it."""
-        self._recorder.arm(self.schedule.next_query(self.steps) == self.steps + 1)
+        self._recorder.arm(self._is_due())
+
+    def _wait(self, longest: int, query: int):
+        """Put a query off to the next batch."""
+        batches = self.steps + 2 - query
+        if batches > PATIENCE:
+            raise ValueError(
+                f"window must be at most the length of the longest sequence of a batch, {longest}, got "
+                f"window={self.window}, and {PATIENCE} batches before had none of this length either"
+            )
+        if not self._waiting:
+            warnings.warn(
+                f"no sequence of this batch has the {self.window} steps of the window, the longest has {longest}: "
+                "flossing waits for a batch with one",
+                stacklevel=3,
+            )
+        self._waiting = query
+
+    def _query(self, record: Record, query: int) -> int:
+        """Measure, and floss if the schedule asks for it -> the flossing epochs."""
+        due = int(_from_first(lambda: self.schedule(query, self._measure(record)) or 0))
+        if due and _is_first():
+            self._floss(record, due)
+        if due:
+            _send(self.parameters)
+        return due
 
     def _shapes(self) -> list[tuple[int, ...]]:
         return [tuple(p.shape) for p in self.parameters]
@@ -211,12 +245,7 @@ class Flosser:
                 "step must follow a backward pass through the recurrent module, in training and outside no_grad, got "
                 f"none since step {self.steps}"
             )
-        if record.longest < self.window:
-            raise ValueError(
-                f"window must be at most the length of the longest sequence of the batch, {record.longest}, got "
-                f"window={self.window}"
-            )
-        return record.of_at_least(self.window)
+        return record
 
     @in_own_surroundings
     def _measure(self, record: Record) -> dict[str, Any]:

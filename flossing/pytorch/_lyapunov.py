@@ -117,12 +117,14 @@ class Spectrum:
 
     def standard_error(self) -> Float[Tensor, " k"]:
         """The standard error of the mean over independent sequences."""
-        return self.std() / len(self._of_batch("standard_error")) ** 0.5
+        many = self._of_batch("standard_error")
+        return self.std() / len(many) ** 0.5
 
     def _of_batch(self, name: str) -> Float[Tensor, "B k"]:
         if self.exponents.ndim < 2:
             raise ValueError(
-                f"{name} is taken over sequences, and this spectrum is of one: measure inputs with a batch axis"
+                f"{name} is taken over sequences, and this spectrum is of one: measure inputs with a batch axis, or "
+                "see uncertainty() for the error of a time average"
             )
         return self.exponents
 

@@ -100,7 +100,7 @@
   }
 
   const accuracyAxis = () => axis("accuracy", { autorangeoptions: { include: [0.42, 1] } });
-  const logarithmic = (title, more = {}) => axis(title, { type: "log", exponentformat: "power", ...more });
+  const logarithmic = (title, more = {}) => axis(title, { type: "log", tickformat: "~g", ...more });
 
   // One row of triangles a line, at the foot of the figure, where it was flossed.
   function triangles({ blocks, colour }, row) {
