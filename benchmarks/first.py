@@ -69,6 +69,7 @@ def _measure(kind: str, units: str) -> dict[str, float]:
         import flossing.pytorch as flt
 
         module, inputs = torch.nn.LSTM(1, int(units or 128)), torch.randn(100, 1)
+        torch.optim.Adam(module.parameters()).zero_grad()  # the first optimiser of a process loads torch's compiler
         k = min(32, 2 * module.hidden_size)
 
         def call():

@@ -49,11 +49,16 @@ def _strongly_typed(leaf: Any) -> Any:
     return jnp.asarray(leaf, leaf.dtype) if getattr(leaf, "weak_type", False) else leaf
 
 
+QUICKER: dict[str, Any] = {"xla_backend_optimization_level": 1}
+"""LLVM's first level of optimisation saves a second or two of compilation, and programs run as fast. It rounds
+differently, so it is not for runs whose committed results must be repeated to the digit."""
+
+
 @functools.cache
-def compiler_options() -> dict[str, Any]:
+def compiler_options(*, quicker: bool = False) -> dict[str, Any]:
     """Those of `COMPILER_OPTIONS` that the installed JAX supports, and that `XLA_FLAGS` does not set."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    wanted = {n: value for n, value in COMPILER_OPTIONS.items() if not re.search(rf"--{n}(=|\s|$)", flags)}
+    flags, options = os.environ.get("XLA_FLAGS", ""), COMPILER_OPTIONS | (QUICKER if quicker else {})
+    wanted = {n: value for n, value in options.items() if not re.search(rf"--{n}(=|\s|$)", flags)}
     return wanted if _is_known(wanted) else {n: value for n, value in wanted.items() if _is_known({n: value})}
 
 

@@ -176,7 +176,9 @@ class _Objective(torch.autograd.Function):
 
 @functools.cache
 def _jitted_flow() -> Callable:
-    return jax.jit(_flow_and_pull, static_argnums=0, static_argnames="linearise", compiler_options=compiler_options())
+    return jax.jit(
+        _flow_and_pull, static_argnums=0, static_argnames="linearise", compiler_options=compiler_options(quicker=True)
+    )
 
 
 def _flow_and_pull(plan: Plan, span: Span, moving: Any, fixed: Any, *, linearise: bool):
@@ -206,7 +208,7 @@ def _pull(pull: Any, cotangents: Any):
 
 @functools.cache
 def _jitted_loss_and_gradient() -> Callable:
-    return jax.jit(_loss_and_gradient, static_argnums=0, compiler_options=compiler_options())
+    return jax.jit(_loss_and_gradient, static_argnums=0, compiler_options=compiler_options(quicker=True))
 
 
 def _loss_and_gradient(plan: Plan, interval: jax.Array, target: Any, moving: Any, fixed: Any):
