@@ -331,3 +331,24 @@ def test_training_as_a_run_does_it_can_be_timed():
     """Regression: a new argument of `TrainingEpoch` once broke a row of the table."""
     with jax.enable_x64(False):
         ours.training(units=6, batch=2, steps=12, delay=2)(3)
+
+
+@pytest.mark.parametrize("cell", ["nn.RNN", "nn.LSTM"])
+def test_batches_in_eager_torch_do_the_same_work(cell):
+    torch = pytest.importorskip("torch")
+    batches, peers = (importlib.import_module(f"benchmarks.{name}") for name in ("peers_batches", "peers_modules"))
+    flt = importlib.import_module("flossing.pytorch")
+    module, basis = peers.drawn_module(cell, UNITS, torch.float64), peers.drawn_basis(cell, UNITS, K, torch.float64)
+    inputs = batches.random_bits(STEPS, 3).double()
+    found = {}
+    for who in ("ours", "eager"):
+        module.zero_grad()
+        if who == "ours":
+            options = {"basis": basis, "transient": TRANSIENT}
+            loss = flt.lyapunov_spectrum(module, inputs, **options).exponents.square().mean()
+        else:
+            loss = batches.batch_loss(cell, module, inputs, basis, TRANSIENT)
+        loss.backward()
+        found[who] = [loss.detach(), *(p.grad for p in module.parameters() if p.grad is not None)]
+    for mine, other in zip(found["ours"], found["eager"], strict=True):
+        np.testing.assert_allclose(mine, other, **CLOSE)

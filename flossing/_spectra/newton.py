@@ -34,7 +34,8 @@ class NewtonIterations(eqx.Module):
 
     - `count`: the iterations until no coordinate changed by more than the tolerance; `most` if that never happened.
     - `converged`: whether it happened.
-    - `changes` (most,): the largest change of a coordinate in each iteration; NaN for those that were not needed.
+    - `changes` (most,): the largest change of a coordinate in each iteration, relative to the largest coordinate or 1;
+      NaN for iterations that were not needed.
     - `state`: the state after the last step.
     """
 

@@ -36,7 +36,6 @@ from flossing.pytorch._torch_engine import Flow
 LEAST_SIZE = 128
 """The least number of steps that a program is compiled for."""
 
-
 LARGE = 2**17
 """The numbers in the tangents of a step, of all sequences together, from which on shorter arrays are compiled."""
 
