@@ -110,6 +110,29 @@ def test_runs_are_made_once_and_again_elsewhere(protocol, tmp_path, capsys, monk
     assert (out / "results.json").read_bytes() == before and not made
 
 
+@pytest.mark.usefixtures("optax_promotion")
+def test_a_longer_task_takes_the_best_draws_of_a_shorter_one(protocol, monkeypatch):
+    longer = '[tasks.long]\nsettings_of = "xor"\ntask = "TemporalXOR"\ntitle = "long XOR"\nmeasure = "accuracy"\n'
+    longer += "options = { steps = 16, delay = 4 }\ntrivial = 0.5\nsolved = 0.95\nepochs = 3\n\n[draws]"
+    text = TINY.replace("[draws]", longer) + "\n[seconds.long]\ntanh = [2e-3, 4e-3]\n"
+    protocol.write_text(text)
+    monkeypatch.setattr(trial_runs, "run_jobs", lambda jobs, **_: _perform(jobs))
+    main(["compare", str(protocol), "--workers", "1"])
+    trial, runs = read_trial(protocol), trial_runs.read_results(protocol.with_suffix(""))
+    assert sum(run["seed"] == 0 for run in runs) == 4 and len(trial.runs()) == 4  # no draws of the longer task
+    best = {(run["task"], run["arm"]): run["draw"] for run in runs if run["seed"]}
+    assert all(best["xor", arm] == best["long", arm] for arm in trial.arms)
+    assert sum(run["task"] == "long" for run in runs) == 4
+    found = (protocol.with_suffix("") / "table.md").read_text()
+    assert (
+        "All 12 runs are made." in found and "| draws that solve | XOR |\n" in found and "| long XOR | tanh |" in found
+    )
+
+    protocol.write_text(text.replace('settings_of = "xor"', 'settings_of = "long"'))
+    with pytest.raises(ValueError, match=r"settings_of of long must be a task with draws \(xor\), got 'long'"):
+        read_trial(protocol)
+
+
 def _perform(jobs):
     for job in jobs.values():
         job.function(*job.arguments, lambda status: None)

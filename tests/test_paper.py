@@ -169,7 +169,7 @@ def test_help_does_not_import_jax():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--only", "fig3,fig9"], "only must name figures of fig1, fig2, fig3, .*, got 'fig9'"),
+        (["--only", "fig3,fig9"], "only must name figures of fig1, fig2, fig2_training, .*, got 'fig9'"),
         (["--only", ""], "only must name figures of .*, got ''"),
         (["--scale", "desktop"], "desktop"),
         (["--workers", "0"], "workers must be at least 1, and left out with scheduler, got workers=0"),

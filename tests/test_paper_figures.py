@@ -1,19 +1,21 @@
 """Figures based on calculations: the calculations are right, and the verdicts follow from the data."""
 
 import json
+from typing import ClassVar
 
 import jax
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from flossing_lab.paper.analysis import measures
 from flossing_lab.paper.analysis.curves import k_colours, summary
 from flossing_lab.paper.calculations import find_calculation
 from flossing_lab.paper.calculations.ball_arithmetic import exact_log_singular_values
 from flossing_lab.paper.calculations.flossed import extended_precision, flossed_networks
 from flossing_lab.paper.calculations.lstm import train_lstm
 from flossing_lab.paper.contract import Calculation, FigureModule
-from flossing_lab.paper.figures import fig1, fig2, find_figures, supplement_lstm, surrogate
+from flossing_lab.paper.figures import fig1, fig2, fig3, fig4, find_figures, supplement_lstm, surrogate
 from flossing_lab.runs.files import plain
 from tests.helpers import tanh_network
 
@@ -224,3 +226,36 @@ def test_all_runs_are_legal_and_specifications_have_names_of_their_own(scale):
     for name in find_figures():
         names = [spec.name for spec in find_figures()[name].specs(scale)]
         assert len(names) == len(set(names))
+
+
+def test_time_on_a_curve_includes_all_flossing_before_it():
+    """500 flossing epochs of 2 ms before training and 500 before epoch 101 of training, at 3 ms an epoch."""
+
+    class Timed:
+        info: ClassVar = {"seconds_per_epoch": {"training": 3e-3, "flossing": 2e-3}}
+
+        def metrics(self, kind, names):
+            return {"training_epoch": np.repeat([0, 100], 500)}
+
+    epochs = np.array([1, 100, 101, 1000])
+    np.testing.assert_allclose(measures.seconds_at(Timed(), epochs), [1.003, 1.3, 2.303, 5.0])
+    untimed = Timed()
+    untimed.info = {}
+    assert measures.seconds_at(untimed, epochs) is None
+    resumed = Timed()
+    resumed.info = Timed.info | {"resumed": [{}]}
+    assert measures.seconds_at(resumed, epochs) is None
+
+
+@pytest.mark.parametrize(("figure", "panels"), [(fig3, 3), (fig4, 4)])
+def test_a_panel_against_time_where_all_runs_were_timed(figure, panels):
+    line = {"epoch": [1, 2], "low": [0.5, 0.6], "middle": [0.5, 0.7], "high": [0.5, 0.8]}
+    seconds = {"none": [1.0, 2.0], "before": [3.0, 4.0]}
+    curves = [{"condition": c, "accuracy": line | {"seconds": seconds[c]}, "gradient": line} for c in seconds]
+    data = {"tasks": {task: {"d": 40, "groups": [], "curves": curves} for task in ("temporal_xor", "spatial_xor")}}
+    drawn = figure.draw(data).get_axes()
+    assert len(drawn) == 2 * panels
+    assert drawn[1].get_xlabel() == "seconds, flossing included"
+    np.testing.assert_array_equal(drawn[1].lines[1].get_xdata(), seconds["before"])
+    curves[0]["accuracy"] = line  # a run of an older version
+    assert len(figure.draw(data).get_axes()) == 2 * (panels - 1)

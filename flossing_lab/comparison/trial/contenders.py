@@ -75,8 +75,8 @@ def _of_task(trial: Trial, runs: Sequence[Run], name: str, task: TrialTask) -> s
     rows = []
     for each in everyone:
         drawn = [r for r in _of(runs, name, each) if not r["seed"]]
-        if drawn:
-            rows.append((each.name, _share(trial, drawn), *_ended(trial, again[each], task),
+        if drawn or again[each]:
+            rows.append((each.name, _share(trial, drawn) if drawn else "", *_ended(trial, again[each], task),
                          _said(again, each, reference, adjusted.get(each), task)))  # fmt: skip
     measure = "accuracy" if task.measure == "accuracy" else "loss"
     head = ("contender", "draws that solve", "best draw again", f"median {measure}", "epochs", "seconds",

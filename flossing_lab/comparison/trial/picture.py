@@ -16,9 +16,9 @@ _SHADES = ("none", "before")
 def draw(trial: Trial, runs: Sequence[dict[str, Any]]) -> Figure:
     """One panel for each task; a row for each network, with a dot for each arm."""
     networks = list(trial.networks)
-    figure = Figure(figsize=(3.4 * len(trial.tasks) + 1, 0.45 * len(networks) + 1.6), layout="constrained")
-    panels = figure.subplots(1, len(trial.tasks), sharey=True, squeeze=False)[0]
-    for axes, (name, task) in zip(panels, trial.tasks.items(), strict=True):
+    figure = Figure(figsize=(3.4 * len(trial.drawn_tasks) + 1, 0.45 * len(networks) + 1.6), layout="constrained")
+    panels = figure.subplots(1, len(trial.drawn_tasks), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, trial.drawn_tasks, strict=True):
         for row, network in enumerate(networks):
             each = pairs(trial, runs, network, name)
             if not each.n:
@@ -29,7 +29,7 @@ def draw(trial: Trial, runs: Sequence[dict[str, Any]]) -> Figure:
                 label = arm if row == 0 else None
                 axes.scatter(share, row, s=60, color=COLOURS[shade], label=label, zorder=2)
         axes.set(xlim=(-0.04, 1.04), xlabel="share of draws that solve it")
-        axes.set_title(task.title, loc="left", fontsize=10, color=DARK)
+        axes.set_title(trial.tasks[name].title, loc="left", fontsize=10, color=DARK)
         remove_spines(axes)
     panels[0].set_yticks(range(len(networks)), networks)
     panels[0].set_ylim(len(networks) - 0.5, -0.5)

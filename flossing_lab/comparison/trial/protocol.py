@@ -70,6 +70,8 @@ class TrialTask(Section):
     """Training ends once the mean accuracy of 50 epochs is above it."""
     seconds: PositiveReal | None = None
     """What a run may cost, flossing and all: each network trains for as many epochs as that allows."""
+    settings_of: str | None = None
+    """Another task: no draws of its own, only the best draws of that task, each with `again` seeds."""
 
 
 class TrialNetwork(Section):
@@ -146,11 +148,20 @@ class Trial(Section):
                     raise ValueError(f"seconds of {task} {name} must be positive, got {of[name][1]} for flossing")
             if unknown := set(kind.arms or ()) - set(self.arms):
                 raise ValueError(f"arms of {name} must be among {', '.join(self.arms)}, got {sorted(unknown)[0]!r}")
+        for name, task in self.tasks.items():
+            if task.settings_of is not None and task.settings_of not in self.drawn_tasks:
+                known = ", ".join(self.drawn_tasks)
+                raise ValueError(f"settings_of of {name} must be a task with draws ({known}), got {task.settings_of!r}")
         if self.reference is not None:
             network, arm = self.reference
             if network not in self.networks or arm not in (self.networks[network].arms or self.arms):
                 raise ValueError(f"reference must be a network and one of its arms, got {list(self.reference)}")
         return self
+
+    @property
+    def drawn_tasks(self) -> list[str]:
+        """The tasks on which all draws run."""
+        return [name for name, task in self.tasks.items() if task.settings_of is None]
 
     def drawn(self, network: str) -> list[dict[str, Any]]:
         """The settings of all draws of a network, always the same."""
@@ -167,7 +178,7 @@ class Trial(Section):
         found = []
         for first in range(1, most + 1, AT_A_TIME):
             some = range(first, first + AT_A_TIME)
-            every = itertools.product(self.tasks, self.networks, self.arms, some)
+            every = itertools.product(self.drawn_tasks, self.networks, self.arms, some)
             found += [
                 TrialRun(task, name, i, arm)
                 for task, name, arm, i in every

@@ -104,11 +104,12 @@ def best_runs(trial: Trial, results: Sequence[dict[str, Any]]) -> list[TrialRun]
     """The runs of the best draw of each arm again, for the cells of the table whose draws have all been made.
 
     The best draw reached the accuracy at which training stops in the fewest epochs, or else has the lowest loss, both
-    in training.
+    in training. A task without draws takes the best of the task that it names.
     """
     found = []
     for task, network, arm in itertools.product(trial.tasks, trial.networks, trial.arms):
-        cell = [r for r in results if (r["task"], r["network"], r["arm"], r["seed"]) == (task, network, arm, 0)]
+        drawn = trial.tasks[task].settings_of or task
+        cell = [r for r in results if (r["task"], r["network"], r["arm"], r["seed"]) == (drawn, network, arm, 0)]
         if cell and len(cell) == trial.networks[network].draws:
             best = min(cell, key=lambda r: _rank(trial, r))
             seeds = range(1, trial.settings.again + 1)

@@ -63,7 +63,7 @@ def _summary(trial: Trial, runs: Sequence[Run]) -> str:
             f"{each.difference:+.2f} ({each.interval[0]:+.2f} to {each.interval[1]:+.2f})",
             f"{each.p:.2g}",
             f"{adjusted[name]:.2g}",
-            verdict(each, adjusted[name], trial.networks[name].draws * len(trial.tasks)),
+            verdict(each, adjusted[name], trial.networks[name].draws * len(trial.drawn_tasks)),
         )
         for name, each in found.items()
         if each.n
@@ -75,11 +75,11 @@ def _by_task(trial: Trial, runs: Sequence[Run]) -> str:
     rows = []
     for name in trial.networks:
         cells = []
-        for task in trial.tasks:
+        for task in trial.drawn_tasks:
             each = pairs(trial, runs, name, task)
             cells.append(f"{each.first} → {each.second} of {each.n}" if each.n else "")
         rows.append((name, *cells))
-    return _table(("draws that solve", *(task.title for task in trial.tasks.values())), rows)
+    return _table(("draws that solve", *(trial.tasks[task].title for task in trial.drawn_tasks)), rows)
 
 
 def _best(trial: Trial, runs: Sequence[Run]) -> str:

@@ -29,11 +29,22 @@ def panel(axes: Axes, title: str, **settings: Any):
     axes.tick_params(which="minor", labelsize=8)
 
 
-def band(axes: Axes, curve: Mapping[str, Any], *, colour: str, label: str | None = None):
-    """A median line with its interquartile band, against the epoch."""
-    epoch = numbers(curve["epoch"])
-    axes.fill_between(epoch, numbers(curve["low"]), numbers(curve["high"]), color=colour, alpha=0.18, lw=0)
-    axes.plot(epoch, numbers(curve["middle"]), color=colour, lw=1.7, label=label)
+def band(axes: Axes, curve: Mapping[str, Any], *, colour: str, label: str | None = None, x: str = "epoch"):
+    """A median line with its interquartile band, against the epoch, or against the seconds until then."""
+    at = numbers(curve[x])
+    axes.fill_between(at, numbers(curve["low"]), numbers(curve["high"]), color=colour, alpha=0.18, lw=0)
+    axes.plot(at, numbers(curve["middle"]), color=colour, lw=1.7, label=label)
+
+
+def draw_learning(panels: Sequence[Axes], curves: Sequence[Mapping[str, Any]], title: str):
+    """Accuracy against the training epoch, and in a second panel, if there is one, against time, flossing included."""
+    for axes, x in zip(panels, ("epoch", "seconds"), strict=False):
+        for curve in curves:
+            condition = curve["condition"]
+            band(axes, curve["accuracy"], colour=COLOURS[condition], label=LABELS[condition], x=x)
+    accuracy_axes(panels[0], title, "training epoch")
+    if len(panels) > 1:
+        accuracy_axes(panels[1], "Against time", "seconds, flossing included")
 
 
 def medians(axes: Axes, rows: Sequence[Group], x: str, y: str, *, colour: str, label: str, shift: float = 0.0, **style):

@@ -1,6 +1,6 @@
 """Measures that figures take from runs: each network's results, and training curves as quartiles over networks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -64,6 +64,11 @@ def by_task(results: Results, specs: Sequence[Spec], scale: Scale) -> dict[str, 
     return found
 
 
+def are_timed(tasks: Mapping[str, Any]) -> bool:
+    """Whether all curves of `by_task` have their times; those of version 0.1 do not."""
+    return all("seconds" in curve["accuracy"] for task in tasks.values() for curve in task["curves"])
+
+
 def longest_lag(run: RunDirectory) -> int:
     """d as in the paper's text, in steps."""
     return _config(run).longest_lag
@@ -85,7 +90,8 @@ def curves(results: Results, spec: Spec, **where: Any) -> list[dict[str, Any]]:
     """Accuracy and |dL/dx0| against the epoch, for each condition of the runs of `spec` that match `where`.
 
     Each curve is a dict with `condition`, `n`, `accuracy` and `gradient`. The last two are dicts of `epoch` and the
-    quartiles `low`, `middle`, `high` over networks. The gradient norm is that of the raw gradient, before clipping.
+    quartiles `low`, `middle`, `high` over networks; `accuracy` also has `seconds`, the time at each epoch, see
+    [`seconds_at`][]. The gradient norm is that of the raw gradient, before clipping.
     """
     chosen: dict[str, list[RunDirectory]] = {}
     for values, run in results.runs(spec):
@@ -97,8 +103,25 @@ def curves(results: Results, spec: Spec, **where: Any) -> list[dict[str, Any]]:
         accuracy = [running_mean(one["epoch"], one["accuracy"], SMOOTH) for one in each]
         gradient = [running_median(one["epoch"], one["gradient_norm/x0"], SMOOTH) for one in each]
         curve = {"accuracy": quartiles(accuracy), "gradient": quartiles(gradient)}
+        times = [seconds_at(run, numbers(curve["accuracy"]["epoch"])) for run in runs]
+        if known := [time for time in times if time is not None]:
+            curve["accuracy"]["seconds"] = shorten(np.median(known, axis=0))
         found.append({"condition": condition, "n": len(runs), **curve})
     return found
+
+
+def seconds_at(run: RunDirectory, epochs: np.ndarray) -> np.ndarray | None:
+    """Seconds that training to each of the `epochs` took, all flossing before it included.
+
+    From the median time of an epoch of each kind, so without compilation, measurements and files. None if a run has no
+    such times, or took several sessions, which may have been on other machines.
+    """
+    pace = run.info.get("seconds_per_epoch", {})
+    if "training" not in pace or "resumed" in run.info:
+        return None
+    flossed = run.metrics("flossing", ("training_epoch",)).get("training_epoch", np.zeros(0))
+    before = np.searchsorted(np.sort(flossed), epochs, side="left")  # a block that ends at an epoch comes after it
+    return epochs * pace["training"] + before * pace.get("flossing", 0.0)
 
 
 def accuracy_curves(results: Results, spec: Spec) -> list[dict[str, Any]]:

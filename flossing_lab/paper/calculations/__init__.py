@@ -18,6 +18,7 @@ FUNCTIONS = {
     "signal_after_preflossing": "gradient_snr",
     "newton_of_flossed": "newton",
     "newton_through_training": "newton",
+    "condition_through_training": "training",
 }
 """The module of each calculation in this package."""
 

@@ -58,9 +58,9 @@ def flossed_networks(
     found: dict[str, list[np.ndarray]] = {}
     for index in range(networks):
         gain = 1.0 if gains is None else gains[index]
-        cell, along = _flossed(kind, index + 1, units, gain, k, target, epochs, window, learning_rate)
+        cell, along = draw_and_floss(kind, index + 1, units, gain, k, target, epochs, window, learning_rate)
         with jax.enable_x64(True):
-            measured = _measure(_double(cell), _measuring_bits(index + 1, steps), tuple(horizons))
+            measured = _measure(to_float64(cell), measuring_bits(index + 1, steps), tuple(horizons))
         for name, array in {"along": along, **measured}.items():
             found.setdefault(name, []).append(np.asarray(array))
     return {name: np.stack(arrays) for name, arrays in found.items()}
@@ -74,9 +74,9 @@ def extended_precision(
     `ours` and `exact` (horizons, units), natural logarithm; `exact` uses ball arithmetic and needs python-flint.
     Network and bits are those of `flossed_networks` with the same arguments.
     """
-    cell, _ = _flossed("vanilla", 1, units, 1.0, k, 0.0, epochs, window, learning_rate)
+    cell, _ = draw_and_floss("vanilla", 1, units, 1.0, k, 0.0, epochs, window, learning_rate)
     with jax.enable_x64(True):
-        cell, bits = _double(cell), _measuring_bits(1, steps)
+        cell, bits = to_float64(cell), measuring_bits(1, steps)
         ours, jacobians = _jacobians(cell, bits, tuple(horizons))
         exact = [
             exact_log_singular_values(np.asarray(jacobians[:t]), float(guess))
@@ -87,14 +87,15 @@ def extended_precision(
 
 def drawn_or_flossed(seed: int, units: int, k: int, epochs: int, window: int, learning_rate: float) -> VanillaRNN:
     """The network with this seed, its first `k` exponents flossed to 0; not flossed if `k` = 0."""
-    cell, _ = _flossed("vanilla", seed, units, 1.0, k, 0.0, epochs, window, learning_rate)
+    cell, _ = draw_and_floss("vanilla", seed, units, 1.0, k, 0.0, epochs, window, learning_rate)
     assert isinstance(cell, VanillaRNN)
     return cell
 
 
-def _flossed(
+def draw_and_floss(
     kind: Kind, seed: int, units: int, gain: float, k: int, target: float, epochs: int, window: int, rate: float
 ) -> tuple[Cell, Float[np.ndarray, "epochs k"]]:
+    """Draw a network and floss it; return it, and the exponents in each epoch."""
     with jax.enable_x64(False):
         network_key, flossing_key = jax.random.split(jax.random.key(seed))
         make = VanillaRNN if kind == "vanilla" else BinaryRNN
@@ -114,22 +115,25 @@ def _flossed(
         return cell, history.exponents
 
 
-def _measuring_bits(seed: int, steps: int) -> Float[Array, "T 1"]:
+def measuring_bits(seed: int, steps: int) -> Float[Array, "T 1"]:
+    """Random bits to measure along, always the same for a seed: two warm-ups, then `steps`."""
     key = jax.random.fold_in(jax.random.key(seed), 1)
     return jax.random.bernoulli(key, shape=(2 * WARMUP_STEPS + steps, 1)).astype(float)
 
 
-def _double(cell: Cell) -> Cell:
-    return jax.tree_util.tree_map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), cell)
+def to_float64(model: Any) -> Any:
+    """The model with all arrays in float64."""
+    return jax.tree_util.tree_map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), model)
 
 
-def _settled(cell: Cell, bits: Float[Array, "T 1"]) -> Float[Array, " N"]:
+def settled(cell: Cell, bits: Float[Array, "T 1"]) -> Float[Array, " N"]:
+    """The state after the first warm-up."""
     return lax.scan(lambda h, s: (cell(s, h), None), cell.zeros(), bits[:WARMUP_STEPS])[0]
 
 
 @eqx.filter_jit
 def _measure(cell: Cell, bits: Float[Array, "T 1"], horizons: tuple[int, ...]) -> dict[str, Array]:
-    state, bits = _settled(cell, bits), bits[WARMUP_STEPS:]
+    state, bits = settled(cell, bits), bits[WARMUP_STEPS:]
     spectrum = lyapunov_spectrum(cell, bits, state=state, transient=WARMUP_STEPS)
     measured = {"exponents": spectrum.exponents}
     if horizons:
@@ -148,7 +152,7 @@ def _measure(cell: Cell, bits: Float[Array, "T 1"], horizons: tuple[int, ...]) -
 def _jacobians(
     cell: Cell, bits: Float[Array, "L 1"], horizons: tuple[int, ...]
 ) -> tuple[LongTermJacobian, Float[Array, "T N N"]]:
-    state, bits = _settled(cell, bits), bits[WARMUP_STEPS : WARMUP_STEPS + max(horizons)]
+    state, bits = settled(cell, bits), bits[WARMUP_STEPS : WARMUP_STEPS + max(horizons)]
 
     each = lax.scan(lambda h, s: (cell(s, h), jax.jacfwd(lambda h: cell(s, h))(h)), state, bits)[1]
     return long_term_jacobian(cell, bits, state=state, horizons=horizons), each

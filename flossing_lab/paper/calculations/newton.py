@@ -1,18 +1,16 @@
 """The number of Newton's iterations that evaluate a network in parallel over time, before and after flossing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flossing._spectra.lyapunov import lyapunov_spectrum
 from flossing._spectra.newton import newton_iterations
-from flossing._training.train import Chunk, init_training, train
-from flossing_lab.paper.calculations.flossed import _double, _flossed, _measuring_bits, _settled
+from flossing_lab.paper.calculations.flossed import draw_and_floss, measuring_bits, settled, to_float64
+from flossing_lab.paper.calculations.training import along_training
 from flossing_lab.reference import experiment as reference
-from flossing_lab.reference.config import Config
 
 WARMUP = 100
 """Steps of the transient of the exponents."""
@@ -42,10 +40,12 @@ def newton_of_flossed(
     for g, gain in enumerate(gains):
         for n in range(networks):
             for after, (number, target) in enumerate(kinds):
-                cell, _ = _flossed("vanilla", first + n, units, gain, number, target, epochs, window, learning_rate)
+                cell, _ = draw_and_floss(
+                    "vanilla", first + n, units, gain, number, target, epochs, window, learning_rate
+                )
                 with jax.enable_x64(True):
-                    cell, bits = _double(cell), _measuring_bits(first + n, max(lengths))
-                    state, bits = _settled(cell, bits), bits[WARMUP:]
+                    cell, bits = to_float64(cell), measuring_bits(first + n, max(lengths))
+                    state, bits = settled(cell, bits), bits[WARMUP:]
                     found = lyapunov_spectrum(cell, bits, state=state, k=1, transient=WARMUP)
                     exponent[after, g, n] = float(found.exponents[0])
                     for t, length in enumerate(lengths):
@@ -60,42 +60,23 @@ def newton_through_training(
     """Train the reference experiment with seeds 1, 2, ..., `values` being further fields of its configuration.
 
     `count` (conditions, networks, epochs): Newton's iterations over `length` random bits after so many training epochs,
-    multiples of 100, the first of them 0: before training, and after preflossing. `exponent`, of the same shape: the
-    largest; `accuracy` (conditions, networks): the mean of the last 100 epochs.
+    see `along_training`. `exponent`, of the same shape: the largest; `accuracy` (conditions, networks): the mean of the
+    last 100 epochs.
     """
     shape = len(conditions), networks, len(epochs)
     count, exponent, accuracy = np.zeros(shape), np.zeros(shape), np.zeros(shape[:2])
     for c, condition in enumerate(conditions):
         for n in range(networks):
-            config = Config().with_values(**values, condition=condition, seed=n + 1, epochs=max(epochs))
-            experiment, accuracies = reference.build(config), []
-            count[c, n, 0], exponent[c, n, 0] = _measure(experiment.model, n + 1, length)
-            for done in _training(experiment, max(epochs)):
-                accuracies += [] if done.kind == "flossing" else done.metrics["accuracy"].tolist()
-                if (epoch := done.state.epoch) in epochs:  # after preflossing it is still 0
-                    at = c, n, list(epochs).index(epoch)
-                    count[at], exponent[at] = _measure(done.state.model, n + 1, length)
-            accuracy[c, n] = np.mean(accuracies[-100:])
+            for e, model, accuracies in along_training(values, condition, n + 1, epochs):
+                count[c, n, e], exponent[c, n, e] = _measure(model, n + 1, length)
+                accuracy[c, n] = np.mean(accuracies[-100:])
     return {"count": count, "exponent": exponent, "accuracy": accuracy}
-
-
-def _training(experiment: Any, epochs: int) -> Iterator[Chunk]:
-    return train(
-        init_training(experiment.model, experiment.optimiser, experiment.flossing),
-        loss=experiment.loss,
-        batch=experiment.batch,
-        optimiser=experiment.optimiser,
-        key=experiment.key,
-        epochs=epochs,
-        flossing=experiment.flossing,
-        schedule=experiment.schedule,
-    )
 
 
 def _measure(model: reference.ReferenceModel, seed: int, length: int) -> tuple[int, float]:
     with jax.enable_x64(True):
-        model = jax.tree_util.tree_map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), model)
-        bits, state = _measuring_bits(seed, length), reference.first_state(model)
+        model = to_float64(model)
+        bits, state = measuring_bits(seed, length), reference.first_state(model)
         options = {"state": state, "step": reference.step}
         found = lyapunov_spectrum(model, bits, k=1, transient=WARMUP, **options)
         counted = newton_iterations(model, bits[:length], **options)
