@@ -189,6 +189,8 @@ def _parse(arguments: Sequence[str] | None) -> Any:
     # tyro prints a parse error in a box. The first paragraph holds the whole message, which fits into our one line.
     output, words = io.StringIO(), list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     names_file = len(words) > 1 and not words[1].startswith("-") and (":" in words[1] or words[1].endswith(".py"))
+    if not words[0].startswith("-") and words[0] not in COMMANDS:
+        words = words[:1]  # an unknown command is an error, also with --help
     if words[0] == "train" and names_file:
         words = ["train", "own", "--task", *words[1:]]  # a class of one's own, mine.py:MyTask
     try:

@@ -90,6 +90,8 @@ def test_one_seed_for_all(tmp_path):
     ("words", "message"),
     [
         (["tarin"], "did you mean train?"),
+        (["tarin", "--help"], "did you mean train?"),
+        (["nosuch", "--help"], "flossing --help lists the legal values"),
         (["train", "--delays", "20"], "did you mean --delay?"),
         (["train", "balance", "--signal", "2"], "did you mean --signals?"),
         (["train", "--seed", "3", "--seed-input", "2"], "seed must be left out where seeds are given one by one"),

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 import flossing as fl
 from flossing._diagnosis import settings_for
@@ -125,6 +126,16 @@ def test_the_command(tmp_path, capsys):
         with pytest.raises(SystemExit) as end:
             main(["diagnose", *arguments])
         assert end.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_weights_of_torch_are_advised_as_torch(tmp_path, capsys):
+    torch.manual_seed(0)
+    torch.save(torch.nn.GRU(1, 8).state_dict(), tmp_path / "a.pt")
+    np.save(tmp_path / "inputs.npy", np.random.default_rng(0).normal(size=(200, 1)))
+    files = ["--weights", str(tmp_path / "a.pt"), "--inputs", str(tmp_path / "inputs.npy")]
+    main(["diagnose", *files, "--horizon", "20", "--plot", str(tmp_path / "a.png")])
+    said = capsys.readouterr().out
+    assert "flossing.pytorch.open_gates(module)" in said and "flossing.cells" not in said
 
 
 @pytest.mark.slow

@@ -127,7 +127,7 @@ def test_the_command(tmp_path, capsys):
     expected = fl.lyapunov_spectrum(fl.cells.from_weights(files[0]), jnp.asarray(sequence.numpy()), k=2)
     assert code == 0 and expected.table() in shown.out and plot.exists()
     code, shown = run(capsys, "--weights", *files, "--inputs", inputs, "--plot", plot)
-    assert shown.out.count("Spectrum(k=4: ") == 2
+    assert shown.out.count("Spectrum(k=4: ") == 2 and "-inf" not in shown.out
     for arguments, message in (
         (["--weights", files[0]], "inputs must be given for weights"),
         (["--inputs", inputs], "inputs must come with --weights"),
@@ -138,3 +138,15 @@ def test_the_command(tmp_path, capsys):
     ):
         code, shown = run(capsys, *arguments)
         assert code == 2 and message in shown.err and len(shown.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_lost_directions_are_remarked(dtype, tmp_path, capsys):
+    module = nn.RNN(1, 3, dtype=dtype)
+    module.weight_hh_l0.data[2] = 0  # the third unit forgets its past
+    torch.save(module.state_dict(), tmp_path / "a.pt")
+    np.save(tmp_path / "inputs.npy", np.zeros((50, 1)))
+    files = "--weights", tmp_path / "a.pt", "--inputs", tmp_path / "inputs.npy"
+    code, shown = run(capsys, *files, "--plot", tmp_path / "a.png")
+    assert code == 0 and "1 exponents are -inf, of directions that are lost" in " ".join(shown.out.split())
+    assert ("save the weights as float64" in shown.out) == (dtype == torch.float32)

@@ -1,5 +1,6 @@
 """Prints and plots the diagnosis of a saved run, of a freshly drawn network, or of weights in a file."""
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ def diagnose_weights(file: Path, inputs: Path, *, kind: str | None, name: str | 
     if sequence.ndim != 2:
         raise ValueError(f"inputs must be a single sequence (T, S), got shape {sequence.shape} in {inputs}")
     _announce(file.name, horizon)
-    _show(fl.diagnose(cell, jnp.asarray(sequence, cell.layers[0][1].dtype), horizon=horizon), plot)
+    found = fl.diagnose(cell, jnp.asarray(sequence, cell.layers[0][1].dtype), horizon=horizon)
+    _show(dataclasses.replace(found, in_torch=True), plot)  # the weights are torch's, and so is the advice
 
 
 def _announce(name: str, horizon: int):

@@ -47,6 +47,7 @@ def show_spectrum(
         f"averaged over {averaged} of {steps} steps, {config.dtype}",
         highlight=False,
     )
+    _remark_lost(exponents, config.dtype, "try --dtype float64", console)
     _draw({title: exponents}, plot, console)
     return exponents
 
@@ -81,7 +82,19 @@ def show_weights(
         f"{sequence}, averaged over {spectrum.steps} of {sequences.shape[-2]} steps",
         highlight=False,
     )
-    _draw({file: mean_and_error(spectrum)[0] for file, spectrum in spectra.items()}, plot, console)
+    means = {file: mean_and_error(spectrum)[0] for file, spectrum in spectra.items()}
+    _remark_lost(
+        np.concatenate([*means.values()]), str(spectrum.exponents.dtype), "save the weights as float64", console
+    )
+    _draw(means, plot, console)
+
+
+def _remark_lost(exponents: np.ndarray, dtype: str, advice: str, console: Console):
+    if lost := int(np.isneginf(exponents).sum()):
+        why = "a Jacobian maps them to 0"
+        if dtype == "float32":
+            why = f"a Jacobian maps them to 0, or to less than float32 resolves: {advice}"
+        console.print(f"{lost} exponents are -inf, of directions that are lost: {why}", highlight=False, soft_wrap=True)
 
 
 def load_cell(file: Path, kind: str | None, name: str | None) -> fl.cells.TorchRNN:
