@@ -111,10 +111,11 @@ def test_runs_are_made_once_and_again_elsewhere(protocol, tmp_path, capsys, monk
 
 
 @pytest.mark.usefixtures("optax_promotion")
-def test_a_longer_task_takes_the_best_draws_of_a_shorter_one(protocol, monkeypatch):
+def test_a_longer_task_takes_the_best_draws_of_a_shorter_one(protocol, tmp_path, monkeypatch):
     longer = '[tasks.long]\nsettings_of = "xor"\ntask = "TemporalXOR"\ntitle = "long XOR"\nmeasure = "accuracy"\n'
     longer += "options = { steps = 16, delay = 4 }\ntrivial = 0.5\nsolved = 0.95\nepochs = 3\n\n[draws]"
     text = TINY.replace("[draws]", longer) + "\n[seconds.long]\ntanh = [2e-3, 4e-3]\n"
+    text = text.replace("solved = 0.95\nepochs = 4", "solved = 0.0\nepochs = 4")  # the shorter task is solved by all
     protocol.write_text(text)
     monkeypatch.setattr(trial_runs, "run_jobs", lambda jobs, **_: _perform(jobs))
     main(["compare", str(protocol), "--workers", "1"])
@@ -127,6 +128,18 @@ def test_a_longer_task_takes_the_best_draws_of_a_shorter_one(protocol, monkeypat
     assert (
         "All 12 runs are made." in found and "| draws that solve | XOR |\n" in found and "| long XOR | tanh |" in found
     )
+
+    unsolved = text.replace("solved = 0.0", "solved = 1.0")
+    protocol.write_text(unsolved)
+    main(["compare", str(protocol), "--workers", "1", "--out", str(tmp_path / "unsolved")])
+    assert {run["task"] for run in trial_runs.read_results(tmp_path / "unsolved")} == {"xor"}  # nothing to run longer
+
+    text = unsolved.replace('title = "Tiny"', 'title = "Tiny"\nreference = ["tanh", "flossing"]')
+    protocol.write_text(text)
+    trial = read_trial(protocol)
+    few = [{**run, "accuracy": 1.0} if (run["arm"], run["seed"]) == ("flossing", 1) else run for run in runs]
+    long = contenders.markdown(trial, few).partition("### long XOR")[2]
+    assert "Only those whose best draw solves XOR" in long and "tanh, flossing" in long and "tanh, none" not in long
 
     protocol.write_text(text.replace('settings_of = "xor"', 'settings_of = "long"'))
     with pytest.raises(ValueError, match=r"settings_of of long must be a task with draws \(xor\), got 'long'"):

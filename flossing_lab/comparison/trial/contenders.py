@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from flossing_lab.comparison.trial.paired import is_solved
 from flossing_lab.comparison.trial.protocol import Trial, TrialTask
+from flossing_lab.comparison.trial.runs import solves_again
 from flossing_lab.runs.plotting import COLOURS, DARK, remove_spines
 from flossing_lab.statistics import LEVEL, holm, median_interval, rank_sum, wilson
 
@@ -66,10 +67,13 @@ def draw(trial: Trial, runs: Sequence[Run]) -> Figure:
 
 def _of_task(trial: Trial, runs: Sequence[Run], name: str, task: TrialTask) -> str:
     everyone = contenders(trial)
+    if (shorter := task.settings_of) is not None:
+        everyone = [each for each in everyone if solves_again(trial, runs, shorter, each.network, each.arm)]
     again = {each: _again(runs, name, each) for each in everyone}
-    reference = next(each for each in everyone if (each.network, each.arm) == trial.reference)
+    reference = next(each for each in contenders(trial) if (each.network, each.arm) == trial.reference)
     others = [each for each in everyone if each != reference]
     is_complete = all(len(each) == trial.settings.again for each in again.values())  # p is adjusted for all of them
+    is_complete = is_complete and reference in everyone
     p = [rank_sum(_ranked(again[each], task), _ranked(again[reference], task)) for each in others if is_complete]
     adjusted = dict(zip(others, holm(p), strict=True)) if is_complete else {}
     rows = []
@@ -82,7 +86,10 @@ def _of_task(trial: Trial, runs: Sequence[Run], name: str, task: TrialTask) -> s
     head = ("contender", "draws that solve", "best draw again", f"median {measure}", "epochs", "seconds",
             f"against {reference.name}")  # fmt: skip
     lines = [head, ["---"] * len(head), *rows]
-    return f"### {task.title}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    note = (
+        "" if shorter is None else f"Only those whose best draw solves {trial.tasks[shorter].title} at least once.\n\n"
+    )
+    return f"### {task.title}\n\n{note}" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _share(trial: Trial, drawn: Sequence[Run]) -> str:

@@ -71,7 +71,8 @@ class TrialTask(Section):
     seconds: PositiveReal | None = None
     """What a run may cost, flossing and all: each network trains for as many epochs as that allows."""
     settings_of: str | None = None
-    """Another task: no draws of its own, only the best draws of that task, each with `again` seeds."""
+    """Another task, a shorter one: no draws of its own, only the best draws of that task, each with `again` seeds, if
+    they solve that task with at least one of theirs."""
 
 
 class TrialNetwork(Section):

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from flossing_lab.comparison.trial.paired import is_solved
 from flossing_lab.comparison.trial.protocol import Trial, TrialRun, digest
 from flossing_lab.runs.files import plain, read_json, write_atomically, write_json
 from flossing_lab.sweeps.sweep import locked
@@ -23,7 +24,10 @@ FORMAT = 1
 def carry_out(
     trial: Trial, out: Path, *, workers: int | None, scheduler: str | None, console: Console
 ) -> dict[str, str]:
-    """Perform the missing runs, first of all draws, then of the best; return the messages of failed ones by name."""
+    """Perform the missing runs, first of all draws, then of the best, then of those on longer tasks.
+
+    Returns the messages of failed runs by name.
+    """
     from flossing_lab.comparison.trial.making import check
 
     check_workers("compare", workers, scheduler)
@@ -32,7 +36,9 @@ def carry_out(
     with locked(out.absolute(), "trial", "results.json", ["runs"]):
         (out / "runs").mkdir(exist_ok=True)
         restore(trial, out)
-        for name in ("all draws", "the best draws again"):
+        phases = ["all draws", "the best draws again"]
+        phases += ["longer tasks"] if len(trial.drawn_tasks) < len(trial.tasks) else []
+        for name in phases:
             wanted = trial.runs() if name == "all draws" else best_runs(trial, collect(trial, out))
             missing = [run for run in wanted if not is_done(trial, out, run)]
             say(console, f"{trial.title}, {name}: {len(wanted)} runs, {len(wanted) - len(missing)} done before")
@@ -77,13 +83,18 @@ def collect(trial: Trial, out: Path) -> list[dict[str, Any]]:
     """Write results.json, from the files of all runs that have the settings of the trial; return these runs."""
     from flossing_lab.runs.provenance import measured_on
 
-    runs = [read_json(run_file(out, run), FORMAT) for run in trial.runs() if is_done(trial, out, run)]
-    runs += [read_json(run_file(out, run), FORMAT) for run in best_runs(trial, runs) if is_done(trial, out, run)]
+    runs = draws = _read(trial, out, trial.runs())
+    for _ in range(2):  # what runs on longer tasks depends on the best draws again
+        runs = draws + _read(trial, out, best_runs(trial, runs))
     made = measured_on(("flossing", "jax", "jaxlib", "numpy", "optax", "equinox"), cores=1)
     head = json.dumps({"format": FORMAT, "title": trial.title, **made}, indent=1, ensure_ascii=False)
     lines = ",\n".join("  " + json.dumps(plain(run), ensure_ascii=False, allow_nan=False) for run in runs)
     write_atomically(out / "results.json", f'{head[:-2]},\n "runs": [\n{lines}\n ]\n}}\n'.encode())
     return runs
+
+
+def _read(trial: Trial, out: Path, wanted: Sequence[TrialRun]) -> list[dict[str, Any]]:
+    return [read_json(run_file(out, run), FORMAT) for run in wanted if is_done(trial, out, run)]
 
 
 def restore(trial: Trial, out: Path):
@@ -104,17 +115,26 @@ def best_runs(trial: Trial, results: Sequence[dict[str, Any]]) -> list[TrialRun]
     """The runs of the best draw of each arm again, for the cells of the table whose draws have all been made.
 
     The best draw reached the accuracy at which training stops in the fewest epochs, or else has the lowest loss, both
-    in training. A task without draws takes the best of the task that it names.
+    in training. A task without draws takes the best of the task that it names, of those that solve that task with at
+    least one other seed.
     """
     found = []
     for task, network, arm in itertools.product(trial.tasks, trial.networks, trial.arms):
         drawn = trial.tasks[task].settings_of or task
+        if drawn != task and not solves_again(trial, results, drawn, network, arm):
+            continue
         cell = [r for r in results if (r["task"], r["network"], r["arm"], r["seed"]) == (drawn, network, arm, 0)]
         if cell and len(cell) == trial.networks[network].draws:
             best = min(cell, key=lambda r: _rank(trial, r))
             seeds = range(1, trial.settings.again + 1)
             found += [TrialRun(task, network, best["draw"], arm, seed) for seed in seeds]
     return found
+
+
+def solves_again(trial: Trial, results: Sequence[dict[str, Any]], task: str, network: str, arm: str) -> bool:
+    """Whether the best draw of an arm has run again with all seeds, and solves the task with at least one."""
+    again = [r for r in results if r["seed"] and (r["task"], r["network"], r["arm"]) == (task, network, arm)]
+    return len(again) >= trial.settings.again and any(is_solved(trial, run) for run in again)
 
 
 def _rank(trial: Trial, result: dict[str, Any]) -> tuple[bool, float]:
