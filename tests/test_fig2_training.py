@@ -21,7 +21,7 @@ class Stored:
     def runs(self, spec):
         return []
 
-    def calculation(self, calculation):
+    def calculation(self, calculation) -> dict[str, np.ndarray] | None:
         a = calculation.arguments
         (condition,) = a["conditions"]
         units, networks = a["values"].get("units", 80), 8

@@ -1,7 +1,8 @@
 """Figures based on calculations: the calculations are right, and the verdicts follow from the data."""
 
 import json
-from typing import ClassVar
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -231,20 +232,15 @@ def test_all_runs_are_legal_and_specifications_have_names_of_their_own(scale):
 def test_time_on_a_curve_includes_all_flossing_before_it():
     """500 flossing epochs of 2 ms before training and 500 before epoch 101 of training, at 3 ms an epoch."""
 
-    class Timed:
-        info: ClassVar = {"seconds_per_epoch": {"training": 3e-3, "flossing": 2e-3}}
+    pace = {"seconds_per_epoch": {"training": 3e-3, "flossing": 2e-3}}
 
-        def metrics(self, kind, names):
-            return {"training_epoch": np.repeat([0, 100], 500)}
+    def run(info) -> Any:
+        return SimpleNamespace(info=info, metrics=lambda *_: {"training_epoch": np.repeat([0, 100], 500)})
 
     epochs = np.array([1, 100, 101, 1000])
-    np.testing.assert_allclose(measures.seconds_at(Timed(), epochs), [1.003, 1.3, 2.303, 5.0])
-    untimed = Timed()
-    untimed.info = {}
-    assert measures.seconds_at(untimed, epochs) is None
-    resumed = Timed()
-    resumed.info = Timed.info | {"resumed": [{}]}
-    assert measures.seconds_at(resumed, epochs) is None
+    np.testing.assert_allclose(measures.seconds_at(run(pace), epochs), [1.003, 1.3, 2.303, 5.0])
+    assert measures.seconds_at(run({}), epochs) is None
+    assert measures.seconds_at(run(pace | {"resumed": [{}]}), epochs) is None
 
 
 @pytest.mark.parametrize(("figure", "panels"), [(fig3, 3), (fig4, 4)])

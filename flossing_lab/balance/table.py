@@ -34,7 +34,7 @@ MEASURES: dict[str, Callable[[Row], Any]] = {
     "test error before training": lambda run: run["test_error"]["start"],
     f"test error after {EARLY:,} epochs": lambda run: run["test_error"]["early"],
     "test error at the end": lambda run: run["test_error"]["end"],
-    "of it the cost of activity": lambda run: run["activity_share"],
+    "share of it due to the cost of activity": lambda run: run["activity_share"],
     "epoch at which the plateau ends": lambda run: run["plateau_end"],
     "tightness of balance": lambda run: run["balance"],
     "mean coupling within clusters": lambda run: run["coupling_within"],
@@ -122,8 +122,8 @@ def tabulate(runs: Sequence[Row], by: Axis = "signals") -> str:
     for name, measure in (MEASURES if by == "signals" else MEASURES_BY_STEP).items():
         cells = [_spread([measure(run) for run in group]) for group in groups.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    counts = {f"{len(group)} of {group[0]['epochs']:,} epochs" for group in groups.values()}
-    lines += ["", f"Median and range, if there are several; runs in each column: {', '.join(sorted(counts))}."]
+    counts = {f"{len(g)} run{'s'[: len(g) - 1]} of {g[0]['epochs']:,} epochs" for g in groups.values()}
+    lines += ["", f"Medians over runs, with their range; each column: {', '.join(sorted(counts))}."]
     return "\n".join(lines) + "\n"
 
 
