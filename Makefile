@@ -5,6 +5,9 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-versi
 # Tests of the library alone: they need neither the laboratory nor PyTorch, and take under two minutes.
 CORE := $(addprefix tests/test_,$(addsuffix .py,adjoint batch errors floss gradients identities lyapunov measures norm qr states))
 
+# Hundreds of short processes import the same packages; without bytecode each would compile them again, for seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo figures test test-core test-floor test-newest print-core lint dist verify torture bench bench-scaling docs clean
 
 demo: .venv/.lab
