@@ -10,6 +10,7 @@ from flossing_lab.cli import main
 from flossing_lab.own import source
 from flossing_lab.own.config import OwnConfig
 from flossing_lab.runs.directory import RunDirectory
+from flossing_lab.sweeps.collection import ABSENT, axes_of, labels_of
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
@@ -181,3 +182,11 @@ def test_bad_input(folder, capsys, words, message):
     assert run("train", *words) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("flossing: ")]
     assert __import__("re").search(message, line)
+
+
+def test_arguments_of_tasks_are_axes_of_their_own():
+    """A report over delays has an axis `delay`, not one of JSON; a name that a setting has gets the section's."""
+    options = [{"delay": 5}, {"delay": 10, "k": 3}, {"delay": 10, "k": [1, 2]}]
+    configs = [OwnConfig().with_values(task_options=json.dumps(each)) for each in options]
+    assert axes_of(configs) == {"delay": [5, 10], "task_k": [ABSENT, 3, "[1, 2]"]}
+    assert labels_of(configs[1])["k"] is None and "task_options" not in labels_of(configs[1])

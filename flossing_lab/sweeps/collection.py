@@ -1,5 +1,6 @@
 """Collections of runs: find them, and find the fields in which they differ."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -78,11 +79,23 @@ def axes_of(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
 
 
 def labels_of(config: RunConfig) -> dict[str, Any]:
-    """The experiment and all fields that affect the result, with one `seed` instead of several if they are equal."""
-    values = {"experiment": config.experiment, **config.values()}
+    """The experiment and all fields that affect the result, with one `seed` instead of several if they are equal.
+
+    The arguments in `task_options` and `cell_options` are fields of their own.
+    """
+    values = {"experiment": config.experiment, **_without_nesting(config.values())}
     seeds = [name for name in values if name.startswith("seed_")]
     if len({values[name] for name in seeds}) == 1:
         values["seed"] = values[seeds[0]]
         for name in seeds:
             del values[name]
     return values
+
+
+def _without_nesting(values: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {name: value for name, value in values.items() if not name.endswith("_options")}
+    for name in [name for name in values if name not in flat]:
+        for argument, value in json.loads(values[name]).items():
+            plain = value if isinstance(value, (str, int, float)) else json.dumps(value)  # JSON's lists have no hash
+            flat[f"{name.removesuffix('_options')}_{argument}" if argument in flat else argument] = plain
+    return flat
