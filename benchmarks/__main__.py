@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console, Group
 from rich.table import Table
 
-from benchmarks import batches, epochs, first, memory, modules, runs, spectra, table
+from benchmarks import batches, epochs, first, large, memory, modules, runs, spectra, table
 from benchmarks.turns import shared_cores
 from flossing_lab.runs.provenance import measured_on
 
@@ -40,6 +40,7 @@ SECTIONS: dict[str, tuple[str, Callable[[epochs.Say, bool], list[table.Row]]]] =
     "run": ("The whole reference run", runs.whole_run),
     "start": ("Starting again", runs.start),
     "spectrum": ("Exponents alone", spectra.spectrum),
+    "large": ("Large networks", large.large),
     "memory": ("Memory", memory.memory),
     "many": ("Many networks", runs.many),
 }
