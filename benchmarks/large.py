@@ -23,7 +23,7 @@ def large(say: Say, quick: bool) -> list[Row]:
     return [*_dense(say, dense), *_sparse(say, sparse)]
 
 
-def _dense(say: Say, size: dict[str, int]) -> list[Row]:
+def _dense(say: Say, size: dict[str, Any]) -> list[Row]:
     work = "flossing epoch, N={units}, T={steps}, k={k}".format(**size)
     say(work)
     ours = Contender("benchmarks.ours:flossing_phase", blocks=BLOCKS, chunk=CHUNK, **size)
@@ -35,7 +35,7 @@ def _dense(say: Say, size: dict[str, int]) -> list[Row]:
     return [Comparison(work, "s", ours.mean, "PyTorch, eager", theirs, least_ratio=LEAST_RATIO, remark=remark)]
 
 
-def _sparse(say: Say, size: dict[str, int]) -> list[Row]:
+def _sparse(say: Say, size: dict[str, Any]) -> list[Row]:
     work = f"{SHARE:.0%} of the connections, " + "N={units}, T={steps}, k={k}".format(**size)
     say(f"flossing epoch, {work}")
     sparse, dense = (
@@ -71,12 +71,10 @@ def flossing_of_own_step(
     rng, inputs = np.random.default_rng(0), max(1, round(SHARE * units))
     index = np.stack([rng.choice(units, inputs, replace=False) for _ in range(units)])
     values = (rng.normal(size=index.shape) / np.sqrt(inputs)).astype(np.float32)
-    if is_sparse:
-        sources, model = jnp.asarray(index), jnp.asarray(values)
-    else:
-        J = np.zeros((units, units), np.float32)
+    J = np.zeros((units, 0 if is_sparse else units), np.float32)
+    if not is_sparse:
         np.put_along_axis(J, index, values, axis=1)
-        model = jnp.asarray(J)
+    sources, model = jnp.asarray(index), jnp.asarray(values if is_sparse else J)
 
     def sparse_step(values, h, s):
         return jnp.tanh((values * h[sources]).sum(1) + s)
@@ -87,10 +85,19 @@ def flossing_of_own_step(
     def draw(key):
         return jax.random.bernoulli(key, shape=(steps, 1)).astype(np.float32)
 
-    options = {"state": jnp.zeros(units), "step": sparse_step if is_sparse else dense_step, "k": k, "interval": 1}
+    options: dict[str, Any] = {
+        "state": jnp.zeros(units),
+        "step": sparse_step if is_sparse else dense_step,
+        "k": k,
+        "interval": 1,
+    }
     options |= {"loss": fl.losses.exponents, "optimiser": optax.adam(1e-4), "report": False, "chunk": chunk}
+
+    def end(done: int, model: Any, record: Any):
+        turn(chunk)
+
     fl.floss(model, draw, epochs=chunk, **options)
     turn()
-    fl.floss(model, draw, epochs=blocks * chunk, callback=lambda *_: turn(chunk), **options)
+    fl.floss(model, draw, epochs=blocks * chunk, callback=end, **options)
     # Linux counts in KiB.
     return {"resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
