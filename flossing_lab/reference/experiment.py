@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 from flossing import losses, schedules, tasks
+from flossing._runtime.epochs import compiler_options
 from flossing._spectra.jacobian import long_term_jacobian
 from flossing._spectra.lyapunov import Spectrum, lyapunov_spectrum
 from flossing._spectra.statistics import effective_rank
@@ -137,12 +138,16 @@ def build(config: Config, step_scale: float = 1.0) -> Experiment:
 def draw_model(config: Config) -> ReferenceModel:
     """The network of `config` before training, and its relaxed initial states."""
     network_key, initial_key, _, _ = _streams(config)
-    return _draw(config.network, make_task(config).channels, config.training.batch, network_key, initial_key)
+    return _jitted_draw()(config.network, make_task(config).channels, config.training.batch, network_key, initial_key)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.cache
+def _jitted_draw() -> Any:
+    # One compilation instead of some fifty small ones; quicker ones draw the same digits here.
+    return jax.jit(_draw, static_argnums=(0, 1, 2), compiler_options=compiler_options(quicker=True))
+
+
 def _draw(config: NetworkConfig, channels: int, batch: int, network_key: RandomKey, initial_key: RandomKey):
-    # One compilation instead of some fifty small ones.
     network = draw_network(config, channels, 1, network_key)
     x0 = jax.random.normal(initial_key, (batch, config.units))
     return ReferenceModel(network, jax.vmap(lambda x: network.relax(x, RELAXATION))(x0))
