@@ -5,10 +5,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from typing import Any
 
 from benchmarks.epochs import Say
-from benchmarks.runs import environment_with_cache
+from benchmarks.runs import COMMAND, TINY, environment_with_cache
 from benchmarks.table import Comparison, Row
 
 GOALS = {"nn.LSTM, N=128, T=100, k=32": ("module", 5.0), "VanillaRNN, N=80, T=100, k=32": ("cell", 4.0)}
@@ -16,6 +17,9 @@ GOALS = {"nn.LSTM, N=128, T=100, k=32": ("module", 5.0), "VanillaRNN, N=80, T=10
 
 WARM = 2.0
 """The goal with a filled cache."""
+
+PROGRESS = {"empty": 6.0, "filled": 4.0}
+"""The goals for the first line of progress of `flossing train`."""
 
 
 def first(say: Say, quick: bool) -> list[Row]:
@@ -40,7 +44,38 @@ def first(say: Say, quick: bool) -> list[Row]:
                     remark="limit: the time of import jax; the median of five new processes",
                 )
             )
-    return rows
+    return rows + _progress(say, quick)
+
+
+def _progress(say: Say, quick: bool) -> list[Row]:
+    found: dict[str, list[float]] = {cache: [] for cache in PROGRESS}
+    imports = []
+    for repetition in range(1 if quick else 5):
+        with tempfile.TemporaryDirectory() as folder:
+            for cache, times in found.items():
+                say(f"first line of flossing train, {cache} cache, {repetition + 1}")
+                times.append(_until_progress(folder, ["--delay", "2", *TINY] if quick else ["--delay", "20"]))
+                imports.append(_in_new_process("cell", folder, quick=True)["import"])
+    limit = statistics.median(imports)
+    return [
+        Comparison(f"first line of progress, flossing train --delay 20, {cache} cache", "s", statistics.median(times),
+                   limit=limit, most_distance=PROGRESS[cache], remark="limit: the time of import jax")
+        for cache, times in found.items()
+    ]  # fmt: skip
+
+
+def _until_progress(folder: str, arguments: list[str]) -> float:
+    """Seconds from the start of the command until it shows the network's exponents."""
+    with tempfile.TemporaryDirectory() as out:
+        begin = time.perf_counter()
+        command = [*COMMAND, "train", *arguments, "--out", f"{out}/run"]
+        environment = environment_with_cache(folder)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as run:
+            assert run.stdout is not None
+            seconds = next((time.perf_counter() - begin for line in run.stdout if b"epoch" in line), float("nan"))
+            run.terminate()
+            run.stdout.read()
+    return seconds
 
 
 def _in_new_process(kind: str, cache: str, quick: bool) -> dict[str, float]:
@@ -56,8 +91,6 @@ def _in_new_process(kind: str, cache: str, quick: bool) -> dict[str, float]:
 
 
 def _measure(kind: str, units: str) -> dict[str, float]:
-    import time
-
     begin = time.perf_counter()
     import jax
 
@@ -70,7 +103,7 @@ def _measure(kind: str, units: str) -> dict[str, float]:
 
         module, inputs = torch.nn.LSTM(1, int(units or 128)), torch.randn(100, 1)
         torch.optim.Adam(module.parameters()).zero_grad()  # the first optimiser of a process loads torch's compiler
-        k = min(32, 2 * module.hidden_size)
+        k = 4 if units else 32
 
         def call():
             return float(flt.floss(module, inputs, k=k, epochs=1, report=False).loss[0])
@@ -79,7 +112,7 @@ def _measure(kind: str, units: str) -> dict[str, float]:
 
         cell = fl.cells.VanillaRNN(int(units or 80), 1, key=jax.random.key(0))
         inputs = jax.random.normal(jax.random.key(1), (100, 1))
-        k = min(32, int(units or 80))
+        k = 4 if units else 32
 
         def call():
             return float(fl.floss(cell, inputs, k=k, epochs=1, report=False)[1].loss[0])
