@@ -59,6 +59,10 @@ def test_networks_along_training():
     np.testing.assert_array_equal(weights["none", 0], drawn.network.J)
     assert all(len(found[c, 1][1]) == 100 for c in ("none", "before"))
 
+    # A block of flossing before epoch 100 splits the chunks there.
+    during = {e: len(a) for e, _, a in along_training(TINY | {"every": 50}, "before_and_during", 1, [0, 50, 100])}
+    assert during == {0: 1, 1: 50, 2: 100}
+
     made = condition_through_training(1, TINY, [0, 100], ["before"], [2, 8])
     assert made["log_singular_values"].shape == (1, 1, 2, 2, 8)
     assert made["accuracy"][0, 0] == pytest.approx(np.mean(found["before", 1][1]))

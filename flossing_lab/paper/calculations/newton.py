@@ -64,7 +64,7 @@ def newton_through_training(
     last 100 epochs.
     """
     shape = len(conditions), networks, len(epochs)
-    count, exponent, accuracy = np.zeros(shape), np.zeros(shape), np.zeros(shape[:2])
+    count, exponent, accuracy = (np.full(each, np.nan) for each in (shape, shape, shape[:2]))
     for c, condition in enumerate(conditions):
         for n in range(networks):
             for e, model, accuracies in along_training(values, condition, n + 1, epochs):

@@ -24,8 +24,8 @@ def condition_through_training(
     networks): the mean of the last 100 epochs. For `epochs`, see `along_training`.
     """
     units = Config().with_values(**values).network.units
-    logs = np.zeros((len(conditions), networks, len(epochs), len(horizons), units))
-    accuracy = np.zeros((len(conditions), networks))
+    logs = np.full((len(conditions), networks, len(epochs), len(horizons), units), np.nan)
+    accuracy = np.full((len(conditions), networks), np.nan)
     for c, condition in enumerate(conditions):
         for n in range(networks):
             for e, model, accuracies in along_training(values, condition, n + 1, epochs):
@@ -39,27 +39,27 @@ def along_training(
 ) -> Iterator[tuple[int, reference.ReferenceModel, list[float]]]:
     """Train one network; yield the position in `epochs`, the network, and the accuracies of all epochs so far.
 
-    `epochs` are multiples of 100, the first of them 0: before training, and after preflossing.
+    The first of `epochs` is 0: before training, and after preflossing.
     """
     config = Config().with_values(**values, condition=condition, seed=seed, epochs=max(epochs))
     experiment, accuracies = reference.build(config), []
-    last = experiment.model
-    for done in train(
-        init_training(experiment.model, experiment.optimiser, experiment.flossing),
-        loss=experiment.loss,
-        batch=experiment.batch,
-        optimiser=experiment.optimiser,
-        key=experiment.key,
-        epochs=max(epochs),
-        flossing=experiment.flossing,
-        schedule=experiment.schedule,
-    ):
-        if done.kind == "training" and not accuracies:
-            yield 0, last, [float("nan")]
-        accuracies += [] if done.kind == "flossing" else done.metrics["accuracy"].tolist()
-        last = done.state.model
-        if done.kind == "training" and done.state.epoch in epochs:
-            yield list(epochs).index(done.state.epoch), last, accuracies
+    state = init_training(experiment.model, experiment.optimiser, experiment.flossing)
+    for at, epoch in enumerate(epochs[1:], start=1):
+        for done in train(
+            state,
+            loss=experiment.loss,
+            batch=experiment.batch,
+            optimiser=experiment.optimiser,
+            key=experiment.key,
+            epochs=epoch,
+            flossing=experiment.flossing,
+            schedule=experiment.schedule,
+        ):
+            if done.kind == "training" and not accuracies:
+                yield 0, state.model, [float("nan")]
+            state = done.state
+            accuracies += [] if done.kind == "flossing" else done.metrics["accuracy"].tolist()
+        yield at, state.model, accuracies
 
 
 def _log_singular_values(model: reference.ReferenceModel, seed: int, horizons: Sequence[int]) -> np.ndarray:
