@@ -72,10 +72,14 @@ def _until_progress(folder: str, arguments: list[str]) -> float:
         environment = environment_with_cache(folder)
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as run:
             assert run.stdout is not None
-            seconds = next((time.perf_counter() - begin for line in run.stdout if b"epoch" in line), float("nan"))
-            run.terminate()
-            run.stdout.read()
-    return seconds
+            line = b"no output"
+            for line in run.stdout:
+                if b"epoch 0/" in line:
+                    seconds = time.perf_counter() - begin
+                    run.terminate()
+                    run.stdout.read()
+                    return seconds
+    raise RuntimeError(line.decode(errors="replace").strip()[:200])
 
 
 def _in_new_process(kind: str, cache: str, quick: bool) -> dict[str, float]:

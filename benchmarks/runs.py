@@ -42,11 +42,11 @@ def whole_run(say: Say, quick: bool) -> list[Row]:
                 times.append(_timed([*COMMAND, "train", *arguments, "--out", f"{folder}/{name}"], folder)[0])
     theirs = least([statistics.median(times) if times else None for times in eager.values()])
     work = f"whole run: {total['training']} training and {total['flossing']} flossing epochs"
-    remark = f"from {training} training and {flossing} flossing epochs and start-up, extrapolated linearly"
+    remark = reason or f"from {training} training and {flossing} flossing epochs and start-up, extrapolated linearly"
     ours, again = statistics.median(first), statistics.median(second)
     return [
-        Comparison(work, "s", ours, "PyTorch, eager", theirs, least_ratio=5, remark=reason or remark),
-        Comparison(f"{work}, second start", "s", again, "PyTorch, eager", theirs, least_ratio=6),
+        Comparison(work, "s", ours, "PyTorch, eager", theirs, least_ratio=5, remark=remark),
+        Comparison(f"{work}, second start", "s", again, "PyTorch, eager", theirs, least_ratio=6, remark=remark),
     ]
 
 

@@ -36,10 +36,11 @@ html_show_sphinx = False
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 
-# Not "cache": a cached notebook would keep its old numbers after a change of the library.
 # Pages compile many of the same programs, each in a process of its own.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder()))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+# Not "cache": a cached notebook would keep its old numbers after a change of the library.
 nb_execution_mode = "force"
 # Pages that are built without being executed: CI leaves out the four longest, `make docs` none.
 nb_execution_excludepatterns = os.environ.get("DOCS_UNEXECUTED", "").split()

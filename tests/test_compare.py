@@ -141,6 +141,19 @@ def test_a_longer_task_takes_the_best_draws_of_a_shorter_one(protocol, tmp_path,
     long = contenders.markdown(trial, few).partition("### long XOR")[2]
     assert "Only those whose best draw solves XOR" in long and "tanh, flossing" in long and "tanh, none" not in long
 
+    some = [run for run in few if (run["arm"], run["seed"]) != ("none", 2)]  # a seed of another contender is missing
+    for known, remark in ((runs, "tanh, flossing is not among them"), (some, "Only those whose")):
+        long = contenders.markdown(trial, known).partition("### long XOR")[2]
+        assert remark in long and "(p = " not in long
+
+    alone = [run for run in few if (run["task"], run["arm"]) != ("long", "none")]
+    table = trial_table.markdown(trial.model_copy(update={"reference": None}), alone)
+    (row,) = [line for line in table.splitlines() if line.startswith("| long XOR | tanh |")]
+    assert row.startswith("| long XOR | tanh |  | ") and row.endswith(" |  |")
+
+    protocol.write_text(text.replace("again = 2", "again = 0"))
+    with pytest.raises(ValueError, match="again must be at least 1 for settings_of, got again=0"):
+        read_trial(protocol)
     protocol.write_text(text.replace('settings_of = "xor"', 'settings_of = "long"'))
     with pytest.raises(ValueError, match=r"settings_of of long must be a task with draws \(xor\), got 'long'"):
         read_trial(protocol)

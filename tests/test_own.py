@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import xarray
 
 from flossing_lab.cli import main
 from flossing_lab.own import source
@@ -190,3 +191,18 @@ def test_arguments_of_tasks_are_axes_of_their_own():
     configs = [OwnConfig().with_values(task_options=json.dumps(each)) for each in options]
     assert axes_of(configs) == {"delay": [5, 10], "task_k": [ABSENT, 3, "[1, 2]"]}
     assert labels_of(configs[1])["k"] is None and "task_options" not in labels_of(configs[1])
+    names = {"seed": 3, "seed_tokens": 4, "experiment": "b"}
+    seeded = OwnConfig().with_values(task_options=json.dumps(names), cell_options='{"gain": 2.0}')
+    expected = {"task_seed": 3, "task_seed_tokens": 4, "task_experiment": "b", "cell_gain": 2.0, "seed": 1}
+    assert expected.items() <= labels_of(seeded).items() and labels_of(seeded)["experiment"] == "own"
+
+
+def test_a_collection_has_coordinates_for_arguments(folder):
+    (folder / "sweep.toml").write_text(
+        'base = { experiment = "own", task = "mine.py:FirstBit", units = 6, epochs = 2, condition = "none" }\n'
+        "[[axes]]\ntask_options = [{ steps = 5 }, { steps = 8 }]\n"
+    )
+    main(["sweep", "sweep.toml", "--out", "swept", "--workers", "1"])
+    main(["collect", "swept", "--out", "swept.zarr"])
+    found = xarray.open_zarr(folder / "swept.zarr")
+    assert found["steps"].values.tolist() == [5, 8] and found.sizes["steps"] == 2

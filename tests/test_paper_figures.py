@@ -255,3 +255,6 @@ def test_a_panel_against_time_where_all_runs_were_timed(figure, panels):
     np.testing.assert_array_equal(drawn[1].lines[1].get_xdata(), seconds["before"])
     curves[0]["accuracy"] = line  # a run of an older version
     assert len(figure.draw(data).get_axes()) == 2 * (panels - 1)
+    for task in data["tasks"].values():
+        task["curves"] = []  # no run at this delay yet
+    assert len(figure.draw(data).get_axes()) == 2 * (panels - 1)

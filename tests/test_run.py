@@ -1,6 +1,9 @@
 """Runs and their directories, in-process and small."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -294,3 +297,32 @@ def test_the_configuration_can_say_every_field():
     assert Config().with_values(**flat, dtype="float64") == SMALL
     with pytest.raises(ValueError, match="delays is not a field of the configuration; legal are"):
         Config().with_values(delays=3)
+
+
+def test_an_interruption_before_the_first_epoch_is_recorded(tmp_path):
+    """The first status comes before the network is measured."""
+
+    def interrupt(status):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(SMALL, tmp_path / "run", on_progress=interrupt)
+    stopped = RunDirectory(tmp_path / "run")
+    assert stopped.info["status"] == "interrupted" and not stopped.info["spectra"]
+    assert run(SMALL, tmp_path / "run").info["status"] == "finished"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recurrent", ["gaussian", "orthogonal"])
+def test_quick_compilation_draws_the_same_digits(recurrent):
+    """Committed runs begin with these networks. In a process of its own, as the tests set XLA's flags."""
+    code = (
+        "import jax, numpy as np; from flossing_lab.reference import experiment as e; "
+        "from flossing_lab.reference.config import Config; "
+        f"c = Config().with_values(recurrent={recurrent!r}); k = jax.random.split(jax.random.key(3)); "
+        "slow = jax.jit(e._draw, static_argnums=(0, 1, 2))(c.network, 1, 16, *k); "
+        "quick = e._jitted_draw()(c.network, 1, 16, *k); "
+        "assert all((a == b).all() for a, b in zip(jax.tree.leaves(slow), jax.tree.leaves(quick), strict=True))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)

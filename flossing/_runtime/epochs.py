@@ -51,7 +51,7 @@ def _strongly_typed(leaf: Any) -> Any:
 
 QUICKER: dict[str, Any] = {"xla_backend_optimization_level": 1}
 """LLVM's first level of optimisation saves a second or two of compilation, and programs run as fast. It rounds
-differently, so it is not for runs whose committed results must be repeated to the digit."""
+sums differently, so it is not for loops whose committed results must be repeated to the digit."""
 
 
 @functools.cache

@@ -20,8 +20,8 @@ class Paper:
     delays, 10,000 epochs, for a cluster; tiny: a few minutes, to check that everything works."""
     only: Annotated[str | None, OWN_DEFAULT] = None
     """Figures to compute, such as fig1,fig3. Default: all figures of the paper. above_n, capacity, frontier,
-    gradient_snr, larger, limits and newton go beyond the paper and take tens of core-hours. Other figures are drawn
-    from existing results."""
+    gradient_snr, larger and limits go beyond the paper and take tens of core-hours, newton ten minutes. Other figures
+    are drawn from existing results."""
     out: Path = Path("paper-runs")
     """Directory for plots, data, RESULTS.md, runs/ and calculations/."""
     workers: Annotated[int | None, OWN_DEFAULT] = None

@@ -34,11 +34,14 @@ class Recorder:
         self.info |= {"status": "running", "config": config.model_dump()}
         self.compiled = compile_seconds() - self.info.get("compile_seconds", 0.0)
 
-    def open(self, experiment: Experiment, state: TrainingState):
-        """Remove everything after `state`, and record the initial network if the run is new."""
+    def open(self, state: TrainingState):
+        """Remove everything after `state`."""
         self.directory.truncate_after(state.epoch, state.flossing_epoch)
         self.trained = self.directory.metrics("training")
         self.directory.write_info(self.info)
+
+    def begin(self, experiment: Experiment, state: TrainingState):
+        """Record the initial network if the run is new."""
         if not self.info["spectra"]:
             self.test(experiment, state)
             self.measure("start", state.model)

@@ -118,9 +118,10 @@ class _Session:
     def work(self):
         """Train to the end. If anything stops the run, run.json records it."""
         recorder, error = self.recorder, None
-        self.on_progress(self._status())  # the measurements that follow take seconds
         try:
-            recorder.open(self.experiment, self.last.state)
+            recorder.open(self.last.state)
+            self.on_progress(self._status())  # the measurements that follow take seconds
+            recorder.begin(self.experiment, self.last.state)
             while not self._train():
                 pass
             if (epoch := self.last.state.epoch) < self.epochs:

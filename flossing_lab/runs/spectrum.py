@@ -47,7 +47,7 @@ def show_spectrum(
         f"averaged over {averaged} of {steps} steps, {config.dtype}",
         highlight=False,
     )
-    _remark_lost(exponents, config.dtype, "try --dtype float64", console)
+    _remark_lost(exponents, config.dtype, "try --dtype float64" if source is None else "", console)
     _draw({title: exponents}, plot, console)
     return exponents
 
@@ -75,6 +75,8 @@ def show_weights(
         console.print(f"Lyapunov exponents, {file}", style="italic", highlight=False, markup=False)
         shown = spectrum.table() if len(files) == 1 else repr(spectrum)
         console.print(shown, highlight=False, markup=False, soft_wrap=True)
+        exponents, dtype = mean_and_error(spectrum)[0], str(spectrum.exponents.dtype)
+        _remark_lost(exponents, dtype, "save the weights as float64", console)
     spectrum = next(iter(spectra.values()))
     sequence = f"{len(sequences)} sequences, mean" if sequences.ndim == 3 else "one sequence"
     console.print(
@@ -82,18 +84,15 @@ def show_weights(
         f"{sequence}, averaged over {spectrum.steps} of {sequences.shape[-2]} steps",
         highlight=False,
     )
-    means = {file: mean_and_error(spectrum)[0] for file, spectrum in spectra.items()}
-    _remark_lost(
-        np.concatenate([*means.values()]), str(spectrum.exponents.dtype), "save the weights as float64", console
-    )
-    _draw(means, plot, console)
+    _draw({file: mean_and_error(spectrum)[0] for file, spectrum in spectra.items()}, plot, console)
 
 
 def _remark_lost(exponents: np.ndarray, dtype: str, advice: str, console: Console):
     if lost := int(np.isneginf(exponents).sum()):
         why = "a Jacobian maps them to 0"
         if dtype == "float32":
-            why = f"a Jacobian maps them to 0, or to less than float32 resolves: {advice}"
+            why = "a Jacobian maps them to 0, or to less than float32 resolves"
+            why += f": {advice}" if advice else ""
         console.print(f"{lost} exponents are -inf, of directions that are lost: {why}", highlight=False, soft_wrap=True)
 
 

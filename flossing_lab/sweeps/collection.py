@@ -9,6 +9,7 @@ from typing import Any
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.files import read_json, write_json
+from flossing_lab.runs.registry import config_class
 
 SWEEP_FORMAT = 1
 """Version of the layout of sweep.json."""
@@ -81,21 +82,33 @@ def axes_of(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
 def labels_of(config: RunConfig) -> dict[str, Any]:
     """The experiment and all fields that affect the result, with one `seed` instead of several if they are equal.
 
-    The arguments in `task_options` and `cell_options` are fields of their own.
+    The arguments in `task_options` and `cell_options` are labels of their own, see [`options_of`][].
     """
-    values = {"experiment": config.experiment, **_without_nesting(config.values())}
+    values = config.values()
+    labels: dict[str, Any] = {"experiment": config.experiment}
+    for name, value in values.items():
+        labels |= options_of(name, json.loads(value)) if name in OPTIONS else {name: value}
     seeds = [name for name in values if name.startswith("seed_")]
     if len({values[name] for name in seeds}) == 1:
-        values["seed"] = values[seeds[0]]
+        labels["seed"] = values[seeds[0]]
         for name in seeds:
-            del values[name]
-    return values
+            del labels[name]
+    return labels
 
 
-def _without_nesting(values: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {name: value for name, value in values.items() if not name.endswith("_options")}
-    for name in [name for name in values if name not in flat]:
-        for argument, value in json.loads(values[name]).items():
-            plain = value if isinstance(value, (str, int, float)) else json.dumps(value)  # JSON's lists have no hash
-            flat[f"{name.removesuffix('_options')}_{argument}" if argument in flat else argument] = plain
-    return flat
+OPTIONS = ("task_options", "cell_options")
+"""The fields of own tasks and cells that hold arguments by name."""
+
+
+def options_of(field: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments in one of the `OPTIONS` as labels.
+
+    Those of a task keep their names, unless a field of the configuration has it; those of a cell are `cell_NAME`.
+    """
+    taken, kind = config_class("own")().values(), field.removesuffix("_options")
+    labels = {}
+    for name, value in arguments.items():
+        is_free = kind == "task" and name not in taken and not name.startswith(("seed", "experiment"))
+        plain = value if isinstance(value, (str, int, float)) else json.dumps(value)  # lists have no hash
+        labels[name if is_free else f"{kind}_{name}"] = plain
+    return labels

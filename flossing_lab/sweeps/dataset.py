@@ -23,7 +23,7 @@ import numpy as np
 
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.files import read_arrays
-from flossing_lab.sweeps.collection import ABSENT, axes_of, find_runs, labels_of, read_sweep
+from flossing_lab.sweeps.collection import ABSENT, OPTIONS, axes_of, find_runs, labels_of, options_of, read_sweep
 
 if TYPE_CHECKING:
     import xarray
@@ -276,12 +276,25 @@ class _Grid(NamedTuple):
 def _sweep_grid(directory: Path) -> _Grid:
     content = read_sweep(directory)
     try:
-        grid = _Grid(content["name"], {next(iter(axis)): axis for axis in content["axes"]}, {})
+        axes = [_with_options(axis) for axis in content["axes"]]
+        grid = _Grid(content["name"], {next(iter(axis)): axis for axis in axes}, {})
         places = np.ndindex(grid.shape)  # in the order of the runs: the last axis varies fastest
         runs = (RunDirectory(directory / "runs" / run["digest"]) for run in content["runs"])
         return grid._replace(runs=dict(zip(places, runs, strict=True)))
     except (KeyError, TypeError, ValueError, StopIteration):
         raise ValueError(f"{directory / 'sweep.json'} must hold the axes of its runs") from None
+
+
+def _with_options(axis: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    # Arguments of own tasks and cells, tables in a specification, are coordinates of their own.
+    fields: dict[str, list[Any]] = {}
+    for name, values in axis.items():
+        if name not in OPTIONS:
+            fields[name] = values
+            continue
+        each = [options_of(name, json.loads(value) if isinstance(value, str) else value) for value in values]
+        fields |= {key: [labels.get(key, ABSENT) for labels in each] for key in {k: None for one in each for k in one}}
+    return fields
 
 
 def _folder_grid(directory: Path) -> _Grid:

@@ -66,14 +66,15 @@ def draw(trial: Trial, runs: Sequence[Run]) -> Figure:
 
 
 def _of_task(trial: Trial, runs: Sequence[Run], name: str, task: TrialTask) -> str:
-    everyone = contenders(trial)
+    everyone, waits = contenders(trial), False
     if (shorter := task.settings_of) is not None:
+        waits = any(len(_again(runs, shorter, each)) < trial.settings.again for each in everyone)
         everyone = [each for each in everyone if solves_again(trial, runs, shorter, each.network, each.arm)]
     again = {each: _again(runs, name, each) for each in everyone}
     reference = next(each for each in contenders(trial) if (each.network, each.arm) == trial.reference)
     others = [each for each in everyone if each != reference]
     is_complete = all(len(each) == trial.settings.again for each in again.values())  # p is adjusted for all of them
-    is_complete = is_complete and reference in everyone
+    is_complete = is_complete and reference in everyone and not waits
     p = [rank_sum(_ranked(again[each], task), _ranked(again[reference], task)) for each in others if is_complete]
     adjusted = dict(zip(others, holm(p), strict=True)) if is_complete else {}
     rows = []
@@ -86,9 +87,10 @@ def _of_task(trial: Trial, runs: Sequence[Run], name: str, task: TrialTask) -> s
     head = ("contender", "draws that solve", "best draw again", f"median {measure}", "epochs", "seconds",
             f"against {reference.name}")  # fmt: skip
     lines = [head, ["---"] * len(head), *rows]
-    note = (
-        "" if shorter is None else f"Only those whose best draw solves {trial.tasks[shorter].title} at least once.\n\n"
-    )
+    note = ""
+    if shorter is not None:
+        note = f"Only those whose best draw solves {trial.tasks[shorter].title} at least once."
+        note += "\n\n" if reference in everyone or waits else f" {reference.name} is not among them.\n\n"
     return f"### {task.title}\n\n{note}" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -14,7 +14,7 @@ _SHADES = ("none", "before")
 
 
 def draw(trial: Trial, runs: Sequence[dict[str, Any]]) -> Figure:
-    """One panel for each task; a row for each network, with a dot for each arm."""
+    """One panel for each task with draws; a row for each network, with a dot for each arm."""
     networks = list(trial.networks)
     figure = Figure(figsize=(3.4 * len(trial.drawn_tasks) + 1, 0.45 * len(networks) + 1.6), layout="constrained")
     panels = figure.subplots(1, len(trial.drawn_tasks), sharey=True, squeeze=False)[0]

@@ -1,7 +1,8 @@
 """A trial: networks with drawn settings, each trained in every arm. Its protocol is a TOML file; imports no JAX.
 
     [settings]                        of every run
-    [tasks.NAME]                      a task, its epochs, and from which value on it counts as solved
+    [tasks.NAME]                      a task, its epochs, and from which value on it counts as solved; a longer task may
+                                      take the best draws of a shorter one (settings_of)
     [draws]                           the range of each setting: a list, or { low, high } for log-uniform numbers
     [networks.NAME]                   a cell, how many draws, and which settings vary
     [arms.NAME]                       how networks are flossed
@@ -150,6 +151,8 @@ class Trial(Section):
             if unknown := set(kind.arms or ()) - set(self.arms):
                 raise ValueError(f"arms of {name} must be among {', '.join(self.arms)}, got {sorted(unknown)[0]!r}")
         for name, task in self.tasks.items():
+            if task.settings_of is not None and not self.settings.again:
+                raise ValueError(f"again must be at least 1 for settings_of, got again=0: {name} would never run")
             if task.settings_of is not None and task.settings_of not in self.drawn_tasks:
                 known = ", ".join(self.drawn_tasks)
                 raise ValueError(f"settings_of of {name} must be a task with draws ({known}), got {task.settings_of!r}")

@@ -40,7 +40,7 @@ def carry_out(
         phases += ["longer tasks"] if len(trial.drawn_tasks) < len(trial.tasks) else []
         for name in phases:
             wanted = trial.runs() if name == "all draws" else best_runs(trial, collect(trial, out))
-            missing = [run for run in wanted if not is_done(trial, out, run)]
+            missing = [run for run in wanted if not is_done(trial, out, run) and run.name not in failures]
             say(console, f"{trial.title}, {name}: {len(wanted)} runs, {len(wanted) - len(missing)} done before")
             jobs = {run.name: Job(perform, (dump, place, tuple(run))) for run in missing}
             try:

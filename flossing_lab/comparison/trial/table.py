@@ -90,15 +90,17 @@ def _best(trial: Trial, runs: Sequence[Run]) -> str:
             arm: [r for r in runs if r["seed"] and (r["task"], r["network"], r["arm"]) == (name, network, arm)]
             for arm in (first, second)
         }
-        if not all(of.values()):
-            continue
+        if not any(of.values()) or (task.settings_of is None and not all(of.values())):
+            continue  # on longer tasks one arm may run alone
         solved = {arm: sum(is_solved(trial, run) for run in each) for arm, each in of.items()}
         table = [[solved[arm], len(of[arm]) - solved[arm]] for arm in (first, second)]
         cells = [
             f"{solved[arm]} of {len(of[arm])}, {statistics.median(run[task.measure] for run in of[arm]):.3g}"
+            if of[arm]
+            else ""
             for arm in (first, second)
         ]
-        rows.append((task.title, network, *cells, f"{fisher_exact(table)[1]:.2g}"))
+        rows.append((task.title, network, *cells, f"{fisher_exact(table)[1]:.2g}" if all(of.values()) else ""))
     return _table(("task", "network", first, second, "p (Fisher)"), rows)
 
 

@@ -66,7 +66,8 @@ def by_task(results: Results, specs: Sequence[Spec], scale: Scale) -> dict[str, 
 
 def are_timed(tasks: Mapping[str, Any]) -> bool:
     """Whether all curves of `by_task` have their times; those of version 0.1 do not."""
-    return all("seconds" in curve["accuracy"] for task in tasks.values() for curve in task["curves"])
+    curves = [curve for task in tasks.values() for curve in task["curves"]]
+    return bool(curves) and all("seconds" in curve["accuracy"] for curve in curves)
 
 
 def longest_lag(run: RunDirectory) -> int:
@@ -104,8 +105,8 @@ def curves(results: Results, spec: Spec, **where: Any) -> list[dict[str, Any]]:
         gradient = [running_median(one["epoch"], one["gradient_norm/x0"], SMOOTH) for one in each]
         curve = {"accuracy": quartiles(accuracy), "gradient": quartiles(gradient)}
         times = [seconds_at(run, numbers(curve["accuracy"]["epoch"])) for run in runs]
-        if known := [time for time in times if time is not None]:
-            curve["accuracy"]["seconds"] = shorten(np.median(known, axis=0))
+        if all(time is not None for time in times):
+            curve["accuracy"]["seconds"] = shorten(np.median(np.stack(times), axis=0))
         found.append({"condition": condition, "n": len(runs), **curve})
     return found
 
@@ -113,7 +114,7 @@ def curves(results: Results, spec: Spec, **where: Any) -> list[dict[str, Any]]:
 def seconds_at(run: RunDirectory, epochs: np.ndarray) -> np.ndarray | None:
     """Seconds that training to each of the `epochs` took, all flossing before it included.
 
-    From the median time of an epoch of each kind, so without compilation, measurements and files. None if a run has no
+    From the median time of an epoch of each kind, so without compilation and files. None if a run has no
     such times, or took several sessions, which may have been on other machines.
     """
     pace = run.info.get("seconds_per_epoch", {})

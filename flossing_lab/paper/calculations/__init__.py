@@ -1,4 +1,4 @@
-"""The calculations behind figures that train on no task: functions that return arrays by name.
+"""The calculations behind figures that are not drawn from runs: functions that return arrays by name.
 
 Figures refer to a function by its stable name, which enters the digest of its stored result. A name must never change;
 the function may move to another module.

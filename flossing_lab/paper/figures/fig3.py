@@ -49,7 +49,7 @@ def draw(data: Data) -> Figure:
     for (*learning, final), (name, task) in zip(grid, data["tasks"].items(), strict=True):
         draw_learning(learning, task["curves"], f"{TASKS[name]}, d = {task['d']}")
         draw_final(final, task["groups"], CONDITIONS, f"{TASKS[name]}: final accuracy")
-    legend_below(figure, grid[0, 1])
+    legend_below(figure, grid[0, -1])
     return figure
 
 

@@ -67,7 +67,7 @@ def draw(data: Data) -> Figure:
             band(gradient, curve["gradient"], colour=COLOURS[curve["condition"]])
         draw_final(final, task["groups"], CONDITIONS, "Final accuracy")
         panel(gradient, f"Gradient norm, d = {task['d']}", xlabel="training epoch", ylabel="|dL/dx₀|", yscale="log")
-    legend_below(figure, grid[0, 0])
+    legend_below(figure, grid[0, -2])
     return figure
 
 
