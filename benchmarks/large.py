@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from benchmarks.epochs import Say, default_transient, least, thread_remark
+from benchmarks import limits
+from benchmarks.epochs import Say, decompositions, default_transient, least, thread_remark
 from benchmarks.table import Comparison, Row
 from benchmarks.turns import Contender, Turn, paced_contender, take_turns
 
@@ -29,10 +30,24 @@ def _dense(say: Say, size: dict[str, Any]) -> list[Row]:
     ours = Contender("benchmarks.ours:flossing_phase", blocks=BLOCKS, chunk=CHUNK, **size)
     peer = {"transient": default_transient(size["steps"]), "blocks": BLOCKS, "seconds": 0.01, **size}
     eager = [paced_contender("benchmarks.peers_torch:flossing", threads=threads, **peer) for threads in (2, 1)]
-    take_turns([ours, *eager])
-    remark = "; ".join(filter(None, [ours.reason, thread_remark(eager)]))
-    theirs = least([each.pace for each in eager])
-    return [Comparison(work, "s", ours.mean, "PyTorch, eager", theirs, least_ratio=LEAST_RATIO, remark=remark)]
+    best = limits.contenders(units=size["units"], k=size["k"], blocks=BLOCKS)
+    take_turns([ours, *eager, *best])
+    limit, products = None, limits.fastest(best, "forward", "backward", "weights")
+    if products is not None and ours.result is not None:
+        counts = decompositions(ours.result["interval"], size["steps"], peer["transient"])
+        limit = size["steps"] * products + counts * limits.fastest(best, "qr")
+    return [
+        Comparison(
+            work,
+            "s",
+            ours.mean,
+            "PyTorch, eager",
+            least([each.pace for each in eager]),
+            limit=limit,
+            least_ratio=LEAST_RATIO,
+            remark="; ".join(filter(None, [ours.reason, thread_remark(eager)])),
+        )
+    ]
 
 
 def _sparse(say: Say, size: dict[str, Any]) -> list[Row]:
