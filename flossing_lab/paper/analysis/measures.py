@@ -105,8 +105,9 @@ def curves(results: Results, spec: Spec, **where: Any) -> list[dict[str, Any]]:
         gradient = [running_median(one["epoch"], one["gradient_norm/x0"], SMOOTH) for one in each]
         curve = {"accuracy": quartiles(accuracy), "gradient": quartiles(gradient)}
         times = [seconds_at(run, numbers(curve["accuracy"]["epoch"])) for run in runs]
-        if all(time is not None for time in times):
-            curve["accuracy"]["seconds"] = shorten(np.median(np.stack(times), axis=0))
+        known = [time for time in times if time is not None]
+        if len(known) == len(runs):
+            curve["accuracy"]["seconds"] = shorten(np.median(known, axis=0))
         found.append({"condition": condition, "n": len(runs), **curve})
     return found
 
