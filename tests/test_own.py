@@ -103,7 +103,7 @@ def test_a_task_and_a_cell_of_a_file(folder, condition, capsys):
     directory = RunDirectory(folder / "runs" / f"FirstBit-Leak-{condition}-seed1")
     assert directory.config.title == "mine.py:FirstBit(), mine.py:Leak cell"
     assert len(directory.metrics("training")["accuracy"]) == 6
-    blocks = {"none": 0, "before": 4, "during": 3 * 2, "before_and_during": 4 + 3 * 2, "adaptive": 4 + 2 * 2}
+    blocks = {"none": 0, "before": 4, "during": 2 * 2, "before_and_during": 4 + 2 * 2, "adaptive": 4 + 2 * 2}
     flossing = directory.metrics("flossing")
     assert (len(flossing["exponents"]) if flossing else 0) == blocks[condition]
     assert np.isfinite(np.asarray(directory.info["spectra"]["end"], float)).all()
