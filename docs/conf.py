@@ -42,7 +42,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 # Not "cache": a cached notebook would keep its old numbers after a change of the library.
 nb_execution_mode = "force"
-# Pages that are built without being executed: CI leaves out the four longest, `make docs` none.
+# Pages that are built without being executed, for a quick look; none by default.
 nb_execution_excludepatterns = os.environ.get("DOCS_UNEXECUTED", "").split()
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True

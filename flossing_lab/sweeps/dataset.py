@@ -293,6 +293,8 @@ def _with_options(axis: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
             fields[name] = values
             continue
         each = [options_of(name, json.loads(value) if isinstance(value, str) else value) for value in values]
+        if not any(each):
+            fields[name] = values  # the one value without arguments
         fields |= {key: [labels.get(key, ABSENT) for labels in each] for key in {k: None for one in each for k in one}}
     return fields
 

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from flossing import tasks
-from flossing._training.train import init_training, train
+from flossing._training.train import init_training
+from flossing_lab.paper.calculations.training import train_on
 from flossing_lab.reference.config import Config
 from flossing_lab.reference.experiment import ReferenceModel, build
 
@@ -54,16 +55,7 @@ def signal_after_preflossing(
 
 def _preflossed(experiment: Any) -> ReferenceModel:
     model, start = experiment.model, init_training(experiment.model, experiment.optimiser, experiment.flossing)
-    for progress in train(
-        start,
-        loss=experiment.loss,
-        batch=experiment.batch,
-        optimiser=experiment.optimiser,
-        key=experiment.key,
-        epochs=1,
-        flossing=experiment.flossing,
-        schedule=experiment.schedule,
-    ):
+    for progress in train_on(experiment, start, 1):
         if progress.kind == "flossing":
             model = progress.state.model
     return model

@@ -8,10 +8,11 @@ import numpy as np
 from jax import lax
 
 from flossing._spectra.jacobian import long_term_jacobian
-from flossing._training.train import init_training, train
+from flossing._training.train import Chunk, TrainingState, init_training, train
 from flossing_lab.paper.calculations.flossed import WARMUP_STEPS, measuring_bits, to_float64
 from flossing_lab.reference import experiment as reference
 from flossing_lab.reference.config import Config
+from flossing_lab.runs.experiment import Experiment
 
 
 def condition_through_training(
@@ -45,21 +46,26 @@ def along_training(
     experiment, accuracies = reference.build(config), []
     state = init_training(experiment.model, experiment.optimiser, experiment.flossing)
     for at, epoch in enumerate(epochs[1:], start=1):
-        for done in train(
-            state,
-            loss=experiment.loss,
-            batch=experiment.batch,
-            optimiser=experiment.optimiser,
-            key=experiment.key,
-            epochs=epoch,
-            flossing=experiment.flossing,
-            schedule=experiment.schedule,
-        ):
+        for done in train_on(experiment, state, epoch):
             if done.kind == "training" and not accuracies:
                 yield 0, state.model, [float("nan")]
             state = done.state
             accuracies += [] if done.kind == "flossing" else done.metrics["accuracy"].tolist()
         yield at, state.model, accuracies
+
+
+def train_on(experiment: Experiment, state: TrainingState, epochs: int) -> Iterator[Chunk]:
+    """Train from `state` up to epoch `epochs`, with the settings of the experiment."""
+    return train(
+        state,
+        loss=experiment.loss,
+        batch=experiment.batch,
+        optimiser=experiment.optimiser,
+        key=experiment.key,
+        epochs=epochs,
+        flossing=experiment.flossing,
+        schedule=experiment.schedule,
+    )
 
 
 def _log_singular_values(model: reference.ReferenceModel, seed: int, horizons: Sequence[int]) -> np.ndarray:
