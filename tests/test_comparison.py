@@ -12,27 +12,26 @@ import pytest
 
 import flossing as fl
 from flossing_lab import statistics
-from flossing_lab.comparison import __main__ as program, runs, solved, table
-from flossing_lab.comparison.architectures import ARCHITECTURES
+from flossing_lab.comparison import __main__ as program, runs, solved
 from flossing_lab.comparison.protocol import TaskSetting
 from flossing_lab.comparison.protocols import PROTOCOLS
 from flossing_lab.comparison.writing import WRITING
 
 COMMITTED = Path(__file__).parents[1] / "comparison"
-QUICK = ARCHITECTURES.quick()
-TASKS, NETWORKS, SEEDS = ARCHITECTURES.tasks, ARCHITECTURES.networks, ARCHITECTURES.seeds
+QUICK = WRITING.quick()
+ARMS = ("none", "both")
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    """A run in each condition."""
+    """A run in each of two arms."""
     with jax.numpy_dtype_promotion("standard"):
-        return {arm: runs.run(QUICK, "adding", "vanilla", arm, 3) for arm in QUICK.arms}
+        return {arm: runs.run(QUICK, "xor", "tanh", arm, 3) for arm in ARMS}
 
 
-def test_conditions_differ_by_flossing_alone(tiny):
-    """Both conditions start from the same network and exponents; flossing moves these towards 0 before training."""
-    without, flossed = tiny["without"], tiny["with"]
+def test_arms_differ_by_flossing_alone(tiny):
+    """Both arms start from the same network and exponents; flossing moves these towards 0 before training."""
+    without, flossed = tiny["none"], tiny["both"]
     start, after = flossed["exponents"]["start"], flossed["exponents"]["flossed"]
     assert without["exponents"]["start"] == start
     assert "flossed" not in without["exponents"]
@@ -60,7 +59,7 @@ def test_every_network_fits_every_task(protocol, name):
 
 def test_the_loss_is_the_mean_over_sequences():
     task = fl.tasks.CopyMemory(delay=3)
-    network = fl.cells.Network(NETWORKS["GRU"].make(5, 10, key=jax.random.key(0)), 9, key=jax.random.key(1))
+    network = fl.cells.Network(fl.cells.GRU(5, 10, key=jax.random.key(0)), 9, key=jax.random.key(1))
     batch = runs.Batch(task, 3)(jax.random.key(2))
     loss, others = eqx.filter_jit(runs.Loss(task))(network, batch)
     each = [fl.tasks.Trial(*(array[i] for array in batch)) for i in range(3)]
@@ -69,35 +68,13 @@ def test_the_loss_is_the_mean_over_sequences():
     assert np.allclose((loss, others["accuracy"]), np.mean(scores, axis=0), rtol=1e-12)
 
 
-def record(task="digits", network="LSTM", condition="without", seed=1, accuracy=0.5, **more):
-    ends = {"start": [-0.1, -1.0], "end": [0.0, -2.0]} | ({"flossed": [0.0, -0.02]} if condition == "with" else {})
-    seconds = {"training": 3.0, "flossing": 0.0 if condition == "without" else 5.0}
+def record(task="digits", network="LSTM", condition="none", seed=1, accuracy=0.5, **more):
+    ends = {"start": [-0.1, -1.0], "end": [0.0, -2.0]} | ({"flossed": [0.0, -0.02]} if condition != "none" else {})
+    seconds = {"training": 3.0, "flossing": 0.0 if condition == "none" else 5.0}
     return {
         "task": task, "network": network, "condition": condition, "seed": seed, "k": 16, "loss": 1 - accuracy,
         "accuracy": accuracy, "seconds": seconds, "exponents": ends, "curve": [], "failure": None,
     } | more  # fmt: skip
-
-
-def test_the_table_renders():
-    """Seeds 1 to 4: 0.1 0.2 0.3 0.4 against 0.4 0.2 0.1 and a failure: better once."""
-    found = [record(seed=s, accuracy=s / 10) for s in SEEDS[:4]]
-    found += [record(seed=s, condition="with", accuracy=a) for s, a in zip(SEEDS, (0.4, 0.2, 0.1), strict=False)]
-    found += [record(seed=4, condition="with", failure="training epoch 3: loss is nan"), record(network="GRU")]
-    found += [record(seed=101), record(seed=101, condition="with")]  # pilots
-    text = table.markdown(ARCHITECTURES, found)
-    assert "### Digits" in text
-    assert "0.1 by chance" in text
-    assert "GRU" not in text
-    row = (
-        "LSTM | 0.250 (0.100 to 0.400) | 0.200 (0.100 to 0.400), 1 failed | 1 of 4 | -0.10, -1.00 | 0.00, -0.02 | 3, 8"
-    )
-    assert f"| {row} |" in text
-    assert "### Adding" not in text
-    assert table.markdown(ARCHITECTURES, []) == ""
-    pair = [record("adding", accuracy=0.9), record("adding", condition="with", accuracy=0.8)]
-    adding = table.markdown(ARCHITECTURES, pair)
-    assert "0.167 without memory" in adding
-    assert "| 0.100 (0.100 to 0.100) | 0.200 (0.200 to 0.200) | 0 of 1 |" in adding
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
@@ -126,7 +103,7 @@ def test_the_table_of_solved_networks():
     text = solved.markdown(WRITING, runs)
     assert "| GRU |  |  |  |  | **9 of 10** (0.60 to 0.98), 0.970, 500 epochs, 5 + 3 s, 1 failed |" in text
     assert "tanh" not in text
-    better_is_less = TaskSetting(lambda: None, "copy", "loss", 1.0, solved=0.1)
+    better_is_less = TaskSetting(lambda: None, "copy", "loss", solved=0.1)
     assert solved.is_solved(record(accuracy=0.95), better_is_less) and not solved.is_solved(
         record(accuracy=0.8), better_is_less
     )
@@ -146,42 +123,50 @@ def test_a_protocol_records_what_decides_a_run():
 @pytest.fixture
 def folder(monkeypatch, tmp_path):
     """A folder for runs; the program knows one network only."""
-    one = dataclasses.replace(ARCHITECTURES, networks={"vanilla": NETWORKS["vanilla"]})
-    monkeypatch.setattr(program, "PROTOCOLS", {"architectures": one})
+    one = dataclasses.replace(
+        WRITING,
+        folder="",
+        networks={"tanh": WRITING.networks["tanh"]},
+        arms={name: WRITING.arms[name] for name in ARMS},
+    )
+    monkeypatch.setattr(program, "PROTOCOLS", {"writing": one})
     return tmp_path / "runs"
 
 
 @pytest.mark.slow
 def test_the_program_makes_what_is_not_there(folder, monkeypatch, capsys, tiny):
-    arguments = ["--quick", "--only", "adding", "--seeds", "3", "--out", str(folder.parent)]
+    arguments = ["writing", "--quick", "--arms", "none,both", "--seeds", "3", "--out", str(folder.parent)]
     assert program.main(arguments) == 0
     folder = folder.parent / "quick" / "runs"
-    made = [json.loads((folder / f"adding-vanilla-{c}-3.json").read_text()) for c in ARCHITECTURES.arms]
+    made = [json.loads((folder / f"xor-tanh-{arm}-3.json").read_text()) for arm in ARMS]
     assert all(run.keys() == tiny[run["condition"]].keys() and run["failure"] is None for run in made)
     assert made[0]["exponents"]["start"] == made[1]["exponents"]["start"]
     assert not (folder.parent / "table.md").exists()
 
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 1, "", "much\nno luck"))
     assert program.main(arguments) == 0  # all there: no process is started
-    (folder / "adding-vanilla-with-3.json").write_text("{")
+    (folder / "xor-tanh-both-3.json").write_text("{")
     assert program.main(arguments) == 1
-    assert "adding vanilla with: no luck" in capsys.readouterr().out
+    assert "xor tanh both: no luck" in capsys.readouterr().out
 
 
 def test_results_are_collected(folder, capsys):
     folder.mkdir()
-    for condition in ARCHITECTURES.arms:
-        settings = ARCHITECTURES.recorded("xor", "vanilla", condition)
+    one = program.PROTOCOLS["writing"]
+    for condition in ARMS:
+        settings = one.recorded("xor", "tanh", condition)
         for seed, kept in ((1, settings), (2, settings | {"units": 63})):
-            run = record("xor", "vanilla", condition, seed) | {"format": runs.FORMAT, "settings": kept}
-            runs.run_file(folder, "xor", "vanilla", condition, seed).write_text(json.dumps(run))
-    program.write_table(ARCHITECTURES, folder.parent, program.Console())
+            run = record("xor", "tanh", condition, seed) | {"format": runs.FORMAT, "settings": kept, "epochs": 3000}
+            runs.run_file(folder, "xor", "tanh", condition, seed).write_text(json.dumps(run))
+    program.write_table(one, folder.parent, program.Console())
     results = program.read_results(folder.parent)
-    assert [(run["condition"], run["seed"]) for run in results["runs"]] == [("without", 1), ("with", 1)]
+    assert [(run["condition"], run["seed"]) for run in results["runs"]] == [("none", 1), ("both", 1)]
     assert results["settings"]["units"] == 64
     assert "TemporalXOR" in results["tasks"]["xor"]
-    assert "| vanilla | 0.500 (0.500 to 0.500) |" in (folder.parent / "table.md").read_text("utf-8")
-    assert (folder.parent / "table.md").read_text("utf-8") == program.page(ARCHITECTURES, results)
+    assert "| tanh | **0 of 1** (0.00 to 0.79), 0.500, 0 + 3 s | **0 of 1** (0.00 to 0.79), 0.500, 5 + 3 s |" in (
+        folder.parent / "table.md"
+    ).read_text("utf-8")
+    assert (folder.parent / "table.md").read_text("utf-8") == program.page(one, results)
 
 
 def test_committed_runs_are_not_made_again(tmp_path):
@@ -209,15 +194,15 @@ def test_committed_runs_are_not_made_again(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--only", "xor,tea"], "only must name some of copy,adding,xor,digits,permuted, got 'tea'"),
+        (["--only", "xor,tea"], "only must name some of xor, got 'tea'"),
         (["--seeds", "1,two"], "seeds must be numbers such as 1,2,3, got '1,two'"),
-        (["--arms", "within"], "arms must name some of without,with, got 'within'"),
+        (["--arms", "within"], "arms must name some of none,exponents,exponents-3e-3,memory,both, got 'within'"),
         (["--workers", "0"], "workers must be at least 1, got 0"),
     ],
 )
 def test_bad_arguments(arguments, message, capsys):
     with pytest.raises(SystemExit) as exit:
-        program.main(arguments)
+        program.main(["writing", *arguments])
     assert exit.value.code == 2
     assert message in capsys.readouterr().err
 

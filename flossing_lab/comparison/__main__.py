@@ -1,11 +1,9 @@
 """Perform the missing runs of a protocol on two cores, and write its table.
 
-    python -m flossing_lab.comparison                         250 runs, about an hour; run it again to continue
-    python -m flossing_lab.comparison --protocol writing      another protocol, 700 runs, about four hours
-    python -m flossing_lab.comparison --protocol harmless     60 runs, 30 minutes; and others
-    python -m flossing_lab.comparison --only xor,digits       these tasks only; --networks and --arms likewise
-    python -m flossing_lab.comparison --seeds 101,102         other seeds, to choose settings; the table leaves them out
-    python -m flossing_lab.comparison --quick                 a tiny version, to check that everything works; no table
+    python -m flossing_lab.comparison writing                   700 runs, about four hours; run it again to continue
+    python -m flossing_lab.comparison writing --networks "GRU"  these networks only; --only and --arms likewise
+    python -m flossing_lab.comparison writing --seeds 101,102   other seeds, to choose settings; not in the table
+    python -m flossing_lab.comparison writing --quick           a tiny version, to check that everything works; no table
 
 Each run is a small file in runs/; results.json holds them all, also to continue from, and the documentation shows
 table.md.
@@ -26,7 +24,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from flossing_lab.comparison import solved, table
+from flossing_lab.comparison import solved
 from flossing_lab.comparison.protocol import Protocol
 from flossing_lab.comparison.protocols import PROTOCOLS
 from flossing_lab.comparison.runs import FORMAT, is_done, run_file
@@ -42,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--protocol", default="architectures", choices=PROTOCOLS, help="what is compared")
+    parser.add_argument("protocol", choices=PROTOCOLS, help="what is compared")
     parser.add_argument("--only", metavar="TASKS", help="only these tasks, separated by commas")
     parser.add_argument("--networks", help="only these networks, separated by semicolons")
     parser.add_argument("--arms", help="only these arms, separated by commas")
@@ -181,12 +179,10 @@ def page(protocol: Protocol, results: dict[str, Any]) -> str:
     """The tables, as the documentation includes them."""
     head = "<!-- written by python -m flossing_lab.comparison -->"
     if not results["runs"]:
-        return f"{head}\n\nNot run yet: `python -m flossing_lab.comparison`.\n"
+        return f"{head}\n\nNot run yet: `python -m flossing_lab.comparison {protocol.folder}`.\n"
     made, jax = results["measured"][:10], results["versions"]["jax"]
     summary = f"{len(results['runs'])} runs, {made}, a core of {results['processor']} each, JAX {jax}."
-    is_solving = all(task.solved is not None for task in protocol.tasks.values())
-    tables = (solved if is_solving else table).markdown(protocol, results["runs"])
-    return f"{head}\n\n{summary}\n\n{tables}\n"
+    return f"{head}\n\n{summary}\n\n{solved.markdown(protocol, results['runs'])}\n"
 
 
 if __name__ == "__main__":

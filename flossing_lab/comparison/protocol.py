@@ -11,17 +11,12 @@ from flossing_lab.runs.reach import blocks_below
 
 
 class TaskSetting(NamedTuple):
-    """A task, its title in the table, and the `measure` on test data that the table reports.
-
-    `trivial` is the value of that measure for a network that guesses or remembers nothing, `solved` the value from
-    which on a network counts as having solved the task; None if the table does not ask.
-    """
+    """A task, its title in the table, and the value of a `measure` on test data at which a network has solved it."""
 
     make: Callable[[], Any]
     title: str
     measure: Literal["loss", "accuracy"]
-    trivial: float
-    solved: float | None = None
+    solved: float
 
 
 class Kind(NamedTuple):

@@ -1,17 +1,13 @@
 """The protocols by name."""
 
-from flossing_lab.comparison.architectures import ARCHITECTURES
 from flossing_lab.comparison.as_torch import AS_TORCH
 from flossing_lab.comparison.draws import BEST, DRAWS
-from flossing_lab.comparison.harmless import HARMLESS
 from flossing_lab.comparison.protocol import Protocol
 from flossing_lab.comparison.spiking import BINARY, SPIKING
 from flossing_lab.comparison.writing import WRITING
 
 PROTOCOLS: dict[str, Protocol] = {
-    "architectures": ARCHITECTURES,
     "writing": WRITING,
-    "harmless": HARMLESS,
     "draws": DRAWS,
     "best": BEST,
     "as_torch": AS_TORCH,

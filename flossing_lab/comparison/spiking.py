@@ -24,7 +24,7 @@ OURS = fl.losses.KeepAndWrite()
 
 def _xor(delay: int) -> dict[str, TaskSetting]:
     make = partial(fl.tasks.TemporalXOR, steps=100, delay=delay)
-    return {"xor": TaskSetting(make, f"Temporal XOR, lags {delay} and {2 * delay}", "accuracy", 0.5, 0.95)}
+    return {"xor": TaskSetting(make, f"Temporal XOR, lags {delay} and {2 * delay}", "accuracy", 0.95)}
 
 
 SPIKING = dataclasses.replace(

@@ -49,7 +49,7 @@ WRITING = Protocol(
     folder="writing",
     tasks={
         "xor": TaskSetting(
-            lambda: fl.tasks.TemporalXOR(steps=100, delay=20), "Temporal XOR, lags 20 and 40", "accuracy", 0.5, 0.95
+            lambda: fl.tasks.TemporalXOR(steps=100, delay=20), "Temporal XOR, lags 20 and 40", "accuracy", 0.95
         )
     },
     networks={name: Kind(make, 3 / 4) for name, make in CELLS.items()},
