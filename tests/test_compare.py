@@ -12,7 +12,7 @@ from scipy.stats import binomtest, mannwhitneyu, norm, rankdata
 
 from flossing_lab import statistics
 from flossing_lab.cli import main
-from flossing_lab.comparison.trial import contenders, paired, runs as trial_runs, table as trial_table
+from flossing_lab.comparison.trial import best, contenders, curves, paired, runs as trial_runs, table as trial_table
 from flossing_lab.comparison.trial.protocol import Trial, TrialRun, digest, read_trial
 
 COMMITTED = Path(__file__).parents[1] / "comparison"
@@ -90,7 +90,7 @@ def test_runs_are_made_once_and_again_elsewhere(protocol, tmp_path, capsys, monk
     assert (without["epochs"], flossed["epochs"]) == (10, 4)
     assert without["exponents"]["start"] == flossed["exponents"]["start"] != flossed["exponents"]["flossed"]
     assert "All 8 runs are made." in (out / "table.md").read_text()
-    assert (out / "table.png").stat().st_size > 5000
+    assert all((out / name).stat().st_size > 5000 for name in ("table.png", "curves.png"))
 
     made.clear()
     shutil.rmtree(out / "runs")  # as after a clone: results.json alone is committed
@@ -222,6 +222,7 @@ def test_the_table_says_what_the_pairs_decide(protocol):
     text = trial_table.markdown(trial, runs)
     assert "| tanh | 0 of 12 | 8 of 12 | +0.67 (" in text and "| 0.0078 | 0.0078 | better |" in text
     assert "| tanh | 0 → 8 of 12 |" in text
+    assert "| tanh | 0.5 → 0.99 (0.0078) |" in text  # eight of twelve pairs differ, all in one direction
     text = trial_table.markdown(trial, [run for run in runs if run["draw"] < 12])
     assert "| 0.0078 | 0.0078 | 1 of 12 pairs are missing |" in text
     assert "2 of 24 runs are missing, about 0.2 core-hours." in text
@@ -230,6 +231,41 @@ def test_the_table_says_what_the_pairs_decide(protocol):
     assert "no difference shown (one of 0.50 could have been)" in trial_table.markdown(trial, runs)
     runs[0]["failure"] = "diverged"
     assert not paired.is_solved(trial, {**runs[0], "accuracy": 1.0})
+
+
+def test_the_best_draws_are_compared_and_harm_is_said(protocol):
+    protocol.write_text(TINY.replace("again = 2", "again = 10"))
+    trial = read_trial(protocol)
+
+    def runs(arm, values):
+        of = {"task": "xor", "network": "tanh", "draw": 1, "arm": arm}
+        return [{**of, "seed": i, "accuracy": v, "loss": v, "failure": "" if v else "broke"}
+                for i, v in enumerate(values, 1)]  # fmt: skip
+
+    low, high = np.linspace(0.5, 0.6, 10).tolist(), np.linspace(0.955, 0.985, 10).tolist()
+    head, rows, harm = best.table(trial, runs("none", low) + runs("flossing", high))
+    assert head[2:] == ["none", "flossing", "p (rank sum, Holm)", "flossing"]
+    assert rows[0][2].startswith("0 of 10, 0.55 (") and rows[0][3].startswith("10 of 10, 0.97 (")
+    assert rows[0][4:] == ("1.1e-05", "better") and harm.endswith(": none.")
+    _, rows, harm = best.table(trial, runs("none", high) + runs("flossing", low))
+    assert rows[0][5] == "worse" and harm.endswith(": tanh on XOR.")
+    _, rows, harm = best.table(trial, runs("none", high) + runs("flossing", [*high[:9], 0.0]))
+    assert rows[0][5] == "no difference shown" and rows[0][3].startswith("9 of 10")
+    _, rows, _ = best.table(trial, runs("none", high) + runs("flossing", high[:9]))
+    assert rows[0][4:] == ("", "")  # no verdict before all seeds are there
+    loss = trial.tasks["xor"].model_copy(update={"measure": "loss"})
+    cases = ((0.95, 1.0, False), (0.95, 1.1, True), (0.95, 0.0, True), (1.0, 0.5, False))
+    for before, after, harmed in cases:  # a tenth of the loss; 0.0 stands for a failed run
+        assert best.is_harmed(best.Row(loss, "tanh", runs("none", [before]), runs("flossing", [after]))) is harmed
+
+
+def test_curves_are_drawn_against_the_cost_of_the_protocol(protocol):
+    protocol.write_text(TINY.replace("epochs = 4", "epochs = 120"))
+    trial = read_trial(protocol)
+    np.testing.assert_allclose(curves.times(trial, "xor", "tanh", "none"), [0.1, 0.2, 0.252])  # 126 epochs of 2 ms
+    np.testing.assert_allclose(curves.times(trial, "xor", "tanh", "flossing"), [0.112, 0.212, 0.252])  # 3 of 4 ms first
+    found = [{"accuracies": [0.5, 0.6, 0.7]}, {"accuracies": [0.9]}]  # the second stopped early
+    np.testing.assert_allclose(curves.quartiles(found, "accuracy", 3)[1], [0.7, 0.75, 0.8])
 
 
 @pytest.mark.parametrize("file", sorted(COMMITTED.glob("*.toml")), ids=lambda file: file.stem)

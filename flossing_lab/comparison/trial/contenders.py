@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
+from flossing_lab.comparison.trial.ended import ranked, runs_of, said, solved, values
 from flossing_lab.comparison.trial.paired import is_solved
 from flossing_lab.comparison.trial.protocol import Trial, TrialTask
 from flossing_lab.comparison.trial.runs import solves_again
 from flossing_lab.runs.plotting import COLOURS, DARK, remove_spines
-from flossing_lab.statistics import LEVEL, holm, median_interval, rank_sum, wilson
+from flossing_lab.statistics import LEVEL, holm, rank_sum, wilson
 
 Run = dict[str, Any]
 _GREY = "#888888"
@@ -51,11 +52,11 @@ def draw(trial: Trial, runs: Sequence[Run]) -> Figure:
     panels = figure.subplots(1, len(trial.tasks), sharey=True, squeeze=False)[0]
     for axes, (name, task) in zip(panels, trial.tasks.items(), strict=True):
         for row, contender in enumerate(everyone):
-            values = [v for v in _values(_again(runs, name, contender), task) if math.isfinite(v)]
+            ended = [v for v in values(_again(runs, name, contender), task) if math.isfinite(v)]
             colour = COLOURS["before"] if (contender.network, contender.arm) == trial.reference else _GREY
-            axes.plot(values, [row] * len(values), "o", ms=4, color=colour, alpha=0.5)
-            if values:
-                axes.plot(statistics.median(values), row, "|", ms=14, mew=2, color=colour)
+            axes.plot(ended, [row] * len(ended), "o", ms=4, color=colour, alpha=0.5)
+            if ended:
+                axes.plot(statistics.median(ended), row, "|", ms=14, mew=2, color=colour)
         axes.axvline(task.solved, lw=0.8, ls="--", color=DARK)
         axes.set(xlabel=f"test {task.measure}")
         axes.set_title(task.title, loc="left", fontsize=10, color=DARK)
@@ -75,11 +76,11 @@ def _of_task(trial: Trial, runs: Sequence[Run], name: str, task: TrialTask) -> s
     others = [each for each in everyone if each != reference]
     is_complete = all(len(each) == trial.settings.again for each in again.values())  # p is adjusted for all of them
     is_complete = is_complete and reference in everyone and not waits
-    p = [rank_sum(_ranked(again[each], task), _ranked(again[reference], task)) for each in others if is_complete]
+    p = [rank_sum(ranked(again[each], task), ranked(again[reference], task)) for each in others if is_complete]
     adjusted = dict(zip(others, holm(p), strict=True)) if is_complete else {}
     rows = []
     for each in everyone:
-        drawn = [r for r in _of(runs, name, each) if not r["seed"]]
+        drawn = runs_of(runs, name, each.network, each.arm, again=False)
         if drawn or again[each]:
             rows.append((each.name, _share(trial, drawn) if drawn else "", *_ended(trial, again[each], task),
                          _said(again, each, reference, adjusted.get(each), task)))  # fmt: skip
@@ -95,22 +96,17 @@ def _of_task(trial: Trial, runs: Sequence[Run], name: str, task: TrialTask) -> s
 
 
 def _share(trial: Trial, drawn: Sequence[Run]) -> str:
-    solved = sum(is_solved(trial, run) for run in drawn)
-    low, high = wilson(solved, len(drawn))
-    return f"{solved} of {len(drawn)} ({low:.2f} to {high:.2f})"
+    low, high = wilson(sum(is_solved(trial, run) for run in drawn), len(drawn))
+    return f"{solved(trial, drawn)} ({low:.2f} to {high:.2f})"
 
 
 def _ended(trial: Trial, again: Sequence[Run], task: TrialTask) -> tuple[str, str, str, str]:
     if not again:
         return "", "", "", ""
-    solved = [run for run in again if is_solved(trial, run)]
-    values = [v for v in _values(again, task) if math.isfinite(v)]
-    interval = median_interval(values)
-    text = f"{statistics.median(values):.3g}" if values else "failed"
-    text += f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval else ""
-    epochs = f"{statistics.median(run['epochs'] for run in solved):.0f}" if solved else ""
+    good = [run for run in again if is_solved(trial, run)]
+    epochs = f"{statistics.median(run['epochs'] for run in good):.0f}" if good else ""
     seconds = f"{statistics.median(sum(run['seconds'].values()) for run in again):.0f}"
-    return f"{len(solved)} of {len(again)}", text, epochs, seconds
+    return solved(trial, again), said(again, task), epochs, seconds
 
 
 def _said(
@@ -121,24 +117,10 @@ def _said(
         return ""
     if p >= LEVEL:
         return f"no difference shown (p = {p:.2g})"
-    ours, theirs = (_ranked(again[c], task) for c in (each, reference))
+    ours, theirs = (ranked(again[c], task) for c in (each, reference))
     wins = sum((a > b) - (a < b) for a in ours for b in theirs)  # the sign of the rank sum that the test looks at
     return f"{'better' if wins > 0 else 'worse'} (p = {p:.2g})"
 
 
 def _again(runs: Sequence[Run], task: str, contender: Contender) -> list[Run]:
-    return [run for run in _of(runs, task, contender) if run["seed"]]
-
-
-def _of(runs: Sequence[Run], task: str, contender: Contender) -> list[Run]:
-    return [run for run in runs if (run["task"], run["network"], run["arm"]) == (task, *contender[:2])]
-
-
-def _values(runs: Sequence[Run], task: TrialTask) -> list[float]:
-    return [math.nan if run["failure"] else run[task.measure] for run in runs]
-
-
-def _ranked(runs: Sequence[Run], task: TrialTask) -> list[float]:
-    """Numbers of which more is better; a run that failed is the worst."""
-    sign = 1 if task.measure == "accuracy" else -1
-    return [-math.inf if math.isnan(v) else sign * v for v in _values(runs, task)]
+    return runs_of(runs, task, contender.network, contender.arm, again=True)

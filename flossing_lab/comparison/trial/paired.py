@@ -13,16 +13,21 @@ def is_solved(trial: Trial, run: dict[str, Any]) -> bool:
     return solved.is_solved(run, trial.tasks[run["task"]])
 
 
+def drawn_pairs(
+    trial: Trial, runs: Sequence[dict[str, Any]], network: str, task: str
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The runs of each draw of a network on a task that has been made in both arms."""
+    of = [run for run in runs if (run["network"], run["task"]) == (network, task) and not run["seed"]]
+    found = {(run["draw"], run["arm"]): run for run in of}
+    first, second = list(trial.arms)[:2]
+    draws = range(1, trial.networks[network].draws + 1)
+    return [(found[i, first], found[i, second]) for i in draws if (i, first) in found and (i, second) in found]
+
+
 def pairs(trial: Trial, runs: Sequence[dict[str, Any]], network: str, task: str | None = None) -> Paired:
     """The draws of a network that have been made in both arms, on one task or on all."""
-    found = {(r["task"], r["draw"], r["arm"]): r for r in runs if r["network"] == network and not r["seed"]}
-    first, second = list(trial.arms)[:2]
-    both = [
-        (found[name, draw, first], found[name, draw, second])
-        for name in (trial.tasks if task is None else [task])
-        for draw in range(1, trial.networks[network].draws + 1)
-        if (name, draw, first) in found and (name, draw, second) in found
-    ]
+    names = trial.tasks if task is None else [task]
+    both = [each for name in names for each in drawn_pairs(trial, runs, network, name)]
     return pair([(is_solved(trial, a), is_solved(trial, b)) for a, b in both])
 
 

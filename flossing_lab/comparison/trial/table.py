@@ -1,21 +1,20 @@
 """The result of a trial as Markdown: how many draws solve a task in each arm, with tests; and what is missing."""
 
-import itertools
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import fisher_exact
-
-from flossing_lab.comparison.trial import contenders
-from flossing_lab.comparison.trial.paired import is_solved, pairs, smallest_difference
+from flossing_lab.comparison.trial import best, contenders, curves
+from flossing_lab.comparison.trial.ended import median, ranked
+from flossing_lab.comparison.trial.paired import drawn_pairs, pairs, smallest_difference
 from flossing_lab.comparison.trial.picture import draw
-from flossing_lab.comparison.trial.protocol import Trial
+from flossing_lab.comparison.trial.protocol import Trial, TrialTask
 from flossing_lab.comparison.trial.runs import best_runs, read_results
 from flossing_lab.runs.files import write_atomically
 from flossing_lab.runs.plotting import save_figure
-from flossing_lab.statistics import Paired, holm
+from flossing_lab.statistics import Paired, holm, signed_rank
 
 Run = dict[str, Any]
 LEVEL = 0.05
@@ -25,20 +24,27 @@ def markdown(trial: Trial, runs: Sequence[Run]) -> str:
     """All tables. The first arm is compared with the second, or all contenders with the reference."""
     if trial.reference is not None:
         return "\n\n".join([contenders.markdown(trial, runs), _missing(trial, runs)]) + "\n"
-    parts = ["### All draws", _summary(trial, runs), _by_task(trial, runs)]
+    parts = ["### All draws", _summary(trial, runs), _by_task(trial, runs), _medians(trial, runs)]
     if any(run["seed"] for run in runs):
-        parts += ["### The best draw of each arm, with other seeds", _best(trial, runs)]
+        head, rows, harm = best.table(trial, runs)
+        parts += ["### The best draw of each arm, with other seeds", _table(head, rows), harm]
     return "\n\n".join([*parts, _missing(trial, runs)]) + "\n"
 
 
 def write_tables(trial: Trial, out: Path) -> list[Path]:
-    """Write table.md and table.png from results.json; return their paths, none if there are no runs."""
+    """Write table.md, table.png and, for two arms, curves.png from results.json; return their paths.
+
+    Returns none if there are no runs.
+    """
     runs = read_results(out)
     if not runs:
         return []
     files = [out / "table.md", out / "table.png"]
     write_atomically(files[0], f"<!-- written by flossing compare -->\n\n{markdown(trial, runs)}".encode())
     save_figure((draw if trial.reference is None else contenders.draw)(trial, runs), files[1])
+    if trial.reference is None:
+        files.append(out / "curves.png")
+        save_figure(curves.draw(trial, runs), files[2])
     return files
 
 
@@ -82,26 +88,25 @@ def _by_task(trial: Trial, runs: Sequence[Run]) -> str:
     return _table(("draws that solve", *(trial.tasks[task].title for task in trial.drawn_tasks)), rows)
 
 
-def _best(trial: Trial, runs: Sequence[Run]) -> str:
-    first, second = list(trial.arms)[:2]
+def _medians(trial: Trial, runs: Sequence[Run]) -> str:
+    """Medians over all draws, whether they solve a task or not; with a test that the protocol does not name."""
     rows = []
-    for (name, task), network in itertools.product(trial.tasks.items(), trial.networks):
-        of = {
-            arm: [r for r in runs if r["seed"] and (r["task"], r["network"], r["arm"]) == (name, network, arm)]
-            for arm in (first, second)
-        }
-        if not any(of.values()) or (task.settings_of is None and not all(of.values())):
-            continue  # on longer tasks one arm may run alone
-        solved = {arm: sum(is_solved(trial, run) for run in each) for arm, each in of.items()}
-        table = [[solved[arm], len(of[arm]) - solved[arm]] for arm in (first, second)]
-        cells = [
-            f"{solved[arm]} of {len(of[arm])}, {statistics.median(run[task.measure] for run in of[arm]):.3g}"
-            if of[arm]
-            else ""
-            for arm in (first, second)
-        ]
-        rows.append((task.title, network, *cells, f"{fisher_exact(table)[1]:.2g}" if all(of.values()) else ""))
-    return _table(("task", "network", first, second, "p (Fisher)"), rows)
+    for name in trial.networks:
+        cells = []
+        for task in trial.drawn_tasks:
+            both = drawn_pairs(trial, runs, name, task)
+            cells.append(_medians_of(both, trial.tasks[task]) if both else "")
+        rows.append((name, *cells))
+    tasks = (f"{trial.tasks[task].title}, {trial.tasks[task].measure}" for task in trial.drawn_tasks)
+    return _table(("median of all draws (p, signed rank)", *tasks), rows)
+
+
+def _medians_of(both: Sequence[tuple[Run, Run]], task: TrialTask) -> str:
+    first, second = ([pair[arm] for pair in both] for arm in (0, 1))
+    better = zip(ranked(second, task), ranked(first, task), strict=True)
+    p = signed_rank([0.0 if ours == theirs else ours - theirs for ours, theirs in better])  # also two that failed
+    ends = (f"{value:.3g}" if math.isfinite(value := median(runs, task)) else "failed" for runs in (first, second))
+    return f"{' → '.join(ends)} ({p:.2g})"
 
 
 def _missing(trial: Trial, runs: Sequence[Run]) -> str:

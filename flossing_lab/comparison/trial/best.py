@@ -1,0 +1,75 @@
+"""The best draw of each of two arms, with other seeds: how often it solves a task, medians, and a test for each row."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from flossing_lab.comparison.trial.ended import median, ranked, runs_of, said, solved
+from flossing_lab.comparison.trial.protocol import Trial, TrialTask
+from flossing_lab.statistics import LEVEL, holm, rank_sum
+
+Run = dict[str, Any]
+POINT, TENTH = 0.01, 0.1
+"""What counts as harm: a point of accuracy, or a tenth of the loss."""
+
+
+class Row(NamedTuple):
+    """A task, a network, and the runs of its best draw in the first and in the second arm."""
+
+    task: TrialTask
+    network: str
+    first: list[Run]
+    second: list[Run]
+
+
+def rows_of(trial: Trial, runs: Sequence[Run]) -> list[Row]:
+    """The rows of the table: those with runs in both arms; on longer tasks one arm may run alone."""
+    one, other = list(trial.arms)[:2]
+    found = []
+    for (name, task), network in itertools.product(trial.tasks.items(), trial.networks):
+        arms = [runs_of(runs, name, network, arm, again=True) for arm in (one, other)]
+        if all(arms) or (task.settings_of is not None and any(arms)):
+            found.append(Row(task, network, *arms))
+    return found
+
+
+def cells_of(trial: Trial, row: Row, p: float | None) -> tuple[str, ...]:
+    """One line of the table."""
+    arms = [f"{solved(trial, each)}, {said(each, row.task)}" if each else "" for each in (row.first, row.second)]
+    return row.task.title, row.network, *arms, "" if p is None else f"{p:.2g}", _verdict(row, p)
+
+
+def table(trial: Trial, runs: Sequence[Run]) -> tuple[list[str], list[tuple[str, ...]], str]:
+    """The head and the rows of the table, and what they say about harm."""
+    one, other = list(trial.arms)[:2]
+    rows = rows_of(trial, runs)
+    both = [row for row in rows if len(row.first) == len(row.second) == trial.settings.again]
+    p = holm([rank_sum(ranked(row.second, row.task), ranked(row.first, row.task)) for row in both])
+    adjusted = {(row.task.title, row.network): value for row, value in zip(both, p, strict=True)}
+    head = ["task", "network", one, other, "p (rank sum, Holm)", other]
+    lines = [cells_of(trial, row, adjusted.get((row.task.title, row.network))) for row in rows]
+    harmed = [f"{row.network} on {row.task.title}" for row in both if is_harmed(row)]
+    return head, lines, f"Median worse by more than a point of accuracy or a tenth of the loss: {_list(harmed)}."
+
+
+def is_harmed(row: Row) -> bool:
+    """Whether the median of the second arm is worse than that of the first by more than a point, or a tenth."""
+    before, after = (median(runs, row.task) for runs in (row.first, row.second))
+    if math.isnan(after):
+        return not math.isnan(before)
+    return before - after > POINT if row.task.measure == "accuracy" else after - before > TENTH * before
+
+
+def _verdict(row: Row, p: float | None) -> str:
+    if p is None:
+        return ""
+    if p >= LEVEL:
+        return "no difference shown"
+    ours, theirs = (ranked(runs, row.task) for runs in (row.second, row.first))
+    wins = sum((a > b) - (a < b) for a in ours for b in theirs)  # the sign of the rank sum
+    return "better" if wins > 0 else "worse"
+
+
+def _list(names: Sequence[str]) -> str:
+    return "; ".join(names) if names else "none"

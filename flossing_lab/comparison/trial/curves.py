@@ -1,0 +1,57 @@
+"""Training against seconds, flossing included: a panel for each task and network, a curve for each arm."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from flossing_lab.comparison.runs import CHUNK
+from flossing_lab.comparison.trial.ended import runs_of
+from flossing_lab.comparison.trial.protocol import Trial
+from flossing_lab.runs.plotting import COLOURS, DARK, remove_spines
+
+_SHADES = ("none", "before")
+
+
+def draw(trial: Trial, runs: Sequence[dict[str, Any]]) -> Figure:
+    """Medians over all draws, with quartiles, of the accuracy or loss in training; a run that ended keeps its value."""
+    tasks, networks = trial.drawn_tasks, list(trial.networks)
+    figure = Figure(figsize=(2.1 * len(networks) + 1, 1.9 * len(tasks) + 0.9), layout="constrained")
+    panels = figure.subplots(len(tasks), len(networks), sharey="row", squeeze=False)
+    for row, name in zip(panels, tasks, strict=True):
+        task = trial.tasks[name]
+        for axes, network in zip(row, networks, strict=True):
+            for arm, shade in zip(trial.arms, _SHADES, strict=False):
+                of = [run for run in runs_of(runs, name, network, arm, again=False) if run["curve"]]
+                if of:
+                    seconds = times(trial, name, network, arm)
+                    low, middle, high = quartiles(of, task.measure, len(seconds))
+                    axes.plot(seconds, middle, lw=1.4, color=COLOURS[shade], label=arm)
+                    axes.fill_between(seconds, low, high, lw=0, alpha=0.2, color=COLOURS[shade])
+            axes.axhline(task.solved, lw=0.8, ls="--", color=DARK)
+            axes.set_title(network, loc="left", fontsize=9, color=DARK)
+            axes.set_xlim(left=0)
+            remove_spines(axes)
+        if task.measure == "loss":
+            row[0].set_yscale("log")  # shared by the row
+        row[0].set_ylabel(f"{task.title}\n{task.measure} in training", fontsize=8)
+    for axes in panels[-1]:
+        axes.set_xlabel("seconds on one core", fontsize=8)
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def times(trial: Trial, task: str, network: str, arm: str) -> np.ndarray:
+    """The seconds at which each chunk of training ends, by the cost of an epoch in the protocol."""
+    training, flossing = trial.seconds[task][network]
+    epochs = trial.epochs(task, network, arm)
+    ends = np.minimum(np.arange(CHUNK, epochs + CHUNK, CHUNK), epochs)
+    return trial.arms[arm].before * flossing + ends * training
+
+
+def quartiles(runs: Sequence[dict[str, Any]], measure: str, length: int) -> np.ndarray:
+    """The quartiles over runs of each chunk, (3, `length`)."""
+    curves = [run["accuracies" if measure == "accuracy" else "curve"] for run in runs]
+    full = [np.pad(np.asarray(curve, float), (0, length - len(curve)), mode="edge") for curve in curves]
+    return np.nanpercentile(full, [25, 50, 75], axis=0)

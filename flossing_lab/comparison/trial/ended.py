@@ -1,0 +1,48 @@
+"""How runs of a trial ended: their values on test data, ordered, and summed up."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from flossing_lab.comparison.trial.paired import is_solved
+from flossing_lab.comparison.trial.protocol import Trial, TrialTask
+from flossing_lab.statistics import median_interval
+
+Run = dict[str, Any]
+
+
+def runs_of(runs: Sequence[Run], task: str, network: str, arm: str, *, again: bool) -> list[Run]:
+    """The runs of one arm: all its draws, or its best draw `again` with other seeds."""
+    return [r for r in runs if (r["task"], r["network"], r["arm"]) == (task, network, arm) and bool(r["seed"]) == again]
+
+
+def values(runs: Sequence[Run], task: TrialTask) -> list[float]:
+    """The test accuracy or loss of each run; NaN if it failed."""
+    return [math.nan if run["failure"] else run[task.measure] for run in runs]
+
+
+def ranked(runs: Sequence[Run], task: TrialTask) -> list[float]:
+    """Numbers of which more is better; a run that failed is the worst."""
+    sign = 1 if task.measure == "accuracy" else -1
+    return [-math.inf if math.isnan(value) else sign * value for value in values(runs, task)]
+
+
+def median(runs: Sequence[Run], task: TrialTask) -> float:
+    """The median value of the runs that did not fail; NaN if all failed."""
+    finite = [value for value in values(runs, task) if math.isfinite(value)]
+    return statistics.median(finite) if finite else math.nan
+
+
+def said(runs: Sequence[Run], task: TrialTask) -> str:
+    """The median value with its 95 % interval, in words."""
+    finite = [value for value in values(runs, task) if math.isfinite(value)]
+    if not finite:
+        return "failed"
+    interval = median_interval(finite)
+    return f"{median(runs, task):.3g}" + (f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval else "")
+
+
+def solved(trial: Trial, runs: Sequence[Run]) -> str:
+    """How many of the runs solve their task."""
+    return f"{sum(is_solved(trial, run) for run in runs)} of {len(runs)}"
