@@ -174,7 +174,10 @@ class Flosser:
         return state | {"optimiser": self.optimiser.state_dict(), "shapes": self._shapes()}
 
     def load_state_dict(self, state: dict[str, Any]):
-        """Restore `state_dict()`. Raises ValueError for that of another model; nothing is changed then."""
+        """Restore `state_dict()`; `k`, `window` and the other settings remain those of this `Flosser`.
+
+        Raises ValueError for the state of another model; nothing is changed then.
+        """
         if state.get("format") != FORMAT or "shapes" not in state:
             raise ValueError(f"state must be a state_dict() of a Flosser, got one with the keys {list(state)}")
         if state["shapes"] != self._shapes():

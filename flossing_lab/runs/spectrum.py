@@ -89,11 +89,12 @@ def show_weights(
 
 def _remark_lost(exponents: np.ndarray, dtype: str, advice: str, console: Console):
     if lost := int(np.isneginf(exponents).sum()):
-        why = "a Jacobian maps them to 0"
+        directions, them = ("1 direction is", "it") if lost == 1 else (f"{lost} directions are", "them")
+        why = f"a Jacobian maps {them} to 0"
         if dtype == "float32":
-            why = "a Jacobian maps them to 0, or to less than float32 resolves"
+            why += ", or to less than float32 resolves"
             why += f": {advice}" if advice else ""
-        console.print(f"{lost} exponents are -inf, of directions that are lost: {why}", highlight=False, soft_wrap=True)
+        console.print(f"{directions} lost, with an exponent of -inf: {why}", highlight=False, soft_wrap=True)
 
 
 def load_cell(file: Path, kind: str | None, name: str | None) -> fl.cells.TorchRNN:
