@@ -174,7 +174,7 @@ def _perform(jobs):
         ("draws = 2", "draws = 0", "networks.tanh.draws: input should be greater than or equal to 1, got 0"),
         ('title = "Tiny"', "title = ", "must be a TOML file"),
         ('cell = "tanh"', 'cell = "tonh"', "cell must be one of tanh, leaky"),
-        ('task = "TemporalXOR"', 'task = "XOR"', "task must be one of DelayedCopy, TemporalXOR"),
+        ('task = "TemporalXOR"', 'task = "XOR"', "task must be one of DelayedCopy, SpatialXOR"),
     ],
 )
 def test_bad_protocols(protocol, capsys, old, new, message):
@@ -244,15 +244,15 @@ def test_the_best_draws_are_compared_and_harm_is_said(protocol):
 
     low, high = np.linspace(0.5, 0.6, 10).tolist(), np.linspace(0.955, 0.985, 10).tolist()
     head, rows, harm = best.table(trial, runs("none", low) + runs("flossing", high))
-    assert head[2:] == ["none", "flossing", "p (rank sum, Holm)", "flossing"]
+    assert head[2:] == ["none", "flossing", "p (solved, Fisher)", "p (value, rank sum)", "flossing"]
     assert rows[0][2].startswith("0 of 10, 0.55 (") and rows[0][3].startswith("10 of 10, 0.97 (")
-    assert rows[0][4:] == ("1.1e-05", "better") and harm.endswith(": none.")
+    assert rows[0][4:] == ("2.2e-05", "2.2e-05", "better") and harm.endswith(": none.")
     _, rows, harm = best.table(trial, runs("none", high) + runs("flossing", low))
-    assert rows[0][5] == "worse" and harm.endswith(": tanh on XOR.")
+    assert rows[0][6] == "worse" and harm.endswith(": tanh on XOR.")
     _, rows, harm = best.table(trial, runs("none", high) + runs("flossing", [*high[:9], 0.0]))
-    assert rows[0][5] == "no difference shown" and rows[0][3].startswith("9 of 10")
+    assert rows[0][6] == "no difference shown" and rows[0][3].startswith("9 of 10")
     _, rows, _ = best.table(trial, runs("none", high) + runs("flossing", high[:9]))
-    assert rows[0][4:] == ("", "")  # no verdict before all seeds are there
+    assert rows[0][4:] == ("", "", "")  # no verdict before all seeds are there
     loss = trial.tasks["xor"].model_copy(update={"measure": "loss"})
     cases = ((0.95, 1.0, False), (0.95, 1.1, True), (0.95, 0.0, True), (1.0, 0.5, False))
     for before, after, harmed in cases:  # a tenth of the loss; 0.0 stands for a failed run

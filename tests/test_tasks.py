@@ -1,16 +1,32 @@
 """The binary tasks against short truth tables; the others against their layout and baseline losses."""
 
 import functools
+import itertools
 import operator
 import sys
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from flossing.tasks import Adding, CopyMemory, DelayedCopy, Digits, SpatialXOR, TemporalParity, TemporalXOR, _digits
+import flossing as fl
+from flossing.tasks import (
+    Adding,
+    CopyMemory,
+    DelayedCopy,
+    Digits,
+    MackeyGlass,
+    MatchToSample,
+    SpatialXOR,
+    TemporalParity,
+    TemporalXOR,
+    _digits,
+    _mackey_glass,
+    valid_time,
+)
 
 few = settings(max_examples=20, deadline=None)
 seeds = st.integers(0, 2**31)
@@ -98,6 +114,11 @@ def test_first_scored_can_be_said():
         (lambda: TemporalParity(steps=9, delay=10), r"delay must be an integer from 2 to 9 \(steps=9\), got delay=10"),
         (lambda: CopyMemory(delay=0), "delay must be an integer of at least 1, got delay=0"),
         (lambda: Adding(steps=1), "steps must be an integer of at least 2, got steps=1"),
+        (lambda: Digits(repeat=0), "repeat must be an integer of at least 1, got repeat=0"),
+        (lambda: MatchToSample(stimuli=1), "stimuli must be an integer of at least 2, got stimuli=1"),
+        (lambda: MatchToSample(noise=-0.1), "noise must be a finite number of at least 0, got noise=-0.1"),
+        (lambda: MackeyGlass(delay=0), "delay must be an integer of at least 1, got delay=0"),
+        (lambda: MackeyGlass(steps=10_000), "steps must be an integer from 1 to 9999, got steps=10000"),
     ],
 )
 def test_bad_tasks(make, message):
@@ -216,3 +237,109 @@ def test_scores(task):
     if not isinstance(task, (Adding, CopyMemory)):  # these have a test of their own
         nothing = task.score(jnp.zeros((len(sequence.mask), task.outputs)), sequence)
         assert float(nothing.loss) == pytest.approx(task.baseline_loss, rel=1e-12)
+
+
+@pytest.mark.parametrize("permuted", [False, True])
+def test_digits_that_last_longer(permuted):
+    short, long = Digits(permuted=permuted).test(), Digits(permuted=permuted, repeat=4).test()
+    assert long.inputs.shape == (360, 256, 1)
+    assert all((long.inputs[:, i::4] == short.inputs).all() for i in range(4))
+    assert (long.targets[:, -1] == short.targets[:, -1]).all()
+    assert (np.asarray(long.mask) == (np.arange(256) == 255)).all()
+
+
+def test_match_to_sample():
+    """A match shows the sample again, any other trial another stimulus; half are matches, and all stimuli alike."""
+    task = MatchToSample(delay=4, stimuli=3, shown=2, noise=0.0)
+    many = jax.tree_util.tree_map(np.asarray, jax.vmap(task)(jax.random.split(jax.random.key(0), 6000)))
+    assert many.inputs.shape == (6000, task.steps, task.channels) == (6000, 10, 4)
+    sample, test = many.inputs[:, 0, :3].argmax(1), many.inputs[:, 6, :3].argmax(1)
+    assert (many.inputs[..., :3].sum(2) == [1, 1, 0, 0, 0, 0, 1, 1, 0, 0]).all()
+    assert (many.inputs[:, 1, :3].argmax(1) == sample).all() and (many.inputs[:, 7, :3].argmax(1) == test).all()
+    assert (many.inputs[..., 3] == [1] * 8 + [0] * 2).all()  # fixation
+    assert (many.mask == [False] * 8 + [True] * 2).all()
+    assert (many.targets[:, 8:] == (sample == test)[:, None]).all() and not many.targets[:, :8].any()
+    counts = np.bincount(3 * sample + test, minlength=9) / 6000
+    assert np.abs(counts - np.where(np.eye(3), 1 / 6, 1 / 12).ravel()).max() < 4 * np.sqrt(1 / 6 / 6000)
+    score = task.score(jnp.zeros((10, 1)), jax.tree_util.tree_map(lambda a: jnp.asarray(a[0]), many))
+    assert float(score.loss) == pytest.approx(task.baseline_loss)
+    noisy = jax.vmap(MatchToSample(delay=4, stimuli=3, shown=2))(jax.random.split(jax.random.key(0), 6000)).inputs
+    deviation = np.asarray(noisy) - many.inputs
+    assert deviation.std() == pytest.approx(0.1, rel=0.01) and abs(deviation.mean()) < 1e-3
+
+
+def test_mackey_glass_solves_its_equation():
+    """The slope of the signal is that of the equation; `flow` continues the signal from its history."""
+    signal, history = _mackey_glass._signal(17)
+    assert len(signal) == 30_000 and len(history) == 171 and signal[-1] == history[-1]
+    task = MackeyGlass(steps=300)
+    flow = jax.jit(task.flow)
+    state, fine = task.history, [task.history]
+    for _ in range(40):
+        state = flow(state)
+        fine.append(state[-10:])
+    x = np.concatenate([np.asarray(fine[0]), *map(np.asarray, fine[1:])])  # ten values in a unit of time
+    slope = (x[2:] - x[:-2]) / 0.2
+    now, past = x[1:-1], np.concatenate([np.full(170, np.nan), x])[1 : len(x) - 1]
+    wanted = 0.2 * past / (1 + past**10) - 0.1 * now
+    known = np.isfinite(wanted)
+    assert known.sum() > 350 and np.abs(slope - wanted)[known].max() < 2e-4
+
+
+def test_mackey_glass_trials():
+    task = MackeyGlass(steps=60)
+    values = task._values()
+    assert abs(values.mean()) < 1e-9 and values.std() == pytest.approx(1)
+    trial = task(jax.random.key(0))
+    assert trial.inputs.shape == (60, 1) and (trial.inputs[1:, 0] == trial.targets[:-1]).all()
+    assert int(trial.mask.argmax()) == 17 and trial.mask[17:].all()
+    tests = task.test(10)
+    assert tests.inputs.shape == (10, 60, 1)
+    assert float(tests.inputs[0, 0, 0]) == pytest.approx(values[20_000], rel=1e-6)
+    assert float(tests.targets[-1, -1]) == pytest.approx(values[-1], rel=1e-6)
+    drawn = np.asarray(jax.vmap(task)(jax.random.split(jax.random.key(1), 500)).inputs[:, :2, 0])
+    pieces = {(round(float(a), 5), round(float(b), 5)) for a, b in itertools.pairwise(values[:20_000])}
+    assert all((round(float(a), 5), round(float(b), 5)) in pieces for a, b in drawn)  # never from the part for tests
+    slope, rest = np.polyfit(values[:-1], values[1:], 1)
+    assert task.baseline_loss == pytest.approx(np.mean((values[1:] - slope * values[:-1] - rest) ** 2), rel=1e-3)
+    score = task.score(tests.targets[0][:, None] + 0.1, fl.tasks.Trial(*(array[0] for array in tests)))
+    assert float(score.loss) == pytest.approx(0.01) and float(score.accuracy) == 0
+
+
+def test_valid_time():
+    actual = jnp.zeros(5)
+    assert int(valid_time(jnp.array([[0.1], [-0.3], [0.5], [0.0], [0.0]]), actual)) == 2
+    assert int(valid_time(jnp.full((5, 1), 0.4), actual)) == 5
+    assert int(valid_time(jnp.array([[0.1], [jnp.nan], [0], [0], [0]]), actual)) == 1
+    assert int(valid_time(jnp.full((5, 1), 0.4), actual, tolerance=0.3)) == 0
+    with pytest.raises(ValueError, match=r"forecast must have the shape \(5, 1\) of actual, got \(4, 1\)"):
+        valid_time(jnp.zeros((4, 1)), actual)
+
+
+class Line(eqx.Module):
+    """Holds the last `length` inputs, the newest first."""
+
+    length: int = eqx.field(static=True)
+
+    def __call__(self, input, state):
+        return jnp.concatenate([input, state[:-1]])
+
+    def zeros(self):
+        return jnp.zeros(self.length)
+
+    def output(self, state):
+        return state
+
+
+def test_a_network_continues_what_it_read():
+    """A delay line whose readout is its oldest input goes on periodically; its closed loop is a permutation."""
+    network = fl.cells.Network(Line(4), key=jax.random.key(0))
+    network = eqx.tree_at(lambda n: (n.readout.weight, n.readout.bias), network, (jnp.eye(4)[3:], jnp.zeros(1)))
+    inputs = jnp.arange(1.0, 11.0)[:, None]
+    outputs, state = network.forecast(inputs, 6)
+    assert outputs[:, 0].tolist() == [7, 8, 9, 10, 7, 8]
+    assert state.tolist() == [8, 7, 10, 9]
+    exponents = fl.lyapunov_spectrum(network.closed_loop, None, state=state, steps=50).exponents
+    np.testing.assert_allclose(exponents, 0, atol=1e-12)
+    with pytest.raises(ValueError, match="steps must be an integer of at least 1, got steps=0"):
+        network.forecast(inputs, 0)

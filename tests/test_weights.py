@@ -148,5 +148,7 @@ def test_lost_directions_are_remarked(dtype, tmp_path, capsys):
     np.save(tmp_path / "inputs.npy", np.zeros((50, 1)))
     files = "--weights", tmp_path / "a.pt", "--inputs", tmp_path / "inputs.npy"
     code, shown = run(capsys, *files, "--plot", tmp_path / "a.png")
-    assert code == 0 and "1 direction is lost, with an exponent of -inf: a Jacobian maps it to 0" in " ".join(shown.out.split())
+    assert code == 0 and "1 direction is lost, with an exponent of -inf: a Jacobian maps it to 0" in " ".join(
+        shown.out.split()
+    )
     assert ("save the weights as float64" in shown.out) == (dtype == torch.float32)

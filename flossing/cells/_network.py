@@ -53,6 +53,32 @@ class Network(eqx.Module):
 
         return jax.vmap(self.readout)(lax.scan(body, self.zeros() if state is None else state, inputs)[1])
 
+    def closed_loop(self, state: State, input: Input = None) -> State:
+        """One step that reads the network's own last output as its input; `input` is ignored.
+
+        For a network that predicts its next input: after it has read a signal, this step continues the signal. The
+        readout must have as many outputs as the cell has inputs. The exponents of the forecast:
+
+            fl.lyapunov_spectrum(network.closed_loop, None, state=state, steps=10_000, k=3)
+        """
+        return self.cell(self.readout(self.cell.output(state)), state)
+
+    def forecast(self, inputs: Input, steps: int, state: State = None) -> tuple[Float[Array, "T O"], State]:
+        """Read `inputs` (T, S), then continue on its own: the next `steps` outputs (steps, O), and the last state.
+
+        `state`: before the first input, by default `zeros()`. The first output is the prediction of the step after the
+        last input. Raises ValueError if `steps` is below 1.
+        """
+        check_integer("steps", steps, least=1)
+        state = self.zeros() if state is None else state
+        state, _ = lax.scan(lambda state, input: (self.cell(input, state), None), state, inputs)
+
+        def body(state, _):
+            return self.closed_loop(state), self.readout(self.cell.output(state))
+
+        state, outputs = lax.scan(body, state, None, length=steps)
+        return outputs, state
+
 
 def with_task_surrogate(model: Model) -> Model:
     """`model` with each cell that has a method `with_task_surrogate` replaced by the result of that method.

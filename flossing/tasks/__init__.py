@@ -29,5 +29,7 @@ from flossing.tasks._bits import (
 )
 from flossing.tasks._copy_and_adding import Adding as Adding, CopyMemory as CopyMemory
 from flossing.tasks._digits import Digits as Digits
+from flossing.tasks._mackey_glass import MackeyGlass as MackeyGlass, valid_time as valid_time
+from flossing.tasks._match import MatchToSample as MatchToSample
 from flossing.tasks._ornstein_uhlenbeck import OrnsteinUhlenbeck as OrnsteinUhlenbeck
 from flossing.tasks._trial import Score as Score, Task as Task, Trial as Trial

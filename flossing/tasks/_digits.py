@@ -10,37 +10,45 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from flossing._checks import check_integer
 from flossing._types import RandomKey
 from flossing.tasks._trial import Score, Trial, score_classes
 
+PIXELS = 64
 TRAINING = 1437
 """Number of training images, of 1797; the other 360 are test images."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Digits:
-    """Classify a digit after 64 steps that show one pixel each, row by row.
+    """Classify a digit whose 64 pixels are shown one after the other, row by row, each for `repeat` steps.
 
     The 1797 images of 8 x 8 pixels come with scikit-learn, extra `flossing[digits]`. A pixel is a number in [0, 1], one
     input channel. The target at the last step is the class, 0 to 9: 10 outputs, and a baseline loss of `log(10)`. With
     `permuted`, the pixels come in another order, the same for all images, so that neighbours in the image are far apart
-    in time. This order and the split into 1437 training and 360 test images, made without regard to class, never
-    change.
+    in time; with `repeat`, a pixel lasts longer, and so does the sequence. This order and the split into 1437 training
+    and 360 test images, made without regard to class, never change.
 
+    Raises ValueError for a `repeat` below 1, ModuleNotFoundError, in one line, without scikit-learn.
     Source: the images are the test set of Alpaydin & Kaynak (UCI repository, 1998); pixel by pixel, and permuted, as
     Le, Jaitly & Hinton (2015) did with larger ones.
     """
 
     permuted: bool = False
+    repeat: int = 1
 
-    steps: ClassVar[int] = 64
     channels: ClassVar[int] = 1
     outputs: ClassVar[int] = 10
     baseline_loss: ClassVar[float] = math.log(10)
 
     def __post_init__(self):
-        """Raises ModuleNotFoundError, in one line, without scikit-learn."""
+        check_integer("repeat", self.repeat, least=1)
         _load()
+
+    @property
+    def steps(self) -> int:
+        """T, the length of a sequence."""
+        return PIXELS * self.repeat
 
     def __call__(self, key: RandomKey) -> Trial:
         """Draw one of the training images uniformly; inputs in JAX's default floating dtype."""
@@ -49,7 +57,7 @@ class Digits:
         return self._sequence(images[drawn], labels[drawn])
 
     def test(self) -> Trial:
-        """All 360 test images, stacked: `inputs` (360, 64, 1), `targets` and `mask` (360, 64)."""
+        """All 360 test images, stacked: `inputs` (360, T, 1), `targets` and `mask` (360, T)."""
         return jax.vmap(self._sequence)(*self._arrays(slice(TRAINING, None)))
 
     def score(self, outputs: Float[Array, "T 10"], trial: Trial) -> Score:
@@ -58,8 +66,9 @@ class Digits:
 
     def _arrays(self, part: slice) -> tuple[Float[Array, "B T"], Int[Array, " B"]]:
         pixels, labels = _load()
-        order = np.random.RandomState(1).permutation(self.steps) if self.permuted else np.arange(self.steps)
-        return jnp.asarray(pixels[part][:, order], float), jnp.asarray(labels[part], int)
+        order = np.random.RandomState(1).permutation(PIXELS) if self.permuted else np.arange(PIXELS)
+        shown = np.repeat(pixels[part][:, order], self.repeat, axis=1)
+        return jnp.asarray(shown, float), jnp.asarray(labels[part], int)
 
     def _sequence(self, pixels: Float[Array, " T"], label: Int[Array, ""]) -> Trial:
         last = jnp.arange(self.steps) == self.steps - 1

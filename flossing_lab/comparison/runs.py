@@ -18,6 +18,7 @@ import jax
 import optax
 
 import flossing as fl
+from flossing_lab.comparison.forecast import evaluate
 from flossing_lab.comparison.protocol import Arm, Protocol, Settings
 from flossing_lab.comparison.protocols import PROTOCOLS
 from flossing_lab.runs.files import read_json, write_json
@@ -158,7 +159,7 @@ def train_network(
         failure = str(error)
     ends["end"] = _ends(flossing, state.model)
     tested, others = eqx.filter_jit(loss)(state.model, test_data(task, settings))
-    return {
+    found = {
         "loss": float(tested),
         "accuracy": float(others["accuracy"]),
         "epochs": state.epoch,
@@ -168,6 +169,9 @@ def train_network(
         "accuracies": accuracies,
         "failure": failure,
     }
+    if isinstance(task, fl.tasks.MackeyGlass) and failure is None:
+        found |= evaluate(task, state.model)
+    return found
 
 
 def _ends(flossing: fl.Flossing, network: Any) -> list[float]:

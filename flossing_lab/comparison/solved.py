@@ -30,7 +30,7 @@ def is_solved(run: Run, task: Any) -> bool:
     """Whether the trained network reaches the value of the task on test data."""
     if run["failure"]:
         return False
-    return run[task.measure] >= task.solved if task.measure == "accuracy" else run[task.measure] <= task.solved
+    return run[task.measure] <= task.solved if task.measure == "loss" else run[task.measure] >= task.solved
 
 
 def _caption(task: TaskSetting) -> str:

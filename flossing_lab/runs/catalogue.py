@@ -1,5 +1,6 @@
 """The library's cells and tasks by the names that configurations use."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +18,8 @@ CELLS: dict[str, Callable[..., Any]] = {
 """Cells, each made as `cell(units, inputs, key=key)`."""
 
 TASKS: dict[str, Callable[..., Any]] = {
-    task.__name__: task
-    for task in (tasks.DelayedCopy, tasks.TemporalXOR, tasks.TemporalParity, tasks.SpatialXOR, tasks.CopyMemory,
-                 tasks.Adding, tasks.Digits)
-}  # fmt: skip
-"""Tasks by the names of their classes."""
+    name: task
+    for name, task in vars(tasks).items()
+    if isinstance(task, type) and dataclasses.is_dataclass(task) and hasattr(task, "score")
+}
+"""Tasks by the names of their classes: all of `flossing.tasks` that score the outputs of a network."""

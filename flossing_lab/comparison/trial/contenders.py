@@ -84,8 +84,7 @@ def _of_task(trial: Trial, runs: Sequence[Run], name: str, task: TrialTask) -> s
         if drawn or again[each]:
             rows.append((each.name, _share(trial, drawn) if drawn else "", *_ended(trial, again[each], task),
                          _said(again, each, reference, adjusted.get(each), task)))  # fmt: skip
-    measure = "accuracy" if task.measure == "accuracy" else "loss"
-    head = ("contender", "draws that solve", "best draw again", f"median {measure}", "epochs", "seconds",
+    head = ("contender", "draws that solve", "best draw again", f"median {task.measure}", "epochs", "seconds",
             f"against {reference.name}")  # fmt: skip
     lines = [head, ["---"] * len(head), *rows]
     note = ""

@@ -29,13 +29,15 @@ def draw(trial: Trial, runs: Sequence[dict[str, Any]]) -> Figure:
                     low, middle, high = quartiles(of, task.measure, len(seconds))
                     axes.plot(seconds, middle, lw=1.4, color=COLOURS[shade], label=arm)
                     axes.fill_between(seconds, low, high, lw=0, alpha=0.2, color=COLOURS[shade])
-            axes.axhline(task.solved, lw=0.8, ls="--", color=DARK)
+            if task.measure != "valid_time":  # which is not measured in training
+                axes.axhline(task.solved, lw=0.8, ls="--", color=DARK)
             axes.set_title(network, loc="left", fontsize=9, color=DARK)
             axes.set_xlim(left=0)
             remove_spines(axes)
-        if task.measure == "loss":
+        measure = "accuracy" if task.measure == "accuracy" else "loss"
+        if measure == "loss":
             row[0].set_yscale("log")  # shared by the row
-        row[0].set_ylabel(f"{task.title}\n{task.measure} in training", fontsize=8)
+        row[0].set_ylabel(f"{task.title}\n{measure} in training", fontsize=8)
     for axes in panels[-1]:
         axes.set_xlabel("seconds on one core", fontsize=8)
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)

@@ -18,13 +18,13 @@ def runs_of(runs: Sequence[Run], task: str, network: str, arm: str, *, again: bo
 
 
 def values(runs: Sequence[Run], task: TrialTask) -> list[float]:
-    """The test accuracy or loss of each run; NaN if it failed."""
+    """The tested value of each run; NaN if it failed."""
     return [math.nan if run["failure"] else run[task.measure] for run in runs]
 
 
 def ranked(runs: Sequence[Run], task: TrialTask) -> list[float]:
     """Numbers of which more is better; a run that failed is the worst."""
-    sign = 1 if task.measure == "accuracy" else -1
+    sign = -1 if task.measure == "loss" else 1
     return [-math.inf if math.isnan(value) else sign * value for value in values(runs, task)]
 
 

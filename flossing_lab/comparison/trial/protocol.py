@@ -59,8 +59,8 @@ class TrialTask(Section):
     """In words."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Its arguments."""
-    measure: Literal["loss", "accuracy"]
-    """What is tested."""
+    measure: Literal["loss", "accuracy", "valid_time"]
+    """What is tested: a loss, where less is better, an accuracy, or for how many steps a forecast is right."""
     trivial: Real
     """The value without memory."""
     solved: Real
