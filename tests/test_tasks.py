@@ -117,7 +117,7 @@ def test_first_scored_can_be_said():
         (lambda: Digits(repeat=0), "repeat must be an integer of at least 1, got repeat=0"),
         (lambda: MatchToSample(stimuli=1), "stimuli must be an integer of at least 2, got stimuli=1"),
         (lambda: MatchToSample(noise=-0.1), "noise must be a finite number of at least 0, got noise=-0.1"),
-        (lambda: MackeyGlass(delay=0), "delay must be an integer of at least 1, got delay=0"),
+        (lambda: MackeyGlass(delay=4), r"delay must be an integer of at least 5 \(below 5 the signal comes to rest\)"),
         (lambda: MackeyGlass(steps=10_000), "steps must be an integer from 1 to 9999, got steps=10000"),
     ],
 )
@@ -284,6 +284,10 @@ def test_mackey_glass_solves_its_equation():
     wanted = 0.2 * past / (1 + past**10) - 0.1 * now
     known = np.isfinite(wanted)
     assert known.sum() > 350 and np.abs(slope - wanted)[known].max() < 2e-4
+
+
+def test_the_shortest_delay_gives_a_signal_that_moves():
+    assert 0.05 < np.std(_mackey_glass._signal(5)[0]) < 1
 
 
 def test_mackey_glass_trials():
