@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
-from scipy.signal import lfilter
 
 from flossing._checks import check_integer, check_positive
 from flossing._types import Input, RandomKey
@@ -131,6 +130,8 @@ def _signal(delay: int) -> tuple[np.ndarray, np.ndarray]:
 
     Over one delay all past values are known, and a step is linear in the present one: a filter of what they drive.
     """
+    from scipy.signal import lfilter  # takes a quarter of a second to import
+
     past, steps = delay * SUBSTEPS, SUBSTEPS * (SETTLING + LENGTH)
     decay = _advance(1.0, 0.0, 0.0)
     blocks, last = [], np.full(past + 1, 1.2)
