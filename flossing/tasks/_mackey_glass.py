@@ -130,7 +130,7 @@ def _signal(delay: int) -> tuple[np.ndarray, np.ndarray]:
 
     Over one delay all past values are known, and a step is linear in the present one: a filter of what they drive.
     """
-    from scipy.signal import lfilter  # takes a quarter of a second to import
+    from scipy.signal import lfilter  # slow to import
 
     past, steps = delay * SUBSTEPS, SUBSTEPS * (SETTLING + LENGTH)
     decay = _advance(1.0, 0.0, 0.0)
