@@ -126,7 +126,7 @@ def test_a_longer_task_takes_the_best_draws_of_a_shorter_one(protocol, tmp_path,
     assert sum(run["task"] == "long" for run in runs) == 4
     found = (protocol.with_suffix("") / "table.md").read_text()
     assert (
-        "All 12 runs are made." in found and "| draws that solve | XOR |\n" in found and "| long XOR | tanh |" in found
+        "All 12 runs are made." in found and "| draws that solve (p, McNemar) | XOR |\n" in found and "| long XOR | tanh |" in found
     )
 
     unsolved = text.replace("solved = 0.0", "solved = 1.0")
@@ -221,7 +221,7 @@ def test_the_table_says_what_the_pairs_decide(protocol):
     ]
     text = trial_table.markdown(trial, runs)
     assert "| tanh | 0 of 12 | 8 of 12 | +0.67 (" in text and "| 0.0078 | 0.0078 | better |" in text
-    assert "| tanh | 0 → 8 of 12 |" in text
+    assert "| tanh | 0 → 8 of 12 (0.0078) |" in text
     assert "| tanh | 0.5 → 0.99 (0.0078) |" in text  # eight of twelve pairs differ, all in one direction
     text = trial_table.markdown(trial, [run for run in runs if run["draw"] < 12])
     assert "| 0.0078 | 0.0078 | 1 of 12 pairs are missing |" in text

@@ -51,13 +51,15 @@ def table(trial: Trial, runs: Sequence[Run]) -> tuple[list[str], list[tuple[str,
     fisher = [_fisher(trial, row) for row in both]
     value = [rank_sum(ranked(row.second, row.task), ranked(row.first, row.task)) for row in both]
     p = holm(fisher + value)  # one family: all rows and both tests
-    adjusted = {(row.task.title, row.network): (p[i], p[len(both) + i]) for i, row in enumerate(both)}
+    drawn = [row for row in both if row.task.settings_of is None]
+    is_complete = len(drawn) == len(trial.drawn_tasks) * len(trial.networks)  # p is adjusted for all of them
+    adjusted = {(row.task.title, row.network): (p[i], p[len(both) + i]) for i, row in enumerate(both) if is_complete}
     head = ["task", "network", one, other, "p (solved, Fisher)", "p (value, rank sum)", other]
     lines = [cells_of(trial, row, adjusted.get((row.task.title, row.network))) for row in rows]
     harmed = [f"{row.network} on {row.task.title}" for row in both if is_harmed(row)]
     note = (
-        "p values are adjusted for all rows and both tests (Holm). Median worse by more than a point of accuracy, or a "
-        f"tenth of other measures: {_list(harmed)}."
+        "p values, once all rows are complete, are adjusted for all rows and both tests (Holm). Median worse by more than "
+        f"a point of accuracy, or a tenth of other measures: {_list(harmed)}."
     )
     return head, lines, note
 

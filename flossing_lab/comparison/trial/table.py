@@ -83,9 +83,9 @@ def _by_task(trial: Trial, runs: Sequence[Run]) -> str:
         cells = []
         for task in trial.drawn_tasks:
             each = pairs(trial, runs, name, task)
-            cells.append(f"{each.first} → {each.second} of {each.n}" if each.n else "")
+            cells.append(f"{each.first} → {each.second} of {each.n} ({each.p:.2g})" if each.n else "")
         rows.append((name, *cells))
-    return _table(("draws that solve", *(trial.tasks[task].title for task in trial.drawn_tasks)), rows)
+    return _table(("draws that solve (p, McNemar)", *(trial.tasks[task].title for task in trial.drawn_tasks)), rows)
 
 
 def _medians(trial: Trial, runs: Sequence[Run]) -> str:
