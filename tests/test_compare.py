@@ -126,7 +126,9 @@ def test_a_longer_task_takes_the_best_draws_of_a_shorter_one(protocol, tmp_path,
     assert sum(run["task"] == "long" for run in runs) == 4
     found = (protocol.with_suffix("") / "table.md").read_text()
     assert (
-        "All 12 runs are made." in found and "| draws that solve (p, McNemar) | XOR |\n" in found and "| long XOR | tanh |" in found
+        "All 12 runs are made." in found
+        and "| draws that solve (p, McNemar) | XOR |\n" in found
+        and "| long XOR | tanh |" in found
     )
 
     unsolved = text.replace("solved = 0.0", "solved = 1.0")

@@ -58,8 +58,8 @@ def table(trial: Trial, runs: Sequence[Run]) -> tuple[list[str], list[tuple[str,
     lines = [cells_of(trial, row, adjusted.get((row.task.title, row.network))) for row in rows]
     harmed = [f"{row.network} on {row.task.title}" for row in both if is_harmed(row)]
     note = (
-        "p values, once all rows are complete, are adjusted for all rows and both tests (Holm). Median worse by more than "
-        f"a point of accuracy, or a tenth of other measures: {_list(harmed)}."
+        "p values, once all rows are complete, are adjusted for all rows and both tests (Holm). Median worse by more "
+        f"than a point of accuracy, or a tenth of other measures: {_list(harmed)}."
     )
     return head, lines, note
 
