@@ -261,6 +261,24 @@ def test_the_best_draws_are_compared_and_harm_is_said(protocol):
         assert best.is_harmed(best.Row(loss, "tanh", runs("none", [before]), runs("flossing", [after]))) is harmed
 
 
+@pytest.mark.usefixtures("optax_promotion")
+def test_forecasts_are_measured(protocol, monkeypatch):
+    """A run keeps the valid time and three exponents in closed loop; longer valid times solve the task."""
+    text = TINY.replace('task = "TemporalXOR"', 'task = "MackeyGlass"').replace(
+        "{ steps = 12, delay = 2 }", "{ steps = 40 }"
+    )
+    text = text.replace('measure = "accuracy"', 'measure = "valid_time"').replace("solved = 0.95", "solved = 1e4")
+    protocol.write_text(text)
+    monkeypatch.setattr(trial_runs, "run_jobs", lambda jobs, **_: _perform(jobs))
+    main(["compare", str(protocol), "--workers", "1"])
+    trial, runs = read_trial(protocol), trial_runs.read_results(protocol.with_suffix(""))
+    for run in runs:
+        assert 0 <= run["valid_time"] < 200 and len(run["closed_loop"]) == 3
+        assert run["closed_loop"][0] < 0.1  # six units after a few epochs
+        assert not paired.is_solved(trial, run) and paired.is_solved(trial, run | {"valid_time": 1e4})
+    assert (protocol.with_suffix("") / "curves.png").stat().st_size > 5000
+
+
 def test_curves_are_drawn_against_the_cost_of_the_protocol(protocol):
     protocol.write_text(TINY.replace("epochs = 4", "epochs = 120"))
     trial = read_trial(protocol)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from scipy.stats import fisher_exact
 
-from flossing_lab.comparison.trial.ended import median, ranked, runs_of, said, solved
+from flossing_lab.comparison.trial.ended import count_solved, describe_median, is_better, median, ranked, runs_of
 from flossing_lab.comparison.trial.paired import is_solved
 from flossing_lab.comparison.trial.protocol import Trial, TrialTask
 from flossing_lab.statistics import LEVEL, holm, rank_sum
@@ -39,7 +39,10 @@ def rows_of(trial: Trial, runs: Sequence[Run]) -> list[Row]:
 
 def cells_of(trial: Trial, row: Row, p: tuple[float, float] | None) -> tuple[str, ...]:
     """One line of the table; `p` is that of solving the task, and that of the value on test data."""
-    arms = [f"{solved(trial, each)}, {said(each, row.task)}" if each else "" for each in (row.first, row.second)]
+    arms = [
+        f"{count_solved(trial, each)}, {describe_median(each, row.task)}" if each else ""
+        for each in (row.first, row.second)
+    ]
     return row.task.title, row.network, *arms, *([f"{each:.2g}" for each in p] if p else ["", ""]), _verdict(row, p)
 
 
@@ -47,15 +50,16 @@ def table(trial: Trial, runs: Sequence[Run]) -> tuple[list[str], list[tuple[str,
     """The head and the rows of the table, and what they say about harm."""
     one, other = list(trial.arms)[:2]
     rows = rows_of(trial, runs)
-    both = [row for row in rows if len(row.first) == len(row.second) == trial.settings.again]
+    made = [i for i, row in enumerate(rows) if len(row.first) == len(row.second) == trial.settings.again]
+    both = [rows[i] for i in made]
     fisher = [_fisher(trial, row) for row in both]
     value = [rank_sum(ranked(row.second, row.task), ranked(row.first, row.task)) for row in both]
     p = holm(fisher + value)  # one family: all rows and both tests
     drawn = [row for row in both if row.task.settings_of is None]
     is_complete = len(drawn) == len(trial.drawn_tasks) * len(trial.networks)  # p is adjusted for all of them
-    adjusted = {(row.task.title, row.network): (p[i], p[len(both) + i]) for i, row in enumerate(both) if is_complete}
+    adjusted = dict(zip(made, zip(p[: len(both)], p[len(both) :], strict=True), strict=True)) if is_complete else {}
     head = ["task", "network", one, other, "p (solved, Fisher)", "p (value, rank sum)", other]
-    lines = [cells_of(trial, row, adjusted.get((row.task.title, row.network))) for row in rows]
+    lines = [cells_of(trial, row, adjusted.get(i)) for i, row in enumerate(rows)]
     harmed = [f"{row.network} on {row.task.title}" for row in both if is_harmed(row)]
     note = (
         "p values, once all rows are complete, are adjusted for all rows and both tests (Holm). Median worse by more "
@@ -88,9 +92,7 @@ def _verdict(row: Row, p: tuple[float, float] | None) -> str:
         return ""
     if min(p) >= LEVEL:
         return "no difference shown"
-    ours, theirs = (ranked(runs, row.task) for runs in (row.second, row.first))
-    wins = sum((a > b) - (a < b) for a in ours for b in theirs)  # the sign of the rank sum
-    return "better" if wins > 0 else "worse"
+    return "better" if is_better(row.second, row.first, row.task) else "worse"
 
 
 def _list(names: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from flossing_lab.comparison.trial.ended import ranked, runs_of, said, solved, values
+from flossing_lab.comparison.trial.ended import count_solved, describe_median, is_better, ranked, runs_of, values
 from flossing_lab.comparison.trial.paired import is_solved
 from flossing_lab.comparison.trial.protocol import Trial, TrialTask
 from flossing_lab.comparison.trial.runs import solves_again
@@ -96,7 +96,7 @@ def _of_task(trial: Trial, runs: Sequence[Run], name: str, task: TrialTask) -> s
 
 def _share(trial: Trial, drawn: Sequence[Run]) -> str:
     low, high = wilson(sum(is_solved(trial, run) for run in drawn), len(drawn))
-    return f"{solved(trial, drawn)} ({low:.2f} to {high:.2f})"
+    return f"{count_solved(trial, drawn)} ({low:.2f} to {high:.2f})"
 
 
 def _ended(trial: Trial, again: Sequence[Run], task: TrialTask) -> tuple[str, str, str, str]:
@@ -105,7 +105,7 @@ def _ended(trial: Trial, again: Sequence[Run], task: TrialTask) -> tuple[str, st
     good = [run for run in again if is_solved(trial, run)]
     epochs = f"{statistics.median(run['epochs'] for run in good):.0f}" if good else ""
     seconds = f"{statistics.median(sum(run['seconds'].values()) for run in again):.0f}"
-    return solved(trial, again), said(again, task), epochs, seconds
+    return count_solved(trial, again), describe_median(again, task), epochs, seconds
 
 
 def _said(
@@ -116,9 +116,7 @@ def _said(
         return ""
     if p >= LEVEL:
         return f"no difference shown (p = {p:.2g})"
-    ours, theirs = (ranked(again[c], task) for c in (each, reference))
-    wins = sum((a > b) - (a < b) for a in ours for b in theirs)  # the sign of the rank sum that the test looks at
-    return f"{'better' if wins > 0 else 'worse'} (p = {p:.2g})"
+    return f"{'better' if is_better(again[each], again[reference], task) else 'worse'} (p = {p:.2g})"
 
 
 def _again(runs: Sequence[Run], task: str, contender: Contender) -> list[Run]:

@@ -8,10 +8,9 @@ from matplotlib.figure import Figure
 
 from flossing_lab.comparison.runs import CHUNK
 from flossing_lab.comparison.trial.ended import runs_of
+from flossing_lab.comparison.trial.picture import SHADES
 from flossing_lab.comparison.trial.protocol import Trial
 from flossing_lab.runs.plotting import COLOURS, DARK, remove_spines
-
-_SHADES = ("none", "before")
 
 
 def draw(trial: Trial, runs: Sequence[dict[str, Any]]) -> Figure:
@@ -21,20 +20,20 @@ def draw(trial: Trial, runs: Sequence[dict[str, Any]]) -> Figure:
     panels = figure.subplots(len(tasks), len(networks), sharey="row", squeeze=False)
     for row, name in zip(panels, tasks, strict=True):
         task = trial.tasks[name]
+        measure = "accuracy" if task.measure == "accuracy" else "loss"
         for axes, network in zip(row, networks, strict=True):
-            for arm, shade in zip(trial.arms, _SHADES, strict=False):
+            for arm, shade in zip(trial.arms, SHADES, strict=False):
                 of = [run for run in runs_of(runs, name, network, arm, again=False) if run["curve"]]
                 if of:
                     seconds = times(trial, name, network, arm)
-                    low, middle, high = quartiles(of, task.measure, len(seconds))
+                    low, middle, high = quartiles(of, measure, len(seconds))
                     axes.plot(seconds, middle, lw=1.4, color=COLOURS[shade], label=arm)
                     axes.fill_between(seconds, low, high, lw=0, alpha=0.2, color=COLOURS[shade])
-            if task.measure != "valid_time":  # which is not measured in training
+            if task.measure == measure:  # a valid time is not measured in training
                 axes.axhline(task.solved, lw=0.8, ls="--", color=DARK)
             axes.set_title(network, loc="left", fontsize=9, color=DARK)
             axes.set_xlim(left=0)
             remove_spines(axes)
-        measure = "accuracy" if task.measure == "accuracy" else "loss"
         if measure == "loss":
             row[0].set_yscale("log")  # shared by the row
         row[0].set_ylabel(f"{task.title}\n{measure} in training", fontsize=8)

@@ -34,7 +34,13 @@ def median(runs: Sequence[Run], task: TrialTask) -> float:
     return statistics.median(finite) if finite else math.nan
 
 
-def said(runs: Sequence[Run], task: TrialTask) -> str:
+def is_better(runs: Sequence[Run], others: Sequence[Run], task: TrialTask) -> bool:
+    """Whether `runs` end better than `others` more often than worse, over all pairs: the sign of their rank sum."""
+    ours, theirs = ranked(runs, task), ranked(others, task)
+    return sum((a > b) - (a < b) for a in ours for b in theirs) > 0
+
+
+def describe_median(runs: Sequence[Run], task: TrialTask) -> str:
     """The median value with its 95 % interval, in words."""
     finite = [value for value in values(runs, task) if math.isfinite(value)]
     if not finite:
@@ -43,6 +49,6 @@ def said(runs: Sequence[Run], task: TrialTask) -> str:
     return f"{median(runs, task):.3g}" + (f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval else "")
 
 
-def solved(trial: Trial, runs: Sequence[Run]) -> str:
+def count_solved(trial: Trial, runs: Sequence[Run]) -> str:
     """How many of the runs solve their task."""
     return f"{sum(is_solved(trial, run) for run in runs)} of {len(runs)}"

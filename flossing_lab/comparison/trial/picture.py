@@ -10,7 +10,8 @@ from flossing_lab.comparison.trial.paired import pairs
 from flossing_lab.comparison.trial.protocol import Trial
 from flossing_lab.runs.plotting import COLOURS, DARK, LIGHT_GREY, remove_spines
 
-_SHADES = ("none", "before")
+SHADES = ("none", "before")
+"""The colours of the two arms, by their names in `COLOURS`."""
 
 
 def draw(trial: Trial, runs: Sequence[dict[str, Any]]) -> Figure:
@@ -25,7 +26,7 @@ def draw(trial: Trial, runs: Sequence[dict[str, Any]]) -> Figure:
                 continue
             shares = np.array([each.first, each.second]) / each.n
             axes.plot(shares, [row, row], color=LIGHT_GREY, lw=3, zorder=1)
-            for share, arm, shade in zip(shares, trial.arms, _SHADES, strict=False):
+            for share, arm, shade in zip(shares, trial.arms, SHADES, strict=False):
                 label = arm if row == 0 else None
                 axes.scatter(share, row, s=60, color=COLOURS[shade], label=label, zorder=2)
         axes.set(xlim=(-0.04, 1.04), xlabel="share of draws that solve it")
