@@ -21,6 +21,47 @@ def check_positive(name: str, value: Any):
         raise ValueError(f"{name} must be a positive number, got {name}={value!r}")
 
 
+def check_settings(
+    *,
+    window: int,
+    k: Any,
+    transient: Any,
+    interval: Any,
+    tolerance: Any,
+    target: Any,
+    clip: Any,
+    sequences: Any,
+    seed: Any,
+):
+    """Raise ValueError for settings of a `Flosser` that no model can have; the rest is checked in its first step."""
+    check_integer("window", window, least=2)
+    if k is not None:
+        check_integer("k", k, least=1)
+    if transient is not None:
+        check_integer("transient", transient, least=0, most=window - 1, note=f" (the window has {window} steps)")
+    if interval != "auto":
+        check_integer("interval", interval, least=1, note=" or 'auto'")
+    if tolerance is not None:
+        check_positive("tolerance", tolerance)
+    if clip is not None:
+        check_positive("clip", clip)
+    _check_target(target, k)
+    check_integer("sequences", sequences, least=1)
+    check_integer("seed", seed, least=0)
+
+
+def _check_target(target: Any, k: int | None):
+    """Raise ValueError unless this is a finite number, or one for each of `k` exponents."""
+    try:
+        values = np.asarray(target.tolist() if hasattr(target, "tolist") else target, dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError(f"target must be a number, or one for each exponent, got target={target!r}") from None
+    if values.ndim > 1 or (values.ndim == 1 and k is not None and len(values) != k):
+        raise ValueError(f"target must be a number, or one for each of k exponents, got shape {values.shape} and k={k}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"target must be finite, got target={target!r}")
+
+
 def check_loss(loss: Any, home: str, elsewhere: str):
     """Raise ValueError unless `loss` is a function, and not one of the other ecosystem's."""
     legal = f"loss must be a function of what an epoch measures, such as {home}.exponents or {home}.Memory()"

@@ -4,6 +4,7 @@ They check concrete values only. A traced value (inside `jit`, `grad` or `vmap`)
 still checks its shape and dtype.
 """
 
+import reprlib
 from typing import Any
 
 import jax
@@ -21,10 +22,16 @@ def check_leaves(name: str, tree: Any):
         if isinstance(leaf, Tracer):
             continue
         if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)):
-            raise ValueError(f"{label} must be an array or a number, got {leaf!r} of type {type(leaf).__name__}")
+            raise ValueError(f"{label} must be an array or a number, got {_describe(leaf)}")
         _check_width(label, leaf)
         _check_mesh(label, leaf)
         _check_finite(label, leaf)
+
+
+def _describe(leaf: Any) -> str:
+    if type(leaf).__module__.partition(".")[0] == "torch":
+        return f"a torch {type(leaf).__name__}: use flossing.pytorch for torch, or pass tensor.numpy()"
+    return f"{reprlib.repr(leaf)} of type {type(leaf).__name__}"
 
 
 def _check_width(label: str, leaf: Any):

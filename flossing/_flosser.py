@@ -13,7 +13,8 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
-from flossing._checks import check_integer, check_leaves, check_positive, is_concrete
+from flossing._arguments import check_loss, check_settings
+from flossing._checks import check_leaves, check_positive, is_concrete
 from flossing._runtime.interning import interned
 from flossing._spectra.gradient_reach import gradient_reach
 from flossing._training.epoch import CLIP, LEARNING_RATE, FlossingState
@@ -132,18 +133,17 @@ class Flosser:
         seed: int = 0,
         report: bool = True,
     ):
-        check_integer("window", window, least=2)
-        check_integer("sequences", sequences, least=1)
-        check_integer("seed", seed, least=0)
-        if interval != "auto":
-            check_integer("interval", interval, least=1, note=" or 'auto'")
+        options = {"k": k, "transient": transient, "interval": interval, "tolerance": tolerance, "target": target}
+        options["clip"] = clip
+        check_settings(window=window, sequences=sequences, seed=seed, **options)
+        if loss is not None:
+            check_loss(loss, "flossing.losses", "flossing.pytorch.losses")
         if schedule is None:
             check_positive("threshold", threshold)
             names = {"distant": "gradient_norm/distant", "local": "gradient_norm/local", "threshold": threshold}
             schedule = adaptive(**names, preflossing=preflossing, epochs=epochs, every=every)
-        options = {"k": k, "transient": transient, "interval": interval, "tolerance": tolerance, "target": target}
         options |= {"rematerialise": rematerialise, "loss": loss, "step": step, "where": interned(where)}
-        options |= {"project": project, "clip": clip}
+        options["project"] = project
         options["optimiser"] = read_optimiser(optax.adam(LEARNING_RATE) if optimiser is None else optimiser)
         for name, value in {
             "window": window,

@@ -170,11 +170,25 @@ def test_your_own_rule_and_ratio():
         ({"every": 0}, "every must be an integer"),
         ({"sequences": 0}, "sequences must be an integer"),
         ({"interval": 0}, "interval must be an integer of at least 1 or 'auto'"),
+        ({"k": 0}, "k must be an integer of at least 1, got k=0"),
+        ({"transient": 8}, r"transient must be an integer from 0 to 7 \(the window has 8 steps\), got transient=8"),
+        ({"target": np.zeros(2), "k": 3}, r"target must be a number, or one for each of k exponents, .*\(2,\) and k=3"),
+        ({"target": float("inf")}, "target must be finite, got target=inf"),
+        ({"clip": -1.0}, "clip must be a positive number, got clip=-1.0"),
+        ({"tolerance": 0.0}, "tolerance must be a positive number"),
     ],
 )
 def test_bad_settings(options, message):
     with pytest.raises(ValueError, match=message):
         fl.Flosser(**QUICK | options)
+
+
+def test_a_model_that_is_no_pytree():
+    class Cell:
+        W = jnp.eye(2)
+
+    with pytest.raises(ValueError, match=r"got an object of class Cell, which is no pytree: derive the class from eq"):
+        fl.Flosser(**QUICK).init(Cell())
 
 
 def test_bad_updates_change_nothing():

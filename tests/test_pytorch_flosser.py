@@ -8,6 +8,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import jax
 import pytest
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -242,12 +243,24 @@ def frozen():
         (Model(), {"threshold": 0.0}, "threshold must be a positive number"),
         (Model(), {"every": 0}, "every must be an integer"),
         (Model(), {"optimiser": torch.optim.SGD([nn.Parameter(torch.zeros(1))], 1.0)}, "that the optimiser holds"),
+        (Model(), {"optimiser": list}, r"optimiser must be an optimiser of torch.optim, or a class .*got \[Parameter"),
+        (Model(), {"k": 0}, "k must be an integer of at least 1"),
+        (Model(), {"target": [0.0], "k": 3}, r"target must be a number, or one for each of k exponents"),
+        (Model(), {"target": torch.tensor(torch.nan)}, "target must be finite"),
+        (Model(), {"loss": fl.losses.exponents}, "loss must be .*got one of flossing.losses"),
     ],
 )
 def test_bad_input(model, options, message):
     with pytest.raises(ValueError, match=message):
         flt.Flosser(model, **QUICK | options)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_torch_given_to_jax():
+    with pytest.raises(ValueError, match="model must be one of JAX, got RNN of torch: use flossing.pytorch"):
+        fl.lyapunov_spectrum(nn.RNN(3, 4), torch.zeros(9, 3))
+    with pytest.raises(ValueError, match=r"inputs must be an array or a number, got a torch Tensor: use"):
+        fl.lyapunov_spectrum(fl.cells.VanillaRNN(4, 3, key=jax.random.key(0)), torch.zeros(9, 3))
 
 
 def test_bad_steps_change_nothing():

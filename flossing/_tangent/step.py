@@ -45,6 +45,8 @@ _CALLS: dict[Convention, ExplicitStep] = {"function": call_function, "module": c
 
 def read_step(model: Any, step: Any = None) -> ExplicitStep:
     """The explicit form of a model's step: `step` if given, else the form that the convention implies."""
+    if any(base.__module__.split(".")[0] == "torch" for base in type(model).__mro__):
+        raise ValueError(f"model must be one of JAX, got {type(model).__name__} of torch: use flossing.pytorch")
     if step is not None:
         if not callable(step):
             raise ValueError(f"step must be a function step(model, state, input) -> state, got step={step!r}")

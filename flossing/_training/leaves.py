@@ -1,5 +1,6 @@
 """Which leaves of a model are flossed, and whether two trees are alike."""
 
+import types
 from collections.abc import Callable
 
 import equinox as eqx
@@ -16,7 +17,7 @@ def mask_of(model: PyTree, where: Callable | None) -> PyTree:
     if where is None:
         mask = jax.tree_util.tree_map(eqx.is_inexact_array, model)
         if not any(jax.tree_util.tree_leaves(mask)):
-            raise ValueError("model must hold a floating array to floss, got none")
+            raise ValueError(f"model must hold a floating array to floss, got {_describe(model)}")
         return mask
     nothing = jax.tree_util.tree_map(lambda _: False, model)
     mask = eqx.tree_at(where, nothing, replace_fn=lambda _: True)
@@ -25,6 +26,12 @@ def mask_of(model: PyTree, where: Callable | None) -> PyTree:
         got = "a leaf that is not one" if chosen else "none"
         raise ValueError(f"where must select floating arrays of the model, got {got}")
     return mask
+
+
+def _describe(model: PyTree) -> str:
+    if not jax.tree_util.all_leaves([model]) or isinstance(model, types.FunctionType):
+        return "none"
+    return f"an object of class {type(model).__name__}, which is no pytree: derive the class from equinox.Module"
 
 
 def check_effect(model: PyTree, mask: PyTree, problem: Problem):

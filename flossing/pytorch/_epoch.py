@@ -32,7 +32,16 @@ def select_parameters(model: Any, parameters: Any, optimiser: Any) -> tuple[list
         flossed = [p for p in flossed if id(p) in held]
     if not flossed:
         raise ValueError("parameters must hold one that requires a gradient and that the optimiser holds, got none")
-    return flossed, optimiser if isinstance(optimiser, torch.optim.Optimizer) else optimiser(flossed)
+    return flossed, optimiser if isinstance(optimiser, torch.optim.Optimizer) else _made(optimiser, flossed)
+
+
+def _made(make: Any, flossed: list[Tensor]) -> torch.optim.Optimizer:
+    """The optimiser that `make` creates for these parameters."""
+    made = make(flossed) if callable(make) else make
+    if not isinstance(made, torch.optim.Optimizer):
+        legal = "an optimiser of torch.optim, or a class or function that creates one, such as torch.optim.Adam"
+        raise ValueError(f"optimiser must be {legal}, got {made!r}")
+    return made
 
 
 def method_with_gradient(system: StepSystem, basis: Tensor) -> Method:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.utils import _pytree as pytree
 
-from flossing._arguments import check_integer, check_positive
+from flossing._arguments import check_loss, check_positive, check_settings
 from flossing.pytorch._epoch import select_parameters
 from flossing.pytorch._floss import LEARNING_RATE, FlossingState, floss
 from flossing.pytorch._modules import is_recurrent, read_module, recurrent_names, unwrapped
@@ -112,18 +112,19 @@ class Flosser:
         report: bool = True,
         engine: Engine = "auto",
     ):
-        check_integer("window", window, least=2)
-        check_integer("sequences", sequences, least=1)
-        check_integer("seed", seed, least=0)
+        options = {"k": k, "transient": transient, "interval": interval, "tolerance": tolerance, "target": target}
+        options["clip"] = clip
+        check_settings(window=window, sequences=sequences, seed=seed, **options)
         check_positive("threshold", threshold)
+        if loss is not None:
+            check_loss(loss, "flossing.pytorch.losses", "flossing.losses")
         root = unwrapped(model)
         self.module = _find(root, recurrent)
         self.window, self.sequences, self.seed, self.report = window, sequences, seed, report
         adam = functools.partial(torch.optim.Adam, lr=LEARNING_RATE)
         chosen = select_parameters(self.module, parameters, adam if optimiser is None else optimiser)
         self.parameters, self.optimiser = chosen
-        self._options = {"k": k, "transient": transient, "interval": interval, "tolerance": tolerance, "target": target}
-        self._options |= {"loss": loss, "clip": clip, "project": project, "engine": engine}
+        self._options = {**options, "loss": loss, "project": project, "engine": engine}
         if schedule is None:
             names = {"distant": "gradient_norm/distant", "local": "gradient_norm/local", "threshold": threshold}
             schedule = adaptive(**names, preflossing=preflossing, epochs=epochs, every=every)
