@@ -68,6 +68,44 @@ class NoOutput:
 
 class NoScore:
     channels, outputs = 1, 1
+
+
+class Tuple(FirstBit):
+    def __call__(self, key):
+        return tuple(super().__call__(key))
+
+
+class LossAlone(FirstBit):
+    def score(self, outputs, trial):
+        return super().score(outputs, trial).loss
+
+
+class Unreduced(FirstBit):
+    def score(self, outputs, trial):
+        return fl.tasks.Score(jnp.zeros(self.steps), jnp.zeros(()))
+
+
+class TwoChannels(FirstBit):
+    channels = 2
+
+
+class Wrong(FirstBit):
+    def __call__(self, key):
+        return 1 / 0
+
+
+class Plain:
+    def __init__(self, units, inputs, *, key):
+        self.units = units
+
+    def __call__(self, input, state):
+        return state
+
+    def zeros(self):
+        return jnp.zeros(self.units)
+
+    def output(self, state):
+        return state
 """
 
 SHORT = ["--units", "6", "--epochs", "6", "--chunk", "3", "--batch", "2"]
@@ -170,10 +208,27 @@ def test_packages_and_entry_points(folder, monkeypatch):
         (["mine.py:NoScore"], "task must follow the protocol flossing.tasks.Task, got .* without score"),
         (["mine.py:FirstBit", "--cell", "mine.py:NoOutput"], "cell must follow the protocol .* without output"),
         (["mine.py:FirstBit", "--cell", "nothing"], "cell must be one of tanh, leaky, .* got cell='nothing'"),
-        (["mine.py:FirstBit", "--task-options", '{"a": 1}'], "task_options must be arguments of FirstBit"),
+        (
+            ["mine.py:FirstBit", "--task-options", '{"a": 1}'],
+            r"task_options must name .* of FirstBit \(steps\): got an unexpected",
+        ),
         (["mine.py:FirstBit", "--task-options", "{a"], "task_options must be JSON"),
         (["mine.py:FirstBit", "--cell-options", "[1]"], "cell_options must be a JSON object"),
         (["mine.py:FirstBit", "--k", "400"], "k must be at most the 64 coordinates|k must be an integer from 1 to 64"),
+        (["mine.py:FirstBit", "--window", "13"], r"window must be an integer from 2 to 12 \(the task has 12 steps\)"),
+        (["mine.py:Tuple"], r"task must return flossing.tasks.Trial\(.*\), got a tuple from mine.py:Tuple"),
+        (
+            ["mine.py:LossAlone"],
+            r"task must return flossing.tasks.Score\(.* got a score of mine.py:LossAlone without loss",
+        ),
+        (["mine.py:Unreduced"], r"flossing.tasks.Score\(.*two scalars, from score, got loss of shape \(12,\)"),
+        (["mine.py:TwoChannels"], r"task must draw inputs of shape \(steps, 2\), since channels = 2, got \(12, 1\)"),
+        (
+            ["mine.py:Wrong"],
+            r"task must run, got ZeroDivisionError from .*Wrong in line \d+ of mine.py: division",
+        ),
+        (["mine.py:FirstBit", "--cell", "mine.py:Plain"], "cell must be a pytree, got mine.py:Plain, .*equinox.Module"),
+        (["own", "--task-options", '{"delay": 500}'], "delay must leave a scored step"),
         (["broken.py:X"], "task must be in a file that can be executed, got .*ZeroDivisionError"),
         (["no.such.package:X"], "task must be importable"),
     ],

@@ -11,12 +11,11 @@ from jaxtyping import Array
 from matplotlib.figure import Figure
 
 from flossing import Spectrum, cells, losses, lyapunov_spectrum, schedules
-from flossing._arguments import default_transient
+from flossing._arguments import check_integer, default_transient
 from flossing._training.epoch import Flossing
 from flossing._types import RandomKey
 from flossing_lab.own.config import OwnConfig
-from flossing_lab.own.source import load
-from flossing_lab.runs.catalogue import CELLS, TASKS
+from flossing_lab.own.protocol import check_shapes, draw_model, make_task
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.experiment import Experiment, Measurements
 from flossing_lab.runs.figure import draw_run
@@ -53,36 +52,13 @@ class Loss(eqx.Module):
 
 
 def check(config: OwnConfig, *, here: bool = True):
-    """Raise ValueError for a task or a cell that cannot be had or lacks a member of its protocol."""
+    """Raise ValueError for a task or a cell that cannot be had, lacks a member of its protocol, or does not fit."""
+    steps = check_shapes(config)
+    if config.flossing.window is not None:
+        check_integer("window", config.flossing.window, least=2, most=steps, note=f" (the task has {steps} steps)")
     size = sum(leaf.size for leaf in jax.tree_util.tree_leaves(draw_model(config).zeros()))
     if config.k > size:
         raise ValueError(f"k must be at most the {size} coordinates of the state, got k={config.k}")
-
-
-def make_task(config: OwnConfig) -> Any:
-    """The task that `config` names."""
-    task_class = load(config.task.task, config.safety.folder, kind="task", known=TASKS)
-    task = _call(task_class, "task_options", config.task_arguments)
-    missing = [name for name in ("channels", "outputs", "score") if not hasattr(task, name)]
-    if missing or not callable(task):
-        lacking = ", ".join(missing) or "__call__(key)"
-        raise ValueError(f"task must follow the protocol flossing.tasks.Task, got {config.task.task} without {lacking}")
-    return task
-
-
-def draw_model(config: OwnConfig) -> cells.Network:
-    """The network before training."""
-    task = make_task(config)
-    cell_key, readout_key = jax.random.split(jax.random.key(config.seeds.seed_network))
-    make = load(config.network.cell, config.safety.folder, kind="cell", known=CELLS)
-    options = config.cell_arguments | {"key": cell_key}
-    cell = _call(make, "cell_options", options, config.network.units, task.channels)
-    if not isinstance(cell, cells.Cell):
-        missing = ", ".join(name for name in ("zeros", "output", "__call__") if not hasattr(cell, name))
-        raise ValueError(
-            f"cell must follow the protocol flossing.cells.Cell, got {config.network.cell} without {missing}"
-        )
-    return cells.Network(cell, task.outputs, key=readout_key)
 
 
 def build(config: OwnConfig, step_scale: float = 1.0) -> Experiment:
@@ -166,10 +142,3 @@ def draw(run: RunDirectory) -> Figure:
 @eqx.filter_jit
 def _measure(model: cells.Network, inputs: Array, key: RandomKey, k: int) -> Spectrum:
     return lyapunov_spectrum(model, inputs, k=k, key=key, transient=default_transient(len(inputs)))
-
-
-def _call(make: Any, name: str, options: dict[str, Any], *arguments: Any) -> Any:
-    try:
-        return make(*arguments, **options)
-    except TypeError as error:
-        raise ValueError(f"{name} must be arguments of {getattr(make, '__name__', make)}, got {error}") from error

@@ -1,0 +1,101 @@
+"""The task and the network that a configuration names, checked against their protocols before anything runs."""
+
+import contextlib
+import inspect
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from flossing import cells
+from flossing_lab.own.config import OwnConfig
+from flossing_lab.own.source import load, without_digest
+from flossing_lab.runs.catalogue import CELLS, TASKS
+
+
+def make_task(config: OwnConfig) -> Any:
+    """The task that `config` names; ValueError if it lacks a member of its protocol."""
+    task_class = load(config.task.task, config.safety.folder, kind="task", known=TASKS)
+    task = _call(task_class, "task", config.task_arguments)
+    missing = [name for name in ("channels", "outputs", "score") if not hasattr(task, name)]
+    if missing or not callable(task):
+        lacking = ", ".join(missing) or "__call__(key)"
+        raise ValueError(f"task must follow the protocol flossing.tasks.Task, got {config.task.task} without {lacking}")
+    return task
+
+
+def draw_model(config: OwnConfig, task: Any = None) -> cells.Network:
+    """The network before training; ValueError if its cell lacks a member of its protocol."""
+    task = make_task(config) if task is None else task
+    cell_key, readout_key = jax.random.split(jax.random.key(config.seeds.seed_network))
+    make = load(config.network.cell, config.safety.folder, kind="cell", known=CELLS)
+    cell = _call(make, "cell", config.cell_arguments | {"key": cell_key}, config.network.units, task.channels)
+    name = without_digest(config.network.cell)
+    if not isinstance(cell, cells.Cell):
+        missing = ", ".join(name for name in ("zeros", "output", "__call__") if not hasattr(cell, name))
+        raise ValueError(f"cell must follow the protocol flossing.cells.Cell, got {name} without {missing}")
+    if jax.tree_util.all_leaves([cell]):
+        raise ValueError(f"cell must be a pytree, got {name}, which is none: derive it from equinox.Module")
+    return cells.Network(cell, task.outputs, key=readout_key)
+
+
+def check_shapes(config: OwnConfig) -> int:
+    """The number of steps of the task; ValueError unless its trials, its scores and the network fit together.
+
+    Everything is traced and nothing is computed.
+    """
+    task = make_task(config)
+    name = without_digest(config.task.task)
+    with _located("task", name, task):
+        trial = eqx.filter_eval_shape(task, jax.random.key(0))
+    inputs = getattr(trial, "inputs", None)
+    if inputs is None:
+        got = f"{type(trial).__name__} from {name}"
+        raise ValueError(f"task must return flossing.tasks.Trial(inputs, targets, mask), got a {got}")
+    if getattr(inputs, "ndim", 0) != 2 or inputs.shape[1] != task.channels:
+        legal = f"(steps, {task.channels}), since channels = {task.channels}"
+        raise ValueError(f"task must draw inputs of shape {legal}, got {getattr(inputs, 'shape', inputs)} from {name}")
+    model = draw_model(config, task)
+    with _located("cell", without_digest(config.network.cell), model.cell):
+        outputs = eqx.filter_eval_shape(cells.Network.outputs, model, inputs)
+    with _located("task", name, task):
+        score = eqx.filter_eval_shape(task.score, outputs, trial)
+    legal = "flossing.tasks.Score(loss, accuracy), two scalars, from score"
+    for part in ("loss", "accuracy"):
+        if not hasattr(score, part):
+            raise ValueError(f"task must return {legal}, got a score of {name} without {part}")
+        if shape := jnp.shape(getattr(score, part)):
+            raise ValueError(f"task must return {legal}, got {part} of shape {shape} from {name}")
+    return inputs.shape[0]
+
+
+def _call(make: Any, kind: str, options: dict[str, Any], *arguments: Any) -> Any:
+    """`make(*arguments, **options)`; ValueError if it does not take them, or fails."""
+    name, signature = getattr(make, "__name__", str(make)), inspect.signature(make)
+    try:
+        signature.bind(*arguments, **options)
+    except TypeError as error:
+        legal = ", ".join(argument for argument in list(signature.parameters)[len(arguments) :] if argument != "key")
+        raise ValueError(f"{kind}_options must name arguments of {name} ({legal or 'it has none'}): {error}") from error
+    with _located(kind, name, make):
+        return make(*arguments, **options)
+
+
+@contextlib.contextmanager
+def _located(kind: str, name: str, own: Any) -> Iterator[None]:
+    """Turn an error in the code of a user into one line that names where it was raised."""
+    try:
+        yield
+    except Exception as error:
+        owner = own if inspect.isroutine(own) or inspect.isclass(own) else type(own)
+        if owner.__module__.startswith("flossing.") and isinstance(error, ValueError):
+            raise
+        file = inspect.getfile(owner)
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        place = f" in line {lines[-1]} of {Path(file).name}" if lines else ""
+        text = " ".join(str(error).split()) or "no message"
+        raise ValueError(f"{kind} must run, got {type(error).__name__} from {name}{place}: {text}") from error
