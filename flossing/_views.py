@@ -47,7 +47,9 @@ def describe_spectrum(spectrum: Any) -> str:
     count = tuple(as_numpy(spectrum.exponents).shape)
     many = f", mean of {count[0]} sequences" if len(count) > 1 else ""
     unit = "step" if spectrum.time_step == 1 else "unit of time"
-    return f"Spectrum(k={len(exponents)}: {' ... '.join(shown)} per {unit}{many}, over {_steps_of(spectrum)} steps)"
+    remark = " (too few for errors)" if len(count) == 1 and errors is None else ""
+    steps = f"{_steps_of(spectrum)} steps{remark}"
+    return f"Spectrum(k={len(exponents)}: {' ... '.join(shown)} per {unit}{many}, over {steps})"
 
 
 def _steps_of(spectrum: Any) -> str:

@@ -7,7 +7,6 @@ The arguments of a run are the fields of its configuration. JAX is imported only
 import _thread
 import contextlib
 import dataclasses
-import difflib
 import importlib.metadata
 import io
 import itertools
@@ -25,7 +24,7 @@ from flossing_lab.comparison.command import Compare
 from flossing_lab.paper.command import Paper
 from flossing_lab.reference.config import Config
 from flossing_lab.runs.command import OWN_DEFAULT, arguments_of, checked
-from flossing_lab.runs.config import DEFAULT_EXPERIMENT, explain_invalid
+from flossing_lab.runs.config import DEFAULT_EXPERIMENT, did_you_mean, explain_invalid
 from flossing_lab.runs.registry import EXPERIMENTS, command_class
 from flossing_lab.sweeps.command import Collect, Sweep
 
@@ -121,8 +120,8 @@ class Diagnose:
 class Demo:
     """Train networks with and without flossing on one task, and compare them: a table, one sentence, one picture.
 
-    flossing demo           the network of the released code, also from a good start without flossing
-    flossing demo signed    excitatory and inhibitory units, for which no good start is known
+    `flossing demo` trains the network of the released code, also from a good initialisation without flossing;
+    `flossing demo signed` trains one of excitatory and inhibitory units, for which no good initialisation is known.
     """
 
     network: tyro.conf.Positional[Literal["released", "signed"]] = "released"
@@ -218,6 +217,8 @@ def _closest(words: Sequence[str]) -> str | None:
     """`did you mean ...?`, for a command or a flag that is close to a legal one."""
     if words[0] not in COMMANDS:
         legal, given = [*COMMANDS], words[:1]
+    elif words[0] == "train" and len(words) > 1 and not words[1].startswith("-") and words[1] not in EXPERIMENTS:
+        return did_you_mean(words[1], EXPERIMENTS) or f"the experiments are {', '.join(EXPERIMENTS)}"
     else:
         output = io.StringIO()
         with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
@@ -225,9 +226,8 @@ def _closest(words: Sequence[str]) -> str | None:
         legal = re.findall(r"--[a-z0-9-]+", output.getvalue())
         given = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
     for word in given:
-        close = difflib.get_close_matches(word, legal, n=1, cutoff=0.7)
-        if close and word not in legal:
-            return f"did you mean {close[0]}?"
+        if word not in legal and (advice := did_you_mean(word, legal)):
+            return advice
     return None
 
 

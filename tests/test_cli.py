@@ -94,6 +94,8 @@ def test_one_seed_for_all(tmp_path):
         (["nosuch", "--help"], "flossing --help lists the legal values"),
         (["train", "--delays", "20"], "did you mean --delay?"),
         (["train", "balance", "--signal", "2"], "did you mean --signals?"),
+        (["train", "balanse"], "did you mean balance?"),
+        (["train", "xyz"], "the experiments are reference, balance, own"),
         (["train", "--seed", "3", "--seed-input", "2"], "seed must be left out where seeds are given one by one"),
     ],
 )

@@ -92,7 +92,9 @@ AXIS = "[[axes]]\nseed = [1, 2]\n"
         ("[base]\nseed = 1\n" + AXIS, "seed must be given once, in base or in one axis, got 2 times"),
         ("[base]\nself = 1\n" + AXIS, "self is not a field of the configuration; legal are amplitude, "),
         ("[base.network]\nunits = 9\n" + AXIS, "network is not a field of the configuration"),
-        ("[[axes]]\ndelays = [1]", "delays is not a field of the configuration"),
+        ("[[axes]]\ndelays = [1]", "delays is not a field of the configuration; did you mean delay?"),
+        ("[[axes]]\ntask_options = [{}]", 'it is one of the experiment own: put experiment = "own" into [base]'),
+        ("[base]\ntask = 'mine.py:T'\n" + AXIS, 'for classes of your own, put experiment = "own" into [base]'),
         ('[base]\n"a\\nb" = 1\n' + AXIS, "a b is not a field of the configuration"),
         ("title = 'x'\n" + AXIS, "title is not a key of a specification; legal are name, base, axes"),
         ("base = 3\n" + AXIS, "base must be a valid dictionary, got base=3"),
@@ -125,7 +127,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, text, message):
 
 def test_what_is_no_file_is_named(tmp_path):
     assert complaint(tmp_path) == "specification must be a TOML file, got a directory"
-    assert complaint(tmp_path / "missing.toml") == "specification must be a TOML file, got nothing"
+    assert complaint(tmp_path / "missing.toml") == "specification must be a TOML file, got a path where nothing is"
     assert complaint(tmp_path / ("x" * 300)).startswith("specification must be a TOML file that can be read: ")
 
 

@@ -45,7 +45,7 @@ def jax_results():
 
 def test_text():
     short = diagonal([-0.1, -0.25, -2.0], steps=100)
-    assert repr(short) == "Spectrum(k=3: -0.1000 ... -2.0000 per step, over 100 steps)"
+    assert repr(short) == "Spectrum(k=3: -0.1000 ... -2.0000 per step, over 100 steps (too few for errors))"
     assert short.table() == "   1  -0.1000      2  -0.2500      3  -2.0000"
     assert repr(diagonal([-0.1], batch=2)) == (
         "Spectrum(k=1: -0.1000 ± 0.0000 per step, mean of 2 sequences, over 200 steps)"

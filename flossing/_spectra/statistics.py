@@ -68,7 +68,10 @@ def batch_means(growth: Float[Array, "*B blocks k"], duration: float, batches: i
     least = batches * SPLIT
     *several, blocks, k = growth.shape
     if blocks < least:
-        raise ValueError(f"batches must leave {SPLIT} blocks for each batch, got batches={batches} of {blocks} blocks")
+        raise ValueError(
+            f"batches must leave {SPLIT} blocks for each batch, got batches={batches} of {blocks} blocks: average over "
+            f"at least {least} blocks (steps, if interval=1), or pass fewer batches"
+        )
     size = blocks // least
     short = growth[..., blocks - size * least :, :].reshape(*several, least, size, k).mean(-2) / duration
     long = short.reshape(*several, batches, SPLIT, k).mean(-2)

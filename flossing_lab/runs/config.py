@@ -3,10 +3,11 @@
 This module imports no JAX, so `--help` responds immediately.
 """
 
+import difflib
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -138,6 +139,12 @@ class RunConfig(Section):
 
     def _non_defaults(self) -> dict[str, Any]:
         return self.model_dump(exclude={"safety", "experiment"}, exclude_defaults=True)
+
+
+def did_you_mean(word: str, legal: Iterable[str]) -> str | None:
+    """The question `did you mean ...?`, if a legal word is close."""
+    close = difflib.get_close_matches(word, [*legal], n=1, cutoff=0.7)
+    return f"did you mean {close[0]}?" if close else None
 
 
 def explain_invalid(error: ValidationError) -> str:

@@ -38,12 +38,13 @@ def show_spectrum(
     exponents = np.asarray(spectrum.exponents)
     title = "freshly drawn network" if source is None else str(source)
     averaged, steps = len(spectrum.log_growth), len(spectrum.log_growth) + len(spectrum.transient_log_growth)
-    has_errors = averaged >= MIN_BLOCKS_FOR_ERROR
+    errors = "± standard error by batch means, < an upper bound" if averaged >= MIN_BLOCKS_FOR_ERROR else ""
+    errors = errors or f"no standard errors from fewer than {MIN_BLOCKS_FOR_ERROR} steps"
     console.print(f"Lyapunov exponents, {title}", style="italic", highlight=False, markup=False)
     console.print(spectrum.table(), highlight=False, markup=False, soft_wrap=True)
     console.print(
-        f"{len(exponents)} of {config.network.units}, per step, natural logarithm"
-        f"{', ± standard error by batch means' if has_errors else ''}; driven by {config.driven_by}, "
+        f"{len(exponents)} of {config.network.units}, per step, natural logarithm, {errors}; driven by "
+        f"{config.driven_by}, "
         f"averaged over {averaged} of {steps} steps, {config.dtype}",
         highlight=False,
     )

@@ -18,14 +18,14 @@ import itertools
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
-from flossing_lab.runs.config import DEFAULT_EXPERIMENT, RunConfig, explain_invalid
-from flossing_lab.runs.registry import config_class
+from flossing_lab.runs.config import DEFAULT_EXPERIMENT, RunConfig, did_you_mean, explain_invalid
+from flossing_lab.runs.registry import EXPERIMENTS, config_class
 
 MOST_POINTS = 100_000
 """A specification with more points than this is rejected as a mistake."""
@@ -85,8 +85,7 @@ class Spec(BaseModel):
         known = _legal_fields(self.base)
         for field in fields:
             if field not in known:
-                legal = ", ".join(sorted(known))
-                raise ValueError(f"{field} is not a field of the configuration; legal are {legal}")
+                raise ValueError(f"{field} is not a field of the configuration; {_advice(field, self.base, known)}")
             if fields.count(field) > 1:
                 raise ValueError(f"{field} must be given once, in base or in one axis, got {fields.count(field)} times")
         count = math.prod(len(values) for axis in self.axes for values in list(axis.values())[:1])
@@ -129,7 +128,9 @@ def _point(base: Mapping[str, Any], combination: tuple[dict[str, Any], ...]) -> 
     try:
         return Point(values, _plain_config(given).with_values(**given))
     except ValidationError as error:
-        raise ValueError(f"at {describe(values)}: {explain_invalid(error)}") from None
+        is_own = any(isinstance(value, str) and ".py:" in value for value in given.values())
+        hint = '; for classes of your own, put experiment = "own" into [base]' if is_own else ""
+        raise ValueError(f"at {describe(values)}: {explain_invalid(error)}{hint}") from None
 
 
 def _plain_config(given: Mapping[str, Any]) -> RunConfig:
@@ -141,10 +142,20 @@ def _legal_fields(base: Mapping[str, Any]) -> set[str]:
     return {"seed", "dtype", "experiment", *(field for section in sections for field in section)}
 
 
+def _advice(field: str, base: Mapping[str, Any], known: Collection[str]) -> str:
+    """What to write instead of an unknown field: a name like it, the experiment that has it, or all legal names."""
+    if advice := did_you_mean(field, known):
+        return advice
+    for experiment in EXPERIMENTS:
+        if field in _legal_fields({"experiment": experiment}) and experiment != base.get("experiment"):
+            return f'it is one of the experiment {experiment}: put experiment = "{experiment}" into [base]'
+    return f"legal are {', '.join(sorted(known))}"
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file():
-            found = "a directory" if path.is_dir() else "something else" if path.exists() else "nothing"
+            found = "a directory" if path.is_dir() else "something else" if path.exists() else "a path where nothing is"
             raise ValueError(f"specification must be a TOML file, got {found}")
         # Some editors begin a file with a byte order mark, which TOML does not allow.
         return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
