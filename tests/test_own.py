@@ -219,7 +219,7 @@ def test_packages_and_entry_points(folder, monkeypatch):
         (["mine.py:Tuple"], r"task must return flossing.tasks.Trial\(.*\), got a tuple from mine.py:Tuple"),
         (
             ["mine.py:LossAlone"],
-            r"task must return flossing.tasks.Score\(.* got a score of mine.py:LossAlone without loss",
+            r"task must return flossing.tasks.Score\(.* got a score of .*LossAlone without loss",
         ),
         (["mine.py:Unreduced"], r"flossing.tasks.Score\(.*two scalars, from score, got loss of shape \(12,\)"),
         (["mine.py:TwoChannels"], r"task must draw inputs of shape \(steps, 2\), since channels = 2, got \(12, 1\)"),
@@ -238,6 +238,14 @@ def test_bad_input(folder, capsys, words, message):
     assert run("train", *words) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("flossing: ")]
     assert __import__("re").search(message, line)
+
+
+def test_labels_show_a_digest_only_where_it_tells_runs_apart():
+    cells = [{"network": {"cell": f"mine.py:{name}@{digit * 12}"}} for name, digit in (("A", "1"), ("B", "1"))]
+    both = [OwnConfig.model_validate(each | {"safety": {"folder": "/x"}}) for each in cells]
+    assert axes_of(both) == {"cell": ["mine.py:A", "mine.py:B"]}
+    changed = both[0].with_values(cell=f"mine.py:A@{'2' * 12}")
+    assert axes_of([both[0], changed]) == {"cell": [f"mine.py:A@{digit * 12}" for digit in "12"]}
 
 
 def test_arguments_of_tasks_are_axes_of_their_own():

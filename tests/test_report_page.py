@@ -11,7 +11,7 @@ from flossing_lab.report import write_report
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.plotting import LABELS
 from tests.browser import chromium, opened, wait_until_drawn
-from tests.test_report import CONDITIONS, SWEPT, sweep_of_400, write_comparison, write_run
+from tests.test_report import CONDITIONS, SWEPT, TINY, sweep_of_400, write_comparison, write_run
 
 SCRIPT = "<script>window.hacked = true</script>"
 IMAGE = "<img src=x onerror=window.hacked=true>"
@@ -105,6 +105,15 @@ def test_the_button_plays_to_the_end_and_stops(browser, compared):
         assert page.inner_text("#play") == "Pause"
         page.wait_for_function("() => document.getElementById('play').textContent === 'Play'")
         assert page.inner_text("#moment").startswith("after 120 training")
+
+
+def test_figures_that_no_run_has_are_left_out(browser, tmp_path):
+    write_run(tmp_path / "run", TINY.with_values(condition="none"), detailed=False)
+    with opened(browser, write_report([tmp_path], tmp_path / "report.html")) as page:
+        assert page.locator("#spectra .main-svg").first.is_visible()
+        assert (
+            page.locator("#horizons").count() == page.locator("#weights").count() == page.locator("#play").count() == 0
+        )
 
 
 def test_choosing_another_run_changes_its_figures(browser, compared, comparison):

@@ -122,6 +122,7 @@ def test_the_command(tmp_path, capsys):
         module.weight_hh_l0.data.mul_(0.5)
     sequence = torch.randn(300, 2, **DOUBLE)
     np.save(inputs, sequence.numpy())
+    np.save(tmp_path / "wide.npy", np.zeros((50, 3)))
     plot = tmp_path / "plots" / "a.png"
     code, shown = run(capsys, "--weights", files[0], "--inputs", inputs, "--first", 2, "--plot", plot)
     expected = fl.lyapunov_spectrum(fl.cells.from_weights(files[0]), jnp.asarray(sequence.numpy()), k=2)
@@ -135,6 +136,7 @@ def test_the_command(tmp_path, capsys):
         (["--weights", inputs, "--inputs", inputs], "weights must be a file .pt"),
         (["--weights", tmp_path / "none.pt", "--inputs", inputs], "No such file"),
         (["--weights", files[0], "--inputs", files[0]], "inputs must be a .npy file"),
+        (["--weights", files[0], "--inputs", tmp_path / "wide.npy"], "inputs must have the 2 channels of the network"),
     ):
         code, shown = run(capsys, *arguments)
         assert code == 2 and message in shown.err and len(shown.err.splitlines()) == 1

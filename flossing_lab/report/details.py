@@ -20,6 +20,12 @@ MOST_WEIGHTS = 3_000_000
 """The most weights on the page, each matrix with its eigenvalues; more would make the page large and slow."""
 MOST_UNITS = 128
 """The most rows and columns of a weight matrix to show; a screen cannot resolve more."""
+NOT_KEPT = (
+    "This run holds no condition numbers of the long-term Jacobian.",
+    "This run holds no snapshots of its weights.",
+    "This run holds no recurrent weights J that the page could show.",
+)
+"""What is said of a panel that some experiments do not have; if no run has it, the page leaves it out."""
 _RECURRENT = ("network.J", "cell.J")
 """Names of recurrent weights."""
 _COLUMNS = 160
@@ -125,7 +131,7 @@ def _gradients(training: Metrics, clip: float | None) -> Panel:
 def _horizons(run: Run) -> Panel:
     stored = run.directory.horizons
     if not stored:
-        return "This run holds no condition numbers of the long-term Jacobian."
+        return NOT_KEPT[0]
     k, horizon = run.config.k, stored.pop("horizon")
     lines = {}
     # A singular Jacobian has an infinite condition number and exponents of -inf, which leave gaps in the lines.
@@ -147,11 +153,11 @@ def _horizons(run: Run) -> Panel:
 def _network(run: Run, budget: int) -> Panel:
     snapshots = list(run.directory.snapshots.items())
     if not snapshots:
-        return "This run holds no snapshots of its weights."
+        return NOT_KEPT[1]
     names = read_arrays(snapshots[0][1])
     found = [name for name in _RECURRENT if name in names]
     if not found:
-        return "This run holds no recurrent weights J that the page could show."
+        return NOT_KEPT[2]
     units = len(names[found[0]])
     chosen = evenly_spaced(len(snapshots), max(2, min(MOST_SNAPSHOTS, budget // units**2)))
     epochs = [snapshots[index][0] for index in chosen]

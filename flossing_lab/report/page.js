@@ -42,8 +42,9 @@
     Plotly.react(place, traces, layout, { displayModeBar: false });
   }
 
-  // Draws figures from their content, or says in its place why there is none.
+  // Draws figures from their content, or says in its place why there is none. Figures that no run has are not there.
   function show(ids, content, drawing) {
+    if (!find(ids[0])) return;
     const missing = typeof content === "string";
     for (const id of ids) {
       find(id).hidden = missing;
@@ -95,11 +96,18 @@
       const shapes = lines.flatMap((each, at) => triangles(each, readable(lines) ? at : 0));
       const more = { shapes, hovermode: hovermode(lines) };
       draw("accuracy", traces("accuracy"), axis("training epoch"), accuracyAxis(), more);
-      draw("loss", traces("loss"), axis("training epoch"), logarithmic("loss", { dtick: "D2" }), more);
+      draw("loss", traces("loss"), axis("training epoch"), lossAxis(lines), more);
     });
   }
 
   const accuracyAxis = () => axis("accuracy", { autorangeoptions: { include: [0.42, 1] } });
+  // Within less than a decade, a logarithmic axis may have no tick.
+  function lossAxis(lines) {
+    const values = lines.flatMap(({ loss }) => loss.y).filter((value) => value > 0);
+    const isNarrow = Math.max(...values) < 5 * Math.min(...values);
+    return isNarrow ? axis("loss", { tickformat: "~g" }) : logarithmic("loss", { dtick: "D2" });
+  }
+
   const logarithmic = (title, more = {}) => axis(title, { type: "log", tickformat: "~g", ...more });
 
   // One row of triangles a line, at the foot of the figure, where it was flossed.
@@ -197,6 +205,7 @@
 
   function drawNetwork() {
     const { network } = detail();
+    if (!find("player")) return;
     find("player").hidden = find("snapshots").hidden = typeof network === "string";
     show(["eigenvalues", "weights"], network, (content) => {
       const { epochs, of, size, units, real, imaginary, limit } = content;
@@ -242,7 +251,12 @@
   function stop() {
     clearInterval(playing);
     playing = null;
-    find("play").textContent = "Play";
+    if (find("play")) find("play").textContent = "Play";
+  }
+
+  function rewind() {
+    stop();
+    if (find("step")) find("step").value = 0;
   }
 
   function play() {
@@ -271,9 +285,9 @@
 
   find("final-choice")?.addEventListener("change", drawFinal);
   find("curves-choice")?.addEventListener("change", drawCurves);
-  find("run").addEventListener("change", () => { stop(); find("step").value = 0; ofOneRun.forEach((each) => each()); });
-  find("step").addEventListener("input", () => { stop(); drawNetwork(); });
-  find("play").addEventListener("click", play);
+  find("run").addEventListener("change", () => { rewind(); ofOneRun.forEach((each) => each()); });
+  find("step")?.addEventListener("input", () => { stop(); drawNetwork(); });
+  find("play")?.addEventListener("click", play);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   const hint = () => document.querySelectorAll(".table").forEach((table) =>
     table.classList.toggle("scrolls", table.scrollWidth > table.clientWidth));

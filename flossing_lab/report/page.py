@@ -8,7 +8,7 @@ from typing import Any
 
 from flossing_lab.report import summary
 from flossing_lab.report.curves import final_accuracy, learning_curves
-from flossing_lab.report.details import choose_runs, show_in_detail
+from flossing_lab.report.details import NOT_KEPT, choose_runs, show_in_detail
 from flossing_lab.report.runs import LAST, Run, group_runs, name_runs, read_runs
 from flossing_lab.runs.files import write_atomically
 from flossing_lab.sweeps.collection import read_sweep
@@ -38,6 +38,7 @@ def collect(runs: Sequence[Run], damaged: Sequence[tuple[str, str]], name: str |
     axes, groups = group_runs(runs)
     detailed = choose_runs(groups)
     header, rows = summary.tabulate(list(axes), groups)
+    details = [show_in_detail(run, len(detailed)) for run in detailed]
     troubles, more_troubles = summary.list_problems(runs, damaged)
     return {
         **summary.describe(runs, name),
@@ -50,10 +51,11 @@ def collect(runs: Sequence[Run], damaged: Sequence[tuple[str, str]], name: str |
         "versions": summary.tabulate_versions(runs),
         "runs": len(runs),
         "detailed": name_runs(detailed),
+        "panels": {name for panels in details for name, panel in panels.items() if panel not in NOT_KEPT},
         "data": {
             "final": final_accuracy(axes, groups),
             "curves": learning_curves(axes, groups),
-            "details": [show_in_detail(run, len(detailed)) for run in detailed],
+            "details": details,
         },
     }
 

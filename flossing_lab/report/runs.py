@@ -10,7 +10,7 @@ import numpy as np
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.plotting import LABELS, as_exponents, running_mean
-from flossing_lab.sweeps.collection import ABSENT, axes_of, find_runs, labels_of
+from flossing_lab.sweeps.collection import ABSENT, axes_of, find_runs, labels_of_all
 
 LAST = 100
 """Number of final epochs whose mean is a final value."""
@@ -109,8 +109,7 @@ def group_runs(runs: Sequence[Run]) -> tuple[dict[str, list[Any]], list[Group]]:
     axes = {name: _in_order(values) for name, values in axes_of([run.config for run in runs]).items()}
     axes = {name: values for name, values in axes.items() if not name.startswith("seed")}
     found: dict[tuple, Group] = {}
-    for run in runs:
-        labels = labels_of(run.config)
+    for run, labels in zip(runs, labels_of_all([run.config for run in runs]), strict=True):
         values = {name: labels.get(name, ABSENT) for name in axes}
         place = tuple(axes[name].index(value) for name, value in values.items())
         found.setdefault(place, Group(values, [])).runs.append(run)
@@ -121,8 +120,7 @@ def name_runs(runs: Sequence[Run]) -> list[str]:
     """A name for each run: the values in which it differs from the others, and its directory."""
     axes = axes_of([run.config for run in runs]) or {"condition": []}
     names = []
-    for run in runs:
-        labels = labels_of(run.config)
+    for run, labels in zip(runs, labels_of_all([run.config for run in runs]), strict=True):
         words = label_of({name: labels[name] for name in axes if name in labels})
         names.append(f"{words} ({run.directory.path.resolve().name})")
     return names

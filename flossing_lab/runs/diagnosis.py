@@ -14,7 +14,7 @@ from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.experiment import experiment_module
 from flossing_lab.runs.plotting import save_figure
 from flossing_lab.runs.run import configure_dtype, load_model
-from flossing_lab.runs.spectrum import load_cell, read_inputs
+from flossing_lab.runs.spectrum import check_channels, load_cell, read_inputs
 
 TRIALS = 8
 """The number of sequences of the task along which a network is diagnosed."""
@@ -43,6 +43,7 @@ def diagnose_weights(file: Path, inputs: Path, *, kind: str | None, name: str | 
     if sequence.ndim != 2:
         raise ValueError(f"inputs must be a single sequence (T, S), got shape {sequence.shape} in {inputs}")
     _announce(file.name, horizon)
+    check_channels(cell, sequence, inputs)
     found = fl.diagnose(cell, jnp.asarray(sequence, cell.layers[0][1].dtype), horizon=horizon)
     _show(dataclasses.replace(found, in_torch=True), plot)  # the weights are torch's, and so is the advice
 

@@ -38,12 +38,10 @@ def show_spectrum(
     exponents = np.asarray(spectrum.exponents)
     title = "freshly drawn network" if source is None else str(source)
     averaged, steps = len(spectrum.log_growth), len(spectrum.log_growth) + len(spectrum.transient_log_growth)
-    errors = "± standard error by batch means, < an upper bound" if averaged >= MIN_BLOCKS_FOR_ERROR else ""
-    errors = errors or f"no standard errors from fewer than {MIN_BLOCKS_FOR_ERROR} steps"
     console.print(f"Lyapunov exponents, {title}", style="italic", highlight=False, markup=False)
     console.print(spectrum.table(), highlight=False, markup=False, soft_wrap=True)
     console.print(
-        f"{len(exponents)} of {config.network.units}, per step, natural logarithm, {errors}; driven by "
+        f"{len(exponents)} of {config.network.units}, per step, natural logarithm, {_errors(averaged)}; driven by "
         f"{config.driven_by}, "
         f"averaged over {averaged} of {steps} steps, {config.dtype}",
         highlight=False,
@@ -68,6 +66,7 @@ def show_weights(
     sequences, spectra = read_inputs(inputs), {}
     for file in files:
         cell = load_cell(file, kind, name)
+        check_channels(cell, sequences, inputs)
         dtype, size = cell.layers[0][1].dtype, sum(leaf.size for leaf in jax.tree_util.tree_leaves(cell.zeros()))
         if first is not None:
             check_integer("first", first, least=1, most=size, note=f" (the state has {size} coordinates)")
@@ -79,13 +78,22 @@ def show_weights(
         exponents, dtype = mean_and_error(spectrum)[0], str(spectrum.exponents.dtype)
         _remark_lost(exponents, dtype, "save the weights as float64", console)
     spectrum = next(iter(spectra.values()))
-    sequence = f"{len(sequences)} sequences, mean" if sequences.ndim == 3 else "one sequence"
+    several = sequences.ndim == 3
+    sequence = f"{len(sequences)} sequences, mean" if several else "one sequence"
+    errors = "± standard error over sequences" if several else _errors(spectrum.steps)
     console.print(
-        f"{spectrum.exponents.shape[-1]} of {spectrum.basis.shape[-2]}, per step, natural logarithm; along {inputs}, "
-        f"{sequence}, averaged over {spectrum.steps} of {sequences.shape[-2]} steps",
+        f"{spectrum.exponents.shape[-1]} of {spectrum.basis.shape[-2]}, per step, natural logarithm, {errors}; along "
+        f"{inputs}, {sequence}, averaged over {spectrum.steps} of {sequences.shape[-2]} steps",
         highlight=False,
     )
     _draw({file: mean_and_error(spectrum)[0] for file, spectrum in spectra.items()}, plot, console)
+
+
+def _errors(averaged: int) -> str:
+    """What a table says about its errors."""
+    if averaged < MIN_BLOCKS_FOR_ERROR:
+        return f"no standard errors from fewer than {MIN_BLOCKS_FOR_ERROR} steps"
+    return "± standard error by batch means, < an upper bound"
 
 
 def _remark_lost(exponents: np.ndarray, dtype: str, advice: str, console: Console):
@@ -109,6 +117,16 @@ def load_cell(file: Path, kind: str | None, name: str | None) -> fl.cells.TorchR
         raise ValueError(f"{_FLAGS.get(argument, argument)} {rest}") from error
 
 
+def check_channels(cell: fl.cells.TorchRNN, sequences: np.ndarray, file: Path):
+    """Raise ValueError unless the inputs from `file` have the channels of the network."""
+    channels = cell.layers[0][0].shape[1]
+    if sequences.shape[-1] != channels:
+        raise ValueError(
+            f"inputs must have the {channels} channels of the network, got {sequences.shape[-1]} in {file}; pass what "
+            "the recurrent layer receives, after any embedding"
+        )
+
+
 def read_inputs(file: Path) -> np.ndarray:
     """Inputs (T, S), or (B, T, S), from a file of NumPy."""
     try:
@@ -117,7 +135,7 @@ def read_inputs(file: Path) -> np.ndarray:
         raise ValueError(f"inputs must be a .npy file of numbers, got {file}: {error}") from error
     if not isinstance(inputs, np.ndarray) or inputs.ndim not in (2, 3) or inputs.dtype.kind not in "fiub":
         raise ValueError(f"inputs must be a .npy file with one array (T, S) or (B, T, S) of numbers, got {file}")
-    return inputs
+    return inputs[0] if len(inputs) == 1 and inputs.ndim == 3 else inputs
 
 
 def _draw(spectra: dict[str, np.ndarray], plot: Path, console: Console):

@@ -18,6 +18,7 @@ ABSENT = "–"
 """The value of a field that an experiment does not have."""
 
 _DIGEST = re.compile(r"[0-9a-f]{12}")
+_FILE_DIGEST = re.compile(r"(?<=\w)@[0-9a-f]{12}$")
 
 
 def find_runs(paths: Iterable[Path | str]) -> list[RunDirectory]:
@@ -69,7 +70,7 @@ def axes_of(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
     fields are `experiment` and those that differ within an experiment; the value is ABSENT where an experiment lacks
     the field.
     """
-    flat = [labels_of(config) for config in configs]
+    flat = labels_of_all(configs)
     experiments = {values["experiment"] for values in flat}
     axes = {"experiment": [values["experiment"] for values in flat]} if len(experiments) > 1 else {}
     for name in dict.fromkeys(name for values in flat for name in values):
@@ -94,6 +95,23 @@ def labels_of(config: RunConfig) -> dict[str, Any]:
         for name in seeds:
             del labels[name]
     return labels
+
+
+def labels_of_all(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
+    """[`labels_of`][] each configuration; own files lose the digest of their content if they all have the same."""
+    flat = [labels_of(config) for config in configs]
+    for field in ("task", "cell"):
+        versions: dict[str, set[str]] = {}
+        for labels in flat:
+            versions.setdefault(_without_digest(labels.get(field)), set()).add(str(labels.get(field)))
+        for labels in flat:
+            if len(versions[_without_digest(labels.get(field))]) == 1 and field in labels:
+                labels[field] = _without_digest(labels[field])
+    return flat
+
+
+def _without_digest(value: Any) -> str:
+    return _FILE_DIGEST.sub("", str(value))
 
 
 OPTIONS = ("task_options", "cell_options")

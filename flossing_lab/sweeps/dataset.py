@@ -23,7 +23,16 @@ import numpy as np
 
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.files import read_arrays
-from flossing_lab.sweeps.collection import ABSENT, OPTIONS, axes_of, find_runs, labels_of, options_of, read_sweep
+from flossing_lab.sweeps.collection import (
+    ABSENT,
+    OPTIONS,
+    axes_of,
+    find_runs,
+    labels_of,
+    labels_of_all,
+    options_of,
+    read_sweep,
+)
 
 if TYPE_CHECKING:
     import xarray
@@ -301,7 +310,7 @@ def _with_options(axis: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
 
 def _folder_grid(directory: Path) -> _Grid:
     runs = find_runs([directory])
-    labels = [labels_of(run.config) for run in runs]
+    labels = labels_of_all([run.config for run in runs])
     differing = axes_of([run.config for run in runs])
     if math.prod(len(values) for values in differing.values()) <= _ROOM * len(runs):
         axes = {field: {field: values} for field, values in differing.items()}
