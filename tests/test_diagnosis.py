@@ -1,6 +1,7 @@
 """`diagnose` is right about networks that do and do not learn: as drawn, flossed by each loss, with a good start."""
 
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -142,11 +143,13 @@ def test_weights_of_torch_are_advised_as_torch(tmp_path, capsys):
 @pytest.mark.parametrize("name", ["tanh", "GRU", "LSTM", "Dale tanh"])
 def test_networks_of_the_table(name):
     """As drawn none of ten solves the task, flossed with the default loss nine or ten do."""
-    from flossing_lab.comparison.writing import CELLS
+    from flossing_lab.comparison.protocol import read_trial
+    from flossing_lab.runs.catalogue import CELLS
 
+    kind = read_trial(Path(__file__).parents[1] / "comparison" / "writing.toml").networks[name]
     jax.config.update("jax_enable_x64", False)
     for seed in (101, 102):
-        cell = CELLS[name](64, 1, key=jax.random.key(seed))
+        cell = CELLS[kind.cell](64, 1, key=jax.random.key(seed), **kind.options)
         inputs = bits(5, 200, jnp.float32)
         assert fl.diagnose(cell, inputs, horizon=40, cost=False).verdict in ("vanishes", "unwritten")
         draw = lambda key: jax.random.bernoulli(key, 0.5, (100, 1)).astype(jnp.float32)  # noqa: E731

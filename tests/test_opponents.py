@@ -8,8 +8,9 @@ import pytest
 
 import flossing as fl
 from flossing_lab.comparison import opponents
-from flossing_lab.comparison.protocol import Arm, Settings
-from flossing_lab.comparison.runs import Batch, Penalised, train_network
+from flossing_lab.comparison.protocol import TrialArm
+from flossing_lab.comparison.training import Penalised, Settings, train_network
+from flossing_lab.runs.trials import Batch
 
 TASK = fl.tasks.TemporalXOR(steps=9, delay=2)
 KEY = jax.random.key(3)
@@ -46,6 +47,12 @@ def test_oscillators_and_identity():
     np.testing.assert_allclose(y, 1 + 0.1 * z)
     kept = opponents.identity_start(4, 1, key=KEY)(jnp.zeros(1), jnp.arange(4.0))
     np.testing.assert_allclose(kept, jnp.arange(4.0))
+
+
+def test_tanh_units_are_drawn_as_torch_draws_them():
+    cell = opponents.as_torch(64, 3, key=KEY)
+    assert 0.9 / 8 < np.abs(cell.J).max() <= 1 / 8 and np.abs(cell.ws).max() <= 1 / 8
+    assert 1 / 8 < np.abs(cell.b).max() <= 2 / 8  # two biases
 
 
 def test_vanishing_gradients_is_its_formula(network, batch):
@@ -98,7 +105,8 @@ def test_a_penalty_changes_training_and_not_the_test(name):
     settings = Settings(units=5, batch=2, epochs=3, test=8)
     penalty = Penalised(TASK, opponents.PENALTIES[name], 10.0)
     plain, penalised = (
-        train_network(TASK, fl.cells.VanillaRNN, 3, Arm(), settings, 1, trained=trained) for trained in (None, penalty)
+        train_network(TASK, fl.cells.VanillaRNN, 3, TrialArm(), settings, 1, trained=trained)
+        for trained in (None, penalty)
     )
     assert plain["curve"] != penalised["curve"]
     assert abs(plain["loss"] - penalised["loss"]) < 0.05

@@ -160,6 +160,14 @@ def test_a_run_in_two_parts_is_one(folder):
     assert all(np.array_equal(one[name], two[name]) for name in one)
 
 
+def test_runs_that_differ_in_their_seeds_share_compiled_programs(folder):
+    words = ["train", "mine.py:FirstBit", "--cell", "mine.py:Leak", *SHORT]
+    for seed in (1, 2):
+        assert run(*words, "--seed", seed, "--out", f"seed{seed}") == 0
+    first, second = (RunDirectory(folder / f"seed{seed}").info["compile_seconds"] for seed in (1, 2))
+    assert second < 0.1 * first
+
+
 def test_the_digest_covers_the_file(folder, capsys):
     words = ["train", "mine.py:FirstBit", "--condition", "none", *SHORT, "--out", "run"]
     config = OwnConfig.model_validate({"task": {"task": "mine.py:FirstBit"}})

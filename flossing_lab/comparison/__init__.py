@@ -1,7 +1,9 @@
-"""Comparisons of arms, such as without and with flossing, for tasks and networks.
+"""`flossing compare`: trials of networks in several arms, such as without and with flossing.
 
-`trial/` has the trials of `flossing compare`: settings are drawn, and a TOML file is the protocol. The studies of
-`python -m flossing_lab.comparison` have fixed networks: `protocol.py` says what their protocol is, `protocols.py` lists
-them. `runs.py` performs one run of either, `solved.py` renders the tables of the studies, and `__main__.py` distributes
-their runs over processes. The library imports nothing from here.
+    protocol    what a TOML file says: tasks, networks, arms, ranges of settings or fixed networks
+    making      one run: draw a network, train it (training, forecast), and test it; opponents has their cells and terms
+    runs        perform the missing runs on workers, and collect them
+    table       the result as Markdown, by paired draws (paired), best draws (best), contenders, or seeds; and pictures
+
+The library imports nothing from here.
 """

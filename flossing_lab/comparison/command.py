@@ -11,15 +11,15 @@ from flossing_lab.runs.command import OWN_DEFAULT
 
 @dataclasses.dataclass(frozen=True)
 class Compare:
-    """Compare arms, such as no flossing and flossing, over many drawn settings, draw by draw.
+    """Compare arms, such as no flossing and flossing, over many drawn settings, draw by draw, or over seeds.
 
-    A TOML file holds the protocol: tasks, networks, ranges of settings, arms, and the cost of an epoch. This performs
-    the runs that are missing, and writes results.json, table.md and table.png; the table has the tests, and says what
-    is missing. Repeating the command continues. The exit code is 1 if a run failed.
+    A TOML file holds the protocol: tasks, networks, ranges of settings, arms, and the cost of an epoch; without ranges,
+    networks are fixed. This performs the runs that are missing, and writes results.json, table.md and table.png; the
+    table has the tests, and says what is missing. Repeating the command continues. The exit code is 1 if a run failed.
     """
 
     protocol: tyro.conf.Positional[Path]
-    """TOML file; comparison/short.toml is an example."""
+    """TOML file; comparison/short.toml is an example, comparison/writing.toml one of fixed networks."""
     out: Annotated[Path | None, OWN_DEFAULT] = None
     """Directory of the results. Default: the file without its ending."""
     workers: Annotated[int | None, OWN_DEFAULT] = None
@@ -34,13 +34,13 @@ class Compare:
     def __call__(self) -> int:
         from rich.console import Console
 
-        from flossing_lab.comparison.trial.protocol import read_trial
-        from flossing_lab.comparison.trial.runs import carry_out, collect_existing
-        from flossing_lab.comparison.trial.table import write_tables
+        from flossing_lab.comparison.protocol import read_trial
+        from flossing_lab.comparison.runs import carry_out, collect_existing
+        from flossing_lab.comparison.table import write_tables
 
         trial = read_trial(self.protocol)
         if self.seconds:
-            from flossing_lab.comparison.trial.making import measure_seconds
+            from flossing_lab.comparison.making import measure_seconds
 
             for task, networks in measure_seconds(trial).items():
                 print(f"[seconds.{task}]", *(f'"{name}" = {pair}' for name, pair in networks.items()), sep="\n")

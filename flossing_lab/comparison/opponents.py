@@ -22,6 +22,17 @@ def identity_start(units: int, inputs: int, *, key: Any, gain: float = 1.0, inpu
     return eqx.tree_at(lambda cell: cell.J, cell, gain * jnp.eye(units))
 
 
+def as_torch(units: int, inputs: int, *, key: Any) -> fl.cells.VanillaRNN:
+    """Tanh units as `nn.RNN` of PyTorch draws them, all within 1 / sqrt(N); its two biases add up."""
+    cell, bound = fl.cells.VanillaRNN(units, inputs, key=key), units**-0.5
+    shapes = (cell.J.shape, cell.ws.shape, cell.b.shape, cell.b.shape)
+    keys = jax.random.split(key, len(shapes))
+    J, ws, *biases = (
+        jax.random.uniform(key, shape, minval=-bound, maxval=bound) for key, shape in zip(keys, shapes, strict=True)
+    )
+    return eqx.tree_at(lambda cell: (cell.J, cell.ws, cell.b), cell, (J, ws, sum(biases)))
+
+
 class OrthogonalRNN(eqx.Module):
     """Tanh units whose recurrent weights stay orthogonal: J = exp(A - A'), as Lezcano-Casado & Martinez-Rubio (2019).
 
@@ -156,7 +167,7 @@ def one_step_jacobians(network: fl.cells.Network, batch: Any, task: Any) -> Floa
 PENALTIES = {"orthogonality": soft_orthogonality, "vanishing": vanishing_gradients, "isometry": one_step_jacobians}
 """The penalties by name."""
 
-CELLS = {"identity": identity_start, "orthogonal": OrthogonalRNN, "oscillators": CoupledOscillators}
+CELLS = {"torch": as_torch, "identity": identity_start, "orthogonal": OrthogonalRNN, "oscillators": CoupledOscillators}
 """The starts and cells by name."""
 
 

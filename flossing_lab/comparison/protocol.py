@@ -1,143 +1,284 @@
-"""A protocol: which tasks, networks and arms are compared, on which seeds, and with which settings."""
+"""A trial: networks, drawn or fixed, each trained in every arm. Its protocol is a TOML file; imports no JAX.
 
-import dataclasses
-import functools
-import inspect
-from collections.abc import Callable, Mapping
+    [settings]                        of every run
+    [tasks.NAME]                      a task, its epochs, and from which value on it counts as solved; a longer task may
+                                      take the best draws of a shorter one (settings_of)
+    [draws]                           the range of each setting: a list, or { low, high } for log-uniform numbers
+    [networks.NAME]                   a cell, how many draws, and which settings vary; without draws it is fixed
+    [arms.NAME]                       how networks are flossed
+    reference = [NETWORK, ARM]        with which all others are compared; otherwise the first two arms, in pairs
+    [seconds.TASK.NETWORK]            of one epoch of training and of flossing, from which equal cost follows
+
+A draw gives the same network, batches and settings to all arms, so the arms are compared in pairs.
+"""
+
+import hashlib
+import itertools
+import json
+import tomllib
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import flossing as fl
-from flossing_lab.runs.reach import blocks_below
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
+
+from flossing_lab.runs.config import Count, CountOrNone, PositiveReal, Real, Section
+
+OF_TRAINING = ("rate", "clip", "weight")
+"""Drawn settings of training; all others are arguments of the cell."""
+
+AT_A_TIME = 8
+"""Draws of a cell of the table that run one after another; they share compiled programs."""
 
 
-class TaskSetting(NamedTuple):
-    """A task, its title in the table, and the value of a `measure` on test data at which a network has solved it."""
+class TrialSettings(Section):
+    """What all runs share."""
 
-    make: Callable[[], Any]
+    units: Count = 64
+    """Units of a network."""
+    share: PositiveReal = 0.75
+    """Flossed exponents, as a share of the units."""
+    batch: Count = 32
+    """Sequences in a batch."""
+    test: Count = 512
+    """Test sequences, where a task has no test set."""
+    seed: Count = 1
+    """Draws the settings."""
+    again: CountOrNone = 10
+    """Seeds with which the best draw of each arm runs again."""
+
+
+class TrialTask(Section):
+    """A task of `flossing.tasks`."""
+
+    task: str
+    """Its class."""
     title: str
-    measure: Literal["loss", "accuracy"]
-    solved: float
+    """In words."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Its arguments."""
+    measure: Literal["loss", "accuracy", "valid_time"]
+    """What is tested: a loss, where less is better, an accuracy, or for how many steps a forecast is right."""
+    trivial: Real
+    """The value without memory."""
+    solved: Real
+    """The value from which on the task is solved."""
+    epochs: Count
+    """Training epochs of an arm that flosses before training."""
+    stop: PositiveReal | None = None
+    """Training ends once the mean accuracy of 50 epochs is above it."""
+    seconds: PositiveReal | None = None
+    """What a run may cost, flossing and all: each network trains for as many epochs as that allows."""
+    settings_of: str | None = None
+    """Another task, a shorter one: no draws of its own, only the best draws of that task, each with `again` seeds, if
+    they solve that task with at least one of theirs."""
 
 
-class Kind(NamedTuple):
-    """A kind of cell, `make(units, inputs, key=...)`, and the number of flossed exponents as a share of its units.
+class TrialNetwork(Section):
+    """A kind of network."""
 
-    `rate` is the step size of its training, if not that of the settings.
+    cell: str
+    """tanh, leaky, gru, lstm, dale, lru or binary; identity, orthogonal or oscillators, of the opponents."""
+    penalty: Literal["orthogonality", "vanishing", "isometry"] | None = None
+    """A term of the loss of training, times the drawn setting `weight`."""
+    horizon: Count | None = None
+    """Choose gain and input scale by `calibrate` for this horizon, instead of drawing them."""
+    arms: tuple[str, ...] | None = None
+    """The arms of this network; all by default."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Its arguments that do not vary."""
+    draws: CountOrNone = 0
+    """How many settings are drawn; without draws, the network is fixed, and runs with seeds alone."""
+    vary: tuple[str, ...] = ()
+    """The settings that are drawn; their ranges are in [draws], or in [ranges] of this network."""
+    ranges: dict[str, Any] = Field(default_factory=dict)
+    """Ranges that differ from those in [draws]."""
+
+
+class TrialArm(Section):
+    """How networks are flossed; 0 epochs for no flossing."""
+
+    before: CountOrNone = 0
+    """Flossing epochs before training."""
+    loss: Literal["default", "exponents", "memory"] = "default"
+    """The loss of flossing."""
+    rate: PositiveReal = 3e-3
+    """Its step size."""
+    clip: PositiveReal = 0.1
+    """Its largest norm of the gradient."""
+    threshold: PositiveReal | None = None
+    """Adaptive flossing: a block follows wherever the reach of the gradient is below this,"""
+    block: Count = 50
+    """of so many epochs,"""
+    every: Count = 100
+    """measured after every so many training epochs."""
+    epochs: Count | None = None
+    """Training epochs, if not those of the task; for fixed networks."""
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings as a run records them: those of adaptive flossing only if there is any."""
+        later = {"epochs"} if self.threshold is not None else {"epochs", "threshold", "block", "every"}
+        return self.model_dump(exclude=later)
+
+
+class TrialRun(NamedTuple):
+    """One run: the arm of a draw of a network on a task. The best draws run again, with seeds from 1 on.
+
+    A fixed network has the draw 0.
     """
 
-    make: Callable[..., Any]
-    share: float
-    rate: float | None = None
+    task: str
+    network: str
+    draw: int
+    arm: str
+    seed: int = 0
 
     @property
-    def described(self) -> str:
-        """The kind as text that is the same in every process."""
-        return describe(self.make) + ("" if self.rate is None else f", step size {self.rate:g}")
+    def name(self) -> str:
+        """A name for its file."""
+        again = f"-seed{self.seed}" if self.seed else ""
+        return f"{self.task}-{self.network.replace(' ', '-')}-{self.draw:03d}-{self.arm}{again}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Arm:
-    """How a network is flossed: `before` epochs before training, then `blocks` blocks of `block` epochs, `every` apart.
-
-    With this `loss`, Adam with step size `rate`, and gradients clipped to a norm of `clip`. `epochs` is the number of
-    training epochs, if not that of the settings. With `threshold` flossing is adaptive: a block follows after every
-    `every` epochs in which the reach of the gradient is below it, however many blocks that makes.
-    """
-
-    before: int = 0
-    loss: fl.losses.Loss = fl.losses.exponents
-    rate: float = 1e-3
-    clip: float | None = None
-    block: int = 0
-    every: int = 250
-    blocks: int = 0
-    epochs: int | None = None
-    threshold: float | None = None
-
-    @property
-    def schedule(self) -> fl.schedules.Schedule | None:
-        """The schedule of flossing; None without flossing."""
-        if not self.before:
-            return None
-        if self.threshold is not None:
-            is_lost = blocks_below(self.threshold, self.block)
-            return fl.schedules.rule(is_lost, every=self.every, preflossing=self.before)
-        first = fl.schedules.preflossing(self.before)
-        if not self.blocks:
-            return first
-        later = fl.schedules.interflossing(self.block, every=self.every, blocks=self.blocks)
-        return fl.schedules.sum_schedules(first, later)
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Sizes, epochs and step sizes of training, the same for every task and network.
-
-    The flossing window is the whole sequence. Gradients are clipped to a norm of `clip`, each array on its own or
-    `clip_together`. With `stop`, training ends once the mean accuracy of a chunk of epochs is above it.
-    """
-
-    units: int = 64
-    batch: int = 32
-    epochs: int = 5000
-    learning_rate: float = 1e-3
-    clip: float = 0.03
-    clip_together: bool = False
-    stop: float | None = None
-    test: int = 512
-
-
-@dataclasses.dataclass(frozen=True)
-class Protocol:
-    """A whole comparison; `folder` is where its results lie, below the output directory."""
+class Trial(Section):
+    """A whole trial."""
 
     title: str
-    folder: str
-    tasks: Mapping[str, TaskSetting]
-    networks: Mapping[str, Kind]
-    arms: Mapping[str, Arm]
-    seeds: tuple[int, ...]
-    settings: Settings
+    settings: TrialSettings = TrialSettings()
+    tasks: dict[str, TrialTask]
+    draws: dict[str, Any] = Field(default_factory=dict)
+    networks: dict[str, TrialNetwork]
+    arms: dict[str, TrialArm]
+    reference: tuple[str, str] | None = None
+    """A network and its arm, with which all others are compared; without it the arms are compared in pairs."""
+    seconds: dict[str, dict[str, tuple[PositiveReal, Real]]] = Field(default_factory=dict)
+    """By task and network: of one epoch of training, and of flossing; needed for runs."""
 
-    def recorded(self, task: str, network: str, arm: str) -> dict[str, Any]:
-        """The settings that a run of this protocol records; a run with others is made again."""
-        chosen = dataclasses.asdict(self.settings) | {"task": repr(self.tasks[task].make())}
-        return chosen | {"network": self.networks[network].described, "flossing": self.flossing(arm)}
+    @model_validator(mode="after")
+    def _check(self) -> "Trial":
+        if self.is_fixed and not self.settings.again:
+            raise ValueError("again must be at least 1 for fixed networks, got again=0: nothing would run")
+        if not self.is_fixed and any(arm.epochs for arm in self.arms.values()):
+            raise ValueError("epochs of an arm must be left out where networks are drawn: they follow from its cost")
+        for name, kind in self.networks.items():
+            if not kind.draws and not self.is_fixed:
+                raise ValueError(f"draws of {name} must be at least 1 where other networks are drawn, got draws=0")
+            self.drawn(name)
+            for task, of in self.seconds.items():
+                flosses = any(self.arms[arm].before for arm in kind.arms or self.arms)
+                if name in of and (of[name][1] < 0 or (flosses and not of[name][1])):
+                    raise ValueError(f"seconds of {task} {name} must be positive, got {of[name][1]} for flossing")
+            if unknown := set(kind.arms or ()) - set(self.arms):
+                raise ValueError(f"arms of {name} must be among {', '.join(self.arms)}, got {sorted(unknown)[0]!r}")
+        for name, task in self.tasks.items():
+            if task.settings_of is not None and not self.settings.again:
+                raise ValueError(f"again must be at least 1 for settings_of, got again=0: {name} would never run")
+            if task.settings_of is not None and task.settings_of not in self.drawn_tasks:
+                known = ", ".join(self.drawn_tasks)
+                raise ValueError(f"settings_of of {name} must be a task with draws ({known}), got {task.settings_of!r}")
+        if self.reference is not None:
+            network, arm = self.reference
+            if network not in self.networks or arm not in (self.networks[network].arms or self.arms):
+                raise ValueError(f"reference must be a network and one of its arms, got {list(self.reference)}")
+        return self
 
-    def flossing(self, arm: str) -> dict[str, Any]:
-        """The settings of an arm; its epochs and its threshold only if it has its own."""
-        found = dataclasses.asdict(self.arms[arm]) | {"loss": describe(self.arms[arm].loss)}
-        return {
-            name: value for name, value in found.items() if name not in ("epochs", "threshold") or value is not None
-        }
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the networks are fixed, and run with seeds alone."""
+        return not any(kind.draws for kind in self.networks.values())
 
-    def chosen(self, network: str, arm: str) -> Settings:
-        """The settings of a run: the network may have its own step size, the arm its own number of epochs."""
-        rate, epochs = self.networks[network].rate, self.arms[arm].epochs
-        own = {} if rate is None else {"learning_rate": rate}
-        return dataclasses.replace(self.settings, **own, **({} if epochs is None else {"epochs": epochs}))
+    @property
+    def drawn_tasks(self) -> list[str]:
+        """The tasks on which all draws run."""
+        return [name for name, task in self.tasks.items() if task.settings_of is None]
 
-    def quick(self) -> "Protocol":
-        """A tiny version that checks whether everything works."""
-        arms = {
-            name: dataclasses.replace(arm, before=min(arm.before, 40), block=min(arm.block, 2), every=5,
-                                      blocks=min(arm.blocks, 1), epochs=None)
-            for name, arm in self.arms.items()
-        }  # fmt: skip
-        settings = dataclasses.replace(self.settings, units=8, batch=4, epochs=12, test=16)
-        return dataclasses.replace(self, arms=arms, settings=settings)
+    def drawn(self, network: str) -> list[dict[str, Any]]:
+        """The settings of all draws of a network, always the same."""
+        kind = self.networks[network]
+        rng = np.random.default_rng([self.settings.seed, zlib.crc32(network.encode())])
+        return [
+            {name: _draw(rng, name, (self.draws | kind.ranges).get(name)) for name in kind.vary}
+            for _ in range(kind.draws)
+        ]
+
+    def drawn_by(self, run: TrialRun) -> dict[str, Any]:
+        """The drawn settings of a run; none of a fixed network."""
+        return self.drawn(run.network)[run.draw - 1] if run.draw else {}
+
+    def runs(self) -> list[TrialRun]:
+        """All runs, a few draws at a time, so that a trial that was stopped has a table of all tasks and networks."""
+        if self.is_fixed:
+            cells = itertools.product(self.tasks, self.networks, self.arms, range(1, self.settings.again + 1))
+            return [
+                TrialRun(task, name, 0, arm, seed)
+                for task, name, arm, seed in cells
+                if arm in (self.networks[name].arms or self.arms)
+            ]
+        most = max(kind.draws for kind in self.networks.values())
+        found = []
+        for first in range(1, most + 1, AT_A_TIME):
+            some = range(first, first + AT_A_TIME)
+            every = itertools.product(self.drawn_tasks, self.networks, self.arms, some)
+            found += [
+                TrialRun(task, name, i, arm)
+                for task, name, arm, i in every
+                if i <= self.networks[name].draws and arm in (self.networks[name].arms or self.arms)
+            ]
+        return found
+
+    def epochs(self, task: str, network: str, arm: str) -> int:
+        """Training epochs of an arm: those of the task, and as many more as cost what other arms spend on flossing."""
+        if self.is_fixed:
+            return self.arms[arm].epochs or self.tasks[task].epochs
+        training, flossing = self.seconds[task][network]
+        if (limit := self.tasks[task].seconds) is not None:
+            return max(1, round((limit - self.arms[arm].before * flossing) / training))
+        most = max(each.before for each in self.arms.values())
+        return self.tasks[task].epochs + round((most - self.arms[arm].before) * flossing / training)
+
+    def recorded(self, run: TrialRun) -> dict[str, Any]:
+        """The settings of a run, which its file holds; a run with others is made again."""
+        kind = self.networks[run.network]
+        more = {name: value for name in ("penalty", "horizon") if (value := getattr(kind, name)) is not None}
+        return json.loads(
+            json.dumps(
+                {
+                    "settings": self.settings.model_dump(exclude={"seed", "again"}),
+                    "task": self.tasks[run.task].model_dump(include={"task", "options", "stop"}),
+                    "cell": kind.model_dump(include={"cell", "options"}) | more,
+                    "drawn": self.drawn_by(run),
+                    "arm": self.arms[run.arm].recorded(),
+                    "epochs": self.epochs(run.task, run.network, run.arm),
+                    "seed": run.seed or 1000 + run.draw,
+                }
+            )
+        )
 
 
-_LATER = [("GRU", "horizon", None)]
-"""Arguments of cells that are younger than committed runs, with the value that changes nothing."""
+def read_trial(file: Path) -> Trial:
+    """The trial that a TOML file describes; ValueError, in one line, for an illegal one."""
+    try:
+        return Trial.model_validate(tomllib.loads(file.read_text("utf-8")), strict=False)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where, message = ".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")
+        got = f"{where}: {message[0].lower()}{message[1:]}, got {problem['input']!r}" if where else message
+        raise ValueError(f"{file}: {got}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} must be a TOML file, got {error}") from None
 
 
-def describe(function: Any) -> str:
-    """A loss, or what draws a cell with its defaults, as text that is the same in every process."""
-    if dataclasses.is_dataclass(function) and not isinstance(function, type):
-        return repr(function)
-    inner = function.func if isinstance(function, functools.partial) else function
-    parameters = inspect.signature(function).parameters.values()
-    said = [p for p in parameters if p.default is not p.empty and (inner.__name__, p.name, p.default) not in _LATER]
-    defaults = ", ".join(f"{p.name}={p.default!r}" for p in said)
-    return f"{inner.__name__}({defaults})" if defaults else inner.__name__
+def digest(trial: Trial, run: TrialRun) -> str:
+    """12 hexadecimal digits that identify the settings of a run."""
+    return hashlib.sha256(json.dumps(trial.recorded(run), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _draw(rng: np.random.Generator, name: str, among: Any) -> Any:
+    if isinstance(among, list) and among:
+        return among[int(rng.integers(len(among)))]
+    if isinstance(among, Mapping) and set(among) == {"low", "high"} and 0 < among["low"] <= among["high"]:
+        low, high = np.log([among["low"], among["high"]])
+        return float(f"{np.exp(rng.uniform(low, high)):.4g}")
+    raise ValueError(f"draws must give a list or {{low, high}} for {name}, got {among!r}")

@@ -1,229 +1,167 @@
-"""One run of a task, a network and an arm with a seed; and the process for several seeds.
+"""Perform the missing runs of a trial on dask workers, and collect them in one file.
 
-    python -m flossing_lab.comparison.runs PROTOCOL TASK NETWORK ARM FOLDER --seeds 1,2 [--quick]
-
-Runs that differ only in their seed compile once.
+runs/*.json       a run each
+results.json      all runs, a line each; also what a trial continues from on another machine
 """
 
-import argparse
-import dataclasses
+import itertools
 import json
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
-import jax
-import optax
+from rich.console import Console
 
-import flossing as fl
-from flossing_lab.comparison.forecast import evaluate
-from flossing_lab.comparison.protocol import Arm, Protocol, Settings
-from flossing_lab.comparison.protocols import PROTOCOLS
-from flossing_lab.runs.files import read_json, write_json
-from flossing_lab.runs.reach import Reach
+from flossing_lab.comparison.paired import is_solved
+from flossing_lab.comparison.protocol import Trial, TrialRun, digest
+from flossing_lab.runs.files import plain, read_json, write_atomically, write_json
+from flossing_lab.sweeps.sweep import locked
+from flossing_lab.sweeps.workers import Job, check_workers, run_jobs, say
 
 FORMAT = 1
-CHUNK = 50
-"""Epochs per chunk. A curve has one point per chunk."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Loss:
-    """The mean score of a network over a batch, in the form that `train` expects."""
+def carry_out(
+    trial: Trial, out: Path, *, workers: int | None, scheduler: str | None, console: Console
+) -> dict[str, str]:
+    """Perform the missing runs, first of all draws, then of the best, then of those on longer tasks.
 
-    task: Any
-
-    def __call__(self, network, batch):
-        outputs = jax.vmap(network.outputs)(batch.inputs)
-        score = jax.vmap(self.task.score)(outputs, batch)
-        return score.loss.mean(), {"accuracy": score.accuracy.mean()}
-
-
-@dataclasses.dataclass(frozen=True)
-class Penalised:
-    """The loss of a task with `weight` times a penalty; the metrics are those of the task."""
-
-    task: Any
-    penalty: Callable[..., Any]
-    weight: float
-
-    def __call__(self, network, batch):
-        loss, metrics = Loss(self.task)(network, batch)
-        return loss + self.weight * self.penalty(network, batch, self.task), metrics
-
-
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """Draws `size` sequences."""
-
-    task: Any
-    size: int
-
-    def __call__(self, key):
-        return jax.vmap(self.task)(jax.random.split(key, self.size))
-
-
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-    """Draws the inputs of a flossing epoch: one sequence of the task."""
-
-    task: Any
-
-    def __call__(self, key):
-        return self.task(key).inputs
-
-
-def optimiser(settings: Settings) -> optax.GradientTransformation:
-    """Adam after clipping; equal for all runs of a process."""
-    clip = optax.clip_by_global_norm if settings.clip_together else fl.clip_by_array_norm
-    return optax.chain(clip(settings.clip), optax.adam(settings.learning_rate))
-
-
-def test_data(task: Any, settings: Settings) -> fl.tasks.Trial:
-    """The test set of the task if it has one, else sequences that training never draws; the same for all seeds."""
-    return task.test() if hasattr(task, "test") else Batch(task, settings.test)(jax.random.key(0))
-
-
-def run(protocol: Protocol, task_name: str, network_name: str, arm_name: str, seed: int) -> dict[str, Any]:
-    """Train and test one network of a protocol; return the results to store.
-
-    A seed gives the same network, the same batches and the same sequences for flossing in all arms.
+    Returns the messages of failed runs by name.
     """
-    kind = protocol.networks[network_name]
-    settings, task = protocol.chosen(network_name, arm_name), protocol.tasks[task_name].make()
-    k = round(kind.share * settings.units)
-    found = train_network(task, kind.make, k, protocol.arms[arm_name], settings, seed)
-    names = {"format": FORMAT, "task": task_name, "network": network_name, "condition": arm_name, "seed": seed, "k": k}
-    return names | found | {"settings": protocol.recorded(task_name, network_name, arm_name)}
+    from flossing_lab.comparison.making import check
+
+    check_workers("compare", workers, scheduler)
+    check(trial)
+    dump, place, failures = trial.model_dump(mode="json"), str(out.absolute()), {}
+    with locked(out.absolute(), "trial", "results.json", ["runs"]):
+        (out / "runs").mkdir(exist_ok=True)
+        restore(trial, out)
+        phases = ["all seeds"] if trial.is_fixed else ["all draws", "the best draws again"]
+        phases += ["longer tasks"] if len(trial.drawn_tasks) < len(trial.tasks) else []
+        for name in phases:
+            wanted = trial.runs() if name == phases[0] else best_runs(trial, collect(trial, out))
+            missing = [run for run in wanted if not is_done(trial, out, run) and run.name not in failures]
+            say(console, f"{trial.title}, {name}: {len(wanted)} runs, {len(wanted) - len(missing)} done before")
+            jobs = {run.name: Job(perform, (dump, place, tuple(run))) for run in missing}
+            try:
+                if jobs:
+                    failures |= run_jobs(jobs, workers=workers, scheduler=scheduler, console=console)
+            finally:
+                collect(trial, out)
+    return failures
 
 
-def train_network(
-    task: Any,
-    make: Callable[..., Any],
-    k: int,
-    arm: Arm,
-    settings: Settings,
-    seed: int,
-    on_chunk: Callable[[fl.TrainingState], None] = lambda state: None,
-    trained: Any = None,
-) -> dict[str, Any]:
-    """Train and test one network: its losses, accuracies, exponents, epochs and seconds.
+def collect_existing(trial: Trial, out: Path):
+    """Collect the runs that exist; ValueError if there are none."""
+    if not (out / "runs").is_dir() and not read_results(out):
+        raise ValueError(f"out must hold runs, got {str(out)!r}")
+    (out / "runs").mkdir(exist_ok=True)
+    restore(trial, out)
+    collect(trial, out)
 
-    `trained` is the loss of training, by default that of the task, by which the network is tested.
-    """
-    cell_key, readout_key, data_key, basis_key = jax.random.split(jax.random.key(seed), 4)
-    network = fl.cells.Network(make(settings.units, task.channels, key=cell_key), task.outputs, key=readout_key)
-    flossing = fl.Flossing(
-        network,
-        Inputs(task),
-        state=network.zeros(),
-        key=basis_key,
-        k=k,
-        loss=arm.loss,
-        optimiser=optax.adam(arm.rate),
-        clip=arm.clip,
-    )
-    adam, loss = optimiser(settings), Loss(task)
-    state = fl.init_training(network, adam, flossing)
-    ends = {"start": _ends(flossing, network)}
-    curve, accuracies, seconds, failure = [], [], {"training": 0.0, "flossing": 0.0}, None
-    since = time.process_time()
+
+def perform(dump: dict[str, Any], place: str, fields: tuple, on_progress: Any):
+    """In a worker: make one run, and write its file."""
+    from flossing_lab.comparison.making import make
+    from flossing_lab.sweeps.workers import evict_compilations
+
+    trial, run = Trial.model_validate(dump, strict=False), TrialRun(*fields)
+    evict_compilations(f"{run.task}-{run.network}-{run.arm}")
+    found = make(trial, run, on_progress)
+    write_json(run_file(Path(place), run), {"format": FORMAT, **found})
+
+
+def is_done(trial: Trial, out: Path, run: TrialRun) -> bool:
+    """Whether the file of a run holds one with the settings of the trial."""
     try:
-        for progress in fl.train(
-            state,
-            loss=loss if trained is None else trained,
-            batch=Batch(task, settings.batch),
-            optimiser=adam,
-            key=data_key,
-            epochs=settings.epochs,
-            flossing=flossing,
-            schedule=arm.schedule,
-            probe=None if arm.threshold is None else Reach(task, seed, flossing.window),
-            probe_every=0 if arm.threshold is None else arm.every,
-            chunk=CHUNK,
-        ):
-            seconds[progress.kind] += time.process_time() - since
-            state = progress.state
-            on_chunk(state)
-            if progress.kind == "training":
-                curve.append(_round(progress.metrics["loss"].mean()))
-                accuracies.append(_round(progress.metrics["accuracy"].mean()))
-                if settings.stop is not None and accuracies[-1] > settings.stop:
-                    break
-            elif state.epoch == 0 and state.pending == 0:
-                ends["flossed"] = _ends(flossing, state.model)
-            since = time.process_time()
-    except FloatingPointError as error:
-        failure = str(error)
-    ends["end"] = _ends(flossing, state.model)
-    tested, others = eqx.filter_jit(loss)(state.model, test_data(task, settings))
-    found = {
-        "loss": float(tested),
-        "accuracy": float(others["accuracy"]),
-        "epochs": state.epoch,
-        "seconds": {kind: _round(value) for kind, value in seconds.items()},
-        "exponents": ends,
-        "curve": curve,
-        "accuracies": accuracies,
-        "failure": failure,
-    }
-    if isinstance(task, fl.tasks.MackeyGlass) and failure is None:
-        found |= evaluate(task, state.model)
+        return read_json(run_file(out, run), FORMAT)["digest"] == digest(trial, run)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def collect(trial: Trial, out: Path) -> list[dict[str, Any]]:
+    """Write results.json, from the files of all runs that have the settings of the trial; return these runs."""
+    from flossing_lab.runs.provenance import measured_on
+
+    runs = draws = _read(trial, out, trial.runs())
+    for _ in range(2):  # what runs on longer tasks depends on the best draws again
+        runs = draws + _read(trial, out, best_runs(trial, runs))
+    before = read_json(out / "results.json", FORMAT) if (out / "results.json").exists() else {"runs": None}
+    if plain(runs) == before.pop("runs"):
+        return runs  # nothing new: keep when and where it was measured
+    made = measured_on(("flossing", "jax", "jaxlib", "numpy", "optax", "equinox"), cores=1)
+    head = json.dumps({"format": FORMAT, "title": trial.title, **made}, indent=1, ensure_ascii=False)
+    lines = ",\n".join("  " + json.dumps(plain(run), ensure_ascii=False, allow_nan=False) for run in runs)
+    write_atomically(out / "results.json", f'{head[:-2]},\n "runs": [\n{lines}\n ]\n}}\n'.encode())
+    return runs
+
+
+def _read(trial: Trial, out: Path, wanted: Sequence[TrialRun]) -> list[dict[str, Any]]:
+    return [read_json(run_file(out, run), FORMAT) for run in wanted if is_done(trial, out, run)]
+
+
+def restore(trial: Trial, out: Path):
+    """Write the files of runs that results.json holds and runs/ lacks; ValueError if they are of another protocol."""
+    for found in read_results(out):
+        run = TrialRun(*(found[name] for name in TrialRun._fields))
+        is_known = run.task in trial.tasks and run.network in trial.networks and run.arm in trial.arms
+        if not is_known or run.draw > trial.networks[run.network].draws or found["digest"] != digest(trial, run):
+            raise ValueError(
+                f"out must hold no runs of another protocol, got {str(out)!r} with {run.name}, whose settings this one "
+                "does not have: choose another --out"
+            )
+        if not is_done(trial, out, run):
+            write_json(run_file(out, run), found)
+
+
+def best_runs(trial: Trial, results: Sequence[dict[str, Any]]) -> list[TrialRun]:
+    """The runs of the best draw of each arm again, for the cells of the table whose draws have all been made.
+
+    The best draw reached the accuracy at which training stops in the fewest epochs, or else has the lowest loss, both
+    in training. A task without draws takes the best of the task that it names, of those that solve that task with at
+    least one other seed.
+    """
+    found = []
+    for task, network, arm in itertools.product(trial.tasks, trial.networks, trial.arms):
+        drawn = trial.tasks[task].settings_of or task
+        if drawn != task and not solves_again(trial, results, drawn, network, arm):
+            continue
+        cell = [r for r in results if (r["task"], r["network"], r["arm"], r["seed"]) == (drawn, network, arm, 0)]
+        if cell and len(cell) == trial.networks[network].draws:
+            best = min(cell, key=lambda r: _rank(trial, r))
+            seeds = range(1, trial.settings.again + 1)
+            found += [TrialRun(task, network, best["draw"], arm, seed) for seed in seeds]
     return found
 
 
-def _ends(flossing: fl.Flossing, network: Any) -> list[float]:
-    # The first and the last of the flossed exponents, always along the same sequence.
-    exponents = _exponents(flossing, network)
-    return [_round(exponents[0]), _round(exponents[-1])]
+def solves_again(trial: Trial, results: Sequence[dict[str, Any]], task: str, network: str, arm: str) -> bool:
+    """Whether the best draw of an arm has run again with all seeds, and solves the task with at least one."""
+    again = [r for r in results if r["seed"] and (r["task"], r["network"], r["arm"]) == (task, network, arm)]
+    return len(again) >= trial.settings.again and any(is_solved(trial, run) for run in again)
 
 
-@eqx.filter_jit
-def _exponents(flossing, network):
-    return flossing.exponents(network, jax.random.key(0))
+def _rank(trial: Trial, result: dict[str, Any]) -> tuple[bool, float]:
+    stop, accuracies = trial.tasks[result["task"]].stop, result["accuracies"]
+    if result["failure"] or not accuracies:
+        return True, float("inf")
+    if stop is not None and accuracies[-1] > stop:
+        return False, result["epochs"]
+    return True, sum(result["curve"][-2:]) / len(result["curve"][-2:])
 
 
-def _round(value: Any) -> float:
-    return float(f"{float(value):.4g}")
+def describe_results(out: Path) -> str:
+    """How many runs results.json holds, when the last was made, and on what."""
+    found = read_json(out / "results.json", FORMAT)
+    processor, jax = found["processor"], found["versions"]["jax"]
+    return f"{len(found['runs'])} runs, {found['measured'][:10]}, a core of {processor} each, JAX {jax}."
 
 
-def run_file(folder: Path, task: str, network: str, condition: str, seed: int) -> Path:
+def read_results(out: Path) -> list[dict[str, Any]]:
+    """The runs in results.json; none if there is no such file."""
+    file = out / "results.json"
+    return read_json(file, FORMAT)["runs"] if file.exists() else []
+
+
+def run_file(out: Path, run: TrialRun) -> Path:
     """The file of a run."""
-    return folder / f"{task}-{network.replace(', ', '_').replace(' ', '-')}-{condition}-{seed}.json"
-
-
-def is_done(file: Path, protocol: Protocol, task: str, network: str, arm: str) -> bool:
-    """Whether the file holds a run with the settings of the protocol."""
-    if not file.exists():
-        return False
-    try:
-        found = read_json(file, FORMAT)
-    except ValueError:
-        return False
-    return found["settings"] == json.loads(json.dumps(protocol.recorded(task, network, arm)))
-
-
-def main(arguments: list[str] | None = None):
-    """Perform the missing runs of one cell of the table."""
-    parser = argparse.ArgumentParser(prog="python -m flossing_lab.comparison.runs", description=__doc__)
-    parser.add_argument("protocol", choices=PROTOCOLS)
-    parser.add_argument("task")
-    parser.add_argument("network")
-    parser.add_argument("arm")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--seeds", default="1")
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args(arguments)
-    protocol = PROTOCOLS[options.protocol]
-    protocol = protocol.quick() if options.quick else protocol
-    for seed in map(int, options.seeds.split(",")):
-        cell = options.task, options.network, options.arm
-        file = run_file(options.folder, *cell, seed)
-        if not is_done(file, protocol, *cell):
-            write_json(file, run(protocol, *cell, seed))
-
-
-if __name__ == "__main__":
-    main()
+    return out / "runs" / f"{run.name}.json"

@@ -25,8 +25,8 @@ class OwnNetworkConfig(Section):
     """The network: one cell and a linear readout of its output."""
 
     cell: str = "tanh"
-    """tanh, leaky, gru, lstm, dale, lru, binary; a class in a file, mine.py:MyCell, or in a package, lab.cells:MyCell;
-    or a name of the entry points flossing.cells. It is called as MyCell(units, inputs, key=key)."""
+    """tanh, leaky, gru, lstm, dale, lru, binary, lif; a class in a file, mine.py:MyCell, or in a package,
+    lab.cells:MyCell; or a name of the entry points flossing.cells. It is called as MyCell(units, inputs, key=key)."""
     cell_options: str = "{}"
     """More arguments of the cell, as JSON: '{"gates": "open"}'."""
     units: Count = 64

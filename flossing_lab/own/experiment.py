@@ -20,35 +20,7 @@ from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.experiment import Experiment, Measurements
 from flossing_lab.runs.figure import draw_run
 from flossing_lab.runs.reach import Reach, blocks_below, sequence_of
-
-
-class Inputs(eqx.Module):
-    """Draws the inputs of a flossing epoch: one sequence of the task."""
-
-    task: Any = eqx.field(static=True)
-
-    def __call__(self, key: RandomKey) -> Array:
-        return self.task(key).inputs
-
-
-class Batch(eqx.Module):
-    """Draws a batch of trials."""
-
-    task: Any = eqx.field(static=True)
-    size: int = eqx.field(static=True)
-
-    def __call__(self, key: RandomKey) -> Any:
-        return jax.vmap(self.task)(jax.random.split(key, self.size))
-
-
-class Loss(eqx.Module):
-    """The mean score of a network over a batch."""
-
-    task: Any = eqx.field(static=True)
-
-    def __call__(self, model: cells.Network, batch: Any):
-        score = jax.vmap(self.task.score)(jax.vmap(model.outputs)(batch.inputs), batch)
-        return score.loss.mean(), {"accuracy": score.accuracy.mean()}
+from flossing_lab.runs.trials import Batch, Inputs, Loss
 
 
 def check(config: OwnConfig, *, here: bool = True):

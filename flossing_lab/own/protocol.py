@@ -1,7 +1,9 @@
 """The task and the network that a configuration names, checked against their protocols before anything runs."""
 
 import contextlib
+import functools
 import inspect
+import json
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,13 +20,21 @@ from flossing_lab.runs.catalogue import CELLS, TASKS
 
 
 def make_task(config: OwnConfig) -> Any:
-    """The task that `config` names; ValueError if it lacks a member of its protocol."""
+    """The task that `config` names; ValueError if it lacks a member of its protocol.
+
+    Equal classes and arguments give one object, so that the runs of a sweep share compiled programs.
+    """
     task_class = load(config.task.task, config.safety.folder, kind="task", known=TASKS)
-    task = _call(task_class, "task", config.task_arguments)
-    missing = [name for name in ("channels", "outputs", "score") if not hasattr(task, name)]
+    return _task(task_class, config.task.task, json.dumps(config.task_arguments, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=32)
+def _task(task_class: Any, name: str, arguments: str) -> Any:
+    task = _call(task_class, "task", json.loads(arguments))
+    missing = [member for member in ("channels", "outputs", "score") if not hasattr(task, member)]
     if missing or not callable(task):
         lacking = ", ".join(missing) or "__call__(key)"
-        raise ValueError(f"task must follow the protocol flossing.tasks.Task, got {config.task.task} without {lacking}")
+        raise ValueError(f"task must follow the protocol flossing.tasks.Task, got {name} without {lacking}")
     return task
 
 

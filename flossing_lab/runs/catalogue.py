@@ -14,6 +14,7 @@ CELLS: dict[str, Callable[..., Any]] = {
     "dale": cells.DaleRNN,
     "lru": cells.LRU,
     "binary": cells.BinaryRNN,
+    "lif": cells.LIF,
 }
 """Cells, each made as `cell(units, inputs, key=key)`."""
 

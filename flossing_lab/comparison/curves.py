@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from flossing_lab.comparison.runs import CHUNK
-from flossing_lab.comparison.trial.ended import runs_of
-from flossing_lab.comparison.trial.picture import SHADES
-from flossing_lab.comparison.trial.protocol import Trial
+from flossing_lab.comparison.ended import runs_of
+from flossing_lab.comparison.picture import SHADES
+from flossing_lab.comparison.protocol import Trial
+from flossing_lab.comparison.training import CHUNK
 from flossing_lab.runs.plotting import COLOURS, DARK, remove_spines
 
 

@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from flossing_lab.comparison.trial.paired import is_solved
-from flossing_lab.comparison.trial.protocol import Trial, TrialTask
+from flossing_lab.comparison.paired import is_solved
+from flossing_lab.comparison.protocol import Trial, TrialTask
 from flossing_lab.statistics import median_interval
 
 Run = dict[str, Any]

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-from flossing_lab.comparison import solved
-from flossing_lab.comparison.trial.protocol import Trial
+from flossing_lab.comparison.protocol import Trial
 from flossing_lab.statistics import Paired, pair
 
 
 def is_solved(trial: Trial, run: dict[str, Any]) -> bool:
     """Whether the trained network reaches the value of its task on test data."""
-    return solved.is_solved(run, trial.tasks[run["task"]])
+    task = trial.tasks[run["task"]]
+    if run["failure"]:
+        return False
+    return run[task.measure] <= task.solved if task.measure == "loss" else run[task.measure] >= task.solved
 
 
 def drawn_pairs(

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flossing_lab.comparison.trial import best, contenders, curves
-from flossing_lab.comparison.trial.ended import median, ranked
-from flossing_lab.comparison.trial.paired import drawn_pairs, pairs, smallest_difference
-from flossing_lab.comparison.trial.picture import draw
-from flossing_lab.comparison.trial.protocol import Trial, TrialTask
-from flossing_lab.comparison.trial.runs import best_runs, read_results
+from flossing_lab.comparison import best, contenders, curves, seeds
+from flossing_lab.comparison.ended import median, ranked
+from flossing_lab.comparison.paired import drawn_pairs, pairs, smallest_difference
+from flossing_lab.comparison.picture import draw
+from flossing_lab.comparison.protocol import Trial, TrialTask
+from flossing_lab.comparison.runs import best_runs, describe_results, read_results
 from flossing_lab.runs.files import write_atomically
 from flossing_lab.runs.plotting import save_figure
 from flossing_lab.statistics import Paired, holm, signed_rank
@@ -21,7 +21,12 @@ LEVEL = 0.05
 
 
 def markdown(trial: Trial, runs: Sequence[Run]) -> str:
-    """All tables. The first arm is compared with the second, or all contenders with the reference."""
+    """All tables. The first arm is compared with the second, or all contenders with the reference.
+
+    Of fixed networks, how many seeds solve a task.
+    """
+    if trial.is_fixed:
+        return "\n\n".join([seeds.markdown(trial, runs), _missing(trial, runs)]) + "\n"
     if trial.reference is not None:
         return "\n\n".join([contenders.markdown(trial, runs), _missing(trial, runs)]) + "\n"
     parts = ["### All draws", _summary(trial, runs), _by_task(trial, runs), _medians(trial, runs)]
@@ -34,13 +39,17 @@ def markdown(trial: Trial, runs: Sequence[Run]) -> str:
 def write_tables(trial: Trial, out: Path) -> list[Path]:
     """Write table.md, table.png and, for two arms, curves.png from results.json; return their paths.
 
-    Returns none if there are no runs.
+    Of fixed networks, table.md alone. Returns none if there are no runs.
     """
     runs = read_results(out)
     if not runs:
         return []
-    files = [out / "table.md", out / "table.png"]
-    write_atomically(files[0], f"<!-- written by flossing compare -->\n\n{markdown(trial, runs)}".encode())
+    files = [out / "table.md"]
+    text = f"<!-- written by flossing compare -->\n\n{describe_results(out)}\n\n{markdown(trial, runs)}"
+    write_atomically(files[0], text.encode())
+    if trial.is_fixed:
+        return files
+    files.append(out / "table.png")
     save_figure((draw if trial.reference is None else contenders.draw)(trial, runs), files[1])
     if trial.reference is None:
         files.append(out / "curves.png")

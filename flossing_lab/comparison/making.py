@@ -9,9 +9,8 @@ import jax
 
 import flossing as fl
 from flossing_lab.comparison import opponents
-from flossing_lab.comparison.protocol import Arm, Settings
-from flossing_lab.comparison.runs import Penalised, train_network
-from flossing_lab.comparison.trial.protocol import OF_TRAINING, Trial, TrialRun, digest
+from flossing_lab.comparison.protocol import OF_TRAINING, Trial, TrialRun, digest
+from flossing_lab.comparison.training import Penalised, Settings, train_network
 from flossing_lab.runs.catalogue import CELLS, TASKS
 from flossing_lab.runs.console import Status
 
@@ -21,7 +20,7 @@ ALL_CELLS = CELLS | opponents.CELLS
 def make(trial: Trial, run: TrialRun, on_progress: Any = lambda status: None) -> dict[str, Any]:
     """Train and test one network; return what to store."""
     task, kind, arm = trial.tasks[run.task], trial.networks[run.network], trial.arms[run.arm]
-    drawn, size = trial.drawn(run.network)[run.draw - 1], trial.settings
+    drawn, size = trial.drawn_by(run), trial.settings
     options = _of_cell(drawn)
     settings = Settings(
         units=size.units,
@@ -29,11 +28,9 @@ def make(trial: Trial, run: TrialRun, on_progress: Any = lambda status: None) ->
         epochs=trial.epochs(run.task, run.network, run.arm),
         learning_rate=drawn.get("rate", 1e-3),
         clip=drawn.get("clip", 0.1),
-        clip_together=True,
         stop=task.stop,
         test=size.test,
     )
-    loss = fl.losses.KeepAndWrite() if arm.loss == "default" else fl.losses.exponents
     problem, k = TASKS[task.task](**task.options), round(size.share * size.units)
     cell = partial(ALL_CELLS[kind.cell], **kind.options)
     if kind.horizon is not None:
@@ -47,7 +44,7 @@ def make(trial: Trial, run: TrialRun, on_progress: Any = lambda status: None) ->
         problem,
         partial(cell, **options),
         k,
-        Arm(arm.before, loss, arm.rate, arm.clip),
+        arm,
         settings,
         run.seed or 1000 + run.draw,
         report,
@@ -61,6 +58,8 @@ def measure_seconds(trial: Trial) -> dict[str, dict[str, list[float]]]:
 
     The shortest of several chunks, of the first draw; 0 for the flossing of a network that is never flossed.
     """
+    if trial.is_fixed:
+        raise ValueError("seconds must be measured for networks with draws, got fixed ones, whose cost is not compared")
     found: dict[str, dict[str, list[float]]] = {task: {} for task in trial.tasks}
     for task, (network, kind) in itertools.product(trial.tasks, trial.networks.items()):
         arm = max(kind.arms or trial.arms, key=lambda arm: trial.arms[arm].before)
@@ -92,13 +91,13 @@ def check(trial: Trial):
         _made(f"options of {name}", TASKS[task.task], **task.options)
     for name, kind in trial.networks.items():
         _named("cell", kind.cell, ALL_CELLS)
-        for task in trial.tasks:
+        for task in [] if trial.is_fixed else trial.tasks:
             if name not in trial.seconds.get(task, {}):
                 raise ValueError(
                     f"seconds must hold the two numbers of every task and network, got none of {task} {name}: "
                     "flossing compare PROTOCOL --seconds measures them"
                 )
-        options = kind.options | _of_cell(trial.drawn(name)[0])
+        options = kind.options | _of_cell((trial.drawn(name) or [{}])[0])
         _made(f"options of {name}", jax.eval_shape, partial(_draw_cell, kind.cell, options, trial.settings.units))
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from flossing_lab.comparison.trial.paired import pairs
-from flossing_lab.comparison.trial.protocol import Trial
+from flossing_lab.comparison.paired import pairs
+from flossing_lab.comparison.protocol import Trial
 from flossing_lab.runs.plotting import COLOURS, DARK, LIGHT_GREY, remove_spines
 
 SHADES = ("none", "before")

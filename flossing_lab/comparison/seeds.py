@@ -1,0 +1,54 @@
+"""Fixed networks: how many of their seeds solve a task, one row per network, one column per arm."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from flossing_lab.comparison.ended import count_solved, median, runs_of
+from flossing_lab.comparison.paired import is_solved
+from flossing_lab.comparison.protocol import Trial, TrialTask
+from flossing_lab.statistics import wilson
+
+Run = dict[str, Any]
+
+
+def markdown(trial: Trial, runs: Sequence[Run]) -> str:
+    """One table per task; cells without runs are empty."""
+    parts = []
+    for name, task in trial.tasks.items():
+        rows = [("network", *trial.arms), ("---",) * (1 + len(trial.arms))]
+        for network in trial.networks:
+            of = [runs_of(runs, name, network, arm, again=True) for arm in trial.arms]
+            if any(of):
+                rows.append((network, *(_cell(trial, each, task) for each in of)))
+        table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+        parts.append(f"### {task.title}\n\n{_caption(task)}\n\n{table}")
+    return "\n\n".join(parts)
+
+
+def _caption(task: TrialTask) -> str:
+    sign = "at most" if task.measure == "loss" else "at least"
+    return (
+        f"Networks that end with a test {task.measure} of {sign} {task.solved:g}, their share with its 95 % interval "
+        f"(Wilson), the median {task.measure}, the median of training epochs of the solved, and the median of seconds "
+        "on one core for flossing and training."
+    )
+
+
+def _cell(trial: Trial, runs: list[Run], task: TrialTask) -> str:
+    if not runs:
+        return ""
+    good = [run for run in runs if is_solved(trial, run)]
+    low, high = wilson(len(good), len(runs))
+    parts = [f"**{count_solved(trial, runs)}** ({low:.2f} to {high:.2f})"]
+    if not all(run["failure"] for run in runs):
+        parts.append(f"{median(runs, task):.3f}")
+    if good:
+        parts.append(f"{statistics.median(run['epochs'] for run in good):.0f} epochs")
+    parts.append(" + ".join(f"{statistics.median(run['seconds'][kind] for run in runs):.0f}" for kind in _KINDS) + " s")
+    if failed := sum(bool(run["failure"]) for run in runs):
+        parts.append(f"{failed} failed")
+    return ", ".join(parts)
+
+
+_KINDS = ("flossing", "training")
