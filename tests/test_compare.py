@@ -16,7 +16,7 @@ from flossing_lab.comparison import best, contenders, curves, paired, runs as tr
 from flossing_lab.comparison.protocol import Trial, TrialRun, digest, read_trial
 
 COMMITTED = Path(__file__).parents[1] / "comparison"
-TINY = """
+HEAD = """
 title = "Tiny"
 
 [settings]
@@ -35,7 +35,10 @@ trivial = 0.5
 solved = 0.95
 epochs = 4
 
-[draws]
+"""
+TINY = (
+    HEAD
+    + """[draws]
 rate = [1e-3, 3e-3]
 gain = { low = 0.5, high = 2.0 }
 
@@ -51,6 +54,7 @@ before = 3
 [seconds.xor]
 tanh = [2e-3, 4e-3]
 """
+)
 
 
 @pytest.fixture

@@ -16,28 +16,12 @@ from flossing_lab.comparison.protocol import Trial, TrialArm, TrialRun, read_tri
 from flossing_lab.comparison.training import Settings, test_data as data_of, train_network
 from flossing_lab.runs.catalogue import TASKS
 from flossing_lab.runs.trials import Batch, Loss
+from tests.test_compare import HEAD
 
 COMMITTED = Path(__file__).parents[1] / "comparison"
-FIXED = """
-title = "Tiny, fixed"
-
-[settings]
-units = 6
-share = 0.5
-batch = 2
-test = 8
-again = 2
-
-[tasks.xor]
-task = "TemporalXOR"
-title = "XOR"
-options = { steps = 12, delay = 2 }
-measure = "accuracy"
-trivial = 0.5
-solved = 0.95
-epochs = 4
-
-[networks]
+FIXED = (
+    HEAD
+    + """[networks]
 tanh = { cell = "tanh" }
 "tanh, gain 2" = { cell = "tanh", options = { gain = 2.0 } }
 
@@ -45,6 +29,7 @@ tanh = { cell = "tanh" }
 none = { epochs = 6 }
 memory = { before = 3, loss = "memory" }
 """
+)
 TASK = fl.tasks.TemporalXOR(steps=12, delay=2)
 
 
