@@ -145,7 +145,9 @@ def test_a_longer_task_takes_the_best_draws_of_a_shorter_one(protocol, tmp_path,
     trial = read_trial(protocol)
     few = [{**run, "accuracy": 1.0} if (run["arm"], run["seed"]) == ("flossing", 1) else run for run in runs]
     long = contenders.markdown(trial, few).partition("### long XOR")[2]
-    assert "Only those whose best draw solves XOR" in long and "tanh, flossing" in long and "tanh, none" not in long
+    assert (
+        "Only those whose best draw solves XOR" in long and "tanh, flossing" in long and "tanh, no flossing" not in long
+    )
 
     some = [run for run in few if (run["arm"], run["seed"]) != ("none", 2)]  # a seed of another contender is missing
     for known, remark in ((runs, "tanh, flossing is not among them"), (some, "Only those whose")):
@@ -250,7 +252,7 @@ def test_the_best_draws_are_compared_and_harm_is_said(protocol):
 
     low, high = np.linspace(0.5, 0.6, 10).tolist(), np.linspace(0.955, 0.985, 10).tolist()
     head, rows, harm = best.table(trial, runs("none", low) + runs("flossing", high))
-    assert head[2:] == ["none", "flossing", "p (solved, Fisher)", "p (value, rank sum)", "flossing"]
+    assert head[2:] == ["no flossing", "flossing", "p (solved, Fisher)", "p (value, rank sum)", "flossing"]
     assert rows[0][2].startswith("0 of 10, 0.55 (") and rows[0][3].startswith("10 of 10, 0.97 (")
     assert rows[0][4:] == ("2.2e-05", "2.2e-05", "better") and harm.endswith(": none.")
     _, rows, harm = best.table(trial, runs("none", high) + runs("flossing", low))
@@ -324,7 +326,7 @@ def test_contenders_are_compared_with_the_reference(protocol):
     text = text.replace("again = 2", "again = 10")
     protocol.write_text(text + "gru = [2e-3, 0]\n")
     trial = read_trial(protocol)
-    assert [each.name for each in contenders.contenders(trial)] == ["tanh, none", "tanh, flossing", "gru"]
+    assert [each.name for each in contenders.contenders(trial)] == ["tanh, no flossing", "tanh, flossing", "gru"]
 
     def runs(network, arm, values):
         of = {"task": "xor", "network": network, "draw": 1, "arm": arm, "epochs": 4}
@@ -335,7 +337,7 @@ def test_contenders_are_compared_with_the_reference(protocol):
     low, high = np.linspace(0.5, 0.6, 11).tolist(), np.linspace(0.95, 0.99, 11).tolist()
     found = [*runs("tanh", "none", low), *runs("tanh", "flossing", high), *runs("gru", "none", [0.0, *high[1:10], 0.0])]
     lines = {line.split(" | ")[0][2:]: line for line in contenders.markdown(trial, found).splitlines()}
-    assert "| 0 of 10 | 0.555 (" in lines["tanh, none"] and "worse (p = 2.2e-05) |" in lines["tanh, none"]
+    assert "| 0 of 10 | 0.555 (" in lines["tanh, no flossing"] and "worse (p = 2.2e-05) |" in lines["tanh, no flossing"]
     assert "| 10 of 10 | 0.972 (" in lines["tanh, flossing"] and lines["tanh, flossing"].endswith("| 3 |  |")
     assert "| 9 of 10 | 0.97 (" in lines["gru"] and "no difference shown (p = " in lines["gru"]
     assert contenders.draw(trial, found).get_axes()

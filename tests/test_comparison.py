@@ -67,7 +67,7 @@ def test_fixed_networks_run_with_seeds_alone(protocol, in_this_process):
     assert without["exponents"]["start"] == flossed["exponents"]["start"] != flossed["exponents"]["flossed"]
     assert without["seconds"]["flossing"] == 0 < flossed["seconds"]["flossing"]
     text = (out / "table.md").read_text()
-    assert "| network | none | memory |" in text and "8 runs, 20" in text and "All 8 runs are made." in text
+    assert "| network | no flossing | memory |" in text and "8 runs, 20" in text and "All 8 runs are made." in text
     before = (out / "results.json").read_bytes()
     main(["compare", str(protocol), "--table"])
     assert (out / "results.json").read_bytes() == before  # nothing new: also the date stays

@@ -278,7 +278,7 @@ CASES = [
         lambda: flt.floss(nn.RNN(2, 3), INPUTS, transient=6),
         r"transient must be an integer from 0 to 5 \(the window has 6 steps\)",
     ),
-    (lambda: flt.floss(nn.RNN(2, 3), INPUTS, parameters=[]), "parameters must hold one that requires a gradient"),
+    (lambda: flt.floss(nn.RNN(2, 3), INPUTS, parameters=[]), "parameters must include one that requires a gradient"),
     (lambda: flt.floss(identity, INPUTS, state=H), "parameters must be given for a step that is a function"),
     (lambda: flt.floss(identity, INPUTS, state=H, parameters=[nn.Parameter(H)]), "parameters must enter the step"),
     (lambda: flt.floss(nn.RNN(2, 3), shorter(), engine="torch"), "inputs must have the 6 steps of the window .* got 5"),

@@ -237,7 +237,7 @@ def frozen():
         (two_recurrent(), {}, "got several: rnn, second"),
         (Model(), {"recurrent": "lstm"}, "recurrent must name a module of the model .*rnn.*, got 'lstm'"),
         (Model(), {"recurrent": nn.GRU(2, 3)}, "recurrent must be a module of the model"),
-        (frozen(), {}, "parameters must hold one that requires a gradient"),
+        (frozen(), {}, "parameters must include one that requires a gradient"),
         (Model(bidirectional=True), {}, "bidirectional=True"),
         (Model(), {"window": 1}, "window must be an integer of at least 2"),
         (Model(), {"threshold": 0.0}, "threshold must be a positive number"),

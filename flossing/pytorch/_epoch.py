@@ -26,13 +26,13 @@ def select_parameters(model: Any, parameters: Any, optimiser: Any) -> tuple[list
         if not isinstance(model, nn.Module):
             raise ValueError("parameters must be given for a step that is a function, got parameters=None")
         parameters = unwrapped(model).parameters()
-    flossed = [p for p in parameters if p.requires_grad]
-    if isinstance(optimiser, torch.optim.Optimizer):
+    flossed, wanted = [p for p in parameters if p.requires_grad], "one that requires a gradient"
+    if is_made := isinstance(optimiser, torch.optim.Optimizer):
         held = {id(p) for group in optimiser.param_groups for p in group["params"]}
-        flossed = [p for p in flossed if id(p) in held]
+        flossed, wanted = [p for p in flossed if id(p) in held], f"{wanted} and that the optimiser holds"
     if not flossed:
-        raise ValueError("parameters must hold one that requires a gradient and that the optimiser holds, got none")
-    return flossed, optimiser if isinstance(optimiser, torch.optim.Optimizer) else _made(optimiser, flossed)
+        raise ValueError(f"parameters must include {wanted}, got none")
+    return flossed, optimiser if is_made else _made(optimiser, flossed)
 
 
 def _made(make: Any, flossed: list[Tensor]) -> torch.optim.Optimizer:

@@ -58,7 +58,8 @@ def table(trial: Trial, runs: Sequence[Run]) -> tuple[list[str], list[tuple[str,
     drawn = [row for row in both if row.task.settings_of is None]
     is_complete = len(drawn) == len(trial.drawn_tasks) * len(trial.networks)  # p is adjusted for all of them
     adjusted = dict(zip(made, zip(p[: len(both)], p[len(both) :], strict=True), strict=True)) if is_complete else {}
-    head = ["task", "network", one, other, "p (solved, Fisher)", "p (value, rank sum)", other]
+    labels = trial.label(one), trial.label(other)
+    head = ["task", "network", *labels, "p (solved, Fisher)", "p (value, rank sum)", labels[1]]
     lines = [cells_of(trial, row, adjusted.get(i)) for i, row in enumerate(rows)]
     harmed = [f"{row.network} on {row.task.title}" for row in both if is_harmed(row)]
     note = (

@@ -36,7 +36,9 @@ def contenders(trial: Trial) -> list[Contender]:
     found = []
     for network, kind in trial.networks.items():
         arms = kind.arms or tuple(trial.arms)
-        found += [Contender(network, arm, network if len(arms) == 1 else f"{network}, {arm}") for arm in arms]
+        found += [
+            Contender(network, arm, network if len(arms) == 1 else f"{network}, {trial.label(arm)}") for arm in arms
+        ]
     return found
 
 

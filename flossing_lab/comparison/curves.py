@@ -27,7 +27,7 @@ def draw(trial: Trial, runs: Sequence[dict[str, Any]]) -> Figure:
                 if of:
                     seconds = times(trial, name, network, arm)
                     low, middle, high = quartiles(of, measure, len(seconds))
-                    axes.plot(seconds, middle, lw=1.4, color=COLOURS[shade], label=arm)
+                    axes.plot(seconds, middle, lw=1.4, color=COLOURS[shade], label=trial.label(arm))
                     axes.fill_between(seconds, low, high, lw=0, alpha=0.2, color=COLOURS[shade])
             if task.measure == measure:  # a valid time is not measured in training
                 axes.axhline(task.solved, lw=0.8, ls="--", color=DARK)

@@ -27,7 +27,7 @@ def draw(trial: Trial, runs: Sequence[dict[str, Any]]) -> Figure:
             shares = np.array([each.first, each.second]) / each.n
             axes.plot(shares, [row, row], color=LIGHT_GREY, lw=3, zorder=1)
             for share, arm, shade in zip(shares, trial.arms, SHADES, strict=False):
-                label = arm if row == 0 else None
+                label = trial.label(arm) if row == 0 else None
                 axes.scatter(share, row, s=60, color=COLOURS[shade], label=label, zorder=2)
         axes.set(xlim=(-0.04, 1.04), xlabel="share of draws that solve it")
         axes.set_title(trial.tasks[name].title, loc="left", fontsize=10, color=DARK)

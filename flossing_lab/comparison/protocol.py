@@ -184,6 +184,10 @@ class Trial(Section):
                 raise ValueError(f"reference must be a network and one of its arms, got {list(self.reference)}")
         return self
 
+    def label(self, arm: str) -> str:
+        """An arm in words."""
+        return arm if self.arms[arm].before else "no flossing"
+
     @property
     def is_fixed(self) -> bool:
         """Whether the networks are fixed, and run with seeds alone."""

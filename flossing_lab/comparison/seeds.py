@@ -16,7 +16,7 @@ def markdown(trial: Trial, runs: Sequence[Run]) -> str:
     """One table per task; cells without runs are empty."""
     parts = []
     for name, task in trial.tasks.items():
-        rows = [("network", *trial.arms), ("---",) * (1 + len(trial.arms))]
+        rows = [("network", *map(trial.label, trial.arms)), ("---",) * (1 + len(trial.arms))]
         for network in trial.networks:
             of = [runs_of(runs, name, network, arm, again=True) for arm in trial.arms]
             if any(of):

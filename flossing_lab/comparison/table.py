@@ -83,7 +83,8 @@ def _summary(trial: Trial, runs: Sequence[Run]) -> str:
         for name, each in found.items()
         if each.n
     ]
-    return _table(("all tasks", first, second, "difference (95 %)", "p (McNemar)", "p (Holm)", second), rows)
+    labels = trial.label(first), trial.label(second)
+    return _table(("all tasks", *labels, "difference (95 %)", "p (McNemar)", "p (Holm)", labels[1]), rows)
 
 
 def _by_task(trial: Trial, runs: Sequence[Run]) -> str:

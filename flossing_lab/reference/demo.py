@@ -1,4 +1,4 @@
-"""The demo: one task under three conditions from the start of the released code, and from a good start."""
+"""The demo: one task under three conditions as the released code initialises it, and from a good initialisation."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ def demo(config: Config, out: Path, console: Console) -> Path:
     """Run `config` under the conditions, write the comparison to `out`, and print the results."""
     console.print(
         f"[bold]{config.title}[/], {config.network.units} tanh units, {config.training.epochs} training epochs. Three "
-        "conditions begin with the start of the released code; the good start has orthogonal weights and small inputs. "
+        "conditions begin as the released code does; the good initialisation has orthogonal weights and small inputs. "
         f"Accuracy 0.5 is chance. λ{config.k} is a Lyapunov exponent: the rate, per step, at which backpropagated "
         "gradients shrink (below 0) or grow (above 0).\n",
         highlight=False,

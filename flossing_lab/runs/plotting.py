@@ -12,7 +12,7 @@ from flossing_lab.runs.files import write_atomically
 
 LABELS = {
     "none": "no flossing",
-    "good_start": "good start, no flossing",
+    "good_start": "good initialisation, no flossing",
     "before": "flossing before",
     "during": "flossing during",
     "before_and_during": "flossing before and during",
