@@ -273,8 +273,8 @@ def test_the_sentence_of_the_demo():
     rows = {"none": None, "good_start": 300, "before": 200, "before_and_during": 250}
     summary = {"epochs": 3000, "conditions": {name: {"learned_after": epoch} for name, epoch in rows.items()}}
     assert sentence(summary) == (
-        "Learned, to an accuracy of 0.95: good initialisation, no flossing (300 epochs); flossing before (200 epochs); flossing "
-        "before and during (250 epochs). Not learned: no flossing."
+        "Learned, to an accuracy of 0.95: good initialisation, no flossing (300 epochs); flossing before (200 epochs); "
+        "flossing before and during (250 epochs). Not learned: no flossing."
     )
     summary["conditions"] = {"none": {"learned_after": None}}
     assert sentence(summary) == "No condition reaches an accuracy of 0.95 within 3000 epochs."
