@@ -12,7 +12,8 @@ import flossing as fl
 from flossing_lab import statistics
 from flossing_lab.cli import main
 from flossing_lab.comparison import making, runs as trial_runs, seeds
-from flossing_lab.comparison.protocol import Trial, TrialArm, TrialRun, read_trial
+from flossing_lab.comparison.protocol import Trial, TrialRun, read_trial
+from flossing_lab.comparison.sections import TrialArm
 from flossing_lab.comparison.training import Settings, test_data as data_of, train_network
 from flossing_lab.runs.catalogue import TASKS
 from flossing_lab.runs.trials import Batch, Loss

@@ -8,7 +8,7 @@ import pytest
 
 import flossing as fl
 from flossing_lab.comparison import opponents
-from flossing_lab.comparison.protocol import TrialArm
+from flossing_lab.comparison.sections import TrialArm
 from flossing_lab.comparison.training import Penalised, Settings, train_network
 from flossing_lab.runs.trials import Batch
 

@@ -9,7 +9,8 @@ from scipy.stats import fisher_exact
 
 from flossing_lab.comparison.ended import count_solved, describe_median, is_better, median, ranked, runs_of
 from flossing_lab.comparison.paired import is_solved
-from flossing_lab.comparison.protocol import Trial, TrialTask
+from flossing_lab.comparison.protocol import Trial
+from flossing_lab.comparison.sections import TrialTask
 from flossing_lab.statistics import LEVEL, holm, rank_sum
 
 Run = dict[str, Any]

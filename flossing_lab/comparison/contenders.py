@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from flossing_lab.comparison.ended import count_solved, describe_median, is_better, ranked, runs_of, values
 from flossing_lab.comparison.paired import is_solved
-from flossing_lab.comparison.protocol import Trial, TrialTask
+from flossing_lab.comparison.protocol import Trial
 from flossing_lab.comparison.runs import solves_again
+from flossing_lab.comparison.sections import TrialTask
 from flossing_lab.runs.plotting import COLOURS, DARK, remove_spines
 from flossing_lab.statistics import LEVEL, holm, rank_sum, wilson
 

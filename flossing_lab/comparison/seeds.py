@@ -6,7 +6,8 @@ from typing import Any
 
 from flossing_lab.comparison.ended import count_solved, median, runs_of
 from flossing_lab.comparison.paired import is_solved
-from flossing_lab.comparison.protocol import Trial, TrialTask
+from flossing_lab.comparison.protocol import Trial
+from flossing_lab.comparison.sections import TrialTask
 from flossing_lab.statistics import wilson
 
 Run = dict[str, Any]

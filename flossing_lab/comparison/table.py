@@ -10,8 +10,9 @@ from flossing_lab.comparison import best, contenders, curves, seeds
 from flossing_lab.comparison.ended import median, ranked
 from flossing_lab.comparison.paired import drawn_pairs, pairs, smallest_difference
 from flossing_lab.comparison.picture import draw
-from flossing_lab.comparison.protocol import Trial, TrialTask
+from flossing_lab.comparison.protocol import Trial
 from flossing_lab.comparison.runs import best_runs, describe_results, read_results
+from flossing_lab.comparison.sections import TrialTask
 from flossing_lab.runs.files import write_atomically
 from flossing_lab.runs.plotting import save_figure
 from flossing_lab.statistics import Paired, holm, signed_rank

@@ -11,7 +11,7 @@ import optax
 
 import flossing as fl
 from flossing_lab.comparison.forecast import evaluate
-from flossing_lab.comparison.protocol import TrialArm
+from flossing_lab.comparison.sections import TrialArm
 from flossing_lab.runs.reach import Reach, blocks_below
 from flossing_lab.runs.trials import Batch, Inputs, Loss
 

@@ -1,0 +1,97 @@
+"""The sections of a protocol: sizes, tasks, networks and arms. Imports no JAX."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from flossing_lab.runs.config import Count, CountOrNone, PositiveReal, Real, Section
+
+
+class TrialSettings(Section):
+    """What all runs share."""
+
+    units: Count = 64
+    """Units of a network."""
+    share: PositiveReal = 0.75
+    """Flossed exponents, as a share of the units."""
+    batch: Count = 32
+    """Sequences in a batch."""
+    test: Count = 512
+    """Test sequences, where a task has no test set."""
+    seed: Count = 1
+    """Draws the settings."""
+    again: CountOrNone = 10
+    """Seeds with which the best draw of each arm runs again."""
+
+
+class TrialTask(Section):
+    """A task of `flossing.tasks`."""
+
+    task: str
+    """Its class."""
+    title: str
+    """In words."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Its arguments."""
+    measure: Literal["loss", "accuracy", "valid_time"]
+    """What is tested: a loss, where less is better, an accuracy, or for how many steps a forecast is right."""
+    trivial: Real
+    """The value without memory."""
+    solved: Real
+    """The value from which on the task is solved."""
+    epochs: Count
+    """Training epochs of an arm that flosses before training."""
+    stop: PositiveReal | None = None
+    """Training ends once the mean accuracy of 50 epochs is above it."""
+    seconds: PositiveReal | None = None
+    """What a run may cost, flossing and all: each network trains for as many epochs as that allows."""
+    settings_of: str | None = None
+    """Another task, a shorter one: no draws of its own, only the best draws of that task, each with `again` seeds, if
+    they solve that task with at least one of theirs."""
+
+
+class TrialNetwork(Section):
+    """A kind of network."""
+
+    cell: str
+    """tanh, leaky, gru, lstm, dale, lru or binary; identity, orthogonal or oscillators, of the opponents."""
+    penalty: Literal["orthogonality", "vanishing", "isometry"] | None = None
+    """A term of the loss of training, times the drawn setting `weight`."""
+    horizon: Count | None = None
+    """Choose gain and input scale by `calibrate` for this horizon, instead of drawing them."""
+    arms: tuple[str, ...] | None = None
+    """The arms of this network; all by default."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Its arguments that do not vary."""
+    draws: CountOrNone = 0
+    """How many settings are drawn; without draws, the network is fixed, and runs with seeds alone."""
+    vary: tuple[str, ...] = ()
+    """The settings that are drawn; their ranges are in [draws], or in [ranges] of this network."""
+    ranges: dict[str, Any] = Field(default_factory=dict)
+    """Ranges that differ from those in [draws]."""
+
+
+class TrialArm(Section):
+    """How networks are flossed; 0 epochs for no flossing."""
+
+    before: CountOrNone = 0
+    """Flossing epochs before training."""
+    loss: Literal["default", "exponents", "memory"] = "default"
+    """The loss of flossing."""
+    rate: PositiveReal = 3e-3
+    """Its step size."""
+    clip: PositiveReal = 0.1
+    """Its largest norm of the gradient."""
+    threshold: PositiveReal | None = None
+    """Adaptive flossing: a block follows wherever the reach of the gradient is below this,"""
+    block: Count = 50
+    """of so many epochs,"""
+    every: Count = 100
+    """measured after every so many training epochs."""
+    epochs: Count | None = None
+    """Training epochs, if not those of the task; for fixed networks."""
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings as a run records them: those of adaptive flossing only if there is any."""
+        later = {"epochs"} if self.threshold is not None else {"epochs", "threshold", "block", "every"}
+        return self.model_dump(exclude=later)
