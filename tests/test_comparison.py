@@ -92,11 +92,48 @@ def test_the_table_of_seeds(protocol):
     np.testing.assert_allclose(statistics.wilson(0, 10), (0.0, 0.2775), atol=1e-4)
 
 
+OWN = """
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+import flossing as fl
+
+
+class Own(fl.cells.VanillaRNN):
+    pass
+
+
+class Again(fl.tasks.TemporalXOR):
+    pass
+"""
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_a_task_and_a_cell_of_a_file(protocol, in_this_process, capsys):
+    """They give the numbers of the library's classes that they derive from; another content is another protocol."""
+    (protocol.parent / "mine.py").write_text(OWN)
+    main(["compare", str(protocol), "--workers", "1", "--out", str(protocol.parent / "library")])
+    text = FIXED.replace('{ cell = "tanh" }', '{ cell = "mine.py:Own" }').replace('"TemporalXOR"', '"mine.py:Again"')
+    protocol.write_text(text)
+    main(["compare", str(protocol), "--workers", "1"])
+    ours, theirs = (trial_runs.read_results(protocol.parent / name) for name in ("fixed", "library"))
+    assert [run["loss"] for run in ours] == [run["loss"] for run in theirs]
+    (protocol.parent / "mine.py").write_text(OWN + "# changed\n")
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", str(protocol)])
+    assert "must hold no runs of another protocol" in capsys.readouterr().err
+    protocol.write_text(text.replace("mine.py:Own", "mine.py:None"))
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", str(protocol), "--out", str(protocol.parent / "new")])
+    assert "cell must be a class of" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("again = 2", "again = 0", "again must be at least 1 for fixed networks"),
-        ("gain = 2.0", "gian = 2.0", "options of tanh, gain 2 must be legal arguments"),
+        ("gain = 2.0", "gian = 2.0", r"options of tanh, gain 2 must name arguments of VanillaRNN (recurrent, gain"),
         ('loss = "memory"', 'loss = "all"', "arms.memory.loss"),
     ],
 )

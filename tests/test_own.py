@@ -8,8 +8,8 @@ import pytest
 import xarray
 
 from flossing_lab.cli import main
-from flossing_lab.own import source
 from flossing_lab.own.config import OwnConfig
+from flossing_lab.runs import source
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.sweeps.collection import ABSENT, axes_of, labels_of
 

@@ -5,14 +5,17 @@ import time
 from functools import partial
 from typing import Any
 
+import equinox as eqx
 import jax
 
 import flossing as fl
 from flossing_lab.comparison import opponents
 from flossing_lab.comparison.protocol import OF_TRAINING, Trial, TrialRun, digest
 from flossing_lab.comparison.training import Penalised, Settings, train_network
-from flossing_lab.runs.catalogue import CELLS, TASKS
+from flossing_lab.runs.catalogue import CELLS
 from flossing_lab.runs.console import Status
+from flossing_lab.runs.named import check_fit, make_network, make_task
+from flossing_lab.runs.source import load
 
 ALL_CELLS = CELLS | opponents.CELLS
 
@@ -31,8 +34,8 @@ def make(trial: Trial, run: TrialRun, on_progress: Any = lambda status: None) ->
         stop=task.stop,
         test=size.test,
     )
-    problem, k = TASKS[task.task](**task.options), round(size.share * size.units)
-    cell = partial(ALL_CELLS[kind.cell], **kind.options)
+    problem, k = make_task(task.task, task.options, trial.folder), round(size.share * size.units)
+    cell = partial(load(kind.cell, trial.folder, kind="cell", known=ALL_CELLS), **kind.options)
     if kind.horizon is not None:
         cell = partial(_calibrated, cell, problem, kind.horizon, k)
     trained = None if kind.penalty is None else Penalised(problem, opponents.PENALTIES[kind.penalty], drawn["weight"])
@@ -85,36 +88,35 @@ def _pace(times: list[tuple[int, float]]) -> float:
 
 
 def check(trial: Trial):
-    """Raise ValueError for a task or a cell that does not exist, or does not take its arguments."""
-    for name, task in trial.tasks.items():
-        _named("task", task.task, TASKS)
-        _made(f"options of {name}", TASKS[task.task], **task.options)
+    """Raise ValueError for a task or a cell that cannot be had, or does not fit."""
+    tasks = {
+        name: make_task(task.task, task.options, trial.folder, argument=f"options of {name}")
+        for name, task in trial.tasks.items()
+    }
     for name, kind in trial.networks.items():
-        _named("cell", kind.cell, ALL_CELLS)
         for task in [] if trial.is_fixed else trial.tasks:
             if name not in trial.seconds.get(task, {}):
                 raise ValueError(
                     f"seconds must hold the two numbers of every task and network, got none of {task} {name}: "
                     "flossing compare PROTOCOL --seconds measures them"
                 )
-        options = kind.options | _of_cell((trial.drawn(name) or [{}])[0])
-        _made(f"options of {name}", jax.eval_shape, partial(_draw_cell, kind.cell, options, trial.settings.units))
+        draw = partial(
+            make_network,
+            kind.cell,
+            kind.options | _of_cell((trial.drawn(name) or [{}])[0]),
+            trial.folder,
+            units=trial.settings.units,
+            known=ALL_CELLS,
+            argument=f"options of {name}",
+        )
+        for task, made in tasks.items():
+            check_fit(made, trial.tasks[task].task, kind.cell, partial(_shown, draw, is_known=kind.cell in ALL_CELLS))
 
 
-def _named(what: str, name: str, known: Any):
-    if name not in known:
-        raise ValueError(f"{what} must be one of {', '.join(known)}, got {what}={name!r}")
-
-
-def _made(what: str, make: Any, *arguments: Any, **options: Any):
-    try:
-        make(*arguments, **options)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{what} must be legal arguments, got: {str(error).splitlines()[0]}") from error
-
-
-def _draw_cell(cell: str, options: dict[str, Any], units: int) -> None:
-    ALL_CELLS[cell](units, 1, key=jax.random.key(0), **options)
+def _shown(draw: Any, task: Any, is_known: bool) -> Any:
+    """The network, to see whether it fits; one of the library's is not computed, only its shapes."""
+    key = jax.random.key(0)
+    return eqx.filter_eval_shape(lambda key: draw(task=task, key=key), key) if is_known else draw(task=task, key=key)
 
 
 def _calibrated(cell: Any, task: Any, horizon: int, k: int, units: int, inputs: int, *, key: Any, **options: Any):

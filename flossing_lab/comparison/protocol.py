@@ -26,6 +26,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from flossing_lab.comparison.sections import TrialArm, TrialNetwork, TrialSettings, TrialTask
 from flossing_lab.runs.config import PositiveReal, Real, Section
+from flossing_lab.runs.source import is_file, with_digest
 
 OF_TRAINING = ("rate", "clip", "weight")
 """Drawn settings of training; all others are arguments of the cell."""
@@ -66,6 +67,8 @@ class Trial(Section):
     """A network and its arm, with which all others are compared; without it the arms are compared in pairs."""
     seconds: dict[str, dict[str, tuple[PositiveReal, Real]]] = Field(default_factory=dict)
     """By task and network: of one epoch of training, and of flossing; needed for runs."""
+    folder: str = ""
+    """Where files of your own are: that of the protocol."""
 
     @model_validator(mode="after")
     def _check(self) -> "Trial":
@@ -175,7 +178,8 @@ class Trial(Section):
 def read_trial(file: Path) -> Trial:
     """The trial that a TOML file describes; ValueError, in one line, for an illegal one."""
     try:
-        return Trial.model_validate(tomllib.loads(file.read_text("utf-8")), strict=False)
+        content, folder = tomllib.loads(file.read_text("utf-8")), str(file.absolute().parent)
+        return Trial.model_validate({"folder": folder} | _with_digests(content, folder), strict=False)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where, message = ".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")
@@ -183,6 +187,16 @@ def read_trial(file: Path) -> Trial:
         raise ValueError(f"{file}: {got}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} must be a TOML file, got {error}") from None
+
+
+def _with_digests(content: dict[str, Any], folder: str) -> dict[str, Any]:
+    """The content with names of files, mine.py:MyCell, completed by the digest of the file."""
+    for section, field in (("tasks", "task"), ("networks", "cell")):
+        found = content.get(section)
+        for entry in found.values() if isinstance(found, dict) else ():
+            if isinstance(entry, dict) and isinstance(name := entry.get(field), str) and is_file(name):
+                entry[field] = with_digest(name, folder)
+    return content
 
 
 def digest(trial: Trial, run: TrialRun) -> str:

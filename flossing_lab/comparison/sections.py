@@ -25,10 +25,10 @@ class TrialSettings(Section):
 
 
 class TrialTask(Section):
-    """A task of `flossing.tasks`."""
+    """A task of `flossing.tasks`, or one of your own."""
 
     task: str
-    """Its class."""
+    """Its class; of your own, mine.py:MyTask, in a file beside the protocol."""
     title: str
     """In words."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -54,7 +54,8 @@ class TrialNetwork(Section):
     """A kind of network."""
 
     cell: str
-    """tanh, leaky, gru, lstm, dale, lru or binary; identity, orthogonal or oscillators, of the opponents."""
+    """tanh, leaky, gru, lstm, dale, lru, binary or lif; torch, identity, orthogonal or oscillators, of the opponents;
+    of your own, mine.py:MyCell, in a file beside the protocol."""
     penalty: Literal["orthogonality", "vanishing", "isometry"] | None = None
     """A term of the loss of training, times the drawn setting `weight`."""
     horizon: Count | None = None

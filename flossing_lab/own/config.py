@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator, model_validator
 
-from flossing_lab.own.source import is_file, with_digest, without_digest
 from flossing_lab.runs.config import (
     Count,
     CountOrNone,
@@ -17,6 +16,7 @@ from flossing_lab.runs.config import (
     Section,
     Seed,
 )
+from flossing_lab.runs.source import is_file, with_digest, without_digest
 
 Condition = Literal["none", "before", "during", "before_and_during", "adaptive"]
 

@@ -15,7 +15,8 @@ from flossing._arguments import check_integer, default_transient
 from flossing._training.epoch import Flossing
 from flossing._types import RandomKey
 from flossing_lab.own.config import OwnConfig
-from flossing_lab.own.protocol import check_shapes, draw_model, make_task
+from flossing_lab.runs import named
+from flossing_lab.runs.catalogue import CELLS
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.experiment import Experiment, Measurements
 from flossing_lab.runs.figure import draw_run
@@ -25,12 +26,31 @@ from flossing_lab.runs.trials import Batch, Inputs, Loss
 
 def check(config: OwnConfig, *, here: bool = True):
     """Raise ValueError for a task or a cell that cannot be had, lacks a member of its protocol, or does not fit."""
-    steps = check_shapes(config)
+    task = make_task(config)
+    steps = named.check_fit(task, config.task.task, config.network.cell, lambda task: draw_model(config, task))
     if config.flossing.window is not None:
         check_integer("window", config.flossing.window, least=2, most=steps, note=f" (the task has {steps} steps)")
-    size = sum(leaf.size for leaf in jax.tree_util.tree_leaves(draw_model(config).zeros()))
+    size = sum(leaf.size for leaf in jax.tree_util.tree_leaves(draw_model(config, task).zeros()))
     if config.k > size:
         raise ValueError(f"k must be at most the {size} coordinates of the state, got k={config.k}")
+
+
+def make_task(config: OwnConfig) -> Any:
+    """The task that `config` names."""
+    return named.make_task(config.task.task, config.task_arguments, config.safety.folder)
+
+
+def draw_model(config: OwnConfig, task: Any = None) -> cells.Network:
+    """The network before training."""
+    return named.make_network(
+        config.network.cell,
+        config.cell_arguments,
+        config.safety.folder,
+        units=config.network.units,
+        task=make_task(config) if task is None else task,
+        key=jax.random.key(config.seeds.seed_network),
+        known=CELLS,
+    )
 
 
 def build(config: OwnConfig, step_scale: float = 1.0) -> Experiment:

@@ -1,11 +1,11 @@
-"""The task and the network that a configuration names, checked against their protocols before anything runs."""
+"""Tasks and cells by their names, the library's or a user's: made, and checked against their protocols."""
 
 import contextlib
 import functools
 import inspect
 import json
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,22 @@ import jax
 import jax.numpy as jnp
 
 from flossing import cells
-from flossing_lab.own.config import OwnConfig
-from flossing_lab.own.source import load, without_digest
-from flossing_lab.runs.catalogue import CELLS, TASKS
+from flossing_lab.runs.catalogue import TASKS
+from flossing_lab.runs.source import load, without_digest
 
 
-def make_task(config: OwnConfig) -> Any:
-    """The task that `config` names; ValueError if it lacks a member of its protocol.
+def make_task(name: str, options: Mapping[str, Any], folder: str, *, argument: str = "task_options") -> Any:
+    """The task of this name; ValueError if it lacks a member of its protocol. `argument` is what holds its options.
 
-    Equal classes and arguments give one object, so that the runs of a sweep share compiled programs.
+    Equal classes and options give one object, so that the runs of a sweep share compiled programs.
     """
-    task_class = load(config.task.task, config.safety.folder, kind="task", known=TASKS)
-    return _task(task_class, config.task.task, json.dumps(config.task_arguments, sort_keys=True))
+    task_class = load(name, folder, kind="task", known=TASKS)
+    return _task(task_class, without_digest(name), json.dumps(options, sort_keys=True), argument)
 
 
 @functools.lru_cache(maxsize=32)
-def _task(task_class: Any, name: str, arguments: str) -> Any:
-    task = _call(task_class, "task", json.loads(arguments))
+def _task(task_class: Any, name: str, options: str, argument: str) -> Any:
+    task = _call(task_class, argument, "task", json.loads(options))
     missing = [member for member in ("channels", "outputs", "score") if not hasattr(task, member)]
     if missing or not callable(task):
         lacking = ", ".join(missing) or "__call__(key)"
@@ -38,13 +37,22 @@ def _task(task_class: Any, name: str, arguments: str) -> Any:
     return task
 
 
-def draw_model(config: OwnConfig, task: Any = None) -> cells.Network:
-    """The network before training; ValueError if its cell lacks a member of its protocol."""
-    task = make_task(config) if task is None else task
-    cell_key, readout_key = jax.random.split(jax.random.key(config.seeds.seed_network))
-    make = load(config.network.cell, config.safety.folder, kind="cell", known=CELLS)
-    cell = _call(make, "cell", config.cell_arguments | {"key": cell_key}, config.network.units, task.channels)
-    name = without_digest(config.network.cell)
+def make_network(
+    name: str,
+    options: Mapping[str, Any],
+    folder: str,
+    *,
+    units: int,
+    task: Any,
+    key: Any,
+    known: dict[str, Any],
+    argument: str = "cell_options",
+) -> cells.Network:
+    """A cell of this name with a readout for the task; ValueError if it lacks a member of its protocol."""
+    cell_key, readout_key = jax.random.split(key)
+    make = load(name, folder, kind="cell", known=known)
+    cell = _call(make, argument, "cell", {**options, "key": cell_key}, units, task.channels)
+    name = without_digest(name)
     if not isinstance(cell, cells.Cell):
         missing = ", ".join(name for name in ("zeros", "output", "__call__") if not hasattr(cell, name))
         raise ValueError(f"cell must follow the protocol flossing.cells.Cell, got {name} without {missing}")
@@ -53,13 +61,12 @@ def draw_model(config: OwnConfig, task: Any = None) -> cells.Network:
     return cells.Network(cell, task.outputs, key=readout_key)
 
 
-def check_shapes(config: OwnConfig) -> int:
+def check_fit(task: Any, task_name: str, cell_name: str, draw: Callable[[Any], cells.Network]) -> int:
     """The number of steps of the task; ValueError unless its trials, its scores and the network fit together.
 
-    Everything is traced and nothing is computed.
+    Everything but the network is traced, and nothing is computed.
     """
-    task = make_task(config)
-    name = without_digest(config.task.task)
+    name, model = without_digest(task_name), draw(task)
     with _located("task", name, task):
         trial = eqx.filter_eval_shape(task, jax.random.key(0))
     inputs = getattr(trial, "inputs", None)
@@ -69,8 +76,7 @@ def check_shapes(config: OwnConfig) -> int:
     if getattr(inputs, "ndim", 0) != 2 or inputs.shape[1] != task.channels:
         legal = f"(steps, {task.channels}), since channels = {task.channels}"
         raise ValueError(f"task must draw inputs of shape {legal}, got {getattr(inputs, 'shape', inputs)} from {name}")
-    model = draw_model(config, task)
-    with _located("cell", without_digest(config.network.cell), model.cell):
+    with _located("cell", without_digest(cell_name), model.cell):
         outputs = eqx.filter_eval_shape(cells.Network.outputs, model, inputs)
     with _located("task", name, task):
         score = eqx.filter_eval_shape(task.score, outputs, trial)
@@ -83,14 +89,14 @@ def check_shapes(config: OwnConfig) -> int:
     return inputs.shape[0]
 
 
-def _call(make: Any, kind: str, options: dict[str, Any], *arguments: Any) -> Any:
+def _call(make: Any, argument: str, kind: str, options: Mapping[str, Any], *arguments: Any) -> Any:
     """`make(*arguments, **options)`; ValueError if it does not take them, or fails."""
     name, signature = getattr(make, "__name__", str(make)), inspect.signature(make)
     try:
         signature.bind(*arguments, **options)
     except TypeError as error:
-        legal = ", ".join(argument for argument in list(signature.parameters)[len(arguments) :] if argument != "key")
-        raise ValueError(f"{kind}_options must name arguments of {name} ({legal or 'it has none'}): {error}") from error
+        legal = ", ".join(known for known in list(signature.parameters)[len(arguments) :] if known != "key")
+        raise ValueError(f"{argument} must name arguments of {name} ({legal or 'it has none'}): {error}") from error
     with _located(kind, name, make):
         return make(*arguments, **options)
 
