@@ -1,12 +1,14 @@
 """Sphinx configuration. Pages with code cells are notebooks, executed when they are read."""
 
 import contextlib
+import importlib
 import io
 import logging
 import os
 import re
 
 from docutils import nodes
+from docutils.statemachine import StringList
 from docutils.utils import new_document
 from jupyter_client.manager import KernelManager
 from latex2mathml.converter import convert
@@ -91,6 +93,23 @@ class CommandHelp(SphinxDirective):
         return [nodes.literal_block(plain, plain, language="text")]
 
 
+class Entries(MarkdownDocstring):
+    """A table of the fields of a class of the laboratory, `MODULE CLASS`: name, default, meaning."""
+
+    has_content = False
+    required_arguments = 2
+
+    def run(self):
+        fields = getattr(importlib.import_module(self.arguments[0]), self.arguments[1]).model_fields
+        rows = ["| entry | default | meaning |", "|---|---|---|"]
+        for name, field in fields.items():
+            default = "" if field.is_required() else f"`{field.get_default(call_default_factory=True)!r}`"
+            meaning = " ".join((field.description or "").split())
+            rows.append(f"| `{name}` | {default} | {meaning} |")
+        self.content = StringList(rows)
+        return super().run()
+
+
 def inline_formula(self, node):
     """A formula as MathML, which browsers draw without a script and without a network."""
     self.body.append(convert(node.astext()))
@@ -126,6 +145,7 @@ def warn_of_undocumented(app, env):
 def setup(app):
     app.add_directive("markdown-docstring", MarkdownDocstring)
     app.add_directive("command-help", CommandHelp)
+    app.add_directive("entries", Entries)
     app.add_html_math_renderer("mathml", (inline_formula, None), (displayed_formula, None))
     app.connect("autodoc-process-docstring", wrap_docstring)
     app.connect("autodoc-process-signature", name_functions)

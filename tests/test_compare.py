@@ -236,7 +236,10 @@ def test_the_table_says_what_the_pairs_decide(protocol):
     assert "2 of 24 runs are missing, about 0.2 core-hours." in text
     for run in runs:
         run["accuracy"] = 0.5
-    assert "no difference shown (one of 0.50 could have been shown)" in trial_table.markdown(trial, runs)
+    assert "no difference shown (one of 0.50 could have been)" in trial_table.markdown(trial, runs)
+    few = trial.model_copy(update={"networks": {"tanh": trial.networks["tanh"].model_copy(update={"draws": 5})}})
+    text = trial_table.markdown(few, [run for run in runs if run["draw"] <= 5])
+    assert "no difference shown (none can be with so few pairs)" in text
     runs[0]["failure"] = "diverged"
     assert not paired.is_solved(trial, {**runs[0], "accuracy": 1.0})
 

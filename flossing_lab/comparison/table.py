@@ -64,7 +64,9 @@ def verdict(found: Paired, adjusted: float, planned: int) -> str:
         return f"{planned - found.n} of {planned} pairs are missing"
     if adjusted < LEVEL:
         return "better" if found.difference > 0 else "worse"
-    return f"no difference shown (one of {smallest_difference(found.n):.2f} could have been shown)"
+    smallest = smallest_difference(found.n)
+    shown = "none can be with so few pairs" if math.isnan(smallest) else f"one of {smallest:.2f} could have been"
+    return f"no difference shown ({shown})"
 
 
 def _summary(trial: Trial, runs: Sequence[Run]) -> str:
