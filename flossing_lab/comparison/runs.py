@@ -90,6 +90,8 @@ def collect(trial: Trial, out: Path) -> list[dict[str, Any]]:
     if plain(runs) == before.pop("runs"):
         return runs  # nothing new: keep when and where it was measured
     made = measured_on(("flossing", "jax", "jaxlib", "numpy", "optax", "equinox"), cores=1)
+    processors = [*before.get("processor", made["processor"]).split(" or "), made["processor"]]
+    made["processor"] = " or ".join(dict.fromkeys(processors))  # runs may come from several machines
     head = json.dumps({"format": FORMAT, "title": trial.title, **made}, indent=1, ensure_ascii=False)
     lines = ",\n".join("  " + json.dumps(plain(run), ensure_ascii=False, allow_nan=False) for run in runs)
     write_atomically(out / "results.json", f'{head[:-2]},\n "runs": [\n{lines}\n ]\n}}\n'.encode())
