@@ -100,23 +100,22 @@ def check(trial: Trial):
                     f"seconds must hold the two numbers of every task and network, got none of {task} {name}: "
                     "flossing compare PROTOCOL --seconds measures them"
                 )
-        draw = partial(
-            make_network,
-            kind.cell,
-            kind.options | _of_cell((trial.drawn(name) or [{}])[0]),
-            trial.folder,
-            units=trial.settings.units,
-            known=ALL_CELLS,
-            argument=f"options of {name}",
-        )
         for task, made in tasks.items():
-            check_fit(made, trial.tasks[task].task, kind.cell, partial(_shown, draw, is_known=kind.cell in ALL_CELLS))
+            check_fit(made, _first_draw(trial, name, made), trial.tasks[task].task, kind.cell)
 
 
-def _shown(draw: Any, task: Any, is_known: bool) -> Any:
-    """The network, to see whether it fits; one of the library's is not computed, only its shapes."""
+def _first_draw(trial: Trial, name: str, task: Any) -> fl.cells.Network:
+    """A network of the trial with its first settings; of the library's cells only the shapes."""
+    kind = trial.networks[name]
+
+    def draw(key: Any) -> fl.cells.Network:
+        options = kind.options | _of_cell((trial.drawn(name) or [{}])[0])
+        named = {"known": ALL_CELLS, "argument": f"options of {name}"}
+        return make_network(kind.cell, options, trial.folder, units=trial.settings.units, task=task, key=key, **named)
+
     key = jax.random.key(0)
-    return eqx.filter_eval_shape(lambda key: draw(task=task, key=key), key) if is_known else draw(task=task, key=key)
+    # A cell of a user need not be drawn by what JAX can trace.
+    return eqx.filter_eval_shape(draw, key) if kind.cell in ALL_CELLS else draw(key)
 
 
 def _calibrated(cell: Any, task: Any, horizon: int, k: int, units: int, inputs: int, *, key: Any, **options: Any):

@@ -86,7 +86,8 @@ def collect(trial: Trial, out: Path) -> list[dict[str, Any]]:
     runs = draws = _read(trial, out, trial.runs())
     for _ in range(2):  # what runs on longer tasks depends on the best draws again
         runs = draws + _read(trial, out, best_runs(trial, runs))
-    before = read_json(out / "results.json", FORMAT) if (out / "results.json").exists() else {"runs": None}
+    file = out / "results.json"
+    before: dict[str, Any] = read_json(file, FORMAT) if file.exists() else {"runs": None}
     if plain(runs) == before.pop("runs"):
         return runs  # nothing new: keep when and where it was measured
     made = measured_on(("flossing", "jax", "jaxlib", "numpy", "optax", "equinox"), cores=1)
@@ -94,7 +95,7 @@ def collect(trial: Trial, out: Path) -> list[dict[str, Any]]:
     made["processor"] = " or ".join(dict.fromkeys(processors))  # runs may come from several machines
     head = json.dumps({"format": FORMAT, "title": trial.title, **made}, indent=1, ensure_ascii=False)
     lines = ",\n".join("  " + json.dumps(plain(run), ensure_ascii=False, allow_nan=False) for run in runs)
-    write_atomically(out / "results.json", f'{head[:-2]},\n "runs": [\n{lines}\n ]\n}}\n'.encode())
+    write_atomically(file, f'{head[:-2]},\n "runs": [\n{lines}\n ]\n}}\n'.encode())
     return runs
 
 

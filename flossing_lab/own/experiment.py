@@ -27,10 +27,11 @@ from flossing_lab.runs.trials import Batch, Inputs, Loss
 def check(config: OwnConfig, *, here: bool = True):
     """Raise ValueError for a task or a cell that cannot be had, lacks a member of its protocol, or does not fit."""
     task = make_task(config)
-    steps = named.check_fit(task, config.task.task, config.network.cell, lambda task: draw_model(config, task))
+    model = draw_model(config, task)
+    steps = named.check_fit(task, model, config.task.task, config.network.cell)
     if config.flossing.window is not None:
         check_integer("window", config.flossing.window, least=2, most=steps, note=f" (the task has {steps} steps)")
-    size = sum(leaf.size for leaf in jax.tree_util.tree_leaves(draw_model(config, task).zeros()))
+    size = sum(leaf.size for leaf in jax.tree_util.tree_leaves(model.zeros()))
     if config.k > size:
         raise ValueError(f"k must be at most the {size} coordinates of the state, got k={config.k}")
 

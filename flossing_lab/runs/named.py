@@ -4,8 +4,9 @@ import contextlib
 import functools
 import inspect
 import json
+import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,12 @@ def make_network(
     return cells.Network(cell, task.outputs, key=readout_key)
 
 
-def check_fit(task: Any, task_name: str, cell_name: str, draw: Callable[[Any], cells.Network]) -> int:
+def check_fit(task: Any, model: cells.Network, task_name: str, cell_name: str) -> int:
     """The number of steps of the task; ValueError unless its trials, its scores and the network fit together.
 
-    Everything but the network is traced, and nothing is computed.
+    Everything is traced and nothing is computed; the arrays of `model` may be their shapes.
     """
-    name, model = without_digest(task_name), draw(task)
+    name = without_digest(task_name)
     with _located("task", name, task):
         trial = eqx.filter_eval_shape(task, jax.random.key(0))
     inputs = getattr(trial, "inputs", None)
@@ -110,8 +111,8 @@ def _located(kind: str, name: str, own: Any) -> Iterator[None]:
         owner = own if inspect.isroutine(own) or inspect.isclass(own) else type(own)
         if owner.__module__.startswith("flossing.") and isinstance(error, ValueError):
             raise
-        file = inspect.getfile(owner)
+        file = getattr(sys.modules.get(owner.__module__), "__file__", None)
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-        place = f" in line {lines[-1]} of {Path(file).name}" if lines else ""
+        place = f" in line {lines[-1]} of {Path(str(file)).name}" if lines else ""
         text = " ".join(str(error).split()) or "no message"
         raise ValueError(f"{kind} must run, got {type(error).__name__} from {name}{place}: {text}") from error
