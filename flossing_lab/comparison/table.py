@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,27 +91,29 @@ def _summary(trial: Trial, runs: Sequence[Run]) -> str:
 
 
 def _by_task(trial: Trial, runs: Sequence[Run]) -> str:
-    rows = []
-    for name in trial.networks:
-        cells = []
-        for task in trial.drawn_tasks:
-            each = pairs(trial, runs, name, task)
-            cells.append(f"{each.first} → {each.second} of {each.n} ({each.p:.2g})" if each.n else "")
-        rows.append((name, *cells))
-    return _table(("draws that solve (p, McNemar)", *(trial.tasks[task].title for task in trial.drawn_tasks)), rows)
+    def cell(network: str, task: str) -> str:
+        each = pairs(trial, runs, network, task)
+        return f"{each.first} → {each.second} of {each.n} ({each.p:.2g})" if each.n else ""
+
+    return _per_task(trial, "draws that solve (p, McNemar)", lambda task: task.title, cell)
 
 
 def _medians(trial: Trial, runs: Sequence[Run]) -> str:
     """Medians over all draws, whether they solve a task or not; with a test that the protocol does not name."""
-    rows = []
-    for name in trial.networks:
-        cells = []
-        for task in trial.drawn_tasks:
-            both = drawn_pairs(trial, runs, name, task)
-            cells.append(_medians_of(both, trial.tasks[task]) if both else "")
-        rows.append((name, *cells))
-    tasks = (f"{trial.tasks[task].title}, {trial.tasks[task].measure}" for task in trial.drawn_tasks)
-    return _table(("median of all draws (p, signed rank)", *tasks), rows)
+
+    def cell(network: str, task: str) -> str:
+        both = drawn_pairs(trial, runs, network, task)
+        return _medians_of(both, trial.tasks[task]) if both else ""
+
+    head = "median of all draws (p, signed rank)"
+    return _per_task(trial, head, lambda task: f"{task.title}, {task.measure}", cell)
+
+
+def _per_task(trial: Trial, head: str, describe: Callable[[TrialTask], str], cell: Callable[[str, str], str]) -> str:
+    """A table with a row for each network and a column for each task with draws."""
+    tasks = trial.drawn_tasks
+    rows = [(network, *(cell(network, task) for task in tasks)) for network in trial.networks]
+    return _table((head, *(describe(trial.tasks[task]) for task in tasks)), rows)
 
 
 def _medians_of(both: Sequence[tuple[Run, Run]], task: TrialTask) -> str:
