@@ -1,5 +1,6 @@
 """Fixed networks in `flossing compare`, the training of one network, and the committed protocols."""
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -72,6 +73,13 @@ def test_fixed_networks_run_with_seeds_alone(protocol, in_this_process):
     before = (out / "results.json").read_bytes()
     main(["compare", str(protocol), "--table"])
     assert (out / "results.json").read_bytes() == before  # nothing new: also the date stays
+
+    elsewhere = json.loads(before) | {"processor": "Another"}
+    elsewhere["runs"].pop()
+    (out / "results.json").write_text(json.dumps(elsewhere))
+    main(["compare", str(protocol), "--table"])
+    made = json.loads((out / "results.json").read_text())
+    assert made["processor"] == f"Another or {json.loads(before)['processor']}" and len(made["runs"]) == 8
 
 
 def test_the_table_of_seeds(protocol):
