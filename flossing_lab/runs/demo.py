@@ -31,9 +31,10 @@ def perform(
     complete = (out / "summary.json").exists()
     (out / "summary.json").unlink(missing_ok=True)
     runs: dict[str, RunDirectory] = {}
+    width = max(len(LABELS[name]) for name in arms)
     with Display(console) as display:
         for name, wanted in arms.items():
-            display.start(f"{LABELS[name]:<26}")
+            display.start(LABELS[name].ljust(width))
             directory = RunDirectory(out / name)
             other = directory.exists and directory.config.digest != wanted.digest
             runs[name] = run(wanted, directory.path, overwrite=complete or other, on_progress=display.update)
