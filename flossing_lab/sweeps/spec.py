@@ -146,8 +146,8 @@ def _advice(field: str, base: Mapping[str, Any], known: Collection[str]) -> str:
     """What to write instead of an unknown field: a name like it, the experiment that has it, or all legal names."""
     if advice := did_you_mean(field, known):
         return advice
-    for experiment in EXPERIMENTS:
-        if field in _legal_fields({"experiment": experiment}) and experiment != base.get("experiment"):
+    for experiment in [] if "experiment" in base else EXPERIMENTS:
+        if field in _legal_fields({"experiment": experiment}):
             return f'it is one of the experiment {experiment}: put experiment = "{experiment}" into [base]'
     return f"legal are {', '.join(sorted(known))}"
 
