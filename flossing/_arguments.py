@@ -21,6 +21,16 @@ def check_positive(name: str, value: Any):
         raise ValueError(f"{name} must be a positive number, got {name}={value!r}")
 
 
+def check_limits(interval: Any, tolerance: Any, clip: Any):
+    """Raise ValueError unless these are an interval or "auto", and positive numbers or None."""
+    if interval != "auto":
+        check_integer("interval", interval, least=1, note=" or 'auto'")
+    if tolerance is not None:
+        check_positive("tolerance", tolerance)
+    if clip is not None:
+        check_positive("clip", clip)
+
+
 def check_settings(
     *,
     window: int,
@@ -39,12 +49,7 @@ def check_settings(
         check_integer("k", k, least=1)
     if transient is not None:
         check_integer("transient", transient, least=0, most=window - 1, note=f" (the window has {window} steps)")
-    if interval != "auto":
-        check_integer("interval", interval, least=1, note=" or 'auto'")
-    if tolerance is not None:
-        check_positive("tolerance", tolerance)
-    if clip is not None:
-        check_positive("clip", clip)
+    check_limits(interval, tolerance, clip)
     _check_target(target, k)
     check_integer("sequences", sequences, least=1)
     check_integer("seed", seed, least=0)

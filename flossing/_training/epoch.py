@@ -12,8 +12,8 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
-from flossing._arguments import check_loss, default_transient
-from flossing._checks import check_integer, check_key, check_leaves, check_positive, is_concrete
+from flossing._arguments import check_limits, check_loss, default_transient
+from flossing._checks import check_integer, check_key, check_leaves, is_concrete
 from flossing._linalg.norm import clipped, norm_of
 from flossing._runtime.interning import interned
 from flossing._runtime.memory import too_large
@@ -124,12 +124,7 @@ class Flossing(eqx.Module):
         clip: float | None = CLIP,
     ):
         """`model` is only used to check the arguments, and is not stored."""
-        if clip is not None:
-            check_positive("clip", clip)
-        if interval != "auto":
-            check_integer("interval", interval, least=1, note=" or 'auto'")
-        if tolerance is not None:
-            check_positive("tolerance", tolerance)
+        check_limits(interval, tolerance, clip)
         check_key("key", key)
         self.step = interned(read_step(model, step))
         self.where, self.project = interned(where), interned(project)

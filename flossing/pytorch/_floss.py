@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flossing._arguments import check_integer, check_loss, check_positive
+from flossing._arguments import check_integer, check_limits, check_loss
 from flossing._messages import chaos_message
 from flossing._progress import Progress, progress_note
 from flossing._tangent.interval import ADAPT_EVERY, longer_interval, shorter_interval
@@ -172,12 +172,7 @@ def floss(
     """
     check_integer("epochs", epochs, least=1)
     check_integer("chunk", chunk, least=1)
-    if interval != "auto":
-        check_integer("interval", interval, least=1, note=" or 'auto'")
-    if tolerance is not None:
-        check_positive("tolerance", tolerance)
-    if clip is not None:
-        check_positive("clip", clip)
+    check_limits(interval, tolerance, clip)
     if flossing_state is not None:
         optimiser = flossing_state.optimiser
     adam = functools.partial(torch.optim.Adam, lr=LEARNING_RATE)

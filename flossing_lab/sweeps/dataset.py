@@ -23,6 +23,7 @@ import numpy as np
 
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.files import read_arrays
+from flossing_lab.sweeps.attributes import ATTRIBUTES
 from flossing_lab.sweeps.collection import (
     ABSENT,
     OPTIONS,
@@ -40,44 +41,6 @@ if TYPE_CHECKING:
 STAGES = ("start", "after_preflossing", "end")
 
 _MARK = "flossing_dataset"
-_PER_STEP = {"units": "per step, natural logarithm"}
-_ATTRIBUTES: dict[str, dict[str, str]] = {
-    "squared_error": {"long_name": "loss on the fresh batch, without the activity cost"},
-    "test_error": {"long_name": "loss on the test sequences"},
-    "test_squared_error": {"long_name": "loss on the test sequences, without the activity cost"},
-    "balance": {"long_name": "mean coupling relative to its initial value"},
-    "coupling": {"long_name": "mean coupling"},
-    "coupling_within": {"long_name": "mean coupling within clusters"},
-    "coupling_between": {"long_name": "mean coupling between clusters"},
-    "outliers": {"long_name": "leftmost eigenvalues of J diag(phi'(x)), real parts"},
-    "outliers_sd": {"long_name": "standard deviation of the outliers over the test sequences"},
-    "weight_correlations": {"long_name": "correlation between the weights of an output and of an input"},
-    "clusters": {"long_name": "cluster of each neuron, by k-means on the columns of J"},
-    "loss": {"long_name": "loss on the fresh batch, before the update"},
-    "accuracy": {"long_name": "fraction of scored steps that are correct, before the update"},
-    "gradient_norm": {"long_name": "Frobenius norm of the raw gradient"},
-    "singular_values_J": {"long_name": "singular values of the raw gradient dL/dJ"},
-    "singular_values_x0": {"long_name": "singular values of the raw gradient dL/dx0"},
-    "effective_rank_J": {"long_name": "effective rank of the raw gradient dL/dJ"},
-    "flossing_loss": {"long_name": "flossing loss, before the update"},
-    "flossing_gradient_norm": {"long_name": "norm of the gradient of the flossing loss"},
-    "flossing_exponents": {"long_name": "Lyapunov exponents of the flossing window", **_PER_STEP},
-    "measured_exponents": {"long_name": "Lyapunov exponents of the flossing window, after a chunk", **_PER_STEP},
-    "spectrum": {"long_name": "Lyapunov exponents over a whole sequence", **_PER_STEP},
-    "long_term_log_singular_values": {"long_name": "logarithm of the singular values of the long-term Jacobian"},
-    "epoch": {"long_name": "training epoch"},
-    "probe_epoch": {"long_name": "training epoch"},
-    "test_epoch": {"long_name": "training epochs done"},
-    "flossing_epoch": {"long_name": "flossing epoch"},
-    "training_epoch": {"long_name": "training epochs done before"},
-    "measured_epoch": {"long_name": "training epochs done"},
-    "measured_flossing_epoch": {"long_name": "flossing epochs done"},
-    "index": {"long_name": "rank of the exponent, largest first"},
-    "singular_index": {"long_name": "rank of the singular value, largest first"},
-    "horizon": {"long_name": "steps that the long-term Jacobian spans", "units": "steps"},
-    "seconds": {"long_name": "time that the run took", "units": "s"},
-    "status": {"long_name": "status of the run; only finished runs have values"},
-}
 _ROOM = 4
 """The runs of a folder form a grid if the grid has at most this many cells per run."""
 _TEST_DIMS = {
@@ -357,7 +320,7 @@ def _stacked(runs: Mapping[tuple[int, ...], "xarray.Dataset"], shape: tuple[int,
 
 
 def _described(dataset: "xarray.Dataset") -> "xarray.Dataset":
-    for name, attributes in _ATTRIBUTES.items():
+    for name, attributes in ATTRIBUTES.items():
         if name in dataset.variables:
             dataset[name].attrs = attributes
     return dataset
