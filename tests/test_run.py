@@ -1,5 +1,6 @@
 """Runs and their directories, in-process and small."""
 
+import io
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ from flossing_lab.reference.config import Config, StoppingConfig
 from flossing_lab.reference.demo import ARMS, demo
 from flossing_lab.reference.experiment import make_stop
 from flossing_lab.reference.figures import write_film
-from flossing_lab.runs.demo import sentence
+from flossing_lab.runs.demo import _table, sentence
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.files import read_arrays, write_arrays, write_atomically, write_json
 from flossing_lab.runs.run import load_model, run
@@ -326,3 +327,12 @@ def test_quick_compilation_draws_the_same_digits(recurrent):
     )
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+def test_the_table_of_the_demo_fits_a_narrow_terminal():
+    row = {"exponents_at_start": [-2.44], "exponents_after_preflossing": [-0.08], "exponents": [-1.33]}
+    row |= {"learned_after": 2553, "final_accuracy": 0.997, "seconds": 123.0}
+    written = io.StringIO()
+    Console(width=80, file=written).print(_table({"k": 75, "epochs": 3001, "conditions": dict.fromkeys(ARMS, row)}))
+    text = written.getvalue()
+    assert "…" not in text and text.count("123 s") == len(ARMS)

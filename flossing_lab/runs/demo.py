@@ -91,7 +91,7 @@ def _table(summary: Mapping[str, Any]) -> Table:
     last = f"λ{summary['k']}"
     title = f"After {summary['epochs']} epochs"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    table.add_column("condition", no_wrap=True)
+    table.add_column("condition", max_width=26)  # so that the table fits 80 columns
     for name in ("accuracy", f"{LEARNED} at", f"{last} start", "flossed", "end", "time"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, row in summary["conditions"].items():
