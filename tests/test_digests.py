@@ -19,7 +19,7 @@ KEPT = json.loads(FILE.read_text("utf-8"))
 
 def summary(name: str, scale: str) -> dict:
     figure = find_figures()[name]
-    later = tuple(schedules.ONCE)  # added after version 0.1
+    later = (*schedules.ONCE, "-tuned")  # added after version 0.1
     specs = [spec for spec in figure.specs(scale) if not spec.name.endswith(later)]
     runs = sorted(point.config.digest for spec in specs for point in spec.points())
     calculations = sorted(results.digest(each) for each in figure.calculations(scale))

@@ -244,17 +244,22 @@ def test_time_on_a_curve_includes_all_flossing_before_it():
 
 
 @pytest.mark.parametrize(("figure", "panels"), [(fig3, 3), (fig4, 4)])
-def test_a_panel_against_time_where_all_runs_were_timed(figure, panels):
-    line = {"epoch": [1, 2], "low": [0.5, 0.6], "middle": [0.5, 0.7], "high": [0.5, 0.8]}
-    seconds = {"none": [1.0, 2.0], "before": [3.0, 4.0]}
-    curves = [{"condition": c, "accuracy": line | {"seconds": seconds[c]}, "gradient": line} for c in seconds]
-    data = {"tasks": {task: {"d": 40, "groups": [], "curves": curves} for task in ("temporal_xor", "spatial_xor")}}
+def test_a_panel_against_time_for_networks_that_were_timed(figure, panels):
+    line = {"epoch": [1, 2], "accuracy": [0.5, 0.7], "gradient": [0.1, 0.2]}
+    row = {"d": 40, "seed": [1, 2], "final_accuracy": [0.7, 0.8]}
+    slow, fast = line | {"seconds": [3.0, 5.0]}, line | {"seconds": [1.0, 3.0]}
+    curves = {"none": [slow, fast], "before": [slow, line]}
+    data = {
+        "groups": [row | {"task": "temporal_xor", "condition": name, "curve": each} for name, each in curves.items()]
+    }
     drawn = figure.draw(data).get_axes()
     assert len(drawn) == 2 * panels
-    assert drawn[1].get_xlabel() == "seconds, flossing included"
-    np.testing.assert_array_equal(drawn[1].lines[1].get_xdata(), seconds["before"])
-    curves[0]["accuracy"] = line  # a run of an older version
-    assert len(figure.draw(data).get_axes()) == 2 * (panels - 1)
-    for task in data["tasks"].values():
-        task["curves"] = []  # no run at this delay yet
-    assert len(figure.draw(data).get_axes()) == 2 * (panels - 1)
+    row = panels if figure is fig3 else 0  # the temporal XOR comes second there
+    learning, timed = drawn[row : row + 2]
+    assert "d = 40" in learning.get_title(loc="left")
+    assert timed.get_xlabel() == "seconds, flossing included"
+    none, before = timed.lines[:2]
+    np.testing.assert_array_equal(none.get_xdata(), [1, 3, 5])
+    np.testing.assert_allclose(none.get_ydata(), [0.5, 0.6, 0.7])
+    np.testing.assert_array_equal(before.get_xdata(), slow["seconds"])
+    assert figure.draw({"groups": []}).get_axes()  # no run yet

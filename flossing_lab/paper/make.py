@@ -162,7 +162,7 @@ def _make_missing(
 
 
 def _stored(folder: Folder, figure: FigureModule, scale: Scale) -> Data:
-    content = None if figure.IN_PAPER else folder.read_data(figure.NAME)
+    content = folder.read_data(figure.NAME)
     return content["data"] if content is not None and content["scale"] == scale else {}
 
 

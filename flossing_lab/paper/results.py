@@ -22,7 +22,7 @@ from flossing_lab.sweeps.spec import Spec
 from flossing_lab.sweeps.sweep import has_finished
 from flossing_lab.sweeps.workers import Job, evict_compilations
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout of data/<name>.json."""
 
 _DIGEST = "made_from"
@@ -62,10 +62,7 @@ class Folder:
         file = self.path / "data" / f"{name}.json"
         if not file.is_file():
             return None
-        content = read_json(file, FORMAT)
-        if "circumstances" in content:  # its name before version 0.2
-            content["provenance"] = content.pop("circumstances")
-        return content
+        return read_json(file, FORMAT)
 
     def write_data(self, name: str, content: dict[str, Any]):
         """Write data/<name>.json, with each list of numbers or words on one line."""

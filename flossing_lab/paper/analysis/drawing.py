@@ -1,13 +1,13 @@
 """Shared drawing code of the figures: colours of conditions, medians, quartiles, single networks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flossing_lab.paper.analysis.measures import SOLVED, Group, numbers
+from flossing_lab.paper.analysis.measures import SOLVED, Group, numbers, quartiles
 from flossing_lab.runs.plotting import COLOURS, DARK, LABELS, LIGHT_GREY, remove_spines
 
 GREY = "#888888"
@@ -29,22 +29,26 @@ def panel(axes: Axes, title: str, **settings: Any):
     axes.tick_params(which="minor", labelsize=8)
 
 
-def band(axes: Axes, curve: Mapping[str, Any], *, colour: str, label: str | None = None, x: str = "epoch"):
-    """A median line with its interquartile band, against the epoch, or against the seconds until then."""
-    at = numbers(curve[x])
-    axes.fill_between(at, numbers(curve["low"]), numbers(curve["high"]), color=colour, alpha=0.18, lw=0)
-    axes.plot(at, numbers(curve["middle"]), color=colour, lw=1.7, label=label)
+def band(axes: Axes, row: Group, y: str, *, x: str = "epoch"):
+    """The median over a row's curves with its interquartile band, against the epoch, or the seconds until then where a
+    network was timed."""
+    known = [each for each in row["curve"] if x in each]
+    if not known:
+        return
+    curve, colour = quartiles(known, x, y), COLOURS[row["condition"]]
+    axes.fill_between(curve["x"], curve["low"], curve["high"], color=colour, alpha=0.18, lw=0)
+    axes.plot(curve["x"], curve["middle"], color=colour, lw=1.7, label=LABELS[row["condition"]])
 
 
-def draw_learning(panels: Sequence[Axes], curves: Sequence[Mapping[str, Any]], title: str):
-    """Accuracy against the training epoch, and in a second panel, if there is one, against time, flossing included."""
-    for axes, x in zip(panels, ("epoch", "seconds"), strict=False):
-        for curve in curves:
-            condition = curve["condition"]
-            band(axes, curve["accuracy"], colour=COLOURS[condition], label=LABELS[condition], x=x)
-    accuracy_axes(panels[0], title, "training epoch")
-    if len(panels) > 1:
-        accuracy_axes(panels[1], "Against time", "seconds, flossing included")
+def draw_learning(panels: Sequence[Axes], rows: Sequence[Group], title: str):
+    """Accuracy against the training epoch, and in a second panel against time; `rows` have curves."""
+    for row in rows:
+        band(panels[0], row, "accuracy")
+        band(panels[1], row, "accuracy", x="seconds")
+    accuracy_axes(
+        panels[0], title + "".join(f", d = {d}" for d in sorted({row["d"] for row in rows})), "training epoch"
+    )
+    accuracy_axes(panels[1], "Against time", "seconds, flossing included")
 
 
 def medians(axes: Axes, rows: Sequence[Group], x: str, y: str, *, colour: str, label: str, shift: float = 0.0, **style):

@@ -6,8 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from flossing_lab.paper.analysis.merge import RUN
-from flossing_lab.paper.contract import Results, Scale
-from flossing_lab.paper.scales import SIZES
+from flossing_lab.paper.contract import Results
 from flossing_lab.reference.config import Config, TaskName
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.plotting import evenly_spaced, running_mean, running_median
@@ -52,22 +51,26 @@ def groups(results: Results, *specs: Spec) -> list[Group]:
     return list(found.values())
 
 
-def by_task(results: Results, specs: Sequence[Spec], scale: Scale) -> dict[str, Any]:
-    """For the task of each of the `specs`: `groups` of each network's results, `curves` at this scale's hard delay, and
-    its longest lag `d`."""
-    found = {}
+def by_task(results: Results, specs: Sequence[Spec], hard: Mapping[TaskName, int]) -> list[Group]:
+    """The `groups` of each of the `specs`, with their `task`. At the task's `hard` delay they also have, for each
+    network, `curve` (see [`curve`][]) and `first_gradient`, the median of |dL/dx0| over the first 25 epochs."""
+    found = []
     for spec in specs:
         task: TaskName = spec.base["task"]
-        hard = SIZES[scale].hard[task]
-        lag = hard * (2 if task == "temporal_xor" else 1)
-        found[task] = {"d": lag, "groups": groups(results, spec), "curves": curves(results, spec, delay=hard)}
+        runs = {run.config.digest: run for _, run in results.runs(spec)}
+        for group in groups(results, spec):
+            row = {"task": task, **group}
+            if row["delay"] == hard[task]:
+                each = [runs[digest] for digest in group[RUN]]
+                row |= {"curve": [*map(curve, each)], "first_gradient": [*map(first_gradient, each)]}
+            found.append(row)
     return found
 
 
-def are_timed(tasks: Mapping[str, Any]) -> bool:
-    """Whether all curves of `by_task` have their times; those of version 0.1 do not."""
-    curves = [curve for task in tasks.values() for curve in task["curves"]]
-    return bool(curves) and all("seconds" in curve["accuracy"] for curve in curves)
+def of_task(rows: Sequence[Group], task: TaskName) -> tuple[list[Group], list[Group]]:
+    """The rows of `by_task` for one task: all, and those with curves."""
+    chosen = [row for row in rows if row["task"] == task]
+    return chosen, [row for row in chosen if "curve" in row]
 
 
 def longest_lag(run: RunDirectory) -> int:
@@ -87,29 +90,22 @@ def epochs_to_solve(epochs: np.ndarray, accuracy: np.ndarray) -> float:
     return float(at[reached[0]]) if len(reached) else float("inf")
 
 
-def curves(results: Results, spec: Spec, **where: Any) -> list[dict[str, Any]]:
-    """Accuracy and |dL/dx0| against the epoch, for each condition of the runs of `spec` that match `where`.
+def curve(run: RunDirectory) -> dict[str, list[float]]:
+    """`accuracy` and `gradient`, |dL/dx0| before clipping, against `epoch`: a running mean and a running median over 25
+    epochs, thinned; and `seconds`, see [`seconds_at`][], if the run was timed."""
+    training = run.metrics("training", _METRICS)
+    epoch, accuracy = running_mean(training["epoch"], training["accuracy"], SMOOTH)
+    gradient = running_median(training["epoch"], training["gradient_norm/x0"], SMOOTH)
+    thin = evenly_spaced(len(epoch), POINTS)
+    found = {"epoch": epoch, "accuracy": accuracy, "gradient": np.interp(epoch, *gradient)}
+    if (seconds := seconds_at(run, epoch)) is not None:
+        found["seconds"] = seconds
+    return {name: shorten(values[thin]) for name, values in found.items()}
 
-    Each curve is a dict with `condition`, `n`, `accuracy` and `gradient`. The last two are dicts of `epoch` and the
-    quartiles `low`, `middle`, `high` over networks; `accuracy` also has `seconds`, the time at each epoch, see
-    [`seconds_at`][]. The gradient norm is that of the raw gradient, before clipping.
-    """
-    chosen: dict[str, list[RunDirectory]] = {}
-    for values, run in results.runs(spec):
-        if all(values[name] == value for name, value in where.items()):
-            chosen.setdefault(values["condition"], []).append(run)
-    found = []
-    for condition, runs in chosen.items():
-        each = [run.metrics("training", _METRICS) for run in runs]
-        accuracy = [running_mean(one["epoch"], one["accuracy"], SMOOTH) for one in each]
-        gradient = [running_median(one["epoch"], one["gradient_norm/x0"], SMOOTH) for one in each]
-        curve = {"accuracy": quartiles(accuracy), "gradient": quartiles(gradient)}
-        times = [seconds_at(run, numbers(curve["accuracy"]["epoch"])) for run in runs]
-        known = [time for time in times if time is not None]
-        if len(known) == len(runs):
-            curve["accuracy"]["seconds"] = shorten(np.median(known, axis=0))
-        found.append({"condition": condition, "n": len(runs), **curve})
-    return found
+
+def first_gradient(run: RunDirectory) -> float:
+    """The median of |dL/dx0| over the first 25 epochs."""
+    return short(np.median(run.metrics("training", ("gradient_norm/x0",))["gradient_norm/x0"][:SMOOTH]))
 
 
 def seconds_at(run: RunDirectory, epochs: np.ndarray) -> np.ndarray | None:
@@ -138,19 +134,16 @@ def accuracy_curves(results: Results, spec: Spec) -> list[dict[str, Any]]:
     return found
 
 
-def quartiles(lines: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, list[float]]:
-    """Median and quartiles over curves, thinned. The abscissae agree as far as a curve goes; one that ends early, since
-    its network was given up, keeps its last value."""
-    longest = max((epochs for epochs, _ in lines), key=len)
-    values = np.stack([np.pad(line, (0, len(longest) - len(line)), mode="edge") for _, line in lines])
-    indices = evenly_spaced(values.shape[1], POINTS)
-    low, middle, high = np.quantile(values[:, indices], (0.25, 0.5, 0.75), axis=0)
-    return {
-        "epoch": shorten(longest[indices]),
-        "low": shorten(low),
-        "middle": shorten(middle),
-        "high": shorten(high),
-    }
+def quartiles(curves: Sequence[Mapping[str, Any]], x: str, y: str) -> dict[str, np.ndarray]:
+    """Median and quartiles over networks of `y` against `x`: a dict of `x`, `low`, `middle` and `high`.
+
+    Curves are interpolated linearly. One that ends early, since its network was given up or has solved its task, keeps
+    its last value.
+    """
+    at = np.unique(np.concatenate([numbers(each[x]) for each in curves]))
+    lines = np.stack([np.interp(at, numbers(each[x]), numbers(each[y])) for each in curves])
+    low, middle, high = np.quantile(lines, (0.25, 0.5, 0.75), axis=0)
+    return {"x": at, "low": low, "middle": middle, "high": high}
 
 
 def shorten(values: Any) -> list[float]:
