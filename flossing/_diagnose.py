@@ -36,7 +36,7 @@ def diagnose(
     step: Callable | None = None,
     cost: bool = True,
 ) -> Diagnosis:
-    """Say what a network needs to learn over `horizon` steps: do gradients reach back, are inputs written, what to do.
+    """Whether a network can learn over `horizon` steps: do gradients reach back, are inputs written, and what helps.
 
     **Arguments:**
 

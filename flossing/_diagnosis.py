@@ -70,7 +70,8 @@ def count_of_sequences(size: int, horizon: int) -> int:
 class Diagnosis:
     """What a network can learn over a horizon; `print` it, or `plot` it.
 
-    - `name`, `size`, `channels`, `horizon`: the network, N, the numbers S of an input, the steps that it should span.
+    - `name`: the network's name; `size`: N; `channels`: S, the numbers in an input; `horizon`: the steps that memory
+      should span.
     - `exponents` (k,): the first exponents along the inputs, per step, natural logarithm.
     - `log_gradient` (lags,): log |dL/dh| at each lag, relative to lag 0, for a random loss of the last state.
     - `memory` (horizon,): the share of the input of a = 0, 1, ... steps ago that a linear readout recovers, the mean
@@ -98,13 +99,13 @@ class Diagnosis:
 
     @property
     def depth(self) -> int:
-        """The steps after which a hundredth of the gradient is left; the longest lag measured if more is."""
+        """The steps after which less than a hundredth of the gradient is left, or the longest lag measured."""
         lost = np.flatnonzero(self.log_gradient < math.log(FAINT))
         return int(lost[0]) if lost.size else len(self.log_gradient) - 1
 
     @property
     def alive(self) -> int:
-        """The directions of which a hundredth is left over the horizon."""
+        """The number of directions of which at least a hundredth is left over the horizon."""
         return int((self.exponents * self.horizon > math.log(FAINT)).sum())
 
     @property

@@ -163,11 +163,11 @@ class Memory:
       inputs as this takes.
 
     With k exponents and S real input channels it covers the last k / S inputs, rounded down, at least one, at most half
-    the window. Every floating number of an input is a channel, also noise. The share is measured on the samples that
-    the readout is fitted to, and so is too high by up to 1 / `samples`. The loss is 0 for inputs without floating
+    the window. Every floating number of an input is a channel, including noise. The share is measured on the samples
+    that the readout is fitted to, and so is too high by up to 1 / `samples`. The loss is 0 for inputs without floating
     numbers and for autonomous systems.
 
-    **Source:** the memory function is Jaeger's (2001). The equation stands at the top of this module.
+    **Source:** the memory function is Jaeger's (2001). The equation is given at the top of this module.
 
         cell, history = fl.floss(cell, inputs, k=32, loss=fl.losses.Memory(noise=0.1))
     """

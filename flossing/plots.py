@@ -58,7 +58,7 @@ def convergence(spectrum: Any, *, count: int = 8, sequence: int = 0, ax: Any = N
 
 
 def flossing(history: Any, *, ax: Any = None) -> Any:
-    """The flossed exponents against the flossing epochs, all of them; the first and the last are marked.
+    """All flossed exponents against the flossing epoch; the first and the last exponent are marked.
 
     Those of several sequences are averaged.
 

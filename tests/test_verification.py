@@ -6,7 +6,8 @@ import pytest
 
 import flossing as fl
 from verification import flows, maps, matrices, networks
-from verification.rows import average, ensemble, exact, worst
+from verification.page import TITLES, page
+from verification.rows import average, ensemble, exact, nth, worst
 
 CHECKS = [check for module in (matrices, maps, flows, networks) for check in module.FAST]
 
@@ -34,3 +35,14 @@ def test_rows_can_fail():
     spectrum = fl.lyapunov_spectrum(maps.henon, None, state=np.full(2, 0.1), steps=20_000, transient=100)
     assert average("", "", 0.419217, "", spectrum).holds
     assert not average("", "", 0.5, "", spectrum).holds
+
+
+def test_the_page_shows_each_row_in_its_section_and_marks_what_fails():
+    held, lost = exact("tent |map|", nth(12), 1.0, "exact", 1.0), exact("cat", "λ₁", 1.0, "exact", 0.5)
+    written = page({"maps": [held, exact("reset", "λ₁", -np.inf, "exact", -np.inf)], "flows": [lost]})
+    assert "2 of 3 rows hold" in written
+    before, _, after = written.partition(f"## {TITLES['flows']}")
+    assert "| tent \\|map\\| | λ₁₂ | 1 | exact | 1 |" in before
+    assert "| reset | λ₁ | −∞ | exact | −∞ |  |  |  |" in before
+    assert "**fails**: 0.5" in after
+    assert "**fails**" not in before

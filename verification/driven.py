@@ -32,11 +32,11 @@ def delays() -> list[Row]:
         run = {"steps": 60_000, "transient": 5_000, "time_step": dt}
         found = fl.lyapunov_spectrum(step, None, state=state, **run).exponents
         system = f"x(n+1) = x(n) - x(n-20)/20, {name}"
-        pairs = {"allowed": 1e-6, "because": "rotation of a complex pair, 1/T"}
+        pairs = {"allowed": 1e-6, "because": "a complex pair rotates: O(1/T)"}
         rows += [
-            exact(system, "lambda_1, lambda_2", truth[:2].mean(), "companion matrix", found[:2].mean(), **pairs),
-            exact(system, "lambda_3, lambda_4", truth[2:4].mean(), "companion matrix", found[2:4].mean(), **pairs),
-            exact(system, "sum of 21", np.log(dt) / dt, "determinant", found.sum()),
+            exact(system, "λ₁, λ₂", truth[:2].mean(), "companion matrix", found[:2].mean(), **pairs),
+            exact(system, "λ₃, λ₄", truth[2:4].mean(), "companion matrix", found[2:4].mean(), **pairs),
+            exact(system, "Σλ", np.log(dt) / dt, "determinant", found.sum()),
         ]  # fmt: skip
     return rows
 
@@ -54,9 +54,9 @@ def noise() -> list[Row]:
     path = fl.lyapunov_spectrum(lambda x, dw: x * (1 + a * dt + b * dw), dw, state=jnp.ones(1), time_step=dt)
     ou = fl.lyapunov_spectrum(lambda x, dw: x - theta * x * dt + dw, dw[:10_000], state=jnp.zeros(1), time_step=dt)
     return [
-        average("x (1 + 0.1 dt + 0.5 dW), dt = 0.01", "lambda_1", truth, "quadrature", path),
-        exact("Ornstein-Uhlenbeck, theta = 0.5, dt = 0.01", "lambda_1", np.log(1 - theta * dt) / dt,
-              "log(1 - theta dt)/dt", ou.exponents[0]),
+        average("x (1 + 0.1 dt + 0.5 dW), dt = 0.01", "λ₁", truth, "quadrature", path),
+        exact("Ornstein-Uhlenbeck, θ = 0.5, dt = 0.01", "λ₁", np.log(1 - theta * dt) / dt,
+              "log(1 - θ dt)/dt", ou.exponents[0]),
     ]  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def stroboscopic_duffing() -> list[Row]:
         return jax.lax.scan(lambda h, at: (flow(h, at), None), h, fl.flows.clock(substeps, dt))[0]
 
     found = fl.lyapunov_spectrum(once_around, None, state=jnp.array([0.1, 0.2]), steps=1_000).exponents
-    return [exact("stroboscopic Duffing, damping 0.2", "sum per period", -0.2 * period, "divergence", found.sum(),
+    return [exact("stroboscopic Duffing, damping 0.2", "Σλ per period", -0.2 * period, "divergence", found.sum(),
                   allowed=1e-7, because="RK4 at 400 steps a period")]  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def resets() -> list[Row]:
 
     rows = []
     for name, step, truth, allowed, because in (
-        ("as an event", event, 0, np.log(3) / (steps * dt), "log 3 / T"),
+        ("as an event", event, 0, np.log(3) / (steps * dt), "(log 3) / T"),
         ("detached", detached, -1, 1e-9, "rounding"),
         ("to a constant", constant, -np.inf, 0, "exact"),
     ):
@@ -104,7 +104,7 @@ def resets() -> list[Row]:
                 step, None, state=jnp.zeros(1), steps=steps, transient=0, time_step=dt
             )
         )()
-        rows.append(exact(f"V' = 1.5 - V, reset {name}", "lambda_1", truth, "closed form", spectrum.exponents[0],
+        rows.append(exact(f"dV/dt = 1.5 - V, reset {name}", "λ₁", truth, "closed form", spectrum.exponents[0],
                           allowed=allowed, because=because))  # fmt: skip
     return rows
 
@@ -130,10 +130,10 @@ def reservoirs() -> list[Row]:
         run = {"state": jnp.zeros(units), "steps": 20_000, "transient": 2_000}
         found = fl.lyapunov_spectrum(step, signal, **run).exponents
         system = f"linear leaky reservoir, N = 40, {name}"
-        limit = {"allowed": 5e-3, "because": "rotation of complex pairs and near exponents, 1/T"}
+        limit = {"allowed": 5e-3, "because": "complex pairs rotate, neighbours mix: O(1/T)"}
         rows += [
-            worst(system, "lambda_1 to lambda_40", truth, "eigenvalues", found, **limit),
-            exact(system, "sum of 40", truth.sum(), "determinant", found.sum()),
+            worst(system, "λ₁ to λ₄₀", truth, "eigenvalues", found, **limit),
+            exact(system, "Σλ", truth.sum(), "determinant", found.sum()),
         ]
     return rows
 
@@ -163,8 +163,8 @@ def responses() -> list[Row]:
     start, basis = jnp.array([1.0, 2.0, 20.0, 0.0, 0.0]), np.eye(5)[:, [4, 3]]
     run = {"state": start, "steps": 60_000, "basis": basis, "interval": 10, "time_step": dt}
     found = fl.lyapunov_spectrum(fl.flows.rk4(lorenz_and_response, dt), None, **run).exponents
-    rows.append(worst("Lorenz, y drives (x, z)", "conditional exponents", [-8 / 3, -10], "Pecora & Carroll 1990", found,
-                      allowed=1e-6, because="RK4 at dt = 0.005"))  # fmt: skip
+    rows.append(worst("Lorenz, y drives (x, z)", "conditional exponents", [-8 / 3, -10], "Pecora & Carroll (1990)",
+                      found, allowed=1e-6, because="RK4 at dt = 0.005"))  # fmt: skip
 
     oscillators = 500
 

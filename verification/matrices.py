@@ -6,7 +6,7 @@ import numpy as np
 from scipy import special
 
 import flossing as fl
-from verification.rows import Row, average, exact, worst
+from verification.rows import Row, average, exact, nth, worst
 
 KEY = jax.random.key(20)
 IDENTITY = "linear algebra"
@@ -50,8 +50,8 @@ def linear_step() -> list[Row]:
     return [
         worst("linear h' = W h, N = 10", "λᵢ = log|eigᵢ(W)|", moduli, IDENTITY, ours,
               allowed=20 / steps, because="O(1/T)"),
-        worst("linear step, simple real μ", "dλ₁/dW = l rᵀ/(lᵀr μ)", formula, "perturbation theory",
-              jax.grad(first)(jnp.asarray(V))),
+        worst("linear step, largest eigenvalue μ real", "dλ₁/dW = l rᵀ/(lᵀr μ), eigenvectors l, r", formula,
+              "perturbation theory", jax.grad(first)(jnp.asarray(V))),
     ]  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def _newman(units) -> list[Row]:
     exact_values = 0.5 * (np.log(2 / units) + special.digamma((units - index + 1) / 2))
     rows = [
         average(
-            f"products of Gaussian matrices, N = {units}", f"λ{i + 1}", exact_values[i], "Newman (1986)", spectrum, i
+            f"products of Gaussian matrices, N = {units}", nth(i + 1), exact_values[i], "Newman (1986)", spectrum, i
         )
         for i in range(units)
     ]
@@ -100,7 +100,7 @@ def complex_gaussian_products() -> list[Row]:
     spectrum = _gaussian_product(units, 20_100, complex_=True)
     exact_values = 0.5 * (special.digamma(units - np.arange(units)) - np.log(units))
     return [
-        average(f"products of complex Gaussian matrices, N = {units}", f"λ{2 * i + 1} of 2N", exact_values[i],
+        average(f"products of complex Gaussian matrices, N = {units}", f"{nth(2 * i + 1)} of 2N", exact_values[i],
                 "Forrester (2013)", spectrum, 2 * i)
         for i in range(units)
     ]  # fmt: skip

@@ -43,8 +43,8 @@ def identities() -> list[Row]:
     summed = np.add.reduceat(np.asarray(part.log_growth), np.arange(0, steps, 3), axis=0)
     name = "h' = J tanh(h), N = 40, 100 steps"
     return [
-        exact(name, "Σλ = <log|det D|>", log_det, "determinant", full.exponents.sum()),
-        worst(name, "first 11 of all = run with k = 11", full.exponents[:11], "nesting of QR", part.exponents),
+        exact(name, "Σλ = ⟨log|det D|⟩", log_det, "determinant", full.exponents.sum()),
+        worst(name, "λ₁ to λ₁₁: run with k = 11", full.exponents[:11], "nesting of QR", part.exponents),
         worst(name, "QR every 3 steps = every step, summed", summed, "uniqueness of QR", three.log_growth),
     ]
 
@@ -64,7 +64,7 @@ def stable_network() -> list[Row]:
     ])  # fmt: skip
     for i in (50, 100):
         formula = np.log(gain) + 0.5 * np.log(1 - i / units)
-        rows.append(ensemble("h' = J tanh(h), g = 0.5, N = 200, 12 nets", f"λ at i/N = {i / units:g}", formula,
+        rows.append(ensemble("h' = J tanh(h), g = 0.5, N = 200, 12 networks", f"λ at i/N = {i / units:g}", formula,
                              "circular law", many[:, i - 1], systematic=1 / units, because="1/N"))  # fmt: skip
     return rows
 
@@ -82,7 +82,7 @@ def mean_field(gain: float) -> float:
 def mean_field_values() -> list[Row]:
     table = {1.1: 0.00507, 1.5: 0.06522, 2: 0.15472, 3: 0.31025, 5: 0.53243, 10: 0.85644}
     return [
-        exact(f"mean-field equations, g = {gain:g}", "λ₁, N → ∞", value, "evaluated by quadrature", mean_field(gain),
+        exact(f"mean-field equations, g = {gain:g}", "λ₁, N → ∞", value, "our earlier quadrature", mean_field(gain),
               allowed=1e-5, because="digits of the reference")
         for gain, value in table.items()
     ]  # fmt: skip
@@ -95,7 +95,7 @@ def mean_field_networks() -> list[Row]:
         for units, nets in ((250, 16), (500, 8), (1000, 4)):
             keys = [jax.random.fold_in(KEY, 100 * i + units) for i in range(nets)]
             values = [_tanh_exponents(units, gain, key)[0] for key in keys]
-            name = f"h' = J tanh(h), g = {gain:g}, N = {units}, {nets} nets"
+            name = f"h' = J tanh(h), g = {gain:g}, N = {units}, {nets} networks"
             rows.append(ensemble(name, "λ₁", mean_field(gain), SOURCE, values, systematic=6 / units,
                                  because="finite N: at most 6/N"))  # fmt: skip
     return rows
@@ -113,7 +113,7 @@ def leaky_network() -> list[Row]:
             return (1 - dt) * h + dt * J @ jnp.tanh(h)
 
         values.append(fl.lyapunov_spectrum(step, None, state=start, **options).exponents.mean())
-    name = "leaky h' = (1-dt) h + dt J tanh(h), dt = 0.1, N = 80, g = 2, 6 nets"
+    name = "leaky h' = (1-dt) h + dt J tanh(h), dt = 0.1, N = 80, g = 2, 6 networks"
     return [ensemble(name, "mean λ = log(0.9)/0.1", np.log(0.9) / 0.1, "zero diagonal: det D ≈ (1-dt)^N", values,
                      systematic=1e-3, because="second order in dt")]  # fmt: skip
 
@@ -130,8 +130,8 @@ def reference_at_start() -> list[Row]:
     scatter = values.std(0, ddof=1) / np.sqrt(10)
     targets = (("λ₁", -0.325), ("λ₁₀", -0.42), ("λ₄₀", -0.87), ("λ₇₅", -2.53))
     return [
-        ensemble("reference experiment at the start, 10 nets", name, value, "measured independently", values[:, i],
-                 systematic=4 * scatter[i] * (np.sqrt(2) - 1), because="4 s.e. of the reference's own 10 nets")
+        ensemble("reference experiment before training, 10 networks", name, value, "earlier implementation",
+                 values[:, i], systematic=4 * scatter[i] * (np.sqrt(2) - 1), because="4 s.e. of the other 10 networks")
         for i, (name, value) in enumerate(targets)
     ]  # fmt: skip
 
@@ -152,7 +152,7 @@ def float32_against_float64() -> list[Row]:
 
         state = reference.first_state(network)
         pair.append(fl.lyapunov_spectrum(step, inputs.astype(dtype), state=state, **options).exponents)
-    return [worst("reference network, float32 against float64", "λ₁..λ₇₅", pair[0], "float64 run", pair[1],
+    return [worst("reference network, float32 against float64", "λ₁ to λ₇₅", pair[0], "float64 run", pair[1],
                   allowed=1e-4, because="rounding of float32")]  # fmt: skip
 
 
@@ -163,7 +163,7 @@ def gated_cells() -> list[Row]:
     gru = eqx.tree_at(lambda c: c.weight_hh, gru, jnp.zeros_like(gru.weight_hh))
     ours = fl.lyapunov_spectrum(lambda h, s: gru(s, h), inputs, state=jnp.zeros(6), basis=np.eye(6)).exponents
     update = jax.nn.sigmoid(inputs @ gru.weight_ih.T + gru.bias)[:, 6:12]
-    rows = [worst("GRU, zero recurrent weights", "λᵢ = <log zᵢ>", np.log(update).mean(0), "D = diag(z)", ours)]
+    rows = [worst("GRU, zero recurrent weights", "λᵢ = ⟨log zᵢ⟩", np.log(update).mean(0), "D = diag(z)", ours)]
 
     # Of the 2N directions of (h, c), those of h are lost in the first step, since the new h depends only on c.
     lstm = eqx.nn.LSTMCell(3, 4, key=KEY)
@@ -173,8 +173,10 @@ def gated_cells() -> list[Row]:
     forget = jax.nn.sigmoid(inputs @ lstm.weight_ih.T + lstm.bias)[100:, 4:8]
     rates = np.sort(np.log(forget).mean(0))[::-1]
     name = "LSTM, zero recurrent weights"
-    rows.append(worst(name, "λ₁..₄ = <log fᵢ>", rates, "c' = f c + i g", exponents[:4], allowed=2e-3, because="O(1/T)"))
-    rows.append(exact(name, "λ₅..₈ = -∞", -np.inf, "h depends on c alone", exponents[4:].max()))
+    rows.append(
+        worst(name, "λ₁ to λ₄ = ⟨log fᵢ⟩", rates, "c' = f c + i g", exponents[:4], allowed=2e-3, because="O(1/T)")
+    )
+    rows.append(exact(name, "λ₅ to λ₈ = −∞", -np.inf, "h depends on c alone", exponents[4:].max()))
 
     poles = jnp.array([0.9 + 0.3j, 0.5 - 0.5j, 0.1j])
     pairs = np.eye(6)[:, [0, 3, 1, 4, 2, 5]]
@@ -196,8 +198,8 @@ def dimension_against_size() -> list[Row]:
         densities[units] = values
     largest = float(np.mean(densities.pop(400)))
     return [
-        ensemble(f"h' = J tanh(h), g = 3, N = {units}, {len(values)} nets", "Kaplan-Yorke dimension / N", largest,
-                 "N = 400: extensive (Engelken et al. 2023)", values, systematic=2 / units, because="2/N")
+        ensemble(f"h' = J tanh(h), g = 3, N = {units}, {len(values)} networks", "Kaplan-Yorke dimension / N", largest,
+                 "our runs at N = 400; D_KY ∝ N (Engelken et al. 2023)", values, systematic=2 / units, because="2/N")
         for units, values in densities.items()
     ]  # fmt: skip
 

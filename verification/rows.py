@@ -51,7 +51,7 @@ def average(system, quantity, reference, source, spectrum, index=0, *, systemati
     """A time average with its error bar from batch means, plus a known systematic error."""
     result = spectrum.uncertainty()
     error = float(result.standard_error[index])
-    kind = "at most 4 s.e. (a bound: converges like 1/T)" if result.is_upper_bound[index] else "4 s.e."
+    kind = "4 s.e., an upper bound, since the average converges like 1/T" if result.is_upper_bound[index] else "4 s.e."
     reason = f"{kind} + {because}" if because else kind
     ours = float(spectrum.exponents[index])
     return Row(system, quantity, float(reference), source, ours, error, LIMIT * error + systematic, reason)
@@ -65,3 +65,8 @@ def ensemble(system, quantity, reference, source, values, *, systematic=0.0, bec
     return Row(
         system, quantity, float(reference), source, float(values.mean()), error, LIMIT * error + systematic, reason
     )
+
+
+def nth(index: int) -> str:
+    """λ with a subscript, from 1."""
+    return "λ" + str(index).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import flossing as fl
-from verification.rows import Row, average, ensemble, exact, worst
+from verification.rows import Row, average, ensemble, exact, nth, worst
 
-CLARK = "N to infinity (D. G. Clark, arXiv 2610.12426)"
+CLARK = "N → ∞, Clark (arXiv 2610.12426)"
 KEY = jax.random.key(0)
 DELTA = 0.5
 
@@ -44,7 +44,7 @@ def random_network(units: int, gain: float, key: jax.Array, **run):
 def stable_networks() -> list[Row]:
     """g = 0.8: the whole spectrum against the eigenvalues of each network, and the circular law."""
     rows = [
-        exact("discs of g = 0.8, delta = 0.5", f"F({s:g}), closed form", share, "numbers of record",
+        exact("x' = x/2 + J tanh(x)/2, g = 0.8, N → ∞", f"F({s:g}), overlap of two discs", share, "stored value",
               share_below(s, 0.8), allowed=5e-6, because="five digits")
         for s, share in ((-1, 0.59423), (-0.5, 0.87657))
     ]  # fmt: skip
@@ -56,9 +56,9 @@ def stable_networks() -> list[Row]:
             truth = np.sort(np.log(np.abs(1 - DELTA + DELTA * np.linalg.eigvals(weights))))[::-1] / DELTA
             deviations.append(np.max(np.abs(np.asarray(found) - truth)))
             shares.append([np.mean(found < s) for s in (-1, -0.5)])
-        system = f"x' = x/2 + J tanh(x)/2, g = 0.8, N = {units}, {nets} nets"
+        system = f"x' = x/2 + J tanh(x)/2, g = 0.8, N = {units}, {nets} networks"
         rows.append(exact(system, "all exponents, worst deviation", 0, "eigenvalues of J", max(deviations),
-                          allowed=0.06, because=f"{steps // 2} steps; near exponents mix"))  # fmt: skip
+                          allowed=0.06, because=f"{steps // 2} steps; neighbouring exponents mix"))  # fmt: skip
         for index, s in enumerate((-1, -0.5)):
             rows.append(ensemble(system, f"F({s:g})", share_below(s, 0.8), "circular law", np.array(shares)[:, index],
                                  systematic=5 / units, because="5/N"))  # fmt: skip
@@ -79,7 +79,7 @@ def chaotic_networks() -> list[Row]:
             found.append([dimension / units, entropy / units, *shares])
         values = np.array(found, float)
         for index, (name, limit, trend) in enumerate(limits):
-            system = f"x' = x/2 + J tanh(x)/2, g = 3, N = {units}, {nets} nets"
+            system = f"x' = x/2 + J tanh(x)/2, g = 3, N = {units}, {nets} networks"
             because = f"{trend:g}/N, finite size"
             rows.append(ensemble(system, name, limit, CLARK, values[:, index], systematic=trend / units,
                                  because=because))  # fmt: skip
@@ -94,11 +94,11 @@ def lorenz_96() -> list[Row]:
     run = {"steps": 60_000, "transient": 1_000, "interval": 4, "time_step": 0.05}
     spectrum = fl.lyapunov_spectrum(fl.flows.rk4(field, 0.05), None, state=start, **run)
     dimension = spectrum.kaplan_yorke_dimension()
-    source = "Karimi & Paul 2010"
+    source = "Karimi & Paul (2010)"
     return [
-        average("Lorenz-96, N = 40, F = 8", "lambda_1", 1.68, source, spectrum, systematic=0.01,
+        average("Lorenz-96, N = 40, F = 8", "λ₁", 1.68, source, spectrum, systematic=0.01,
                 because="two digits"),
-        exact("Lorenz-96, N = 40, F = 8", "sum", -40, "divergence", spectrum.exponents.sum(), allowed=0.02,
+        exact("Lorenz-96, N = 40, F = 8", "Σλ = -N", -40, "divergence", spectrum.exponents.sum(), allowed=0.02,
               because="RK4 at dt = 0.05"),
         exact("Lorenz-96, N = 40, F = 8", "Kaplan-Yorke dimension", 27.1, source, dimension.value,
               allowed=4 * float(dimension.standard_error) + 0.05, because="4 s.e. + three digits"),
@@ -142,16 +142,16 @@ def kuramoto_sivashinsky() -> list[Row]:
     start = 0.1 * grid * jax.random.normal(KEY, (modes,), complex) / (1 + wave**4)
     run = {"steps": 60_000, "transient": 2_000, "interval": 10, "time_step": 0.25, "k": 6}
     spectrum = fl.lyapunov_spectrum(etdrk4(wave**2 - wave**4, advection, 0.25), None, state=start, **run)
-    system, source = "Kuramoto-Sivashinsky, L = 22", "Cvitanovic et al. 2010"
+    system, source = "Kuramoto-Sivashinsky, L = 22", "Cvitanović et al. (2010)"
     return [
-        average(system, "lambda_1", 0.046, source, spectrum, systematic=0.003, because="the range 0.043 to 0.049"),
-        *(average(system, f"lambda_{i + 1}, a shift", 0, "symmetry", spectrum, i, systematic=0.002, because="1/T")
+        average(system, "λ₁", 0.046, source, spectrum, systematic=0.003, because="the range 0.043 to 0.049"),
+        *(average(system, nth(i + 1), 0, "shifts in space and time", spectrum, i, systematic=0.002, because="1/T")
           for i in (1, 2)),
     ]  # fmt: skip
 
 
 def henon_heiles() -> list[Row]:
-    """Stoermer-Verlet steps are symplectic: the sum of the exponents is 0 at every T."""
+    """Störmer-Verlet steps are symplectic: the sum of the exponents is 0 at every T."""
     dt = 0.05
 
     def force(q):
@@ -169,7 +169,7 @@ def henon_heiles() -> list[Row]:
     start = jnp.array([0.0, y]), jnp.array([px, py])
     run = {"steps": 100_000, "transient": 0, "time_step": dt, "interval": 10}
     growth = fl.lyapunov_spectrum(verlet, None, state=start, **run).log_growth.sum(-1)
-    return [worst("Henon-Heiles, Stoermer-Verlet", "T times the sum, at each T", 0, "symplectic",
+    return [worst("Hénon-Heiles, Störmer-Verlet", "T Σλ, after each block", 0, "symplectic",
                   np.cumsum(growth), allowed=1e-9)]  # fmt: skip
 
 
@@ -179,11 +179,12 @@ def generalised_henon() -> list[Row]:
         return jnp.stack([1.9 - y**2 - 0.03 * z, x, y])
 
     spectrum = fl.lyapunov_spectrum(step, None, state=jnp.array([0.1, 0.0, 0.1]), steps=500_000, transient=1_000)
-    source = "Baier & Klein 1990"
+    source = "Baier & Klein (1990)"
     return [
-        *(average("generalised Henon (1.9, 0.03)", f"lambda_{i + 1}", truth, source, spectrum, i, systematic=0.002,
+        *(average("generalised Hénon map (1.9, 0.03)", nth(i + 1), truth, source, spectrum, i, systematic=0.002,
                   because="three digits") for i, truth in enumerate((0.276, 0.257, -4.04))),
-        exact("generalised Henon (1.9, 0.03)", "sum", np.log(0.03), "determinant", spectrum.exponents.sum()),
+        exact("generalised Hénon map (1.9, 0.03)", "Σλ = log 0.03", np.log(0.03), "determinant",
+              spectrum.exponents.sum()),
     ]  # fmt: skip
 
 

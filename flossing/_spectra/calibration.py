@@ -48,7 +48,7 @@ def calibrate(
     - `inputs`: a sequence (T, ...), as in [`lyapunov_spectrum`][], along which the exponents are measured.
     - `horizon`: the steps over which the network should remember.
     - `k`: the number of exponents, all by default; `transient`, `key`: as in `lyapunov_spectrum`.
-    - `gains`, `input_scales`: the ranges of the grid, in equal ratios.
+    - `gains`, `input_scales`: the ranges of the grid, whose points are log-spaced.
 
     **Returns:** a [`Calibration`][].
 

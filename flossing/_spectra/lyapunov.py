@@ -65,9 +65,10 @@ def lyapunov_spectrum(
     - `key`: draws the initial basis, the Q factor of a Gaussian N x k matrix; `jax.random.key(0)` by default.
     - `basis`: the initial basis (N, k), instead of one drawn with `key`; its columns are orthonormalised first. With a
       batch it may also have shape (B, N, k), as that of an earlier result. If it lies in a subspace which the Jacobians
-      map into itself, tangents stay there: the exponents are transversal or conditional ones. Outside `jit`, three are
-      tried: the span of `basis`, all vectors with the same zero and equal entries, and, for one sequence, all vectors
-      that separate synchronised systems (entries add up to 0 over coordinates that agree along the orbit).
+      map into itself, tangents stay there: the exponents are transversal or conditional ones. Outside `jit`, three
+      such subspaces are tried: the span of `basis`; all vectors that are zero wherever `basis` is, and have entries
+      equal up to sign wherever `basis` has; and, for one sequence, all vectors that separate synchronised systems
+      (entries add up to 0 over coordinates that agree along the orbit).
     - `step`: `step(model, state, input) -> state`, for a model with another calling convention.
     - `batched`: whether there is a batch axis. By default inferred from the inputs of a known cell, (T, S) or
       (B, T, S); False for other models.

@@ -67,7 +67,8 @@ def reachability(
 
     - `model`, `inputs`, `state`, `step`, `steps`: as in [`lyapunov_spectrum`][]. Every floating number of an input is a
       channel; there must be at least one.
-    - `delays`: d, the number of last inputs, 1 to T; by default as many as have N numbers together, at most T.
+    - `delays`: d, the number of last inputs, 1 to T; by default as many as contain N numbers in total, at
+      most T.
 
     **Returns:** [`Reachability`][], of the dtype of the state. Singular values are right at any condition number, as
     those of [`long_term_jacobian`][] are, with the same limits for single steps. For a batch use `jax.vmap`.
@@ -75,7 +76,7 @@ def reachability(
 
     **Raises:** `ValueError` as `lyapunov_spectrum` does, for inputs without numbers and for illegal `delays`.
 
-    **Source:** for linear networks, Kalman's controllability; along orbits, the linearisation of it.
+    **Source:** for linear networks, Kalman's controllability; along orbits, its linearisation.
 
         found = fl.reachability(cell, inputs, delays=40)
         print(found.log_norms[:, 0], found.dimension())

@@ -56,7 +56,7 @@ class Spectrum(eqx.Module):
         return describe_spectrum(self) if is_measured else eqx.tree_pformat(self)
 
     def table(self) -> str:
-        """All exponents, as the command line prints them; of many sequences their mean. `± <` marks an upper bound."""
+        """All exponents, as the command line prints them; for many sequences, means. `± <` marks an upper bound."""
         return spectrum_table(self)
 
     def to_dataframe(self) -> Any:

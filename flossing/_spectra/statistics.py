@@ -90,9 +90,10 @@ def kaplan_yorke_dimension(exponents: Any, *, standard_error: Any = None, comple
 
     with j the largest index whose partial sum is not negative; 0 if `lambda_1 < 0`. Units do not matter. Lists and
     tensors are taken as well. A partial sum above -sqrt(eps) |lambda|_max counts as 0, since rounding decides its sign:
-    a limit cycle, whose largest exponent is 0, has dimension 1. With a `standard_error` of each exponent, of the same
-    shape, so does a partial sum above minus twice the largest of them. This holds where the last exponent of the sum is
-    within that margin of 0 itself; elsewhere the formula is continuous, and takes sums as they are.
+    a limit cycle, whose largest exponent is 0, has dimension 1. If `standard_error` is given, one for each
+    exponent, a partial sum above minus twice the largest of these errors also counts as 0. Both rules apply only where
+    the last exponent of the sum is itself within that margin of 0; elsewhere the formula is continuous, and sums are
+    taken as they are.
 
     If no partial sum is negative, the exponents given do not determine the dimension. With `complete=True` they are all
     exponents of the system, and the dimension is k. Otherwise this raises ValueError (NaN inside `jit`).
@@ -161,8 +162,8 @@ def entropy_rate(exponents: Any, *, complete: bool = False) -> Float[Array, "*B"
     """The sum of the positive exponents (k,), or (B, k), in nats per unit of the exponents' time.
 
     An upper bound on the Kolmogorov-Sinai entropy rate (Ruelle 1978), and equal to it for a measure that is smooth
-    along unstable directions (Pesin 1977). If all exponents given are positive, more may be: this raises ValueError
-    (NaN inside `jit`), unless `complete=True` says that they are all.
+    along unstable directions (Pesin 1977). If all given exponents are positive, further positive ones may be missing:
+    this raises ValueError (NaN inside `jit`), unless `complete=True` says that none are.
 
         print(fl.entropy_rate([0.906, 0.0, -14.572]))
     """

@@ -72,9 +72,9 @@ class Flossing(eqx.Module):
     `loss` are the quantities that they measure. The arguments are those of [`floss`][].
 
         flossing = fl.Flossing(cell, inputs, key=jax.random.key(0), k=16, window=60)
-        state = flossing.init(cell)
+        state, update = flossing.init(cell), eqx.filter_jit(flossing.update)
         for epoch in range(100):
-            cell, state, record = update(cell, state, jax.random.key(epoch))  # update = eqx.filter_jit(flossing.update)
+            cell, state, record = update(cell, state, jax.random.key(epoch))
             state = flossing.adapt(state, record)
     """
 

@@ -123,7 +123,8 @@ def tabulate(runs: Sequence[Row], by: Axis = "signals") -> str:
         cells = [_spread([measure(run) for run in group]) for group in groups.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     counts = {f"{len(g)} run{'s'[: len(g) - 1]} of {g[0]['epochs']:,} epochs" for g in groups.values()}
-    lines += ["", f"Medians over runs, with their range; each column: {', '.join(sorted(counts))}."]
+    shown = "Medians over runs, with their range; each" if max(map(len, groups.values())) > 1 else "Each"
+    lines += ["", f"{shown} column: {', '.join(sorted(counts))}."]
     return "\n".join(lines) + "\n"
 
 

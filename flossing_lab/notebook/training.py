@@ -59,14 +59,15 @@ def train(
     the same `out` continues from its newest checkpoint, bit for bit as if training had never stopped, up to a larger
     `epochs` as well; a run that has finished is returned as it is.
 
-    **Arguments:** `model` is the model before training, any PyTree; `loss` to `chunk` are those of
-    [`flossing.train`][].
+    **Arguments:** `model` is the model before training, any PyTree; the arguments from `loss` to `chunk` are
+    those of [`flossing.train`][].
 
     - `out`: the run directory.
     - `title`: the task in words.
     - `settings`: whatever distinguishes this run from others, `{"delay": 20, "cell": "gru", "seed": 1}`. A report
       groups runs by them, and by whether they floss; seeds, names that begin with `seed`, are the runs of a group.
-      Exponents are those of `flossing`; for those of a run without flossing, pass a `flossing` and no `schedule`.
+      The recorded exponents are those of `flossing`; to record them in a run without flossing, pass `flossing` but no
+      `schedule`.
     - `overwrite`: replaces a run that `out` already holds.
     - `progress`: shows epochs, loss, accuracy if the loss returns one, exponents, and the time left.
 
