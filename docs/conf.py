@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import inspect
 import io
 import logging
 import os
@@ -93,6 +94,19 @@ class CommandHelp(SphinxDirective):
         return [nodes.literal_block(plain, plain, language="text")]
 
 
+class Summary(MarkdownDocstring):
+    """A table of public names, one on each line of the content, with the first line of their documentation."""
+
+    def run(self):
+        rows = ["| name | purpose |", "|---|---|"]
+        for path in self.content:
+            module, _, name = path.rpartition(".")
+            described = inspect.getdoc(getattr(importlib.import_module(module), name)).partition("\n")[0]
+            rows.append(f"| {{any}}`{path.partition('.')[2]} <{path}>` | {with_links(described)} |")
+        self.content = StringList(rows)
+        return super().run()
+
+
 class Entries(MarkdownDocstring):
     """A table of the fields of a class of the laboratory, `MODULE CLASS`: name, default, meaning."""
 
@@ -122,10 +136,15 @@ def displayed_formula(self, node):
     raise nodes.SkipNode
 
 
+def with_links(text):
+    """Docstrings in Markdown have [`name`][] for a link into the reference."""
+    text = re.sub(r"\[`(?:flossing\.)?([\w.]+)`\]\[\]", r"{any}`\1 <flossing.\1>`", text)
+    return re.sub(r"\[`([\w.]+)`\]\[(flossing\.[\w.]+)\]", r"{any}`\1 <\2>`", text)
+
+
 def wrap_docstring(app, what, name, obj, options, lines):
-    """Autodoc takes docstrings for reST; ours are Markdown, with [`name`][] for a link into the reference."""
-    text = re.sub(r"\[`(?:flossing\.)?([\w.]+)`\]\[\]", r"{any}`\1 <flossing.\1>`", "\n".join(lines))
-    text = re.sub(r"\[`([\w.]+)`\]\[(flossing\.[\w.]+)\]", r"{any}`\1 <\2>`", text)
+    """Autodoc takes docstrings for reST; ours are Markdown."""
+    text = with_links("\n".join(lines))
     lines[:] = [".. markdown-docstring::", "", *(f"   {line}" for line in text.split("\n")), ""]
 
 
@@ -146,6 +165,7 @@ def setup(app):
     app.add_directive("markdown-docstring", MarkdownDocstring)
     app.add_directive("command-help", CommandHelp)
     app.add_directive("entries", Entries)
+    app.add_directive("summary", Summary)
     app.add_html_math_renderer("mathml", (inline_formula, None), (displayed_formula, None))
     app.connect("autodoc-process-docstring", wrap_docstring)
     app.connect("autodoc-process-signature", name_functions)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
-SECTIONS = ("An Equinox cell", "A Flax cell", "A plain function", "Many sequences at once")
+SECTIONS = ("An Equinox cell", "A Flax cell", "A dictionary of parameters and a step", "Many sequences at once")
 
 
 def examples():
