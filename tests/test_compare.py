@@ -343,7 +343,11 @@ def test_contenders_are_compared_with_the_reference(protocol):
     assert "| 0 of 10 | 0.555 (" in lines["tanh, no flossing"] and "worse (p = 2.2e-05) |" in lines["tanh, no flossing"]
     assert "| 10 of 10 | 0.972 (" in lines["tanh, flossing"] and lines["tanh, flossing"].endswith("| 3 |  |")
     assert "| 9 of 10 | 0.97 (" in lines["gru"] and "no difference shown (p = " in lines["gru"]
-    assert contenders.draw(trial, found).get_axes()
+    shares, ended = contenders.draw(trial, found).get_axes()
+    assert [line.get_xdata()[0] for line in shares.lines if line.get_marker() == "o"] == [0, 1, 0]  # the draws alone
+    medians = [line.get_xdata()[0] for line in ended.lines if line.get_marker() == "|"]
+    np.testing.assert_allclose(medians, [0.555, 0.972, 0.97], atol=1e-3)
+    assert len(contenders.draw(trial, [run for run in found if not run["seed"]]).get_axes()) == 1
     lost = [*runs("gru", "none", [0.9, *high[1:10], 0.0]), *runs("tanh", "none", low), *runs("tanh", "flossing", low)]
     lines = {line.split(" | ")[0][2:]: line for line in contenders.markdown(trial, lost).splitlines()}
     assert "better (p = " in lines["gru"]  # although one of its runs failed

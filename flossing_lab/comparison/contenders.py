@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from flossing_lab.comparison.ended import count_solved, describe_median, is_better, ranked, runs_of, values
@@ -49,24 +50,51 @@ def markdown(trial: Trial, runs: Sequence[Run]) -> str:
 
 
 def draw(trial: Trial, runs: Sequence[Run]) -> Figure:
-    """A panel for each task; for each contender its best draw with other seeds: the runs, and their median."""
-    everyone = contenders(trial)
-    figure = Figure(figsize=(3.2 * len(trial.tasks) + 2, 0.34 * len(everyone) + 1.4), layout="constrained")
-    panels = figure.subplots(1, len(trial.tasks), sharey=True, squeeze=False)[0]
-    for axes, (name, task) in zip(panels, trial.tasks.items(), strict=True):
-        for row, contender in enumerate(everyone):
-            ended = [v for v in values(_again(runs, name, contender), task) if math.isfinite(v)]
-            colour = COLOURS["before"] if (contender.network, contender.arm) == trial.reference else _GREY
-            axes.plot(ended, [row] * len(ended), "o", ms=4, color=colour, alpha=0.5)
-            if ended:
-                axes.plot(statistics.median(ended), row, "|", ms=14, mew=2, color=colour)
-        axes.axvline(task.solved, lw=0.8, ls="--", color=DARK)
-        axes.set(xlabel=f"test {task.measure}")
-        axes.set_title(task.title, loc="left", fontsize=10, color=DARK)
-        remove_spines(axes)
-    panels[0].set_yticks(range(len(everyone)), [each.name for each in everyone])
-    panels[0].set_ylim(len(everyone) - 0.5, -0.5)
+    """A column for each task. Top: the share of each contender's draws that solve it, with its interval. Bottom, once
+    there are any: the best draw with other seeds, each run and their median."""
+    everyone, tasks = contenders(trial), trial.tasks
+    rows = 1 + any(run["seed"] for run in runs)
+    size = 3.2 * len(tasks) + 2, (0.34 * len(everyone) + 1.2) * rows
+    figure = Figure(figsize=size, layout="constrained")
+    shares, *best = figure.subplots(rows, len(tasks), sharey=True, squeeze=False)
+    for axes, (name, task) in zip(shares, tasks.items(), strict=True):
+        _draw_shares(axes, trial, runs, name)
+        _name_rows(axes, task.title, "share of draws that solve it", everyone)
+    for axes, (name, task) in zip(best[0] if best else (), tasks.items(), strict=bool(best)):
+        _draw_best(axes, trial, runs, name)
+        _name_rows(axes, "Best draw with other seeds", f"test {task.measure}", everyone)
     return figure
+
+
+def _draw_shares(axes: Axes, trial: Trial, runs: Sequence[Run], task: str):
+    axes.set_xlim(-0.04, 1.04)
+    for row, each in enumerate(contenders(trial)):
+        drawn = runs_of(runs, task, each.network, each.arm, again=False)
+        if drawn:
+            solved = sum(is_solved(trial, run) for run in drawn)
+            axes.plot(wilson(solved, len(drawn)), [row, row], lw=3, alpha=0.3, color=_colour(trial, each))
+            axes.plot(solved / len(drawn), row, "o", ms=6, color=_colour(trial, each))
+
+
+def _draw_best(axes: Axes, trial: Trial, runs: Sequence[Run], task: str):
+    for row, each in enumerate(contenders(trial)):
+        ended = [v for v in values(_again(runs, task, each), trial.tasks[task]) if math.isfinite(v)]
+        axes.plot(ended, [row] * len(ended), "o", ms=4, alpha=0.5, color=_colour(trial, each))
+        if ended:
+            axes.plot(statistics.median(ended), row, "|", ms=14, mew=2, color=_colour(trial, each))
+    axes.axvline(trial.tasks[task].solved, lw=0.8, ls="--", color=DARK)
+
+
+def _colour(trial: Trial, each: Contender) -> str:
+    return COLOURS["before"] if (each.network, each.arm) == trial.reference else _GREY
+
+
+def _name_rows(axes: Axes, title: str, label: str, everyone: Sequence[Contender]):
+    axes.set_xlabel(label)
+    axes.set_title(title, loc="left", fontsize=10, color=DARK)
+    axes.set_yticks(range(len(everyone)), [each.name for each in everyone])
+    axes.set_ylim(len(everyone) - 0.5, -0.5)
+    remove_spines(axes)
 
 
 def _of_task(trial: Trial, runs: Sequence[Run], name: str, task: TrialTask) -> str:
