@@ -73,6 +73,19 @@ def test_the_arms_cost_the_same_and_share_all_draws(protocol):
     assert recorded[0]["drawn"] == recorded[2]["drawn"] != recorded[1]["drawn"]
 
 
+def test_an_adaptive_arm_may_cost_what_the_others_do(protocol):
+    protocol.write_text(TINY.replace("[seconds.xor]", "[arms.adaptive]\nbefore = 1\nthreshold = 1e-3\n\n[seconds.xor]"))
+    trial = read_trial(protocol)
+    assert [trial.budget("xor", "tanh", arm) for arm in ("none", "flossing")] == [None, None]
+    assert (budget := trial.budget("xor", "tanh", "adaptive")) is not None
+    training, flossing, limit = budget
+    assert limit == pytest.approx(4 * training + 3 * flossing) == pytest.approx(10 * training)
+    assert trial.epochs("xor", "tanh", "adaptive") == 8  # where no block follows: 1 flossing epoch costs 2 of training
+    assert [("budget" in trial.recorded(run)) for run in trial.runs()] == [False] * 4 + [True] * 2
+    protocol.write_text(protocol.read_text().replace("measure =", "seconds = 0.5\nmeasure ="))
+    assert read_trial(protocol).budget("xor", "tanh", "adaptive") == (training, flossing, 0.5)
+
+
 def test_draws_cover_their_ranges():
     trial = read_trial(COMMITTED / "short.toml")
     gains = np.log([drawn["gain"] for name in trial.networks for drawn in trial.drawn(name)])

@@ -190,6 +190,20 @@ def test_an_adaptive_arm_flosses_again_where_the_gradient_does_not_reach(monkeyp
     assert epochs == [3, 3 + 2 * 2]
 
 
+@pytest.mark.usefixtures("optax_promotion")
+def test_an_adaptive_arm_ends_when_it_has_cost_as_much_as_the_others():
+    """Three flossing epochs at 2 s, then pairs of them before every second training epoch, at 1 s, until 20 s."""
+    arm, ended = TrialArm(before=3, threshold=1e9, block=2, every=2), []
+    for budget in (None, (1.0, 2.0, 20.0)):
+        train_network(
+            TASK, fl.cells.VanillaRNN, 3, arm, Settings(units=6, batch=2, epochs=14, test=4, budget=budget), 1,
+            lambda state: ended.append((state.epoch, state.flossing_epoch)),
+        )  # fmt: skip
+    last = ended[-1]
+    assert 20 <= last[0] + 2 * last[1] < 20 + 2 * 2
+    assert (14, 3 + 2 * 6) in ended  # without a budget
+
+
 def test_the_loss_is_the_mean_over_sequences():
     task = fl.tasks.CopyMemory(delay=3)
     network = fl.cells.Network(fl.cells.GRU(5, 10, key=jax.random.key(0)), 9, key=jax.random.key(1))

@@ -33,6 +33,7 @@ def make(trial: Trial, run: TrialRun, on_progress: Any = lambda status: None) ->
         clip=drawn.get("clip", 0.1),
         stop=task.stop,
         test=size.test,
+        budget=trial.budget(run.task, run.network, run.arm),
     )
     problem, k = make_task(task.task, task.options, trial.folder), round(size.share * size.units)
     cell = partial(load(kind.cell, trial.folder, kind="cell", known=ALL_CELLS), **kind.options)

@@ -156,9 +156,19 @@ class Trial(Section):
         most = max(each.before for each in self.arms.values())
         return self.tasks[task].epochs + round((most - self.arms[arm].before) * flossing / training)
 
+    def budget(self, task: str, network: str, arm: str) -> tuple[float, float, float] | None:
+        """For an adaptive arm, which flosses as often as it needs to: seconds of an epoch of training, of flossing, and
+        of the whole run. None for other arms, whose epochs are known before."""
+        if self.is_fixed or self.arms[arm].threshold is None:
+            return None
+        training, flossing = self.seconds[task][network]
+        most = max(each.before for each in self.arms.values())
+        return training, flossing, self.tasks[task].seconds or self.tasks[task].epochs * training + most * flossing
+
     def recorded(self, run: TrialRun) -> dict[str, Any]:
         """The settings of a run, which its file holds; a run with others is made again."""
         kind = self.networks[run.network]
+        budget = self.budget(run.task, run.network, run.arm)
         more = {name: value for name in ("penalty", "horizon") if (value := getattr(kind, name)) is not None}
         return json.loads(
             json.dumps(
@@ -170,6 +180,7 @@ class Trial(Section):
                     "arm": self.arms[run.arm].recorded(),
                     "epochs": self.epochs(run.task, run.network, run.arm),
                     "seed": run.seed or 1000 + run.draw,
+                    **({} if budget is None else {"budget": budget}),
                 }
             )
         )

@@ -84,11 +84,12 @@ class TrialArm(Section):
     clip: PositiveReal = 0.1
     """Its largest norm of the gradient."""
     threshold: PositiveReal | None = None
-    """Adaptive flossing: a block follows wherever the reach of the gradient is below this,"""
+    """Adaptive flossing: a block follows wherever the reach of the gradient is below this. It counts as cost: the run
+    ends once all its epochs cost what they do in other arms."""
     block: Count = 50
-    """of so many epochs,"""
+    """Flossing epochs of such a block."""
     every: Count = 100
-    """measured after every so many training epochs."""
+    """Training epochs between two measurements of the reach."""
     epochs: Count | None = None
     """Training epochs, if not those of the task; for fixed networks."""
 

@@ -28,7 +28,9 @@ LOSSES: dict[str, fl.losses.Loss] = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Sizes, epochs and step size of training. With `stop`, it ends once a chunk has a mean accuracy above that."""
+    """Sizes, epochs and step size of training. With `stop`, it ends once a chunk has a mean accuracy above that. With
+    `budget`, seconds of an epoch of training, of flossing, and of both together, it ends with the chunk that reaches
+    the last; these seconds are not measured, so that a run can be repeated."""
 
     units: int = 64
     batch: int = 32
@@ -37,6 +39,14 @@ class Settings:
     clip: float = 0.1
     stop: float | None = None
     test: int = 512
+    budget: tuple[float, float, float] | None = None
+
+    def is_spent(self, state: fl.TrainingState) -> bool:
+        """Whether the budget is spent."""
+        if self.budget is None:
+            return False
+        training, flossing, limit = self.budget
+        return state.epoch * training + state.flossing_epoch * flossing >= limit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +133,8 @@ def train_network(
                     break
             elif state.epoch == 0 and state.pending == 0:
                 ends["flossed"] = _ends(flossing, state.model)
+            if settings.is_spent(state):
+                break
             since = time.process_time()
     except FloatingPointError as error:
         failure = str(error)
