@@ -1,8 +1,8 @@
 """Make the paper: run what is missing, then draw every figure from the available results.
 
-A figure that was not selected keeps its data, unless more of its runs at the same scale have finished since. A figure
-beyond the paper also keeps its data. If these data name their runs, new results are merged with those of runs whose
-directories no longer exist.
+A figure that was not selected keeps its data, unless more of its runs at the same scale have finished since. Data that
+name their runs stand for them: new results are merged with those of runs whose directories no longer exist, and a known
+run is not made again. A figure beyond the paper never exchanges its data for fewer results.
 """
 
 import itertools
