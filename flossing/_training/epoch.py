@@ -236,21 +236,20 @@ class Flossing(eqx.Module):
         axis = slice(self.window) if self.batch_axes in (None, (0, None)) else (slice(None), slice(self.window))
         if self.lengths is not None:
             lengths = jnp.asarray(_drawn(self.lengths, key), jnp.int32)
-        return self.objective(
-            Measured(
-                exponents,
-                self.target,
-                model,
-                jax.tree_util.tree_map(lambda s: s[axis], inputs),
-                self._start(model, key),
-                lengths,
-                jax.random.fold_in(key, 1),
-                self.step,
-                self.window,
-                self.transient,
-                self.batch_axes,
-            )
+        measured = Measured(
+            exponents=exponents,
+            target=self.target,
+            model=model,
+            inputs=jax.tree_util.tree_map(lambda s: s[axis], inputs),
+            start=self._start(model, key),
+            lengths=lengths,
+            key=jax.random.fold_in(key, 1),
+            step=self.step,
+            window=self.window,
+            transient=self.transient,
+            batch_axes=self.batch_axes,
         )
+        return self.objective(measured)
 
     def _check_loss(self, model: PyTree, key: RandomKey):
         if type(self.objective) not in (KeepAndWrite, Memory):  # ours return scalars
