@@ -84,10 +84,10 @@ PRECISION_HEAD = (
     "flossing phase",
     "interval: median (least to most)",
     "epochs sampled",
-    "interval chosen against QR every step, both float32",
+    "gradient error: chosen interval, relative to QR after every step (both float32)",
     "epochs with λ₁T < 5",
-    "float32 at the interval chosen against float64",
-    "float32 with QR every step against float64",
+    "gradient error: float32 at the chosen interval, relative to float64",
+    "gradient error: float32 with QR after every step, relative to float64",
 )
 
 

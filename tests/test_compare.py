@@ -77,7 +77,8 @@ def test_an_adaptive_arm_may_cost_what_the_others_do(protocol):
     protocol.write_text(TINY.replace("[seconds.xor]", "[arms.adaptive]\nbefore = 1\nthreshold = 1e-3\n\n[seconds.xor]"))
     trial = read_trial(protocol)
     assert [trial.budget("xor", "tanh", arm) for arm in ("none", "flossing")] == [None, None]
-    assert (budget := trial.budget("xor", "tanh", "adaptive")) is not None
+    budget = trial.budget("xor", "tanh", "adaptive")
+    assert budget is not None
     training, flossing, limit = budget
     assert limit == pytest.approx(4 * training + 3 * flossing) == pytest.approx(10 * training)
     assert trial.epochs("xor", "tanh", "adaptive") == 8  # where no block follows: 1 flossing epoch costs 2 of training

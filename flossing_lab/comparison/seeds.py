@@ -30,9 +30,10 @@ def markdown(trial: Trial, runs: Sequence[Run]) -> str:
 def _caption(task: TrialTask) -> str:
     sign = "at most" if task.measure == "loss" else "at least"
     return (
-        f"Networks that end with a test {task.measure} of {sign} {task.solved:g}, their share with its 95 % interval "
-        f"(Wilson), the median {task.measure}, the median of training epochs of the solved, and the median of seconds "
-        "on one core for flossing and training."
+        f"Each cell: the number of networks that end with a test {task.measure} of {sign} {task.solved:g}, their share "
+        f"with its 95 % interval (Wilson), the median {task.measure}, the median number of training epochs of the "
+        "networks that solve the task (left out if none does), and the median seconds on one core for flossing and "
+        "training."
     )
 
 

@@ -16,9 +16,9 @@ class TrainOwn:
         flossing train own --task TemporalXOR --task-options '{"delay": 20}' --cell gru
 
     A task draws trials, `task(key) -> flossing.tasks.Trial`, and scores outputs; a cell is called as `cell(input,
-    state)`: see flossing.tasks.Task and flossing.cells.Cell. This writes a run directory, which spectrum, report, sweep
-    and collect read. If a run was interrupted, the same command continues it, bit for bit as if it had never stopped.
-    A run whose file has changed since is refused.
+    state)`: see flossing.tasks.Task and flossing.cells.Cell. This writes a run directory, which spectrum, diagnose,
+    report and collect read. If a run was interrupted, the same command continues it, bit for bit as if it had never
+    stopped. A run whose file has changed since is refused.
     """
 
     config: arguments_of(OwnConfig)  # pyright: ignore[reportInvalidTypeForm]

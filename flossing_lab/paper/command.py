@@ -16,8 +16,8 @@ class Paper:
     """
 
     scale: Literal["laptop", "ten", "paper", "tiny"] = "laptop"
-    """laptop: half an hour on two cores; ten: ten networks, 10,000 epochs, some 15 core-hours; paper: 20 networks, all
-    delays, 10,000 epochs, for a cluster; tiny: a few minutes, to check that everything works."""
+    """laptop: half an hour on two cores; ten: ten networks, up to 10,000 epochs, some 10 core-hours; paper: 20
+    networks, all delays, 10,000 epochs, for a cluster; tiny: a few minutes, to check that everything works."""
     only: Annotated[str | None, OWN_DEFAULT] = None
     """Figures to compute, such as fig1,fig3. Default: all figures of the paper. above_n, capacity, frontier,
     gradient_snr, larger and limits go beyond the paper and take tens of core-hours, newton ten minutes. Other figures

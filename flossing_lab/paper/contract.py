@@ -10,7 +10,7 @@ from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.sweeps.spec import Spec
 
 Scale = Literal["laptop", "ten", "paper", "tiny"]
-"""laptop: half an hour on two cores; ten: ten networks, 10,000 epochs, a night or two; paper: 20 networks, all delays,
+"""laptop: half an hour on two cores; ten: ten networks, up to 10,000 epochs, a night; paper: 20 networks, all delays,
 10,000 epochs; tiny: for the tests."""
 
 Verdict = Literal["holds", "fails", "undecided at this n", "reached", "not reached", "not run", "not judged"]

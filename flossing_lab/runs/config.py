@@ -36,7 +36,7 @@ class SafetyConfig(Section):
     """What to store on disk, and what to do when training diverges. These settings never change a successful run."""
 
     checkpoint_every: Count = 100
-    """Epochs between checkpoints, training and flossing together. A crash loses at most this many epochs."""
+    """Epochs between checkpoints, training and flossing together. A crash loses fewer than these and a chunk."""
     snapshots_every: CountOrNone = 100
     """Training epochs between snapshots of the parameters, which the report's slider shows; 0 for none."""
     halvings: Annotated[int, Field(ge=0, le=100)] = 0
