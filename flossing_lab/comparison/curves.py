@@ -23,6 +23,8 @@ def draw(trial: Trial, runs: Sequence[dict[str, Any]]) -> Figure:
         measure = "accuracy" if task.measure == "accuracy" else "loss"
         for axes, network in zip(row, networks, strict=True):
             for arm, shade in zip(trial.arms, SHADES, strict=False):
+                if trial.arms[arm].threshold is not None:
+                    continue  # its blocks come whenever they are needed: runs differ in their times
                 of = [run for run in runs_of(runs, name, network, arm, again=False) if run["curve"]]
                 if of:
                     seconds = times(trial, name, network, arm)
@@ -39,13 +41,15 @@ def draw(trial: Trial, runs: Sequence[dict[str, Any]]) -> Figure:
         row[0].set_ylabel(f"{task.title}\n{measure} in training", fontsize=8)
     for axes in panels[-1]:
         axes.set_xlabel("seconds on one core", fontsize=8)
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(
+        *panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(trial.arms), frameon=False
+    )
     return figure
 
 
 def times(trial: Trial, task: str, network: str, arm: str) -> np.ndarray:
     """The seconds at which each chunk of training ends, by the cost of an epoch in the protocol."""
-    training, flossing = trial.seconds[task][network]
+    training, flossing, _ = trial.costs(task, network, arm)
     epochs = trial.epochs(task, network, arm)
     ends = np.minimum(np.arange(CHUNK, epochs + CHUNK, CHUNK), epochs)
     return trial.arms[arm].before * flossing + ends * training

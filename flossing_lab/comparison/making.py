@@ -66,10 +66,10 @@ def measure_seconds(trial: Trial) -> dict[str, dict[str, list[float]]]:
         raise ValueError("seconds must be measured for networks with draws, got fixed ones, whose cost is not compared")
     found: dict[str, dict[str, list[float]]] = {task: {} for task in trial.tasks}
     for task, (network, kind) in itertools.product(trial.tasks, trial.networks.items()):
-        arm = max(kind.arms or trial.arms, key=lambda arm: trial.arms[arm].before)
-        before = 200 if trial.arms[arm].before else 0
+        arm = max(kind.arms or trial.arms, key=lambda arm: trial.arms[arm].flosses)
+        before = 200 if trial.arms[arm].flosses else 0
         tasks = {task: trial.tasks[task].model_copy(update={"epochs": 300, "stop": None, "seconds": None})}
-        arms = {arm: trial.arms[arm].model_copy(update={"before": before})}
+        arms = {arm: trial.arms[arm].model_copy(update={"before": before, "term": None, "threshold": None})}
         short = trial.model_copy(update={"tasks": tasks, "arms": arms, "seconds": {task: {network: (1.0, 0.0)}}})
         times: dict[str, list[tuple[int, float]]] = {"training": [], "flossing": []}
 

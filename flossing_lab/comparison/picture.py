@@ -1,17 +1,16 @@
-"""The result of a trial as one picture: the share of draws that solve each task, without and with flossing."""
+"""The result of a trial as one picture: the share of draws that solve each task in each arm."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
-from flossing_lab.comparison.paired import pairs
+from flossing_lab.comparison.paired import shares
 from flossing_lab.comparison.protocol import Trial
 from flossing_lab.runs.plotting import COLOURS, DARK, LIGHT_GREY, remove_spines
 
-SHADES = ("none", "before")
-"""The colours of the two arms, by their names in `COLOURS`."""
+SHADES = ("none", "before", "before_and_during", "good_start")
+"""The colours of the first arms, by their names in `COLOURS`."""
 
 
 def draw(trial: Trial, runs: Sequence[dict[str, Any]]) -> Figure:
@@ -21,12 +20,9 @@ def draw(trial: Trial, runs: Sequence[dict[str, Any]]) -> Figure:
     panels = figure.subplots(1, len(trial.drawn_tasks), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, trial.drawn_tasks, strict=True):
         for row, network in enumerate(networks):
-            each = pairs(trial, runs, network, name)
-            if not each.n:
-                continue
-            shares = np.array([each.first, each.second]) / each.n
-            axes.plot(shares, [row, row], color=LIGHT_GREY, lw=3, zorder=1)
-            for share, arm, shade in zip(shares, trial.arms, SHADES, strict=False):
+            solved = shares(trial, runs, network, name)
+            axes.plot(solved, [row] * len(solved), color=LIGHT_GREY, lw=3, zorder=1)
+            for share, arm, shade in zip(solved, trial.arms, SHADES, strict=False):
                 label = trial.label(arm) if row == 0 else None
                 axes.scatter(share, row, s=60, color=COLOURS[shade], label=label, zorder=2)
         axes.set(xlim=(-0.04, 1.04), xlabel="share of draws that solve it")
@@ -34,5 +30,7 @@ def draw(trial: Trial, runs: Sequence[dict[str, Any]]) -> Figure:
         remove_spines(axes)
     panels[0].set_yticks(range(len(networks)), networks)
     panels[0].set_ylim(len(networks) - 0.5, -0.5)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(trial.arms), frameon=False
+    )
     return figure

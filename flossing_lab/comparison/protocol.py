@@ -6,7 +6,7 @@
     [draws]                           the range of each setting: a list, or { low, high } for log-uniform numbers
     [networks.NAME]                   a cell, how many draws, and which settings vary; without draws it is fixed
     [arms.NAME]                       how networks are flossed
-    reference = [NETWORK, ARM]        with which all others are compared; otherwise the first two arms, in pairs
+    reference = [NETWORK, ARM]        with which all others are compared; otherwise arms are compared in pairs of draws
     [seconds.TASK.NETWORK]            of one epoch of training and of flossing, from which equal cost follows
 
 A draw gives the same network, batches and settings to all arms, so the arms are compared in pairs.
@@ -81,7 +81,7 @@ class Trial(Section):
                 raise ValueError(f"draws of {name} must be at least 1 where other networks are drawn, got draws=0")
             self.drawn(name)
             for task, of in self.seconds.items():
-                flosses = any(self.arms[arm].before for arm in kind.arms or self.arms)
+                flosses = any(self.arms[arm].flosses for arm in kind.arms or self.arms)
                 if name in of and (of[name][1] < 0 or (flosses and not of[name][1])):
                     raise ValueError(f"seconds of {task} {name} must be positive, got {of[name][1]} for flossing")
             if unknown := set(kind.arms or ()) - set(self.arms):
@@ -100,7 +100,14 @@ class Trial(Section):
 
     def label(self, arm: str) -> str:
         """An arm in words."""
-        return arm if self.arms[arm].before else "no flossing"
+        return arm if self.arms[arm].flosses else "no flossing"
+
+    def comparisons(self) -> "list[Trial]":
+        """The trial with two arms at a time, each arm with all later ones. Costs are no longer those of the whole."""
+        return [
+            self.model_copy(update={"arms": {name: self.arms[name] for name in both}})
+            for both in itertools.combinations(self.arms, 2)
+        ]
 
     @property
     def is_fixed(self) -> bool:
@@ -150,20 +157,28 @@ class Trial(Section):
         """Training epochs of an arm: those of the task, and as many more as cost what other arms spend on flossing."""
         if self.is_fixed:
             return self.arms[arm].epochs or self.tasks[task].epochs
-        training, flossing = self.seconds[task][network]
-        if (limit := self.tasks[task].seconds) is not None:
-            return max(1, round((limit - self.arms[arm].before * flossing) / training))
-        most = max(each.before for each in self.arms.values())
-        return self.tasks[task].epochs + round((most - self.arms[arm].before) * flossing / training)
+        training, flossing, total = self.costs(task, network, arm)
+        if self.tasks[task].seconds is not None or self.arms[arm].term is not None:
+            return max(1, round((total - self.arms[arm].before * flossing) / training))
+        return self.tasks[task].epochs + round((self._most - self.arms[arm].before) * flossing / training)
 
     def budget(self, task: str, network: str, arm: str) -> tuple[float, float, float] | None:
         """For an adaptive arm, which flosses as often as it needs to: seconds of an epoch of training, of flossing, and
         of the whole run. None for other arms, whose epochs are known before."""
         if self.is_fixed or self.arms[arm].threshold is None:
             return None
-        training, flossing = self.seconds[task][network]
-        most = max(each.before for each in self.arms.values())
-        return training, flossing, self.tasks[task].seconds or self.tasks[task].epochs * training + most * flossing
+        return self.costs(task, network, arm)
+
+    @property
+    def _most(self) -> int:
+        return max(arm.before for arm in self.arms.values())
+
+    def costs(self, task: str, network: str, arm: str) -> tuple[float, float, float]:
+        """Seconds of an epoch of training, its term included, of an epoch of flossing, and of a whole run."""
+        of, (training, flossing) = self.tasks[task], self.seconds[task][network]
+        total = of.epochs * training + self._most * flossing if of.seconds is None else of.seconds
+        with_term = self.arms[arm].term is not None
+        return training + with_term * flossing / self.arms[arm].term_every, flossing, total
 
     def recorded(self, run: TrialRun) -> dict[str, Any]:
         """The settings of a run, which its file holds; a run with others is made again."""

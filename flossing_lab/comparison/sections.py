@@ -90,10 +90,20 @@ class TrialArm(Section):
     """Flossing epochs of such a block."""
     every: Count = 100
     """Training epochs between two measurements of the reach."""
+    term: PositiveReal | None = None
+    """The weight of the flossing loss as a term of the loss of training."""
+    term_every: Count = 5
+    """Training epochs from one with the term to the next."""
     epochs: Count | None = None
     """Training epochs, if not those of the task; for fixed networks."""
 
+    @property
+    def flosses(self) -> bool:
+        """Whether there is any flossing."""
+        return bool(self.before) or self.term is not None
+
     def recorded(self) -> dict[str, Any]:
-        """The settings as a run records them: those of adaptive flossing only if there is any."""
-        later = {"epochs"} if self.threshold is not None else {"epochs", "threshold", "block", "every"}
-        return self.model_dump(exclude=later)
+        """The settings as a run records them: those of adaptive flossing and of the term only if there is any."""
+        adaptive = {"threshold", "block", "every"} if self.threshold is None else set()
+        term = {"term", "term_every"} if self.term is None else set()
+        return self.model_dump(exclude={"epochs"} | adaptive | term)

@@ -22,7 +22,7 @@ LEVEL = 0.05
 
 
 def markdown(trial: Trial, runs: Sequence[Run]) -> str:
-    """All tables. The first arm is compared with the second, or all contenders with the reference.
+    """All tables. Each arm is compared with all later ones, or all contenders with the reference.
 
     Of fixed networks, how many seeds solve a task.
     """
@@ -30,15 +30,23 @@ def markdown(trial: Trial, runs: Sequence[Run]) -> str:
         return "\n\n".join([seeds.markdown(trial, runs), _missing(trial, runs)]) + "\n"
     if trial.reference is not None:
         return "\n\n".join([contenders.markdown(trial, runs), _missing(trial, runs)]) + "\n"
-    parts = ["### All draws", _summary(trial, runs), _by_task(trial, runs), _medians(trial, runs)]
-    if any(run["seed"] for run in runs):
-        head, rows, harm = best.table(trial, runs)
-        parts += ["### The best draw of each arm, with other seeds", _table(head, rows), harm]
+    parts = [part for two in trial.comparisons() for part in _of_two_arms(two, runs, named=len(trial.arms) > 2)]
     return "\n\n".join([*parts, _missing(trial, runs)]) + "\n"
 
 
+def _of_two_arms(trial: Trial, runs: Sequence[Run], *, named: bool) -> list[str]:
+    """The tables of a trial of two arms, whose headings name the arms if there are more."""
+    first, second = (trial.label(arm) for arm in trial.arms)
+    which = f", {second} against {first}" if named else ""
+    parts = [f"### All draws{which}", _summary(trial, runs), _by_task(trial, runs), _medians(trial, runs)]
+    if any(run["seed"] for run in runs):
+        head, rows, harm = best.table(trial, runs)
+        parts += [f"### The best draw of each arm, with other seeds{which}", _table(head, rows), harm]
+    return parts
+
+
 def write_tables(trial: Trial, out: Path) -> list[Path]:
-    """Write table.md, table.png and, for two arms, curves.png from results.json; return their paths.
+    """Write table.md, table.png and, without a reference, curves.png from results.json; return their paths.
 
     Of fixed networks, table.md alone. Returns none if there are no runs.
     """
