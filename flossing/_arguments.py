@@ -67,11 +67,11 @@ def _check_target(target: Any, k: int | None):
         raise ValueError(f"target must be finite, got target={target!r}")
 
 
-def check_loss(loss: Any, home: str, elsewhere: str):
+def check_loss(loss: Any, home: str, elsewhere: str, *, name: str = "loss"):
     """Raise ValueError unless `loss` is a function, and not one of the other ecosystem's."""
-    legal = f"loss must be a function of what an epoch measures, such as {home}.exponents or {home}.Memory()"
+    legal = f"{name} must be a function of what an epoch measures, such as {home}.exponents or {home}.Memory()"
     if isinstance(loss, type) or not callable(loss):
-        raise ValueError(f"{legal}, got loss={loss!r}")
+        raise ValueError(f"{legal}, got {name}={loss!r}")
     if getattr(loss, "__module__", None) == elsewhere:
         raise ValueError(f"{legal}, got one of {elsewhere}")
     if getattr(loss, "__name__", None) == "flossing_loss":

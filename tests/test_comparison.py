@@ -191,6 +191,21 @@ def test_an_adaptive_arm_flosses_again_where_the_gradient_does_not_reach(monkeyp
 
 
 @pytest.mark.usefixtures("optax_promotion")
+def test_an_arm_may_floss_by_a_term_of_the_loss():
+    """Its exponents end nearer to 0 than those of the same network without the term; no block of flossing is made."""
+    settings, flossed = Settings(units=6, batch=2, epochs=40, test=4, learning_rate=1e-2), []
+    ends = {}
+    for name, arm in {"none": TrialArm(), "term": TrialArm(term=30.0, term_every=2)}.items():
+        found = train_network(
+            TASK, fl.cells.VanillaRNN, 3, arm, settings, 1, lambda state: flossed.append(state.flossing_epoch)
+        )
+        ends[name] = found["exponents"]
+    assert ends["none"]["start"] == ends["term"]["start"]
+    assert abs(ends["term"]["end"][-1]) < 0.5 * abs(ends["none"]["end"][-1])
+    assert not any(flossed)
+
+
+@pytest.mark.usefixtures("optax_promotion")
 def test_an_adaptive_arm_ends_when_it_has_cost_as_much_as_the_others():
     """Three flossing epochs at 2 s, then pairs of them before every second training epoch, at 1 s, until 20 s."""
     arm, ended = TrialArm(before=3, threshold=1e9, block=2, every=2), []

@@ -269,6 +269,20 @@ def test_flossing_as_a_term_of_the_loss():
         np.testing.assert_allclose(both.metrics[name], plain.metrics[name], rtol=1e-12)
 
 
+def test_the_term_may_have_another_loss_than_the_blocks():
+    experiment = reference.build(SMALL)
+    model, flossing = experiment.model, experiment.flossing
+    key = jax.random.fold_in(jax.random.fold_in(experiment.key, 3), 1)
+
+    def double(measured):
+        return 2 * fl.losses.exponents(measured)
+
+    (chunk,) = progresses(schedule=None, term=fl.FlossingTerm(0.3, loss=double), probe=None, epochs=1)
+    value = eqx.filter_jit(flossing.loss)(model, key)
+    assert flossing.objective is fl.losses.exponents
+    np.testing.assert_allclose(chunk.metrics["flossing_term"], [2 * 0.3 * value], rtol=1e-12)
+
+
 def test_the_term_is_added_in_every_mth_epoch():
     (chunk,) = progresses(schedule=None, term=fl.FlossingTerm(10.0, every=4), probe=None, chunk=12)
     term = chunk.metrics["flossing_term"]
@@ -282,6 +296,10 @@ def test_the_term_is_added_in_every_mth_epoch():
         ({"term": fl.FlossingTerm(-1.0)}, "term.weight must be a positive number, got term.weight=-1.0"),
         ({"term": fl.FlossingTerm(1.0, every=0)}, "term.every must be an integer of at least 1, got term.every=0"),
         ({"term": fl.FlossingTerm(1.0), "flossing": None}, "flossing must be given when it is a term of the loss"),
+        (
+            {"term": fl.FlossingTerm(1.0, loss=3)},
+            "term.loss must be a function of what an epoch measures, .* term.loss=3",
+        ),
     ],
 )
 def test_a_term_that_cannot_be(options, message):

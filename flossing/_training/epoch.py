@@ -169,12 +169,15 @@ class Flossing(eqx.Module):
         """The exponents over the window, along the inputs that `key` draws; with "auto", QR after every step."""
         return self._measure(model, key, 1 if self.interval == "auto" else self.interval)[0]
 
-    def loss(self, model: PyTree, key: RandomKey) -> Float[Array, ""]:
-        """The flossing loss over the window, as a term of another loss; only flossed leaves have a nonzero gradient."""
+    def loss(self, model: PyTree, key: RandomKey, *, loss: Loss | None = None) -> Float[Array, ""]:
+        """The flossing loss over the window, as a term of another loss; only flossed leaves have a nonzero gradient.
+
+        `loss` replaces the one that `update` minimises.
+        """
         flossed, fixed = eqx.partition(model, mask_of(model, self.where))
         fixed = jax.tree_util.tree_map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, fixed)
         model = eqx.combine(flossed, fixed)
-        return self._loss(model, self.exponents(model, key), key)
+        return self._loss(model, self.exponents(model, key), key, loss)
 
     def init(self, model: PyTree) -> FlossingState:
         """The state before the first epoch; the optimiser state covers the flossed leaves only."""
@@ -231,7 +234,7 @@ class Flossing(eqx.Module):
         state = self.state(model) if callable(self.state) else self.state
         return with_fresh_keys(jax.tree_util.tree_map(jnp.asarray, state), key)
 
-    def _loss(self, model: PyTree, exponents: Float[Array, "*B k"], key: RandomKey) -> Any:
+    def _loss(self, model: PyTree, exponents: Float[Array, "*B k"], key: RandomKey, loss: Loss | None = None) -> Any:
         inputs, lengths = _drawn(self.inputs, key), None
         axis = slice(self.window) if self.batch_axes in (None, (0, None)) else (slice(None), slice(self.window))
         if self.lengths is not None:
@@ -249,7 +252,7 @@ class Flossing(eqx.Module):
             transient=self.transient,
             batch_axes=self.batch_axes,
         )
-        return self.objective(measured)
+        return (self.objective if loss is None else loss)(measured)
 
     def _check_loss(self, model: PyTree, key: RandomKey):
         if type(self.objective) not in (KeepAndWrite, Memory):  # ours return scalars

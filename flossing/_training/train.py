@@ -16,6 +16,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
+from flossing._arguments import check_loss
 from flossing._checks import check_integer, check_leaves, check_positive
 from flossing._linalg.norm import clipped, norm_of
 from flossing._runtime.epochs import run_chunk
@@ -26,6 +27,7 @@ from flossing._training.inputs import check_draw
 from flossing._training.leaves import array_name
 from flossing._training.optimisers import read_optimiser
 from flossing._types import RandomKey
+from flossing.losses import Loss as FlossingLoss
 from flossing.schedules import Schedule, as_schedule
 
 Loss = Callable[[PyTree, PyTree], tuple[Float[Array, ""], Mapping[str, Float[Array, ""]]]]
@@ -48,12 +50,16 @@ def clip_by_array_norm(limit: float) -> optax.GradientTransformation:
 class FlossingTerm(NamedTuple):
     """Flossing as a term of the task's loss: `weight` times the flossing loss is added every `every` epochs.
 
-    One optimiser then serves both losses, and its clipping acts on the sum of the gradients. A schedule, in contrast,
-    keeps flossing and training apart; both may be combined.
+    `loss` is one of [`flossing.losses`][], by default that of `flossing`. One optimiser then serves both losses, and
+    its clipping acts on the sum of the gradients. A schedule, in contrast, keeps flossing and training apart; both may
+    be combined.
+
+        term = fl.FlossingTerm(10.0, every=5, loss=fl.losses.exponents)
     """
 
     weight: float
     every: int = 1
+    loss: FlossingLoss | None = None
 
 
 class TrainingState(eqx.Module):
@@ -238,6 +244,7 @@ class _FlossingTermLoss(eqx.Module):
 
     weight: Float[Array, ""]
     every: int = eqx.field(static=True)
+    loss: FlossingLoss | None = eqx.field(static=True)
     flossing: Flossing
     key: RandomKey
 
@@ -246,12 +253,14 @@ class _FlossingTermLoss(eqx.Module):
         check_integer("term.every", term.every, least=1)
         if flossing is None:
             raise ValueError(f"flossing must be given when it is a term of the loss, got flossing=None and {term!r}")
+        if term.loss is not None:
+            check_loss(term.loss, "flossing.losses", "flossing.pytorch.losses", name="term.loss")
         self.weight = jnp.asarray(term.weight, flossing.target.dtype)
-        self.every, self.flossing, self.key = term.every, flossing, key
+        self.every, self.loss, self.flossing, self.key = term.every, interned(term.loss), flossing, key
 
     def __call__(self, model: PyTree, epoch: Int[Array, ""]) -> Float[Array, ""]:
         def term(model):
-            return self.weight * self.flossing.loss(model, jax.random.fold_in(self.key, epoch))
+            return self.weight * self.flossing.loss(model, jax.random.fold_in(self.key, epoch), loss=self.loss)
 
         arrays, static = eqx.partition(model, eqx.is_array)
         due = epoch % self.every == 0

@@ -91,7 +91,9 @@ class TrialArm(Section):
     every: Count = 100
     """Training epochs between two measurements of the reach."""
     term: PositiveReal | None = None
-    """The weight of the flossing loss as a term of the loss of training."""
+    """The weight of a flossing loss as a term of the loss of training."""
+    term_loss: Literal["default", "exponents", "memory"] = "exponents"
+    """That loss."""
     term_every: Count = 5
     """Training epochs from one with the term to the next."""
     epochs: Count | None = None
@@ -105,5 +107,5 @@ class TrialArm(Section):
     def recorded(self) -> dict[str, Any]:
         """The settings as a run records them: those of adaptive flossing and of the term only if there is any."""
         adaptive = {"threshold", "block", "every"} if self.threshold is None else set()
-        term = {"term", "term_every"} if self.term is None else set()
+        term = {"term", "term_loss", "term_every"} if self.term is None else set()
         return self.model_dump(exclude={"epochs"} | adaptive | term)

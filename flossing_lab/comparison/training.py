@@ -119,7 +119,7 @@ def train_network(
             epochs=settings.epochs,
             flossing=flossing,
             schedule=schedule_of(arm),
-            term=None if arm.term is None else fl.FlossingTerm(arm.term, arm.term_every),
+            term=None if arm.term is None else fl.FlossingTerm(arm.term, arm.term_every, LOSSES[arm.term_loss]),
             probe=None if arm.threshold is None else Reach(task, seed, flossing.window),
             probe_every=0 if arm.threshold is None else arm.every,
             chunk=CHUNK,
