@@ -111,7 +111,11 @@ def test_three_arms_are_compared_two_at_a_time(protocol):
     assert heads == [f"### All draws, {pair}" for pair in (
         "flossing against no flossing", "term against no flossing", "term against flossing")]  # fmt: skip
     assert "| tanh | 0 of 2 | 1 of 2 |" in text and "| tanh | 0 of 1 | 1 of 1 |" in text
-    assert paired.shares(trial, found, "tanh", "xor") == [0, 1, 1]  # the first draw alone is in all arms
+    assert paired.shares(trial, found, "tanh", "xor") == {
+        "none": 0,
+        "flossing": 1,
+        "term": 1,
+    }  # the first draw alone is in all arms
     assert len(draw(trial, found).get_axes()[0].collections) == 3
 
 

@@ -33,13 +33,13 @@ def pairs(trial: Trial, runs: Sequence[dict[str, Any]], network: str, task: str 
     return pair([(is_solved(trial, a), is_solved(trial, b)) for a, b in both])
 
 
-def shares(trial: Trial, runs: Sequence[dict[str, Any]], network: str, task: str) -> list[float]:
-    """The share of draws that solve a task in each arm, over draws that have been made in all arms; empty if none."""
+def shares(trial: Trial, runs: Sequence[dict[str, Any]], network: str, task: str) -> dict[str, float]:
+    """The share of draws that solve a task, by arm, over draws that have been made in all arms; empty if none."""
     of = [run for run in runs if (run["network"], run["task"]) == (network, task) and not run["seed"]]
     found = {(run["draw"], run["arm"]): is_solved(trial, run) for run in of}
     arms = trial.networks[network].arms or tuple(trial.arms)
     made = [i for i in {draw for draw, _ in found} if all((i, arm) in found for arm in arms)]
-    return [sum(found[i, arm] for i in made) / len(made) for arm in arms] if made else []
+    return {arm: sum(found[i, arm] for i in made) / len(made) for arm in arms} if made else {}
 
 
 def smallest_difference(n: int, level: float = 0.05) -> float:

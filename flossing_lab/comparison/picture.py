@@ -21,10 +21,11 @@ def draw(trial: Trial, runs: Sequence[dict[str, Any]]) -> Figure:
     for axes, name in zip(panels, trial.drawn_tasks, strict=True):
         for row, network in enumerate(networks):
             solved = shares(trial, runs, network, name)
-            axes.plot(solved, [row] * len(solved), color=LIGHT_GREY, lw=3, zorder=1)
-            for share, arm, shade in zip(solved, trial.arms, SHADES, strict=False):
-                label = trial.label(arm) if row == 0 else None
-                axes.scatter(share, row, s=60, color=COLOURS[shade], label=label, zorder=2)
+            axes.plot([*solved.values()], [row] * len(solved), color=LIGHT_GREY, lw=3, zorder=1)
+            for arm, shade in zip(trial.arms, SHADES, strict=False):
+                if arm in solved:
+                    label = trial.label(arm) if row == 0 else None
+                    axes.scatter(solved[arm], row, s=60, color=COLOURS[shade], label=label, zorder=2)
         axes.set(xlim=(-0.04, 1.04), xlabel="share of draws that solve it")
         axes.set_title(trial.tasks[name].title, loc="left", fontsize=10, color=DARK)
         remove_spines(axes)
