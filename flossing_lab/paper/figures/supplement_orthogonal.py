@@ -77,7 +77,7 @@ def claims(data: Data) -> list[Claim]:
             "gaussian before_and_during",
             "orthogonal none",
         ),
-        "(Our question.) It solves longer lags than an orthogonal start with inputs of scale 0.1, too.": (
+        "(Our question.) A Gaussian start with flossing outdoes an orthogonal start with inputs of scale 0.1 alone.": (
             "gaussian before_and_during",
             "tuned none",
         ),
