@@ -8,7 +8,7 @@ CORE := $(addprefix tests/test_,$(addsuffix .py,adjoint batch errors floss gradi
 # Hundreds of short processes import the same packages; without bytecode each would compile them again, for seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo figures test test-core test-floor test-newest print-core lint dist verify torture bench bench-scaling docs clean
+.PHONY: demo figures test pytest test-core test-floor test-newest print-core lint dist verify torture bench bench-scaling docs clean
 
 demo: .venv/.lab
 	$(BIN)/flossing demo
@@ -16,7 +16,11 @@ demo: .venv/.lab
 figures: .venv/.develop
 	$(BIN)/flossing paper --scale laptop --out paper
 
-test: lint
+# The linters use one core and tests two: side by side they end sooner.
+test: .venv/.develop
+	@$(MAKE) --no-print-directory -j2 lint pytest
+
+pytest: .venv/.develop
 	$(BIN)/pytest -n 2 --dist loadfile
 
 test-core: .venv/.develop
@@ -42,7 +46,7 @@ dist: .venv/.develop
 
 torture: .venv/.develop
 	$(BIN)/python -m tests.torture --kills 50
-	$(BIN)/pytest -n 2 --dist loadfile -m slow tests/test_interval.py tests/test_networks_page.py tests/test_cli.py tests/test_own.py tests/test_diagnosis.py tests/test_pytorch_flosser.py tests/test_resume.py tests/test_sweep.py tests/test_paper.py tests/test_paper_figures.py tests/test_comparison.py tests/test_surroundings.py tests/test_spiking.py tests/test_pytorch_page.py tests/test_pytorch_measures.py tests/test_adjoint.py tests/test_lengths.py tests/test_trial.py
+	$(BIN)/pytest -n 2 --dist loadfile -m slow tests/test_interval.py tests/test_networks_page.py tests/test_cli.py tests/test_own.py tests/test_diagnosis.py tests/test_pytorch_flosser.py tests/test_resume.py tests/test_sweep.py tests/test_paper.py tests/test_paper_figures.py tests/test_comparison.py tests/test_surroundings.py tests/test_spiking.py tests/test_pytorch_page.py tests/test_pytorch_measures.py tests/test_adjoint.py tests/test_lengths.py tests/test_trial.py tests/test_newton.py tests/test_fig2_training.py tests/test_jacobian.py
 
 verify: .venv/.develop
 	$(BIN)/python -m verification

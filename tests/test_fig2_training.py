@@ -48,6 +48,7 @@ def test_the_verdicts_follow_from_the_data():
     assert {claim.verdict for claim in figure.claims(nothing)} == {"not run"} and figure.draw(nothing).get_axes()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optax_promotion")
 def test_networks_along_training():
     """Epoch 0 comes after preflossing, and training goes on from there; singular values are those of the weights."""

@@ -67,7 +67,7 @@ def reference_case(units, steps, flossed):
     [
         (20, (1, 5, 50, 200, 500), None),
         (20, (1, 5, 50, 200, 500), "roughly"),
-        (80, (40,), None),
+        pytest.param(80, (40,), None, marks=pytest.mark.slow),
         pytest.param(80, (100, 250, 500), None, marks=pytest.mark.slow),
         pytest.param(80, (100, 250, 500), "gently", marks=pytest.mark.slow),
         pytest.param(80, (5, 20, 50, 100), "roughly", marks=pytest.mark.slow),

@@ -119,6 +119,7 @@ def test_the_figure_judges_both_kinds_of_networks():
     assert {claim.verdict for claim in figure.claims(nothing)} == {"not run"} and figure.draw(nothing).get_axes()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optax_promotion")
 def test_the_calculations_of_the_figure():
     """Counts of drawn networks are those of their weights; a chaotic one needs more than a contracting one."""
