@@ -39,6 +39,7 @@ from ._spectra.statistics import (
     kaplan_yorke_dimension as kaplan_yorke_dimension,
     participation_ratio as participation_ratio,
 )
+from ._term import FlossingTerm as FlossingTerm
 from ._training.epoch import (
     Flossing as Flossing,
     FlossingRecord as FlossingRecord,
@@ -47,7 +48,6 @@ from ._training.epoch import (
 from ._training.floss import FlossingHistory as FlossingHistory, floss as floss
 from ._training.train import (
     Chunk as Chunk,
-    FlossingTerm as FlossingTerm,
     TrainingState as TrainingState,
     clip_by_array_norm as clip_by_array_norm,
     init_training as init_training,

@@ -11,16 +11,18 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from flossing._arguments import check_loss, check_settings
 from flossing._checks import check_leaves, check_positive, is_concrete
 from flossing._runtime.interning import interned
 from flossing._spectra.gradient_reach import gradient_reach
-from flossing._training.epoch import CLIP, LEARNING_RATE, FlossingState
+from flossing._term import FlossingTerm, check_term
+from flossing._training.epoch import CLIP, LEARNING_RATE, Flossing, FlossingState
 from flossing._training.floss import floss
 from flossing._training.leaves import mask_of
 from flossing._training.optimisers import read_optimiser
+from flossing._training.term import TermLoss
 from flossing._types import RandomKey, State
 from flossing.losses import Loss
 from flossing.schedules import Schedule, adaptive, as_schedule
@@ -94,7 +96,9 @@ class Flosser:
     - `preflossing`, `epochs`, `every`, `threshold`: see above. `preflossing=0` for none.
     - `schedule`: a schedule of `flossing.schedules`, or a function `(step, measures) -> flossing epochs`, in place of
       these four; `measures` holds `reach`.
-    - `sequences`: how many sequences of the batch each flossing epoch takes; they are drawn anew.
+    - `term`: a [`FlossingTerm`][], which `term` adds to your loss, in addition to blocks of flossing; none by default.
+    - `sequences`: how many sequences of the batch each flossing epoch takes, and each step with a term; they are drawn
+      anew.
     - `seed`: draws these sequences, and the initial basis.
     - `report`: print once what is flossed.
 
@@ -106,6 +110,7 @@ class Flosser:
     seed: int
     report: bool
     schedule: Schedule
+    flossing_term: FlossingTerm | None
     options: dict[str, Any]
 
     def __init__(
@@ -129,6 +134,7 @@ class Flosser:
         every: int = 100,
         threshold: float = 1e-3,
         schedule: Schedule | Callable[[int, Any], int] | None = None,
+        term: FlossingTerm | None = None,
         sequences: int = 1,
         seed: int = 0,
         report: bool = True,
@@ -138,6 +144,7 @@ class Flosser:
         check_settings(window=window, sequences=sequences, seed=seed, **options)
         if loss is not None:
             check_loss(loss, "flossing.losses", "flossing.pytorch.losses")
+        check_term(term)
         if schedule is None:
             check_positive("threshold", threshold)
             names = {"distant": "gradient_norm/distant", "local": "gradient_norm/local", "threshold": threshold}
@@ -151,6 +158,7 @@ class Flosser:
             "seed": seed,
             "report": report,
             "schedule": as_schedule(schedule, every),
+            "flossing_term": term,
             "options": options,
         }.items():
             object.__setattr__(self, name, value)
@@ -196,6 +204,31 @@ class Flosser:
         epochs = int(self.schedule(state.steps + 1, measures) or 0)
         state = dataclasses.replace(state, reach=reach, steps=state.steps + 1)
         return self._floss(model, state, batch, initial, key, epochs) if epochs else (model, state)
+
+    def term(self, model: PyTree, inputs: Any, step: ArrayLike, *, initial: State = None) -> Float[Array, ""]:
+        """The flossing term of the loss: a scalar to add to your own; pure, for `jit` and `grad`.
+
+            def loss(model, batch, step):
+                return task_loss(model, batch) + flosser.term(model.cell, batch.inputs, step)
+
+        - `model`, `inputs`, `initial`: the recurrent cell, and what it is given, as for `update`.
+        - `step`: the number of the training step, from 1. Pass it to compiled code as an array, `jnp.asarray(step)`:
+          for each new Python number `eqx.filter_jit` compiles again.
+
+        It is zero, and costs nothing, in steps that are no multiple of `term.every`. Its gradient reaches the leaves
+        that are flossed. QR follows every step unless `interval` is a number.
+
+        Raises ValueError without a `term`, and for arguments that do not fit. An infinite exponent makes it infinite.
+        """
+        if self.flossing_term is None:
+            raise ValueError("term must be given to the Flosser, as term=fl.FlossingTerm(), got term=None")
+        check_leaves("inputs", inputs)
+        batch = jax.tree_util.tree_map(lambda s: self._cut(jnp.asarray(s)), inputs)
+        count = min(self.sequences, jax.tree_util.tree_leaves(batch)[0].shape[0])
+        basis_key, term_key = jax.random.split(jax.random.key(self.seed))
+        options = {"state": initial, "key": basis_key, "batched": count > 1, "window": self.window, **self.options}
+        flossing = Flossing(model, _Draw(batch, count), **options)
+        return TermLoss(self.flossing_term, flossing, term_key)(model, step)
 
     def _cut(self, sequences: Array) -> Array:
         if sequences.ndim < 2 or not len(sequences) or sequences.shape[1] < self.window:

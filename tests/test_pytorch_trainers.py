@@ -4,10 +4,12 @@ import warnings
 
 import pytest
 
+import flossing as fl
 from tests.pytorch_settings import one_thread_and_seed as one_thread_and_seed, torch
 
 nn = torch.nn
 QUICK = {"preflossing": 2, "epochs": 1, "every": 2, "k": 3, "window": 8, "report": False, "threshold": 1e9}
+QUICK["term"] = fl.FlossingTerm(every=3)
 
 # The warnings of these packages are about themselves.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -82,6 +84,7 @@ def test_lightning(tmp_path):
     assert callback.flosser.steps == 8
     assert callback.flosser.scalars()["flossing/epochs"] == again.flosser.scalars()["flossing/epochs"] == 5
     assert_equal(weights(module), weights(resumed))
+    assert callback.flosser.scalars()["flossing/term"] == again.flosser.scalars()["flossing/term"] > 0
     assert "flossing/reach" in (tmp_path / "long" / "lightning_logs" / "version_0" / "metrics.csv").read_text()
 
 
@@ -121,4 +124,5 @@ def test_hugging_face(tmp_path):
     assert callback.flosser.steps == again.flosser.steps == 8
     assert callback.flosser.scalars()["flossing/epochs"] == again.flosser.scalars()["flossing/epochs"] == 5
     assert_equal(weights(model), weights(resumed))
+    assert callback.flosser.scalars()["flossing/term"] == again.flosser.scalars()["flossing/term"] > 0
     assert trainer.state.log_history[-2]["flossing/epochs"] == 5

@@ -14,20 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
-from flossing._arguments import check_loss
 from flossing._checks import check_integer, check_leaves, check_positive
 from flossing._linalg.norm import clipped, norm_of
 from flossing._runtime.epochs import run_chunk
 from flossing._runtime.interning import interned
+from flossing._term import FlossingTerm, check_term
 from flossing._training.chunk import FlossingEpoch, check_record, run_flossing
 from flossing._training.epoch import Flossing, FlossingState
 from flossing._training.inputs import check_draw
 from flossing._training.leaves import array_name
 from flossing._training.optimisers import read_optimiser
+from flossing._training.term import TermLoss
 from flossing._types import RandomKey
-from flossing.losses import Loss as FlossingLoss
 from flossing.schedules import Schedule, as_schedule
 
 Loss = Callable[[PyTree, PyTree], tuple[Float[Array, ""], Mapping[str, Float[Array, ""]]]]
@@ -45,21 +45,6 @@ def clip_by_array_norm(limit: float) -> optax.GradientTransformation:
     check_positive("limit", limit)
 
     return optax.stateless(lambda gradients, _: jax.tree_util.tree_map(lambda g: clipped(g, limit), gradients))
-
-
-class FlossingTerm(NamedTuple):
-    """Flossing as a term of the task's loss: `weight` times the flossing loss is added every `every` epochs.
-
-    `loss` is one of [`flossing.losses`][], by default that of `flossing`. One optimiser then serves both losses, and
-    its clipping acts on the sum of the gradients. A schedule, in contrast, keeps flossing and training apart; both may
-    be combined.
-
-        term = fl.FlossingTerm(10.0, every=5, loss=fl.losses.exponents)
-    """
-
-    weight: float
-    every: int = 1
-    loss: FlossingLoss | None = None
 
 
 class TrainingState(eqx.Module):
@@ -140,10 +125,10 @@ def train(
     - `flossing`: how to floss and how to measure exponents; without it no exponents are measured.
     - `schedule`: when to floss, one of [`flossing.schedules`][]; never by default. A function
       `(epoch, measures) -> flossing epochs` is queried after every `chunk` epochs.
-    - `term`: adds the flossing loss to the task's, in epochs that are a multiple of `term.every`. Its gradient reaches
-      the leaves that `flossing` flosses. It uses QR after every step unless `flossing` has a fixed interval. The
-      metrics `loss` and `gradient_norm/<array>` remain those of the task alone; `flossing_term` is the added value, and
-      `flossing_term_gradient_norm` the norm of its gradient.
+    - `term`: a [`FlossingTerm`][], added to the task's loss in epochs that are a multiple of `term.every`. Its gradient
+      reaches the leaves that `flossing` flosses. It uses QR after every step unless `flossing` has a fixed interval.
+      The metrics `loss` and `gradient_norm/<array>` remain those of the task alone; `flossing_term` is the added value,
+      and `flossing_term_gradient_norm` the norm of its gradient.
     - `probe`: `probe(model, gradients) -> {name: array}`, evaluated in epoch 1 and every `probe_every` epochs on the
       gradients before clipping; `probe_every=0` switches it off.
     - `chunk`: the largest number of epochs per `Chunk`. The compiled loop does not depend on it.
@@ -164,7 +149,10 @@ def train(
     optimiser = read_optimiser(optimiser)
     key = jax.random.key(0) if key is None else key
     training_key, flossing_key, measuring_key = jax.random.split(key, 3)
-    term_loss = None if term is None else _FlossingTermLoss(term, flossing, jax.random.fold_in(key, 3))
+    check_term(term)
+    if term is not None and flossing is None:
+        raise ValueError(f"flossing must be given when it is a term of the loss, got flossing=None and term={term!r}")
+    term_loss = None if term is None or flossing is None else TermLoss(term, flossing, jax.random.fold_in(key, 3))
     training = TrainingEpoch(
         training_key, interned(loss), interned(batch), optimiser, interned(probe), probe_every, term_loss
     )
@@ -208,7 +196,7 @@ class TrainingEpoch(eqx.Module):
     optimiser: optax.GradientTransformationExtraArgs = eqx.field(static=True)
     probe: Probe | None = eqx.field(static=True)
     probe_every: int = eqx.field(static=True)
-    term_loss: "_FlossingTermLoss | None"
+    term_loss: TermLoss | None
 
     def __call__(self, carry, epoch):
         model, opt_state = carry
@@ -237,34 +225,6 @@ class TrainingEpoch(eqx.Module):
         nothing = jax.tree_util.tree_map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), shapes)
         due = (epoch % self.probe_every == 0) | (epoch == 1)
         return lax.cond(due, lambda: probe(model, gradients), lambda: nothing)
-
-
-class _FlossingTermLoss(eqx.Module):
-    """The flossing term of the loss; in other epochs it is zero and costs nothing."""
-
-    weight: Float[Array, ""]
-    every: int = eqx.field(static=True)
-    loss: FlossingLoss | None = eqx.field(static=True)
-    flossing: Flossing
-    key: RandomKey
-
-    def __init__(self, term: FlossingTerm, flossing: Flossing | None, key: RandomKey):
-        check_positive("term.weight", term.weight)
-        check_integer("term.every", term.every, least=1)
-        if flossing is None:
-            raise ValueError(f"flossing must be given when it is a term of the loss, got flossing=None and {term!r}")
-        if term.loss is not None:
-            check_loss(term.loss, "flossing.losses", "flossing.pytorch.losses", name="term.loss")
-        self.weight = jnp.asarray(term.weight, flossing.target.dtype)
-        self.every, self.loss, self.flossing, self.key = term.every, interned(term.loss), flossing, key
-
-    def __call__(self, model: PyTree, epoch: Int[Array, ""]) -> Float[Array, ""]:
-        def term(model):
-            return self.weight * self.flossing.loss(model, jax.random.fold_in(self.key, epoch), loss=self.loss)
-
-        arrays, static = eqx.partition(model, eqx.is_array)
-        due = epoch % self.every == 0
-        return lax.cond(due, lambda a: term(eqx.combine(a, static)), lambda _: jnp.zeros_like(self.weight), arrays)
 
 
 def _train_chunk(state: TrainingState, update: TrainingEpoch, count: int, capacity: int) -> Chunk:

@@ -10,6 +10,7 @@ function `step(state, input) -> state`. Importing this package does not import J
 run on the JAX engine, which is imported on first use.
 """
 
+from flossing._term import FlossingTerm as FlossingTerm
 from flossing.pytorch import losses as losses
 from flossing.pytorch._diagnose import diagnose as diagnose
 from flossing.pytorch._floss import (

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from flossing._arguments import check_loss
 from flossing._messages import OVERFLOW_MESSAGE
-from flossing.pytorch._arguments import own_transient
+from flossing.pytorch._arguments import check_transient, initial_basis, own_transient, read_target
 from flossing.pytorch._modules import unwrapped
-from flossing.pytorch._orbits import white
+from flossing.pytorch._orbits import channels_of, white
 from flossing.pytorch._spread import spread_ratio
+from flossing.pytorch._subspace import restrict
 from flossing.pytorch._system import ModuleSystem, StepSystem, System
 from flossing.pytorch._torch_engine import Method, check_gradient, choose_method
-from flossing.pytorch.losses import Loss, Measured, explain, loss_parts
+from flossing.pytorch.losses import KeepAndWrite, Loss, Measured, Memory, explain, loss_parts
 
 
 def select_parameters(model: Any, parameters: Any, optimiser: Any) -> tuple[list[Tensor], torch.optim.Optimizer]:
@@ -140,6 +142,35 @@ class Objective(NamedTuple):
         options |= {"weight": weight, "memory": term, "probes": probes}
         loss, exponents, ratio = _jax_engine.objective(system, self.basis, self.target, **options)
         return loss, exponents, ratio.numpy()
+
+
+def prepare(
+    system: System,
+    model: Any,
+    *,
+    k: int | None,
+    generator: torch.Generator | None,
+    basis: Any,
+    transient: int | None,
+    target: Any,
+    tolerance: float | None,
+    loss: Loss | None,
+) -> tuple[Objective, dict[str, Any]]:
+    """The checked objective of all epochs, and the fields of each epoch's system that a basis and a step determine."""
+    length = system.length
+    own = own_transient(transient, length)
+    check_transient(own, transient, length, system.lengths, "window")
+    first = initial_basis(system.size, system.like, k=k, generator=generator, basis=basis)
+    found: dict[str, Any] = {"subspace": None if basis is None else restrict(system, first, own).subspace}
+    if isinstance(system, StepSystem):
+        found["method"] = method_with_gradient(system, first)
+    if loss is not None:
+        check_loss(loss, "flossing.pytorch.losses", "flossing.losses")
+    chosen = KeepAndWrite() if loss is None else loss
+    if isinstance(chosen, Memory) and not channels_of(system):
+        raise ValueError("loss must have inputs to remember, got inputs without floating numbers and losses.Memory")
+    shared = own if system.lengths is None else transient
+    return Objective(model, first, read_target(target, first[0]), shared, tolerance, chosen), found
 
 
 def update(

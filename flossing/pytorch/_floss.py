@@ -11,26 +11,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flossing._arguments import check_integer, check_limits, check_loss
+from flossing._arguments import check_integer, check_limits
 from flossing._messages import chaos_message
 from flossing._progress import Progress, progress_note
 from flossing._tangent.interval import ADAPT_EVERY, longer_interval, shorter_interval
 from flossing._views import describe_history, history_frame
-from flossing.pytorch._arguments import check_transient, initial_basis, own_transient, read_target
-from flossing.pytorch._epoch import (
-    Objective,
-    describe_flossed,
-    entering,
-    method_with_gradient,
-    select_parameters,
-    update,
-)
-from flossing.pytorch._orbits import channels_of
+from flossing.pytorch._epoch import describe_flossed, entering, prepare, select_parameters, update
 from flossing.pytorch._reading import read_system
-from flossing.pytorch._subspace import restrict
 from flossing.pytorch._surroundings import in_own_surroundings
-from flossing.pytorch._system import Engine, StepSystem, System
-from flossing.pytorch.losses import KeepAndWrite, Loss, Memory
+from flossing.pytorch._system import Engine, System
+from flossing.pytorch.losses import Loss
 
 
 class FlossingState(NamedTuple):
@@ -192,24 +182,12 @@ def floss(
 
     system = read(trial=True)
     length = system.length
-    check_transient(own_transient(transient, length), transient, length, system.lengths, "window")
-    given, basis = basis, initial_basis(system.size, system.like, k=k, generator=generator, basis=basis)
-    own = own_transient(transient, length)
-    found: dict[str, Any] = {"subspace": None if given is None else restrict(system, given, own).subspace}
-    if isinstance(system, StepSystem):
-        found["method"] = method_with_gradient(system, basis)
+    chosen = {"k": k, "generator": generator, "basis": basis, "transient": transient, "target": target}
+    settings, found = prepare(system, model, **chosen, tolerance=tolerance, loss=loss)
     used = entering(system, flossed)
     if report:
         print(describe_flossed(model, flossed, used))
-    target = read_target(target, basis[0])
-    if loss is not None:
-        check_loss(loss, "flossing.pytorch.losses", "flossing.losses")
-    chosen = KeepAndWrite() if loss is None else loss
-    if isinstance(chosen, Memory) and not channels_of(system):
-        raise ValueError("loss must have inputs to remember, got inputs without floating numbers and losses.Memory")
     probes = torch.Generator().manual_seed(0) if generator is None else generator
-    shared = own if system.lengths is None else transient
-    settings = Objective(model, basis, target, shared, tolerance, chosen)
 
     warned = False
     now, ratios, records = _first_interval(interval, flossing_state), [], []
@@ -245,8 +223,8 @@ def floss(
             if interval == "auto" and (epoch == 1 or epoch % ADAPT_EVERY == 0):
                 now, ratios = longer_interval(now, np.stack(ratios), length), []
             if callback is not None and (epoch % chunk == 0 or epoch == epochs):
-                callback(epoch, model, _stacked(records[(epoch - 1) // chunk * chunk :], basis.dtype))
-    values, exponents, norm, _, intervals = _stacked(records, basis.dtype)
+                callback(epoch, model, _stacked(records[(epoch - 1) // chunk * chunk :], settings.basis.dtype))
+    values, exponents, norm, _, intervals = _stacked(records, settings.basis.dtype)
     return FlossingHistory(values, exponents, norm, intervals, FlossingState(optimiser, now))
 
 

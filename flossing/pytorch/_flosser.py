@@ -5,22 +5,24 @@ import functools
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, distributed, nn
-from torch.utils import _pytree as pytree
+from torch import Tensor, nn
 
 from flossing._arguments import check_loss, check_positive, check_settings
+from flossing._term import FlossingTerm, check_term
+from flossing.pytorch._distributed import averaged, from_first, is_first, send
+from flossing.pytorch._draw import Draw
 from flossing.pytorch._epoch import select_parameters
 from flossing.pytorch._floss import LEARNING_RATE, FlossingState, floss
-from flossing.pytorch._modules import is_recurrent, read_module, recurrent_names, unwrapped
+from flossing.pytorch._modules import find_recurrent, unwrapped
 from flossing.pytorch._reach import cell_reach, layer_reach
 from flossing.pytorch._recorder import CellRecorder, LayerRecorder, Record
-from flossing.pytorch._surroundings import in_own_surroundings
+from flossing.pytorch._surroundings import evaluating, in_own_surroundings
 from flossing.pytorch._system import Engine
+from flossing.pytorch._term import Gradients, value_and_gradients, with_gradients
 from flossing.pytorch.losses import Loss
 from flossing.schedules import Schedule, adaptive, as_schedule
 
@@ -75,7 +77,10 @@ class Flosser:
     - `preflossing`, `epochs`, `every`, `threshold`: see above. `preflossing=0` for none.
     - `schedule`: a schedule of `flossing.schedules`, or a function `(step, measures) -> flossing epochs`, in place of
       these four; `measures` holds `reach`.
-    - `sequences`: how many sequences of the recorded batch each flossing epoch takes; they are drawn anew.
+    - `term`: a [`FlossingTerm`][flossing.FlossingTerm], which the method `term` gives, in addition to blocks of
+      flossing; none by default.
+    - `sequences`: how many sequences of the recorded batch each flossing epoch takes, and each step with a term; they
+      are drawn anew.
     - `seed`: draws these sequences, and the initial basis.
     - `report`: print once what is flossed.
 
@@ -107,6 +112,7 @@ class Flosser:
         every: int = 100,
         threshold: float = 1e-3,
         schedule: Schedule | Callable[[int, Any], int] | None = None,
+        term: FlossingTerm | None = None,
         sequences: int = 1,
         seed: int = 0,
         report: bool = True,
@@ -118,8 +124,11 @@ class Flosser:
         check_positive("threshold", threshold)
         if loss is not None:
             check_loss(loss, "flossing.pytorch.losses", "flossing.losses")
+        check_term(term)
+        if term is not None and term.loss is not None:
+            check_loss(term.loss, "flossing.pytorch.losses", "flossing.losses", name="term.loss")
         root = unwrapped(model)
-        self.module = _find(root, recurrent)
+        self.module = find_recurrent(root, recurrent)
         self.window, self.sequences, self.seed, self.report = window, sequences, seed, report
         adam = functools.partial(torch.optim.Adam, lr=LEARNING_RATE)
         chosen = select_parameters(self.module, parameters, adam if optimiser is None else optimiser)
@@ -130,9 +139,39 @@ class Flosser:
             schedule = adaptive(**names, preflossing=preflossing, epochs=epochs, every=every)
         self.schedule = as_schedule(schedule, every)
         self.steps, self._interval, self._scalars = 0, 1, dict(_NOTHING)
+        self._scalars |= {} if term is None else {"flossing/term": math.nan}
         self._waiting = 0  # the step whose query waits for a batch with long sequences
+        self.flossing_term, self._has_term = term, False  # whether this step has its term
         self._hook(root)
         self._arm()
+
+    def term(self) -> Tensor:
+        """The flossing term of the loss: add it to your own, between the forward and the backward pass.
+
+            (criterion(model(x), y) + flosser.term()).backward()
+
+        In every `term.every`-th step it is the weighted loss of what the recurrent module was just given, a scalar
+        whose gradient reaches the flossed parameters; in others it is zero, and costs nothing. Value and gradient are
+        computed in this call. If all sequences of the batch are shorter than the window, it warns, and gives zero. If
+        you accumulate gradients, scale it like your loss.
+
+        Raises ValueError without a `term`, and before a forward pass in training; FloatingPointError if the term or its
+        gradient is not finite.
+        """
+        if self.flossing_term is None:
+            raise ValueError("term must be given to the Flosser, as term=FlossingTerm(), got term=None")
+        value, gradients = self._term()
+        return with_gradients(value, gradients, self.parameters)
+
+    def add_term(self):
+        """Add the gradient of the term to those of the parameters, after `backward`: where you cannot change the loss.
+
+        The callbacks for trainers call this. With `torch.distributed` it is the mean over processes.
+        """
+        if self._is_term_due():
+            for parameter, gradient in zip(self.parameters, averaged(self._term()[1], self.parameters), strict=True):
+                if gradient is not None:
+                    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
     def step(self) -> int:
         """Call this after each training step -> the flossing epochs done, mostly 0.
@@ -140,16 +179,21 @@ class Flosser:
         If all sequences of a batch are shorter than the window, it warns and waits for the next batch.
 
         Raises ValueError if no gradient has reached the recurrent module since the last call in which the schedule was
-        due, or if so many batches in a row are too short; nothing is changed then.
+        due, if so many batches in a row are too short, or if `term` was due and not called; nothing is changed then.
         """
+        if self._is_term_due() and not self._has_term:
+            raise ValueError(
+                "step must follow the backward pass of loss + flosser.term(), since this Flosser has a term, got no "
+                f"call of term in training step {self.steps + 1}"
+            )
         due = 0
         if self._is_due():
             record, query = self._recorded(), self._waiting or self.steps + 1
-            if _from_first(lambda: record.longest < self.window):
+            if from_first(lambda: record.longest < self.window):
                 self._wait(record.longest, query)
             else:
                 due, self._waiting = self._query(record.of_at_least(self.window), query), 0
-        self.steps += 1
+        self.steps, self._has_term = self.steps + 1, False
         self._arm()
         return due
 
@@ -159,6 +203,7 @@ class Flosser:
         - `flossing/reach`: how much of the gradient reached back at the last query, before any flossing that followed.
         - `flossing/exponent_1`, `flossing/exponent_k`, `flossing/loss`: at the end of the last block of flossing.
         - `flossing/epochs`, `flossing/seconds`: all flossing epochs so far, and their time, compilation included.
+        - `flossing/term`: the last term of the loss, if there is any.
 
         NaN where nothing has been measured yet.
         """
@@ -210,9 +255,39 @@ class Flosser:
     def _is_due(self) -> bool:
         return self._waiting > 0 or self.schedule.next_query(self.steps) == self.steps + 1
 
+    def _is_term_due(self) -> bool:
+        return self.flossing_term is not None and (self.steps + 1) % self.flossing_term.every == 0
+
     def _arm(self):
-        """Record the next training step if the schedule is due after it."""
-        self._recorder.arm(self._is_due())
+        """Record the next training step if the schedule is due after it, or a term in it."""
+        self._recorder.arm(self._is_due() or self._is_term_due())
+
+    def _term(self) -> tuple[Tensor, Gradients]:
+        """The term of this step and its gradients; zero where it is not due."""
+        nothing: tuple[Tensor, Gradients] = self.parameters[0].new_zeros(()), [None] * len(self.parameters)
+        if self.flossing_term is None or not self._is_term_due():
+            return nothing
+        record = self._recorder.latest()
+        if record is None:
+            raise ValueError(
+                "term must follow a forward pass of the recurrent module, in training and outside no_grad, got none "
+                f"since step {self.steps}"
+            )
+        self._has_term = True
+        if record.longest < self.window:
+            warnings.warn(f"{self._too_short(record.longest)}: there is no flossing term in this step", stacklevel=3)
+            return nothing
+        record, draws = record.of_at_least(self.window), torch.Generator().manual_seed(self.seed + self.steps)
+        draw = Draw(self.module, record, self.window, min(self.sequences, record.batch), draws)
+        names = ("k", "transient", "interval", "tolerance", "target", "engine")
+        options: dict[str, Any] = {name: self._options[name] for name in names}
+        options |= {"window": self.window, "seeds": (self.seed, self.seed + self.steps)}
+        found = value_and_gradients(self.module, draw, self.flossing_term, self.parameters, **options)
+        self._scalars["flossing/term"] = found[0].item()
+        return found
+
+    def _too_short(self, longest: int) -> str:
+        return f"no sequence of this batch has the {self.window} steps of the window, the longest has {longest}"
 
     def _wait(self, longest: int, query: int):
         """Put a query off to the next batch."""
@@ -223,20 +298,16 @@ class Flosser:
                 f"window={self.window}, and {PATIENCE} batches before had none of this length either"
             )
         if not self._waiting:
-            warnings.warn(
-                f"no sequence of this batch has the {self.window} steps of the window, the longest has {longest}: "
-                "flossing waits for a batch with one",
-                stacklevel=3,
-            )
+            warnings.warn(f"{self._too_short(longest)}: flossing waits for a batch with one", stacklevel=3)
         self._waiting = query
 
     def _query(self, record: Record, query: int) -> int:
         """Measure, and floss if the schedule asks for it -> the flossing epochs."""
-        due = int(_from_first(lambda: self.schedule(query, self._measure(record)) or 0))
-        if due and _is_first():
+        due = int(from_first(lambda: self.schedule(query, self._measure(record)) or 0))
+        if due and is_first():
             self._floss(record, due)
         if due:
-            _send(self.parameters)
+            send(self.parameters)
         return due
 
     def _shapes(self) -> list[tuple[int, ...]]:
@@ -254,7 +325,7 @@ class Flosser:
     @in_own_surroundings
     def _measure(self, record: Record) -> dict[str, Any]:
         arguments = self.module, record, self.window, self.parameters
-        with _evaluating(self.module), torch.enable_grad():
+        with evaluating(self.module), torch.enable_grad():
             if record.gradients is not None:
                 reach = layer_reach(*arguments)
             else:
@@ -264,11 +335,11 @@ class Flosser:
 
     def _floss(self, record: Record, epochs: int):
         seeds = [torch.Generator().manual_seed(self.seed + self.steps) for _ in range(2)]
-        draw = _Draw(self.module, record, self.window, min(self.sequences, record.batch), seeds[0])
+        draw = Draw(self.module, record, self.window, min(self.sequences, record.batch), seeds[0])
         held = [p for group in self.optimiser.param_groups for p in group["params"]]
         since, gradients = time.perf_counter(), [p.grad for p in held]
         try:
-            with _evaluating(self.module):
+            with evaluating(self.module):
                 history = floss(
                     self.module,
                     draw.inputs,
@@ -294,91 +365,3 @@ class Flosser:
             "flossing/epochs": self._scalars["flossing/epochs"] + epochs,
             "flossing/seconds": self._scalars["flossing/seconds"] + time.perf_counter() - since,
         }
-
-
-class _Draw:
-    """Some of the recorded sequences, drawn anew for each flossing epoch, in the layout that `floss` expects."""
-
-    def __init__(self, module: nn.Module, record: Record, window: int, count: int, draws: torch.Generator):
-        self._record, self._window, self._count, self._draws = record, window, count, draws
-        self._is_cell_of_torch = isinstance(module, nn.RNNCellBase)
-        self._is_layer = isinstance(module, nn.RNNBase)
-        self._batch_first = getattr(module, "batch_first", False)
-        self.batched = None if self._is_layer or self._is_cell_of_torch else count > 1
-        self._rows: list[int] = []
-
-    def inputs(self) -> Any:
-        """New sequences."""
-        self._rows = torch.randperm(self._record.batch, generator=self._draws)[: self._count].tolist()
-        return pytree.tree_map(self._inputs_of, self._record.inputs)
-
-    def _inputs_of(self, sequences: Tensor) -> Tensor:
-        drawn = sequences[self._rows, : self._window]
-        if self.batched is not None:  # each row keeps a batch axis of one, as the cell was written for
-            return drawn.unsqueeze(2) if self.batched else drawn.transpose(0, 1)
-        if self._count == 1:
-            return drawn[0]
-        return drawn if self._batch_first else drawn.transpose(0, 1)
-
-    def state(self) -> Any:
-        """The first states of the same sequences."""
-        starts = self._record.starts(self._rows)
-        if self.batched is not None:
-            return pytree.tree_map(lambda h: h.unsqueeze(1), starts) if self.batched else starts
-        return pytree.tree_map(lambda h: h.squeeze(self._record.axis), starts) if self._count == 1 else starts
-
-
-def _find(root: nn.Module, recurrent: Any) -> nn.Module:
-    """The recurrent module of a model; ValueError if the choice is not clear."""
-    if isinstance(recurrent, str):
-        modules = dict(root.named_modules(remove_duplicate=False))
-        if recurrent not in modules:
-            legal = ", ".join(name for name in modules if name)
-            raise ValueError(f"recurrent must name a module of the model ({legal}), got {recurrent!r}")
-        found = unwrapped(modules[recurrent])
-    elif recurrent is None:
-        names = recurrent_names(root) if isinstance(root, nn.Module) else []
-        if not is_recurrent(root) and len(names) != 1:
-            got = f"several: {', '.join(names)}" if names else f"none in {type(root).__name__}"
-            raise ValueError(f"recurrent must be given for a model without exactly one recurrent module, got {got}")
-        found = root if is_recurrent(root) else root.get_submodule(names[0])
-    else:
-        found = unwrapped(recurrent)
-        if not isinstance(found, nn.Module) or all(found is not module for module in root.modules()):
-            raise ValueError(f"recurrent must be a module of the model or its name, got {recurrent!r}")
-    with _evaluating(found):
-        read_module(found)  # for its errors
-    return found
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode: no dropout, and running statistics that stay as they are."""
-    modes = [(each, each.training) for each in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for each, training in modes:
-            each.training = training
-
-
-def _is_first() -> bool:
-    return not distributed.is_available() or not distributed.is_initialized() or distributed.get_rank() == 0
-
-
-def _from_first(value: Callable[[], int]) -> int:
-    """`value()` of the first process, in all processes."""
-    if not distributed.is_available() or not distributed.is_initialized():
-        return value()
-    box = [value() if distributed.get_rank() == 0 else None]
-    distributed.broadcast_object_list(box)
-    assert box[0] is not None
-    return box[0]
-
-
-def _send(parameters: list[Tensor]):
-    """Give all processes the parameters of the first."""
-    if distributed.is_available() and distributed.is_initialized():
-        for parameter in parameters:
-            distributed.broadcast(parameter.data, src=0)

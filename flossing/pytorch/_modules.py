@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from flossing._equations import Kind, Layer
 from flossing.pytorch._arguments import check_tensors
+from flossing.pytorch._surroundings import evaluating
 
 
 class Recurrent(NamedTuple):
@@ -100,3 +101,26 @@ def _check_layers(module: nn.RNNBase):
             f"module must not drop out units at random, got dropout={module.dropout} in training mode: "
             "call module.eval() first, or set dropout=0"
         )
+
+
+def find_recurrent(root: nn.Module, recurrent: Any) -> nn.Module:
+    """The recurrent module of a model; ValueError if the choice is not clear."""
+    if isinstance(recurrent, str):
+        modules = dict(root.named_modules(remove_duplicate=False))
+        if recurrent not in modules:
+            legal = ", ".join(name for name in modules if name)
+            raise ValueError(f"recurrent must name a module of the model ({legal}), got {recurrent!r}")
+        found = unwrapped(modules[recurrent])
+    elif recurrent is None:
+        names = recurrent_names(root) if isinstance(root, nn.Module) else []
+        if not is_recurrent(root) and len(names) != 1:
+            got = f"several: {', '.join(names)}" if names else f"none in {type(root).__name__}"
+            raise ValueError(f"recurrent must be given for a model without exactly one recurrent module, got {got}")
+        found = root if is_recurrent(root) else root.get_submodule(names[0])
+    else:
+        found = unwrapped(recurrent)
+        if not isinstance(found, nn.Module) or all(found is not module for module in root.modules()):
+            raise ValueError(f"recurrent must be a module of the model or its name, got {recurrent!r}")
+    with evaluating(found):
+        read_module(found)  # for its errors
+    return found

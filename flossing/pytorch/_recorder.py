@@ -73,16 +73,20 @@ class Recorder(ABC):
     """Tells measurements that this hook computes no weights."""
 
     def __init__(self):
-        self.armed, self._record = False, None
+        self.armed, self._record, self._latest = False, None, None
         _leave_graphs()
 
     def arm(self, armed: bool):
         """Start or stop recording; forget what was recorded."""
-        self.armed, self._record = armed, None
+        self.armed, self._record, self._latest = armed, None, None
 
     def take(self) -> Record | None:
         """What was recorded last; None if no gradient has arrived."""
         return self._record
+
+    @abstractmethod
+    def latest(self) -> Record | None:
+        """The last forward pass, whether or not a gradient has arrived; None if there was none."""
 
     def __deepcopy__(self, memo: Any) -> "Recorder":
         copied = memo[id(self)] = type(self)()
@@ -112,6 +116,10 @@ def _leave_graphs():
 class LayerRecorder(Recorder):
     """Records the calls of an `nn.RNN`, `nn.GRU` or `nn.LSTM`."""
 
+    def latest(self) -> Record | None:
+        """The last call."""
+        return self._latest
+
     def observe(self, module: Any, given: list[Any], returned: Any):
         """Record a call; the record counts once a gradient arrives at what the layer returned."""
         inputs, state = given[0], given[1] if len(given) > 1 else None
@@ -120,7 +128,7 @@ class LayerRecorder(Recorder):
         sequences, lengths = _batch_first(inputs, axis)
         state = pytree.tree_map(torch.zeros_like, end) if state is None else state
         state = pytree.tree_map(_with_batch, state)
-        record = Record(sequences.detach().to(**to), _detached(state, to), 1, lengths, (None, {}))
+        record = self._latest = Record(sequences.detach().to(**to), _detached(state, to), 1, lengths, (None, {}))
         is_packed = isinstance(out, PackedSequence)
         data, packing = (out.data, out._replace(data=out.data.detach()[:0])) if is_packed else (out, None)
 
@@ -163,10 +171,11 @@ class CellRecorder(Recorder):
 
     def take(self) -> Record | None:
         """The sequence that a gradient has reached last."""
-        if self._reached is None:
-            return None
-        inputs, states = zip(*self._reached, strict=True)
-        return Record(pytree.tree_map(lambda *steps: torch.stack(steps, 1), *inputs), states[0], 0)
+        return _sequence(self._reached) if self._reached else None
+
+    def latest(self) -> Record | None:
+        """The last sequence, as far as the cell has been called."""
+        return _sequence(self._calls) if self._calls else None
 
     def observe(self, module: Any, given: list[Any], returned: Any):
         """Record a step; a cell called without a state starts from zeros."""
@@ -188,6 +197,12 @@ class CellRecorder(Recorder):
             if isinstance(leaf, Tensor) and leaf.requires_grad:
                 _watch(leaf, arrives)
                 break
+
+
+def _sequence(calls: list[Any]) -> Record:
+    """The calls of a cell, one after the other, as sequences."""
+    inputs, states = zip(*calls, strict=True)
+    return Record(pytree.tree_map(lambda *steps: torch.stack(steps, 1), *inputs), states[0], 0)
 
 
 def _watch(leaf: Tensor, arrives: Callable[[Tensor | None], None]):

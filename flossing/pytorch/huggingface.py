@@ -42,6 +42,11 @@ class FlosserCallback(TrainerCallback):
             raise ValueError(f"resume_from_checkpoint must name a checkpoint with {FILE}, got {folder}")
         self.flosser.load_state_dict(torch.load(folder / FILE, weights_only=True))
 
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **found: Any):
+        """Add the gradient of the flossing term, if it is due; after gradients are clipped."""
+        assert self.flosser is not None
+        self.flosser.add_term()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **found: Any):
         """Floss, if it is due."""
         assert self.flosser is not None

@@ -41,6 +41,13 @@ class FlosserCallback(Callback):  # pyright: ignore[reportGeneralTypeIssues] (on
             self.flosser.load_state_dict(self._restored)
             self._restored = None
 
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any):
+        """Add the gradient of the flossing term, if there is one and it is due; before gradients are clipped."""
+        assert self.flosser is not None
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if self.flosser.flossing_term is not None and any(id(p) in held for p in self.flosser.parameters):
+            self.flosser.add_term()
+
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int):
         """Floss, if it is due."""
         assert self.flosser is not None

@@ -17,8 +17,9 @@ from flossing._runtime.epochs import compiler_options
 from flossing._spectra.jacobian import long_term_jacobian
 from flossing._spectra.lyapunov import Spectrum, lyapunov_spectrum
 from flossing._spectra.statistics import effective_rank
+from flossing._term import FlossingTerm
 from flossing._training.epoch import Flossing
-from flossing._training.train import FlossingTerm, clip_by_array_norm
+from flossing._training.train import clip_by_array_norm
 from flossing._types import RandomKey
 from flossing.schedules import Schedule
 from flossing_lab.reference.config import Config, NetworkConfig, StoppingConfig, TrainingConfig

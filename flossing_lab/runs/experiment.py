@@ -10,8 +10,9 @@ from jaxtyping import PyTree
 from matplotlib.figure import Figure
 
 from flossing._spectra.lyapunov import Spectrum
+from flossing._term import FlossingTerm
 from flossing._training.epoch import Flossing
-from flossing._training.train import FlossingTerm, Loss, Probe
+from flossing._training.train import Loss, Probe
 from flossing._types import RandomKey
 from flossing.schedules import Schedule
 from flossing_lab.runs.config import RunConfig
