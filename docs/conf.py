@@ -108,13 +108,18 @@ class Summary(MarkdownDocstring):
 
 
 class Entries(MarkdownDocstring):
-    """A table of the fields of a class of the laboratory, `MODULE CLASS`: name, default, meaning."""
+    """A table of the fields of a class of the laboratory: name, default, meaning; of all, or of those named.
+
+    The argument is `MODULE CLASS [FIELD ...]`.
+    """
 
     has_content = False
-    required_arguments = 2
+    required_arguments, optional_arguments = 2, 9
 
     def run(self):
         fields = getattr(importlib.import_module(self.arguments[0]), self.arguments[1]).model_fields
+        if named := self.arguments[2:]:
+            fields = {name: fields[name] for name in named}
         rows = ["| entry | default | meaning |", "|---|---|---|"]
         for name, field in fields.items():
             default = "" if field.is_required() else f"`{field.get_default(call_default_factory=True)!r}`"

@@ -115,6 +115,35 @@ def test_runs_are_made_once_and_again_elsewhere(protocol, tmp_path, capsys, monk
 
 
 @pytest.mark.usefixtures("optax_promotion")
+def test_a_trial_takes_equal_runs_of_another(protocol, tmp_path, capsys, monkeypatch):
+    """A third arm beside the two of a trial that is finished: only its runs are made, and only they are written."""
+    made = []
+    monkeypatch.setattr(trial_runs, "run_jobs", lambda jobs, **_: made.append(list(jobs)) or _perform(jobs))
+    main(["compare", str(protocol), "--workers", "1"])
+    more = tmp_path / "more.toml"
+    arm = "[arms.term]\nterm = 0.5\n\n[seconds.xor]"
+    more.write_text(TINY.replace('title = "Tiny"', 'title = "More"\nruns_of = "tiny"').replace("[seconds.xor]", arm))
+    made.clear()
+    main(["compare", str(more), "--workers", "1"])
+    assert [{name.split("-")[3] for name in each} for each in made] == [{"term"}, {"term"}]
+    own = trial_runs.read_results(tmp_path / "more")
+    assert {run["arm"] for run in own} == {"term"} and len(own) == 4
+    table = (tmp_path / "more" / "table.md").read_text()
+    assert "4 runs, and 8 of tiny, " in table and "All 12 runs are made." in table
+    assert "### All draws, term against no flossing" in table
+
+    shutil.rmtree(tmp_path / "more" / "runs")
+    made.clear()
+    main(["compare", str(more)])
+    assert not made and (tmp_path / "more" / "table.md").read_text() == table
+
+    shutil.rmtree(tmp_path / "tiny")
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", str(more), "--table"])
+    assert "runs_of must name a directory with results.json beside the protocol, got 'tiny'" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("optax_promotion")
 def test_a_longer_task_takes_the_best_draws_of_a_shorter_one(protocol, tmp_path, monkeypatch):
     longer = '[tasks.long]\nsettings_of = "xor"\ntask = "TemporalXOR"\ntitle = "long XOR"\nmeasure = "accuracy"\n'
     longer += "options = { steps = 16, delay = 4 }\ntrivial = 0.5\nsolved = 0.95\nepochs = 3\n\n[draws]"

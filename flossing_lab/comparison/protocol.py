@@ -6,6 +6,7 @@
     [draws]                           the range of each setting: a list, or { low, high } for log-uniform numbers
     [networks.NAME]                   a cell, how many draws, and which settings vary; without draws it is fixed
     [arms.NAME]                       how networks are flossed
+    runs_of = "short"                 the directory of another protocol, whose runs with equal settings serve here, too
     reference = [NETWORK, ARM]        with which all others are compared; otherwise arms are compared in pairs of draws
     [seconds.TASK.NETWORK]            of one epoch of training and of flossing, from which equal cost follows
 
@@ -58,6 +59,7 @@ class Trial(Section):
     """A whole trial."""
 
     title: str
+    """In words."""
     settings: TrialSettings = TrialSettings()
     tasks: dict[str, TrialTask]
     draws: dict[str, Any] = Field(default_factory=dict)
@@ -65,6 +67,8 @@ class Trial(Section):
     arms: dict[str, TrialArm]
     reference: tuple[str, str] | None = None
     """A network and its arm, with which all others are compared; without it the arms are compared in pairs."""
+    runs_of: str | None = None
+    """The directory of another protocol, beside this one; its runs serve here, too, where their settings are equal."""
     seconds: dict[str, dict[str, tuple[PositiveReal, Real]]] = Field(default_factory=dict)
     """By task and network: of one epoch of training, and of flossing; needed for runs."""
     folder: str = ""

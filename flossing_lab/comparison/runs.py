@@ -1,7 +1,7 @@
 """Perform the missing runs of a trial on dask workers, and collect them in one file.
 
 runs/*.json       a run each
-results.json      all runs, a line each; also what a trial continues from on another machine
+results.json      all runs, a line each, without those of another trial; also what a trial continues from elsewhere
 """
 
 import itertools
@@ -53,7 +53,7 @@ def carry_out(
 
 def collect_existing(trial: Trial, out: Path):
     """Collect the runs that exist; ValueError if there are none."""
-    if not (out / "runs").is_dir() and not read_results(out):
+    if not (out / "runs").is_dir() and not read_runs(trial, out):
         raise ValueError(f"out must hold runs, got {str(out)!r}")
     (out / "runs").mkdir(exist_ok=True)
     restore(trial, out)
@@ -80,21 +80,26 @@ def is_done(trial: Trial, out: Path, run: TrialRun) -> bool:
 
 
 def collect(trial: Trial, out: Path) -> list[dict[str, Any]]:
-    """Write results.json, from the files of all runs that have the settings of the trial; return these runs."""
+    """Write results.json, from the files of all runs that have the settings of the trial; return these runs.
+
+    Runs that are in the results of another trial, `runs_of`, are not written again.
+    """
     from flossing_lab.runs.provenance import measured_on
 
     runs = draws = _read(trial, out, trial.runs())
     for _ in range(2):  # what runs on longer tasks depends on the best draws again
         runs = draws + _read(trial, out, best_runs(trial, runs))
+    known = {_identity(run) for run in _of_another(trial)}
+    own = [run for run in runs if _identity(run) not in known]
     file = out / "results.json"
     before: dict[str, Any] = read_json(file, FORMAT) if file.exists() else {"runs": None}
-    if plain(runs) == before.pop("runs"):
+    if plain(own) == before.pop("runs"):
         return runs  # nothing new: keep when and where it was measured
     made = measured_on(("flossing", "jax", "jaxlib", "numpy", "optax", "equinox"), cores=1)
     processors = [*before.get("processor", made["processor"]).split(" or "), made["processor"]]
     made["processor"] = " or ".join(dict.fromkeys(processors))  # runs may come from several machines
     head = json.dumps({"format": FORMAT, "title": trial.title, **made}, indent=1, ensure_ascii=False)
-    lines = ",\n".join("  " + json.dumps(plain(run), ensure_ascii=False, allow_nan=False) for run in runs)
+    lines = ",\n".join("  " + json.dumps(plain(run), ensure_ascii=False, allow_nan=False) for run in own)
     write_atomically(file, f'{head[:-2]},\n "runs": [\n{lines}\n ]\n}}\n'.encode())
     return runs
 
@@ -106,15 +111,44 @@ def _read(trial: Trial, out: Path, wanted: Sequence[TrialRun]) -> list[dict[str,
 def restore(trial: Trial, out: Path):
     """Write the files of runs that results.json holds and runs/ lacks; ValueError if they are of another protocol."""
     for found in read_results(out):
-        run = TrialRun(*(found[name] for name in TrialRun._fields))
-        is_known = run.task in trial.tasks and run.network in trial.networks and run.arm in trial.arms
-        if not is_known or run.draw > trial.networks[run.network].draws or found["digest"] != digest(trial, run):
+        if not _belongs(trial, found):
             raise ValueError(
-                f"out must hold no runs of another protocol, got {str(out)!r} with {run.name}, whose settings this one "
-                "does not have: choose another --out"
+                f"out must hold no runs of another protocol, got {str(out)!r} with {_run(found).name}, whose settings "
+                "this one does not have: choose another --out"
             )
-        if not is_done(trial, out, run):
+    for found in read_runs(trial, out):
+        if not is_done(trial, out, run := _run(found)):
             write_json(run_file(out, run), found)
+
+
+def read_runs(trial: Trial, out: Path) -> list[dict[str, Any]]:
+    """The runs in results.json, and those of another trial that serve here, too."""
+    return _of_another(trial) + read_results(out)
+
+
+def _of_another(trial: Trial) -> list[dict[str, Any]]:
+    """The runs of `runs_of` that are runs of this trial; ValueError if it has no results."""
+    if trial.runs_of is None:
+        return []
+    folder = Path(trial.folder) / trial.runs_of
+    if not (folder / "results.json").exists():
+        raise ValueError(f"runs_of must name a directory with results.json beside the protocol, got {trial.runs_of!r}")
+    return [found for found in read_results(folder) if _belongs(trial, found)]
+
+
+def _run(found: dict[str, Any]) -> TrialRun:
+    return TrialRun(*(found[name] for name in TrialRun._fields))
+
+
+def _identity(found: dict[str, Any]) -> tuple:
+    return *_run(found), found["digest"]
+
+
+def _belongs(trial: Trial, found: dict[str, Any]) -> bool:
+    """Whether a run is one of this trial, with its settings."""
+    run = _run(found)
+    is_known = run.task in trial.tasks and run.network in trial.networks and run.arm in trial.arms
+    return is_known and run.draw <= trial.networks[run.network].draws and found["digest"] == digest(trial, run)
 
 
 def best_runs(trial: Trial, results: Sequence[dict[str, Any]]) -> list[TrialRun]:
@@ -152,11 +186,12 @@ def _rank(trial: Trial, result: dict[str, Any]) -> tuple[bool, float]:
     return True, sum(result["curve"][-2:]) / len(result["curve"][-2:])
 
 
-def describe_results(out: Path) -> str:
-    """How many runs results.json holds, when the last was made, and on what."""
+def describe_results(trial: Trial, out: Path) -> str:
+    """How many runs there are, when the last was made, and on what."""
     found = read_json(out / "results.json", FORMAT)
     processor, jax = found["processor"], found["versions"]["jax"]
-    return f"{len(found['runs'])} runs, {found['measured'][:10]}, a core of {processor} each, JAX {jax}."
+    others = f", and {count} of {trial.runs_of}" if (count := len(_of_another(trial))) else ""
+    return f"{len(found['runs'])} runs{others}, {found['measured'][:10]}, a core of {processor} each, JAX {jax}."
 
 
 def read_results(out: Path) -> list[dict[str, Any]]:

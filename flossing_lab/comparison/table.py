@@ -11,7 +11,7 @@ from flossing_lab.comparison.ended import median, ranked
 from flossing_lab.comparison.paired import drawn_pairs, pairs, smallest_difference
 from flossing_lab.comparison.picture import draw
 from flossing_lab.comparison.protocol import Trial
-from flossing_lab.comparison.runs import best_runs, describe_results, read_results
+from flossing_lab.comparison.runs import best_runs, describe_results, read_runs
 from flossing_lab.comparison.sections import TrialTask
 from flossing_lab.runs.files import write_atomically
 from flossing_lab.runs.plotting import save_figure
@@ -50,11 +50,11 @@ def write_tables(trial: Trial, out: Path) -> list[Path]:
 
     Of fixed networks, table.md alone. Returns none if there are no runs.
     """
-    runs = read_results(out)
-    if not runs:
+    runs = read_runs(trial, out)
+    if not (out / "results.json").exists():
         return []
     files = [out / "table.md"]
-    text = f"<!-- written by flossing compare -->\n\n{describe_results(out)}\n\n{markdown(trial, runs)}"
+    text = f"<!-- written by flossing compare -->\n\n{describe_results(trial, out)}\n\n{markdown(trial, runs)}"
     write_atomically(files[0], text.encode())
     if trial.is_fixed:
         return files
