@@ -5,6 +5,14 @@ from typing import Any
 
 import numpy as np
 
+CLIP = 0.1
+"""The largest gradient norm that the flossing optimiser receives. Where a random network almost loses a direction, the
+gradient has rare spikes, a hundred or a thousand times its usual size. After one spike, Adam would take small steps for
+hundreds of epochs. Near the target, gradient norms are below this limit."""
+
+LEARNING_RATE = 3e-3
+"""The default step size of Adam, chosen with the default loss, on other networks than those of any table."""
+
 
 def check_integer(name: str, value: Any, *, least: int, most: int | None = None, note: str = ""):
     """Raise ValueError unless `value` is an integer in `[least, most]`."""
@@ -19,6 +27,13 @@ def check_positive(name: str, value: Any):
     number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not number or not 0 < value < float("inf"):
         raise ValueError(f"{name} must be a positive number, got {name}={value!r}")
+
+
+def check_share(name: str, value: Any):
+    """Raise ValueError unless `value` is a number above 0 and at most 1."""
+    check_positive(name, value)
+    if value > 1:
+        raise ValueError(f"{name} must be at most 1, got {name}={value!r}")
 
 
 def check_limits(interval: Any, tolerance: Any, clip: Any):

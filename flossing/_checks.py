@@ -12,7 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from flossing._arguments import check_integer as check_integer, check_positive as check_positive
+from flossing._arguments import (
+    check_integer as check_integer,
+    check_positive as check_positive,
+    check_share as check_share,
+)
 
 
 def check_leaves(name: str, tree: Any):

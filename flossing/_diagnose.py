@@ -84,7 +84,7 @@ def diagnose(
         memory=memory,
         memory_note=note,
         capacity=capacity,
-        write=_write(model, inputs, state),
+        write=_write(model, inputs, state) if step is None else None,
         k=k,
         window=window,
         kind=_kind(model),

@@ -166,10 +166,11 @@ class Diagnosis:
                 f"capacity {min(max(self.capacity, 0.0), self.size):.1f} of at most {self.size}"
             )
         )
+        least = "at least " if self.alive == len(self.exponents) < self.size else ""  # all that were measured
         rows = {
             "network": f"{self.name}, {self.size} coordinates, {self.channels} inputs; horizon {self.horizon} steps",
             "gradients": reach,
-            "directions": f"{self.alive} of {self.size} keep a hundredth over {self.horizon} steps; exponents "
+            "directions": f"{least}{self.alive} of {self.size} keep a hundredth over {self.horizon} steps; exponents "
             f"{first:+.3f} to {last:+.3f} per step (the first {min(self.k, len(self.exponents))})",
             "inputs": kept,
         }

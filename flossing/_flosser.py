@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
@@ -13,19 +14,21 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from flossing._arguments import check_loss, check_settings
-from flossing._checks import check_leaves, check_positive, is_concrete
+from flossing._arguments import CLIP, LEARNING_RATE, check_loss, check_settings
+from flossing._checks import check_leaves, is_concrete
+from flossing._messages import lost_reach_message
 from flossing._runtime.interning import interned
 from flossing._spectra.gradient_reach import gradient_reach
+from flossing._tangent.batch import common_size, set_up_batch
 from flossing._term import FlossingTerm, check_term
-from flossing._training.epoch import CLIP, LEARNING_RATE, Flossing, FlossingState
+from flossing._training.epoch import Flossing, FlossingState
 from flossing._training.floss import floss
 from flossing._training.leaves import mask_of
 from flossing._training.optimisers import read_optimiser
 from flossing._training.term import TermLoss
 from flossing._types import RandomKey, State
 from flossing.losses import Loss
-from flossing.schedules import Schedule, adaptive, as_schedule
+from flossing.schedules import Schedule, as_schedule, by_reach, checked
 
 Model = TypeVar("Model", bound=PyTree)
 
@@ -144,11 +147,9 @@ class Flosser:
         check_settings(window=window, sequences=sequences, seed=seed, **options)
         if loss is not None:
             check_loss(loss, "flossing.losses", "flossing.pytorch.losses")
-        check_term(term)
+        check_term(term, "flossing.losses", "flossing.pytorch.losses")
         if schedule is None:
-            check_positive("threshold", threshold)
-            names = {"distant": "gradient_norm/distant", "local": "gradient_norm/local", "threshold": threshold}
-            schedule = adaptive(**names, preflossing=preflossing, epochs=epochs, every=every)
+            schedule = by_reach(threshold=threshold, preflossing=preflossing, epochs=epochs, every=every)
         options |= {"rematerialise": rematerialise, "loss": loss, "step": step, "where": interned(where)}
         options["project"] = project
         options["optimiser"] = read_optimiser(optax.adam(LEARNING_RATE) if optimiser is None else optimiser)
@@ -183,7 +184,7 @@ class Flosser:
         """Call this after each training step -> the model, flossed if that was due, and the state of the next step.
 
         - `inputs`: what the cell was given in this step, with leading axes (B, T, ...); at least `window` steps.
-        - `initial`: the state that sequences start from; the model's zero state by default.
+        - `initial`: the state that all sequences start from; the model's zero state by default.
         - `reach`: the ratio of gradient norms as you measured it yourself; by default that of [`gradient_reach`][],
           which costs a forward and a backward pass of the cell.
 
@@ -194,14 +195,13 @@ class Flosser:
             raise ValueError("update must be called outside jit, where values are concrete, got traced values")
         if not self.due(state):
             return model, dataclasses.replace(state, steps=state.steps + 1)
-        check_leaves("inputs", inputs)
-        batch = jax.tree_util.tree_map(lambda s: self._cut(jnp.asarray(s)), inputs)
-        where = {"state": initial, "step": self.options["step"]}
+        batch, start = self._batch(inputs), {"state": initial, "step": self.options["step"]}
         key = jax.random.fold_in(jax.random.key(self.seed), state.steps)
         if reach is None:
-            reach = float(gradient_reach(model, batch, key=key, batched=True, **where))
-        measures = {"reach": reach, "gradient_norm/distant": reach, "gradient_norm/local": 1.0}
-        epochs = int(self.schedule(state.steps + 1, measures) or 0)
+            reach = float(gradient_reach(model, batch.sequences, key=key, batched=True, **start))
+        if not math.isfinite(reach):
+            warnings.warn(lost_reach_message(reach), stacklevel=2)
+        epochs = checked(self.schedule(state.steps + 1, {"reach": reach}))
         state = dataclasses.replace(state, reach=reach, steps=state.steps + 1)
         return self._floss(model, state, batch, initial, key, epochs) if epochs else (model, state)
 
@@ -222,30 +222,46 @@ class Flosser:
         """
         if self.flossing_term is None:
             raise ValueError("term must be given to the Flosser, as term=fl.FlossingTerm(), got term=None")
-        check_leaves("inputs", inputs)
-        batch = jax.tree_util.tree_map(lambda s: self._cut(jnp.asarray(s)), inputs)
-        count = min(self.sequences, jax.tree_util.tree_leaves(batch)[0].shape[0])
+        batch = self._batch(inputs)
         basis_key, term_key = jax.random.split(jax.random.key(self.seed))
-        options = {"state": initial, "key": basis_key, "batched": count > 1, "window": self.window, **self.options}
-        flossing = Flossing(model, _Draw(batch, count), **options)
-        return TermLoss(self.flossing_term, flossing, term_key)(model, step)
+        options = {"key": basis_key, "batched": batch.count > 1, "window": self.window, **self.options}
+        flossing = Flossing(model, batch, state=self._start(model, batch, initial), **options)
+        return TermLoss(self.flossing_term, flossing, model, term_key)(model, step)
+
+    def _batch(self, inputs: Any) -> "_Draw":
+        """The first steps of each sequence, and how many sequences to draw."""
+        check_leaves("inputs", inputs)
+        inputs = jax.tree_util.tree_map(jnp.asarray, inputs)
+        size = common_size("inputs", inputs)
+        if size is None:
+            raise ValueError(f"inputs must be what the model was given, with axes (B, T, ...), got {inputs!r}")
+        return _Draw(jax.tree_util.tree_map(self._cut, inputs), min(self.sequences, size))
+
+    def _start(self, model: PyTree, batch: "_Draw", initial: State) -> State:
+        """The state that every sequence starts from; ValueError if it is one for each."""
+        options = {"state": initial, "step": self.options["step"], "steps": None, "batched": True}
+        if initial is not None and set_up_batch(model, batch.sequences, **options).has_starts:
+            raise ValueError("initial must be one state for all sequences, got one for each: pass one of them")
+        return initial
 
     def _cut(self, sequences: Array) -> Array:
-        if sequences.ndim < 2 or not len(sequences) or sequences.shape[1] < self.window:
+        if sequences.ndim < 2 or sequences.shape[1] < self.window:
             raise ValueError(
                 f"inputs must have axes (B, T, ...) with at least the {self.window} steps of the window, got shape "
                 f"{sequences.shape}"
             )
         return sequences[:, : self.window]
 
-    def _floss(self, model: Any, state: FlosserState, batch: Any, initial: State, key: RandomKey, epochs: int) -> Any:
-        since, size = time.perf_counter(), jax.tree_util.tree_leaves(batch)[0].shape[0]
+    def _floss(
+        self, model: Any, state: FlosserState, batch: "_Draw", initial: State, key: RandomKey, epochs: int
+    ) -> tuple[Any, FlosserState]:
+        since = time.perf_counter()
         model, history = floss(
             model,
-            _Draw(batch, min(self.sequences, size)),
-            state=initial,
+            batch,
+            state=self._start(model, batch, initial),
             key=key,
-            batched=min(self.sequences, size) > 1,
+            batched=batch.count > 1,
             window=self.window,
             epochs=epochs,
             flossing_state=state.flossing,

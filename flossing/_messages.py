@@ -10,6 +10,14 @@ OVERFLOW_MESSAGE = (
 """The message for a flossing epoch whose exponents are finite and whose gradient is not."""
 
 
+def lost_reach_message(reach: float) -> str:
+    """The warning for a reach that is not finite."""
+    return (
+        f"the reach is {reach}, so it is not known whether to floss: gradients overflow over the window, or every loss "
+        "comes before its end; shorten the window"
+    )
+
+
 def escape_message(where: str) -> str:
     """The message for a state or tangents that are no longer finite."""
     return (

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from flossing._arguments import check_integer, check_positive
+from flossing._arguments import check_integer, check_loss, check_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,11 @@ class FlossingTerm:
         check_integer("every", self.every, least=1)
 
 
-def check_term(term: Any):
-    """Raise ValueError unless this is a `FlossingTerm` or None."""
-    if term is not None and not isinstance(term, FlossingTerm):
+def check_term(term: Any, home: str, elsewhere: str):
+    """Raise ValueError unless this is None or a `FlossingTerm` whose loss is not one of the other ecosystem's."""
+    if term is None:
+        return
+    if not isinstance(term, FlossingTerm):
         raise ValueError(f"term must be a FlossingTerm, such as fl.FlossingTerm(10.0, every=5), got term={term!r}")
+    if term.loss is not None:
+        check_loss(term.loss, home, elsewhere, name="term.loss")

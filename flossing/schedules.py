@@ -104,11 +104,18 @@ class _Rule:
     def __call__(self, epoch: int, measures: Measures, /) -> int:
         if epoch == 1:
             return self.preflossing
-        return self.function(epoch, measures) if (epoch - 1) % self.every == 0 else 0
+        return checked(self.function(epoch, measures)) if (epoch - 1) % self.every == 0 else 0
 
     def guaranteed(self, after: int, until: int) -> int:
         """The flossing epochs already guaranteed for training epochs `after + 1` to `until`."""
         return self.preflossing if after < 1 <= until else 0
+
+
+def checked(due: Any) -> int:
+    """What a schedule returned, None for 0; ValueError unless it is a number of epochs."""
+    due = 0 if due is None else due
+    check_integer("schedule(epoch, measures)", due, least=0)
+    return int(due)
 
 
 def rule(function: Callable[[int, Measures], int], *, every: int = 100, preflossing: int = 0) -> Schedule:
@@ -160,6 +167,21 @@ def adaptive(
     return rule(is_lost, every=every, preflossing=preflossing)
 
 
+def by_reach(*, threshold: float = 1e-3, preflossing: int = 500, epochs: int = 50, every: int = 100) -> Schedule:
+    """Preflossing, then interflossing while `measures["reach"]` is at most `threshold`: the rule of a [`Flosser`][].
+
+    The reach is [`gradient_reach`][], the share of the gradient that reaches back over the window. The numbers are
+    those of `adaptive`. Raises ValueError for numbers out of range.
+
+        flosser = fl.Flosser(k=32, window=60, schedule=fl.schedules.by_reach(threshold=3e-3))
+    """
+    check_positive("threshold", threshold)
+    check_integer("epochs", epochs, least=0)
+    return rule(
+        lambda _, measures: epochs if measures["reach"] <= threshold else 0, every=every, preflossing=preflossing
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class _Sum:
     schedules: tuple[Schedule, ...]
@@ -168,7 +190,7 @@ class _Sum:
         return min((q for each in self.schedules if (q := each.next_query(epoch)) is not None), default=None)
 
     def __call__(self, epoch: int, measures: Measures, /) -> int:
-        return sum(each(epoch, measures) for each in self.schedules if each.next_query(epoch - 1) == epoch)
+        return sum(checked(each(epoch, measures)) for each in self.schedules if each.next_query(epoch - 1) == epoch)
 
     def guaranteed(self, after: int, until: int) -> int:
         """The flossing epochs already guaranteed for training epochs `after + 1` to `until`."""

@@ -41,7 +41,7 @@ def assert_equal(one, other):
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def lightning_fit(folder, epochs, checkpoint=None):
+def lightning_fit(folder, epochs, checkpoint=None, accumulate=1):
     lightning = pytest.importorskip("pytorch_lightning")
     from flossing.pytorch.lightning import FlosserCallback
 
@@ -60,6 +60,7 @@ def lightning_fit(folder, epochs, checkpoint=None):
     module, callback = Module(), FlosserCallback(**QUICK)
     trainer = lightning.Trainer(
         max_epochs=epochs,
+        accumulate_grad_batches=accumulate,
         callbacks=[callback],
         accelerator="cpu",
         default_root_dir=folder,
@@ -88,13 +89,21 @@ def test_lightning(tmp_path):
     assert "flossing/reach" in (tmp_path / "long" / "lightning_logs" / "version_0" / "metrics.csv").read_text()
 
 
-def hugging_face_train(folder, steps, resume=None):
+def test_lightning_that_accumulates(tmp_path):
+    """Steps are those of the optimiser: 4 batches of 4 are 2 steps in each of 3 epochs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _, callback, _ = lightning_fit(tmp_path, 3, accumulate=2)
+    assert callback.flosser.steps == 6 and callback.flosser.scalars()["flossing/term"] > 0
+
+
+def hugging_face_train(folder, steps, resume=None, **options):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
     from flossing.pytorch.huggingface import FlosserCallback
 
     torch.manual_seed(0)
-    model, callback = Network(), FlosserCallback(**QUICK)
+    model, callback = Network(), FlosserCallback(**QUICK, **options)
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -118,11 +127,17 @@ def test_hugging_face(tmp_path):
         model, callback, trainer = hugging_face_train(tmp_path / "long", 8)
         hugging_face_train(tmp_path / "short", 4)
         resumed, again, _ = hugging_face_train(tmp_path / "short", 8, True)
+        elsewhere, _, _ = hugging_face_train(tmp_path / "other", 8, str(tmp_path / "short" / "checkpoint-4"),
+                                             resume_from=tmp_path / "short" / "checkpoint-4")  # fmt: skip
+        with pytest.raises(ValueError, match="resume_from must name the checkpoint .* of step 8, not 4"):
+            hugging_face_train(tmp_path / "third", 8, str(tmp_path / "short" / "checkpoint-4"),
+                               resume_from=tmp_path / "long" / "checkpoint-8")  # fmt: skip
         (tmp_path / "short" / "checkpoint-4" / "flossing.pt").unlink()
-        with pytest.raises(ValueError, match="must name a checkpoint with flossing.pt"):
+        with pytest.raises(ValueError, match="must name the checkpoint to resume from, with flossing.pt"):
             hugging_face_train(tmp_path / "short", 8, str(tmp_path / "short" / "checkpoint-4"))
     assert callback.flosser.steps == again.flosser.steps == 8
     assert callback.flosser.scalars()["flossing/epochs"] == again.flosser.scalars()["flossing/epochs"] == 5
     assert_equal(weights(model), weights(resumed))
+    assert_equal(weights(model), weights(elsewhere))
     assert callback.flosser.scalars()["flossing/term"] == again.flosser.scalars()["flossing/term"] > 0
     assert trainer.state.log_history[-2]["flossing/epochs"] == 5

@@ -80,22 +80,22 @@ def test_own_loss_and_start():
 
 
 @pytest.mark.parametrize(
-    ("options", "call", "message"),
+    ("options", "inputs", "message"),
     [
-        ({}, (INPUTS, 1), "term must be given to the Flosser, as term=fl.FlossingTerm"),
-        (
-            {"term": fl.FlossingTerm(every=1, loss=fl.flossing_loss)},
-            (INPUTS, 1),
-            "term.loss must be .* got flossing_loss",
-        ),
-        ({"term": fl.FlossingTerm()}, (INPUTS[:, :5], 1), "inputs must have axes .* at least the 8 steps"),
-        ({"term": fl.FlossingTerm(), "k": 7}, (INPUTS, 1), "k must be an integer from 1 to 6"),
+        ({}, INPUTS, "term must be given to the Flosser, as term=fl.FlossingTerm"),
+        ({"term": fl.FlossingTerm()}, INPUTS[:, :5], "inputs must have axes .* at least the 8 steps"),
+        ({"term": fl.FlossingTerm(), "k": 7}, INPUTS, "k must be an integer from 1 to 6"),
     ],
 )
-def test_bad_input(options, call, message):
+def test_bad_input(options, inputs, message):
     flosser = fl.Flosser(**QUICK | options)
     with pytest.raises(ValueError, match=message):
-        flosser.term(gru(), *call)
+        flosser.term(gru(), inputs, 1)
+
+
+def test_a_loss_of_exponents_is_no_loss_of_flossing():
+    with pytest.raises(ValueError, match="term.loss must be .* got flossing_loss, which takes exponents"):
+        fl.Flosser(**QUICK, term=fl.FlossingTerm(loss=fl.flossing_loss))
 
 
 @pytest.mark.parametrize(

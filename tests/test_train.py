@@ -293,7 +293,7 @@ def test_the_term_is_added_in_every_mth_epoch():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"term": fl.FlossingTerm(1.0), "flossing": None}, "flossing must be given when it is a term of the loss"),
+        ({"term": fl.FlossingTerm(1.0), "flossing": None}, "flossing must be given for a term of the loss"),
         (
             {"term": fl.FlossingTerm(1.0, loss=fl.flossing_loss)},
             "term.loss must be a function of what an epoch measures, .* got flossing_loss, which takes exponents",

@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from flossing._checks import check_positive, is_concrete, namespace
+from flossing._checks import check_share, is_concrete, namespace
 from flossing._linalg.norm import norm_of
 from flossing._linalg.precision import in_full_precision
 from flossing._tangent.problem import Point, set_up
@@ -63,9 +63,12 @@ class GradientNorms(eqx.Module):
         """The number of steps back from the end over which the gradient stays above `threshold` times its last norm.
 
         T if it never falls below. Intended for a loss on the last step alone, whose gradient has a single source.
+        Raises ValueError for a `threshold` that is not above 0 and at most 1, and if no gradient arrives at the end.
         """
-        check_positive("threshold", threshold)
+        check_share("threshold", threshold)
         backwards = np.asarray(self.log_norm)[::-1]
+        if np.isneginf(backwards[0]):
+            raise ValueError("loss must depend on the last state, got one whose gradient there is zero")
         below = np.flatnonzero(backwards < backwards[0] + np.log(threshold))
         return int(below[0]) - 1 if below.size else len(backwards) - 1
 

@@ -135,7 +135,7 @@ def lyapunov_spectrum(
             found, interval = _flow_at_longest_interval(flow, length, transient)
         else:
             found = flow(length=length, transient=transient, interval=interval)
-            check_interval(flow, found, length, transient, interval)
+            _check_interval(flow, found, length, transient, interval)
         spectrum = Spectrum(
             found.exponents,
             found.log_growth,
@@ -147,7 +147,7 @@ def lyapunov_spectrum(
             float(time_step),
             counts,
         )
-        check_spectrum(spectrum)
+        _check_spectrum(spectrum)
     return spectrum
 
 
@@ -196,7 +196,7 @@ def _largest_ratio(flow: Flow) -> np.ndarray:
     return np.asarray(ratios.max(0))[None]
 
 
-def check_interval(flow: Callable[..., Flow], found: Flow, length: int, transient: int, interval: int):
+def _check_interval(flow: Callable[..., Flow], found: Flow, length: int, transient: int, interval: int):
     """Raise ValueError if the interval loses directions that an interval of 1 keeps; it then runs once more, at 1."""
     if interval == 1 or not is_concrete(found) or not loses_directions(np.asarray(found.log_growth)).any():
         return
@@ -206,7 +206,7 @@ def check_interval(flow: Callable[..., Flow], found: Flow, length: int, transien
         raise ValueError(message)
 
 
-def check_spectrum(spectrum: Spectrum):
+def _check_spectrum(spectrum: Spectrum):
     """Raise ValueError if the orbit, or one of a batch, did not stay finite; warn if the step forgets its state."""
     if not is_concrete(spectrum):
         return

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -68,8 +67,7 @@ def memory_function(
 
 def orbit_flow(problem: Problem) -> tuple[Float[Array, "T N"], Float[Array, "T S"], State]:
     """The coordinates of the state after each step, those of the inputs, and the last state."""
-    before, end = problem.orbit()
-    states = jnp.concatenate([before.x[1:], end.x[None]])
+    states, end = problem.states()
     numbers = jax.vmap(real_coordinates)(problem.inputs) if jax.tree_util.tree_leaves(problem.inputs) else states[:, :0]
     return states, numbers, problem.state(end)
 

@@ -24,7 +24,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from flossing._checks import check_integer, check_leaves, is_concrete
+from flossing._checks import check_integer, check_leaves, check_share, is_concrete
 from flossing._linalg.graded import ZERO, Graded, factor, log_singular_values, multiply
 from flossing._linalg.precision import in_full_precision
 from flossing._messages import escape_message
@@ -46,7 +46,11 @@ class Reachability(eqx.Module):
     log_singular_values: Float[Array, " m"]
 
     def dimension(self, threshold: float = 1e-3) -> int | Int[np.ndarray, "..."]:
-        """The number of nonzero singular values of at least `threshold` times the largest; of each row of a batch."""
+        """The number of nonzero singular values of at least `threshold` times the largest; of each row of a batch.
+
+        Raises ValueError for a `threshold` that is not above 0 and at most 1.
+        """
+        check_share("threshold", threshold)
         values = np.asarray(self.log_singular_values)
         counts = ((values >= values[..., :1] + np.log(threshold)) & ~np.isneginf(values)).sum(-1)
         return counts if counts.ndim else int(counts)

@@ -70,7 +70,7 @@ def set_up_batch(
             raise ValueError(rows_message(jax.tree_util.tree_leaves(state)[0].shape))
         return Batch(problem, problem.start, problem.inputs, None, False, False, problem.length)
 
-    size = _common_size("inputs", inputs) or _common_size("state", state)
+    size = common_size("inputs", inputs) or common_size("state", state)
     if size is None:
         raise ValueError("inputs must be given, or state with a leading axis, to have a batch, got neither")
     first = jax.tree_util.tree_map(_first, inputs)
@@ -118,7 +118,8 @@ def _first(leaf: Array) -> Array:
     return with_automatic_axes(lambda leaf: leaf[0], PartitionSpec())(leaf)
 
 
-def _common_size(name: str, tree: Any) -> int | None:
+def common_size(name: str, tree: Any) -> int | None:
+    """B, the length of the leading axis that all leaves share; None without leaves, ValueError if they differ."""
     sizes = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         label = name + jax.tree_util.keystr(path)

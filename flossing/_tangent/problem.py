@@ -121,6 +121,11 @@ class Problem(eqx.Module):
         end, before = lax.scan(advance, self.start, self.inputs, length=self.length)
         return before, end
 
+    def states(self) -> tuple[Float[Array, "T N"], Point]:
+        """The coordinates after each step, and the point after the last."""
+        before, end = self.orbit()
+        return jnp.concatenate([before.x[1:], end.x[None]]), end
+
     def state(self, point: Point) -> State:
         """The state at a point."""
         return self.coordinates.join(*point)

@@ -28,13 +28,15 @@ def measure_window(
 ) -> tuple[Float[Array, " k"], Float[Array, " factors"]]:
     """The exponents, and the spread ratios of blocks; `rematerialise` supports reverse mode only.
 
-    `count`: the steps after the transient, if the sequence ends before the window and its step then returns its state.
+    `count`: the steps after the transient, if the sequence ends before the window and its step then returns its state;
+    without any, the exponents are NaN.
     """
     if count is not None:
         exponents, ratios = measure_window(
             problem, basis, interval, tolerance, transient=transient, rematerialise=rematerialise
         )
-        return exponents * ((problem.length - transient) / count.astype(exponents.dtype)), ratios
+        exponents = exponents * ((problem.length - transient) / count.astype(exponents.dtype))
+        return jnp.where(count > 0, exponents, jnp.nan), ratios
     if isinstance(interval, int) and not rematerialise:
         flow = tangent_flow(problem, basis, transient=transient, interval=interval)
         return flow.exponents, block_spread_ratio(flow.all_log_growth(), tolerance)

@@ -1,4 +1,4 @@
-"""One flossing epoch as a pure function, and chunks of epochs at an adaptive interval."""
+"""One flossing epoch as a pure function, and how its interval adapts."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
-from flossing._arguments import check_limits, check_loss, default_transient
+from flossing._arguments import CLIP, LEARNING_RATE, check_limits, check_loss, default_transient
 from flossing._checks import check_integer, check_key, check_leaves, is_concrete
 from flossing._linalg.norm import clipped, norm_of
 from flossing._runtime.interning import interned
@@ -31,15 +31,6 @@ from flossing._training.leaves import check_effect, describe_flossed, mask_of
 from flossing._training.optimisers import read_optimiser
 from flossing._types import Input, RandomKey, State
 from flossing.losses import KeepAndWrite, Loss, Measured, Memory, flossing_loss
-
-CLIP = 0.1
-"""The largest gradient norm that the flossing optimiser receives. Where a random network almost loses a direction, the
-gradient has rare spikes, a hundred or a thousand times its usual size. After one spike, Adam would take small steps for
-hundreds of epochs. Near the target, gradient norms are below this limit."""
-
-
-LEARNING_RATE = 3e-3
-"""The default step size of Adam, chosen with the default loss, on other networks than those of any table."""
 
 
 class FlossingRecord(NamedTuple):
@@ -160,7 +151,7 @@ class Flossing(eqx.Module):
         self.target = jnp.asarray(target, coordinates.dtype)
         # Called here only to raise their errors now, not in the first epoch.
         jax.eval_shape(flossing_loss, jax.ShapeDtypeStruct(self.basis.shape[1:], self.basis.dtype), self.target)
-        self._check_loss(model, first)
+        self.check_objective(model, self.objective)
         mask = mask_of(model, self.where)
         check_effect(model, mask, batch.problem)
         self.flossed = describe_flossed(model, mask, batch.problem)
@@ -254,17 +245,21 @@ class Flossing(eqx.Module):
         )
         return (self.objective if loss is None else loss)(measured)
 
-    def _check_loss(self, model: PyTree, key: RandomKey):
-        if type(self.objective) not in (KeepAndWrite, Memory):  # ours return scalars
+    def check_objective(self, model: PyTree, loss: Loss, *, name: str = "loss"):
+        """Raise ValueError unless `loss` returns a scalar here, and has inputs to remember if it measures memory."""
+        key = jax.random.key(0)
+        if type(loss) not in (KeepAndWrite, Memory):  # ours return scalars
             rows = () if self.batch_axes is None else (self._batch_size(model, key),)
             exponents = jax.ShapeDtypeStruct((*rows, self.basis.shape[1]), self.basis.dtype)
-            value = eqx.filter_eval_shape(self._loss, model, exponents, key)
+            value = eqx.filter_eval_shape(self._loss, model, exponents, key, loss)
             if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
-                raise ValueError(f"loss must return a scalar, got {describe_structure(value)}")
-        if isinstance(self.objective, Memory) and not any(
+                raise ValueError(f"{name} must return a scalar, got {describe_structure(value)}")
+        if isinstance(loss, Memory) and not any(
             jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree_util.tree_leaves(_drawn(self.inputs, key))
         ):
-            raise ValueError("loss must have inputs to remember, got inputs without floating numbers and losses.Memory")
+            raise ValueError(
+                f"{name} must have inputs to remember, got inputs without floating numbers and losses.Memory"
+            )
 
     def _batch_size(self, model: PyTree, key: RandomKey) -> int:
         assert self.batch_axes is not None

@@ -10,11 +10,12 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
+from flossing._arguments import CLIP
 from flossing._checks import check_integer, check_key
 from flossing._messages import chaos_message
 from flossing._progress import Progress, progress_note
 from flossing._training.chunk import FlossingEpoch, check_record, run_flossing
-from flossing._training.epoch import CLIP, Flossing, FlossingRecord, FlossingState
+from flossing._training.epoch import Flossing, FlossingRecord, FlossingState
 from flossing._training.leaves import same_structure
 from flossing._types import RandomKey
 from flossing._views import describe_history, history_frame

@@ -7,7 +7,6 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from flossing._arguments import check_loss
 from flossing._runtime.interning import interned
 from flossing._term import FlossingTerm
 from flossing._training.epoch import Flossing
@@ -27,11 +26,11 @@ class TermLoss(eqx.Module):
     flossing: Flossing
     key: RandomKey
 
-    def __init__(self, term: FlossingTerm, flossing: Flossing, key: RandomKey):
-        if term.loss is not None:
-            check_loss(term.loss, "flossing.losses", "flossing.pytorch.losses", name="term.loss")
+    def __init__(self, term: FlossingTerm, flossing: Flossing, model: PyTree, key: RandomKey):
+        """`model` is only used to check the loss, and is not stored."""
         self.weight = jnp.asarray(term.weight, flossing.target.dtype)
         self.every, self.loss = term.every, exponents if term.loss is None else interned(term.loss)
+        flossing.check_objective(model, self.loss, name="term.loss")
         self.flossing, self.key = flossing, key
 
     def __call__(self, model: PyTree, epoch: ArrayLike) -> Float[Array, ""]:

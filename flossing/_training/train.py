@@ -28,7 +28,7 @@ from flossing._training.leaves import array_name
 from flossing._training.optimisers import read_optimiser
 from flossing._training.term import TermLoss
 from flossing._types import RandomKey
-from flossing.schedules import Schedule, as_schedule
+from flossing.schedules import Schedule, as_schedule, checked
 
 Loss = Callable[[PyTree, PyTree], tuple[Float[Array, ""], Mapping[str, Float[Array, ""]]]]
 Probe = Callable[[PyTree, PyTree], Mapping[str, Array]]
@@ -149,10 +149,12 @@ def train(
     optimiser = read_optimiser(optimiser)
     key = jax.random.key(0) if key is None else key
     training_key, flossing_key, measuring_key = jax.random.split(key, 3)
-    check_term(term)
-    if term is not None and flossing is None:
-        raise ValueError(f"flossing must be given when it is a term of the loss, got flossing=None and term={term!r}")
-    term_loss = None if term is None or flossing is None else TermLoss(term, flossing, jax.random.fold_in(key, 3))
+    check_term(term, "flossing.losses", "flossing.pytorch.losses")
+    term_loss = None
+    if term is not None:
+        if flossing is None:
+            raise ValueError(f"flossing must be given for a term of the loss, got flossing=None and term={term!r}")
+        term_loss = TermLoss(term, flossing, state.model, jax.random.fold_in(key, 3))
     training = TrainingEpoch(
         training_key, interned(loss), interned(batch), optimiser, interned(probe), probe_every, term_loss
     )
@@ -181,7 +183,7 @@ def _query(state: TrainingState, schedule: Schedule, flossing: Flossing | None) 
     epoch = state.epoch + 1
     if state.queried_epoch >= epoch or schedule.next_query(state.epoch) != epoch:
         return state
-    due = schedule(epoch, state.measures)
+    due = checked(schedule(epoch, state.measures))
     if due and flossing is None:
         raise ValueError(f"flossing must be given when the schedule asks for it, as in epoch {epoch}")
     return dataclasses.replace(state, queried_epoch=epoch, pending=due)
@@ -275,18 +277,20 @@ def _gradient_norms(gradients: PyTree) -> dict[str, Float[Array, ""]]:
 
 
 def _check_finite(record: Mapping[str, np.ndarray], first: int, measures: Mapping[str, np.ndarray]):
-    watched = ["loss", *(name for name in record if "gradient_norm" in name)]
+    watched = ["loss", *(name for name in record if "gradient_norm" in name or name == "flossing_term")]
     bad = {name: int(np.isfinite(record[name]).argmin()) for name in watched if not np.isfinite(record[name]).all()}
     if bad:
         name = min(bad, key=lambda name: bad[name])
         value = record[name][bad[name]]
         message = f"training epoch {first + bad[name]}: {name} is {value}, no longer finite"
-        raise FloatingPointError(message + _memory_depth(name, value.dtype, measures))
+        raise FloatingPointError(message + _reason(name, value.dtype, measures))
 
 
-def _memory_depth(name: str, dtype: np.dtype, measures: Mapping[str, np.ndarray]) -> str:
-    # A gradient that grows like exp(lambda_1 t) is the likely reason, if the network is chaotic.
-    largest = float(measures["exponents"][0]) if "exponents" in measures else 0.0
+def _reason(name: str, dtype: np.dtype, measures: Mapping[str, np.ndarray]) -> str:
+    """The likely reason: a lost direction, or a chaotic network, whose gradients grow like exp(lambda_1 t)."""
+    if name.startswith("flossing_term"):
+        return "; the step loses one of the flossed directions, or they overflow: lower k, or shorten the window"
+    largest = float(np.max(measures["exponents"][..., 0])) if "exponents" in measures else 0.0
     if name == "loss" or not largest > 0:
         return ""
     steps = int(np.log(float(np.finfo(dtype).max)) / largest)

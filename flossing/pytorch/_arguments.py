@@ -91,8 +91,9 @@ def _are_close(one: Any, other: Any) -> bool:
     def is_close(a: Tensor, b: Tensor) -> bool:
         if not _is_floating(a):
             return torch.equal(a, b)
-        tolerance = 100 * torch.finfo(a.dtype).eps
-        return torch.allclose(a, b, rtol=tolerance, atol=tolerance * float(a.abs().max() if a.numel() else 0))
+        tolerance, sizes = 100 * torch.finfo(a.dtype).eps, a[a.isfinite()].abs()
+        scale = float(sizes.max()) if sizes.numel() else 0.0
+        return torch.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
 
     return all(map(is_close, pytree.tree_leaves(one), pytree.tree_leaves(other)))
 

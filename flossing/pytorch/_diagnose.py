@@ -62,7 +62,7 @@ def diagnose(
     module = read_module(unwrapped(model)) if step is None else None
     memory, note, capacity = _memory(model, inputs, horizon, system, channels, draws, options)
     seconds = None
-    if cost and isinstance(model, nn.Module):
+    if cost and isinstance(model, nn.Module) and any(p.requires_grad for p in unwrapped(model).parameters()):
         seconds = seconds_per_epoch(floss, copy.deepcopy(unwrapped(model)), inputs, k=k, window=window, **options)
     return Diagnosis(
         name=type(unwrapped(model)).__name__ if isinstance(model, nn.Module) else "step",

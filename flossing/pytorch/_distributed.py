@@ -6,14 +6,18 @@ import torch
 from torch import Tensor, distributed
 
 
+def _is_parallel() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
 def is_first() -> bool:
     """Whether this is the first process, or the only one."""
-    return not distributed.is_available() or not distributed.is_initialized() or distributed.get_rank() == 0
+    return not _is_parallel() or distributed.get_rank() == 0
 
 
 def from_first(value: Callable[[], int]) -> int:
     """`value()` of the first process, in all processes."""
-    if not distributed.is_available() or not distributed.is_initialized():
+    if not _is_parallel():
         return value()
     box = [value() if distributed.get_rank() == 0 else None]
     distributed.broadcast_object_list(box)
@@ -23,16 +27,16 @@ def from_first(value: Callable[[], int]) -> int:
 
 def send(parameters: list[Tensor]):
     """Give all processes the parameters of the first."""
-    if distributed.is_available() and distributed.is_initialized():
+    if _is_parallel():
         for parameter in parameters:
             distributed.broadcast(parameter.data, src=0)
 
 
 def averaged(gradients: list[Tensor | None], parameters: list[Tensor]) -> list[Tensor | None]:
     """The mean of these gradients over all processes."""
-    if not distributed.is_available() or not distributed.is_initialized():
+    if not _is_parallel():
         return gradients
-    means = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
+    means = [(torch.zeros_like(p) if g is None else g).contiguous() for g, p in zip(gradients, parameters, strict=True)]
     for mean in means:
         distributed.all_reduce(mean)
     return [mean / distributed.get_world_size() for mean in means]

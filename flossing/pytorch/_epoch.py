@@ -28,7 +28,14 @@ def select_parameters(model: Any, parameters: Any, optimiser: Any) -> tuple[list
         if not isinstance(model, nn.Module):
             raise ValueError("parameters must be given for a step that is a function, got parameters=None")
         parameters = unwrapped(model).parameters()
-    flossed, wanted = [p for p in parameters if p.requires_grad], "one that requires a gradient"
+    legal = "parameters must be a list of tensors, such as list(model.parameters())"
+    if isinstance(parameters, Tensor):
+        raise ValueError(f"{legal}, got a single tensor")
+    chosen = list(parameters)
+    if others := [p for p in chosen if not isinstance(p, Tensor)]:
+        raise ValueError(f"{legal}, got one with a {type(others[0]).__name__}")
+    chosen = list({id(p): p for p in chosen}.values())  # a shared parameter counts once
+    flossed, wanted = [p for p in chosen if p.requires_grad], "one that requires a gradient"
     if is_made := isinstance(optimiser, torch.optim.Optimizer):
         held = {id(p) for group in optimiser.param_groups for p in group["params"]}
         flossed, wanted = [p for p in flossed if id(p) in held], f"{wanted} and that the optimiser holds"

@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flossing._arguments import check_integer, check_limits
+from flossing._arguments import CLIP, LEARNING_RATE, check_integer, check_limits
 from flossing._messages import chaos_message
 from flossing._progress import Progress, progress_note
 from flossing._tangent.interval import ADAPT_EVERY, longer_interval, shorter_interval
 from flossing._views import describe_history, history_frame
+from flossing.pytorch._arguments import check_transient, own_transient
 from flossing.pytorch._epoch import describe_flossed, entering, prepare, select_parameters, update
 from flossing.pytorch._reading import read_system
 from flossing.pytorch._surroundings import in_own_surroundings
@@ -67,10 +68,6 @@ class FlossingHistory(NamedTuple):
         return history_frame(self)
 
 
-LEARNING_RATE = 3e-3
-"""The default step size of Adam, as in JAX."""
-
-
 class _Epoch(NamedTuple):
     loss: float
     exponents: Tensor
@@ -100,7 +97,7 @@ def floss(
     lengths: Any = None,
     parameters: Iterable[Tensor] | None = None,
     optimiser: torch.optim.Optimizer | Callable[[list], torch.optim.Optimizer] | None = None,
-    clip: float | None = 0.1,
+    clip: float | None = CLIP,
     flossing_state: FlossingState | None = None,
     chunk: int = 50,
     callback: Callable[[int, Any, FlossingRecord], Any] | None = None,
@@ -181,7 +178,8 @@ def floss(
             return read_system(model, sequence, steps=window, steps_name="window", trial=trial, **options)
 
     system = read(trial=True)
-    length = system.length
+    length, batch = system.length, system.batch
+    own = own_transient(transient, length)
     chosen = {"k": k, "generator": generator, "basis": basis, "transient": transient, "target": target}
     settings, found = prepare(system, model, **chosen, tolerance=tolerance, loss=loss)
     used = entering(system, flossed)
@@ -199,6 +197,11 @@ def floss(
                 raise ValueError(
                     f"inputs must have the {length} steps of the window in every epoch, got {system.length}"
                 )
+            if system.batch != batch:
+                raise ValueError(
+                    f"inputs must have {batch} sequences in every epoch, as in the first, got {system.batch}"
+                )
+            check_transient(own, transient, length, system.lengths, "window")
             system = replace(system.start(length), **found)
             seed = int(torch.randint(2**31, (), generator=probes, device=probes.device))
             objective = settings._replace(seed=seed)

@@ -11,12 +11,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from flossing._arguments import check_loss, check_positive, check_settings
+from flossing._arguments import CLIP, LEARNING_RATE, check_loss, check_settings
+from flossing._messages import lost_reach_message
 from flossing._term import FlossingTerm, check_term
 from flossing.pytorch._distributed import averaged, from_first, is_first, send
 from flossing.pytorch._draw import Draw
 from flossing.pytorch._epoch import select_parameters
-from flossing.pytorch._floss import LEARNING_RATE, FlossingState, floss
+from flossing.pytorch._floss import FlossingState, floss
 from flossing.pytorch._modules import find_recurrent, unwrapped
 from flossing.pytorch._reach import cell_reach, layer_reach
 from flossing.pytorch._recorder import CellRecorder, LayerRecorder, Record
@@ -24,7 +25,7 @@ from flossing.pytorch._surroundings import evaluating, in_own_surroundings
 from flossing.pytorch._system import Engine
 from flossing.pytorch._term import Gradients, value_and_gradients, with_gradients
 from flossing.pytorch.losses import Loss
-from flossing.schedules import Schedule, adaptive, as_schedule
+from flossing.schedules import Schedule, as_schedule, by_reach, checked
 
 _NOTHING = {
     "flossing/reach": math.nan,
@@ -105,7 +106,7 @@ class Flosser:
         loss: Loss | None = None,
         parameters: Iterable[Tensor] | None = None,
         optimiser: torch.optim.Optimizer | Callable[[list], torch.optim.Optimizer] | None = None,
-        clip: float | None = 0.1,
+        clip: float | None = CLIP,
         project: Callable[[Any], Any] | None = None,
         preflossing: int = 500,
         epochs: int = 50,
@@ -121,12 +122,9 @@ class Flosser:
         options = {"k": k, "transient": transient, "interval": interval, "tolerance": tolerance, "target": target}
         options["clip"] = clip
         check_settings(window=window, sequences=sequences, seed=seed, **options)
-        check_positive("threshold", threshold)
         if loss is not None:
             check_loss(loss, "flossing.pytorch.losses", "flossing.losses")
-        check_term(term)
-        if term is not None and term.loss is not None:
-            check_loss(term.loss, "flossing.pytorch.losses", "flossing.losses", name="term.loss")
+        check_term(term, "flossing.pytorch.losses", "flossing.losses")
         root = unwrapped(model)
         self.module = find_recurrent(root, recurrent)
         self.window, self.sequences, self.seed, self.report = window, sequences, seed, report
@@ -135,13 +133,13 @@ class Flosser:
         self.parameters, self.optimiser = chosen
         self._options = {**options, "loss": loss, "project": project, "engine": engine}
         if schedule is None:
-            names = {"distant": "gradient_norm/distant", "local": "gradient_norm/local", "threshold": threshold}
-            schedule = adaptive(**names, preflossing=preflossing, epochs=epochs, every=every)
+            schedule = by_reach(threshold=threshold, preflossing=preflossing, epochs=epochs, every=every)
         self.schedule = as_schedule(schedule, every)
         self.steps, self._interval, self._scalars = 0, 1, dict(_NOTHING)
         self._scalars |= {} if term is None else {"flossing/term": math.nan}
         self._waiting = 0  # the step whose query waits for a batch with long sequences
         self.flossing_term, self._has_term = term, False  # whether this step has its term
+        self._without_term = 0  # batches in a row that were too short for one
         self._hook(root)
         self._arm()
 
@@ -155,8 +153,8 @@ class Flosser:
         computed in this call. If all sequences of the batch are shorter than the window, it warns, and gives zero. If
         you accumulate gradients, scale it like your loss.
 
-        Raises ValueError without a `term`, and before a forward pass in training; FloatingPointError if the term or its
-        gradient is not finite.
+        Raises ValueError without a `term`, before a forward pass in training, and if so many batches in a row are too
+        short; FloatingPointError if the term or its gradient is not finite.
         """
         if self.flossing_term is None:
             raise ValueError("term must be given to the Flosser, as term=FlossingTerm(), got term=None")
@@ -231,8 +229,9 @@ class Flosser:
                 f"state must be that of the same module, with parameters {self._shapes()}, got {state['shapes']}"
             )
         self.optimiser.load_state_dict(state["optimiser"])
-        self.steps, self._interval, self._scalars = state["steps"], state["interval"], dict(state["scalars"])
-        self._waiting = state.get("waiting", 0)
+        self.steps, self._interval = state["steps"], state["interval"]
+        self._scalars |= {name: value for name, value in state["scalars"].items() if name in self._scalars}
+        self._waiting, self._has_term = state.get("waiting", 0), False
         self._arm()
 
     def close(self):
@@ -275,10 +274,11 @@ class Flosser:
             )
         self._has_term = True
         if record.longest < self.window:
+            self._without_term += 1
+            self._give_up_after(self._without_term, record.longest)
             warnings.warn(f"{self._too_short(record.longest)}: there is no flossing term in this step", stacklevel=3)
             return nothing
-        record, draws = record.of_at_least(self.window), torch.Generator().manual_seed(self.seed + self.steps)
-        draw = Draw(self.module, record, self.window, min(self.sequences, record.batch), draws)
+        self._without_term, draw = 0, self._draw(record.of_at_least(self.window))
         names = ("k", "transient", "interval", "tolerance", "target", "engine")
         options: dict[str, Any] = {name: self._options[name] for name in names}
         options |= {"window": self.window, "seeds": (self.seed, self.seed + self.steps)}
@@ -286,24 +286,31 @@ class Flosser:
         self._scalars["flossing/term"] = found[0].item()
         return found
 
+    def _draw(self, record: Record) -> Draw:
+        """Sequences of a record, drawn for this step."""
+        draws = torch.Generator().manual_seed(self.seed + self.steps)
+        return Draw(self.module, record, self.window, min(self.sequences, record.batch), draws)
+
     def _too_short(self, longest: int) -> str:
         return f"no sequence of this batch has the {self.window} steps of the window, the longest has {longest}"
 
     def _wait(self, longest: int, query: int):
         """Put a query off to the next batch."""
-        batches = self.steps + 2 - query
+        self._give_up_after(self.steps + 2 - query, longest)
+        if not self._waiting:
+            warnings.warn(f"{self._too_short(longest)}: flossing waits for a batch with one", stacklevel=3)
+        self._waiting = query
+
+    def _give_up_after(self, batches: int, longest: int):
         if batches > PATIENCE:
             raise ValueError(
                 f"window must be at most the length of the longest sequence of a batch, {longest}, got "
                 f"window={self.window}, and {PATIENCE} batches before had none of this length either"
             )
-        if not self._waiting:
-            warnings.warn(f"{self._too_short(longest)}: flossing waits for a batch with one", stacklevel=3)
-        self._waiting = query
 
     def _query(self, record: Record, query: int) -> int:
         """Measure, and floss if the schedule asks for it -> the flossing epochs."""
-        due = int(from_first(lambda: self.schedule(query, self._measure(record)) or 0))
+        due = from_first(lambda: checked(self.schedule(query, self._measure(record))))
         if due and is_first():
             self._floss(record, due)
         if due:
@@ -324,18 +331,20 @@ class Flosser:
 
     @in_own_surroundings
     def _measure(self, record: Record) -> dict[str, Any]:
-        arguments = self.module, record, self.window, self.parameters
+        trained: list[Tensor] = [p for p in self.module.parameters() if p.requires_grad]
+        arguments = self.module, record, self.window, trained
         with evaluating(self.module), torch.enable_grad():
             if record.gradients is not None:
                 reach = layer_reach(*arguments)
             else:
                 reach = cell_reach(*arguments, torch.Generator().manual_seed(self.seed + self.steps))
+        if not math.isfinite(reach):
+            warnings.warn(lost_reach_message(reach), stacklevel=5)
         self._scalars["flossing/reach"] = reach
-        return {"reach": reach, "gradient_norm/distant": reach, "gradient_norm/local": 1.0}
+        return {"reach": reach}
 
     def _floss(self, record: Record, epochs: int):
-        seeds = [torch.Generator().manual_seed(self.seed + self.steps) for _ in range(2)]
-        draw = Draw(self.module, record, self.window, min(self.sequences, record.batch), seeds[0])
+        draw, generator = self._draw(record), torch.Generator().manual_seed(self.seed + self.steps)
         held = [p for group in self.optimiser.param_groups for p in group["params"]]
         since, gradients = time.perf_counter(), [p.grad for p in held]
         try:
@@ -348,7 +357,7 @@ class Flosser:
                     window=self.window,
                     parameters=self.parameters,
                     epochs=epochs,
-                    generator=seeds[1],
+                    generator=generator,
                     flossing_state=FlossingState(self.optimiser, self._interval),
                     report=self.report and not self._scalars["flossing/epochs"],
                     **self._options,

@@ -10,12 +10,14 @@ from flossing._arguments import check_positive
 from flossing._equations import GATES, gates
 from flossing.pytorch._modules import read_module, unwrapped
 from flossing.pytorch._reading import read_system
+from flossing.pytorch._surroundings import in_own_surroundings
 from flossing.pytorch._system import ModuleSystem
 
 CANDIDATE = 2
 """The block of the weights, from 0, that makes the new content, in a GRU as in an LSTM."""
 
 
+@in_own_surroundings
 @torch.no_grad()
 def gate_values(
     model: Any, inputs: Any, *, state: Any = None, steps: int | None = None

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from flossing._arguments import check_integer
+from flossing._arguments import check_integer, check_share
 from flossing._messages import escape_message
 from flossing._spectra.linear_memory import MemoryFunction, memory_of
 from flossing.pytorch._arguments import Coordinates, check_tensors, real_numbers
@@ -71,7 +71,11 @@ class Reachability:
     log_singular_values: Float[Tensor, " m"]
 
     def dimension(self, threshold: float = 1e-3) -> int:
-        """The number of nonzero singular values of at least `threshold` times the largest."""
+        """The number of nonzero singular values of at least `threshold` times the largest.
+
+        Raises ValueError for a `threshold` that is not above 0 and at most 1.
+        """
+        check_share("threshold", threshold)
         values = self.log_singular_values
         return int(((values >= values[0] + np.log(threshold)) & ~values.isneginf()).sum())
 

@@ -210,7 +210,10 @@ def lyapunov_spectrum(
         _check_interval(system, bases, flow, transient, interval)
     _check_flow(flow)
     flow = flow._replace(exponents=flow.exponents / time_step)
-    counts = None if system.lengths is None else torch.tensor([n - own_transient(transient, n) for n in system.lengths])
+    counts = None
+    if system.lengths is not None:
+        ends = [min(n, length) for n in system.lengths]
+        counts = torch.tensor([n - own_transient(transient, n) for n in ends], device=flow.exponents.device)
     of = {"steps": length - common, "interval": interval, "time_step": float(time_step), "lengths": counts}
     return Spectrum(**flow._asdict(), **of)
 
@@ -250,4 +253,4 @@ def _check_flow(flow: Flow):
         raise ValueError(escape_message(f"in {where} after the transient"))
     check_tensors("state after the last step, state", flow.state)
     if flow.exponents.detach().isneginf().all():
-        warnings.warn("all exponents are -inf: step forgets its state, its Jacobian is zero", stacklevel=3)
+        warnings.warn("all exponents are -inf: step forgets its state, its Jacobian is zero", stacklevel=4)

@@ -18,7 +18,10 @@ from flossing.pytorch._recorder import Record
 
 
 def layer_reach(module: Any, record: Record, window: int, parameters: list[Tensor]) -> float:
-    """The reach of the loss's own gradient, in a layer: its last `window` steps of each sequence run once more."""
+    """The reach of the loss's own gradient, in a layer: its last `window` steps of each sequence run once more.
+
+    NaN if every sequence has its last loss before `window` steps.
+    """
     assert record.gradients is not None
     outputs, ends = record.gradients
     lengths, counted = _ends_of_losses(record), 0
@@ -40,6 +43,8 @@ def layer_reach(module: Any, record: Record, window: int, parameters: list[Tenso
         found = _gradients(torch.stack(losses).sum(), [*leaves, *parameters])
         distant += sum(float(g.double().square().sum()) for g in found[: len(leaves)])
         total = [a + b for a, b in zip(total, found[len(leaves) :], strict=True)]
+    if not counted and int(lengths.max()):
+        return math.nan
     local = sum(float(g.double().square().sum()) for g in total)
     return _ratio(distant * counted, local)
 

@@ -151,8 +151,9 @@ class LayerRecorder(Recorder):
 class CellRecorder(Recorder):
     """Records the calls of a cell, `cell(input, state) -> state`, as sequences.
 
-    A sequence begins where the model that holds the cell is called, where the state is none that a step returned, and
-    where shapes change.
+    A sequence begins where the model that holds the cell is called, where the state has no gradient, unlike one that a
+    step returned, and where shapes change. So if an initial state is learned, and the model is not called as a whole,
+    successive sequences are taken for one.
     """
 
     def __init__(self):

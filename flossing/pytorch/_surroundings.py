@@ -65,4 +65,4 @@ def check_backward(cotangent: Tensor):
 
 
 def _autocast_devices() -> list[str]:
-    return [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
+    return [device for device in ("cpu", "cuda", "mps", "xpu") if torch.is_autocast_enabled(device)]

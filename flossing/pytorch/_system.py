@@ -71,7 +71,7 @@ class StepSystem:
     def sequence(self, index: int) -> "StepSystem":
         """The system along one sequence of the batch."""
         state = pytree.tree_map(lambda x: x[index], self.state) if self.has_states else self.state
-        inputs = pytree.tree_map(lambda x: x[index], self.inputs)
+        inputs = None if self.inputs is None else pytree.tree_map(lambda x: x[index], self.inputs)
         one = replace(self, state=state, inputs=inputs, batch=None, has_states=False, lengths=None)
         return one if self.lengths is None else one.start(min(self.lengths[index], self.length))
 

@@ -34,7 +34,7 @@ def value_and_gradients(
     """The term on drawn sequences, and its gradients, None for parameters without one.
 
     The seeds draw the initial basis, and the white inputs of a memory term. Raises FloatingPointError if anything is
-    not finite.
+    not finite, ValueError if no parameter enters the step.
     """
     basis = torch.Generator().manual_seed(seeds[0])
     loss = exponents if term.loss is None else term.loss
@@ -42,12 +42,14 @@ def value_and_gradients(
         read = {"batched": draw.batched, "steps": window, "steps_name": "window", "trial": False, "engine": engine}
         system = read_system(module, draw.inputs(), state=draw.state(), **read)
         objective, found = prepare(system, module, generator=basis, basis=None, loss=loss, **options)
-        every, system = 1 if interval == "auto" else interval, replace(system.start(window), **found)
-        value, measured, _ = objective._replace(seed=seeds[1])(system, every)
+        interval, system = 1 if interval == "auto" else interval, replace(system.start(window), **found)
+        value, measured, _ = objective._replace(seed=seeds[1])(system, interval)
         if not measured.isfinite().all():
-            raise FloatingPointError(f"flossing term: {explain(measured, every)}")
+            raise FloatingPointError(f"flossing term: {explain(measured, interval)}")
         value = term.weight * value
         gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+    if all(g is None for g in gradients):
+        raise ValueError("parameters must enter the step, got none that the exponents depend on")
     if not all(g is None or g.isfinite().all() for g in gradients):
         raise FloatingPointError(f"flossing term: {OVERFLOW_MESSAGE}")
     return value.detach(), list(gradients)

@@ -22,12 +22,13 @@ class FlosserCallback(TrainerCallback):
 
     The arguments are those of `Flosser` after the model. Its scalars are in `trainer.state.log_history`, and in the
     logs of callbacks after this one. Its state is in each checkpoint, and a resumed training goes on to the bit.
-    Raises, when training starts, as `Flosser` does, and for a checkpoint without its state.
+    `resume_from` is the checkpoint, if you pass one outside `output_dir` to `trainer.train`, of which callbacks are not
+    told. Raises, when training starts, as `Flosser` does, and for a checkpoint without its state or of another step.
     """
 
-    def __init__(self, **options: Any):
+    def __init__(self, *, resume_from: str | Path | None = None, **options: Any):
         self.flosser: Flosser | None = None
-        self._options = options
+        self._options, self._resume_from = options, resume_from
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **found: Any):
         """Find the recurrent module; restore its state if training is resumed."""
@@ -36,11 +37,14 @@ class FlosserCallback(TrainerCallback):
         self.flosser = Flosser(found["model"], **self._options)
         if not state.global_step:
             return
-        given = args.resume_from_checkpoint
-        folder = Path(given) if isinstance(given, str) else _checkpoint(args, state)
+        given = args.resume_from_checkpoint if self._resume_from is None else self._resume_from
+        folder = Path(given) if isinstance(given, (str, Path)) else _checkpoint(args, state)
+        legal = f"resume_from must name the checkpoint to resume from, with {FILE}"
         if not (folder / FILE).exists():
-            raise ValueError(f"resume_from_checkpoint must name a checkpoint with {FILE}, got {folder}")
+            raise ValueError(f"{legal}, got {folder}")
         self.flosser.load_state_dict(torch.load(folder / FILE, weights_only=True))
+        if self.flosser.steps != state.global_step:
+            raise ValueError(f"{legal}, got {folder} of step {self.flosser.steps}, not {state.global_step}")
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **found: Any):
         """Add the gradient of the flossing term, if it is due; after gradients are clipped."""

@@ -16,7 +16,7 @@ from flossing.pytorch._flosser import Flosser
 
 
 class FlosserCallback(Callback):  # pyright: ignore[reportGeneralTypeIssues] (one of the two)
-    """Floss while Lightning trains: one `step` of a [`Flosser`][flossing.pytorch.Flosser] after each training batch.
+    """Floss while Lightning trains: one `step` of a [`Flosser`][flossing.pytorch.Flosser] for each of the optimiser.
 
     The arguments are those of `Flosser` after the model. Its scalars are logged, its state is part of each checkpoint,
     and a resumed training goes on to the bit. Raises, when training starts, as `Flosser` does.
@@ -25,6 +25,7 @@ class FlosserCallback(Callback):  # pyright: ignore[reportGeneralTypeIssues] (on
     def __init__(self, **options: Any):
         self.flosser: Flosser | None = None
         self._options, self._restored, self._module = options, None, None
+        self._has_stepped = False
 
     @property
     def state_key(self) -> str:
@@ -45,13 +46,16 @@ class FlosserCallback(Callback):  # pyright: ignore[reportGeneralTypeIssues] (on
         """Add the gradient of the flossing term, if there is one and it is due; before gradients are clipped."""
         assert self.flosser is not None
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if self.flosser.flossing_term is not None and any(id(p) in held for p in self.flosser.parameters):
+        if any(id(p) in held for p in self.flosser.parameters):
             self.flosser.add_term()
+            self._has_stepped = True
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int):
-        """Floss, if it is due."""
+        """Floss, if it is due; not after batches whose gradients are only accumulated."""
         assert self.flosser is not None
-        self.flosser.step()
+        if self._has_stepped:
+            self._has_stepped = False
+            self.flosser.step()
         pl_module.log_dict(self.flosser.scalars())
 
     def state_dict(self) -> dict[str, Any]:

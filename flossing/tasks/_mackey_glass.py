@@ -33,7 +33,8 @@ class MackeyGlass:
     of the next step. The first `delay` steps are not scored. `baseline_loss` is that of the best linear prediction from
     the present value. An output counts as correct within 0.05.
 
-    Raises ValueError for a `delay` below 5, where the signal comes to rest, and for `steps` below 1 or above 9999.
+    Raises ValueError for a `delay` below 5, where the signal comes to rest, and for `steps` not above `delay` or
+    above 9999.
     Source: Mackey & Glass (Science 1977); the delay of 17 as in Farmer (Physica D 1982).
 
         task = fl.tasks.MackeyGlass()
@@ -48,7 +49,8 @@ class MackeyGlass:
 
     def __post_init__(self):
         check_integer("delay", self.delay, least=5, note=" (below 5 the signal comes to rest)")
-        check_integer("steps", self.steps, least=1, most=LENGTH - TRAINING - 1)
+        note = f" (the first {self.delay} steps, the delay, are not scored)"
+        check_integer("steps", self.steps, least=self.delay + 1, most=LENGTH - TRAINING - 1, note=note)
 
     @property
     def history(self) -> Float[Array, " H"]:
