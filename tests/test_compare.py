@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, mannwhitneyu, norm, rankdata
+from scipy.stats import mannwhitneyu, rankdata
 
 from flossing_lab import statistics
 from flossing_lab.cli import main
-from flossing_lab.comparison import best, contenders, curves, paired, runs as trial_runs, table as trial_table
-from flossing_lab.comparison.protocol import Trial, TrialRun, digest, read_trial
+from flossing_lab.comparison import contenders, paired, runs as trial_runs, table as trial_table
+from flossing_lab.comparison.protocol import TrialRun, digest, read_trial
 
 COMMITTED = Path(__file__).parents[1] / "comparison"
 HEAD = """
@@ -105,13 +105,14 @@ def test_runs_are_made_once_and_again_elsewhere(protocol, tmp_path, capsys, monk
     main(["compare", str(protocol), "--table"])
     assert not made
 
-    before = (out / "results.json").read_bytes()
-    protocol.write_text(TINY.replace("epochs = 4", "epochs = 5"))
+    before, table = (out / "results.json").read_bytes(), (out / "table.md").read_text()
+    protocol.write_text(TINY.replace("epochs = 4", "epochs = 5").replace("solved = 0.95", "solved = 0.0"))
     for more in ([], ["--table"]):
         with pytest.raises(SystemExit, match="2"):
             main(["compare", str(protocol), *more])
         assert "must hold no runs of another protocol" in capsys.readouterr().err
     assert (out / "results.json").read_bytes() == before and not made
+    assert (out / "table.md").read_text() == table
 
 
 @pytest.mark.usefixtures("optax_promotion")
@@ -212,6 +213,22 @@ def _perform(jobs):
         ('title = "Tiny"', "title = ", "must be a TOML file"),
         ('cell = "tanh"', 'cell = "tonh"', "cell must be one of tanh, leaky"),
         ('task = "TemporalXOR"', 'task = "XOR"', "task must be one of DelayedCopy, SpatialXOR"),
+        (
+            "[arms.none]",
+            '[networks."a/b"]\ncell = "tanh"\ndraws = 1\n\n[arms.none]',
+            "must be letters, digits, spaces and .,()+-, got 'a/b'",
+        ),
+        (
+            'vary = ["rate", "gain"]',
+            'vary = ["gain"]\narms = ["nome"]',
+            "arms of tanh must be among none, flossing, got 'nome'",
+        ),
+        ("share = 0.5", "share = 1.5", "settings.share: input should be less than or equal to 1, got 1.5"),
+        (
+            "[arms.none]",
+            "[arms.a]\n[arms.b]\n[arms.c]\n[arms.none]",
+            "arms must be at most 4 without a reference, got 5",
+        ),
     ],
 )
 def test_bad_protocols(protocol, capsys, old, new, message):
@@ -220,83 +237,6 @@ def test_bad_protocols(protocol, capsys, old, new, message):
         main(["compare", str(protocol)])
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1, error
-
-
-def test_mcnemar_holm_and_the_interval():
-    found = statistics.pair([(True, True)] * 3 + [(False, True)] * 9 + [(True, False)] + [(False, False)] * 7)
-    assert found == (20, 4, 12, 1, 9)
-    assert found.difference == pytest.approx(0.4)
-    assert found.p == pytest.approx(22 / 2**10)  # 2 (1 + 10) / 2^10
-    ours, theirs = 10 / 22, 2 / 22
-    half = norm.ppf(0.975) * math.sqrt((ours + theirs - (ours - theirs) ** 2) / 22)
-    np.testing.assert_allclose(found.interval, [ours - theirs - half, ours - theirs + half], rtol=1e-6)
-    assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert paired.smallest_difference(32) == 6 / 32 and binomtest(6, 6).pvalue < 0.05 < binomtest(5, 5).pvalue
-    assert math.isnan(paired.smallest_difference(5))
-    assert statistics.pair([(True, True)] * 4).p == 1
-
-
-def test_the_interval_covers():
-    """Of 95 % intervals for a difference of 0.2 with 32 pairs, 95 % hold it, give or take their own error."""
-    rng, held = np.random.default_rng(0), 0
-    for _ in range(1000):
-        kinds = rng.choice(4, 32, p=[0.3, 0.3, 0.1, 0.3])
-        low, high = statistics.pair([(k in (0, 2), k in (0, 1)) for k in kinds]).interval
-        held += low <= 0.2 <= high
-    assert 0.93 < held / 1000 < 0.98
-
-
-def test_the_table_says_what_the_pairs_decide(protocol):
-    trial = Trial.model_validate(
-        read_trial(protocol).model_dump() | {"networks": {"tanh": {"cell": "tanh", "draws": 12, "vary": ["gain"]}}},
-        strict=False,
-    )
-    base = {"failure": None, "seconds": {"training": 360.0}, "curve": [1.0], "accuracies": [0.5], "epochs": 4}
-    runs = [
-        {**run._asdict(), **base, "accuracy": 0.99 if run.arm == "flossing" and run.draw < 9 else 0.5, "loss": 1.0}
-        for run in trial.runs()
-    ]
-    text = trial_table.markdown(trial, runs)
-    assert "| tanh | 0 of 12 | 8 of 12 | +0.67 (" in text and "| 0.0078 | 0.0078 | better |" in text
-    assert "| tanh | 0 → 8 of 12 (0.0078) |" in text
-    assert "| tanh | 0.5 → 0.99 (0.0078) |" in text  # eight of twelve pairs differ, all in one direction
-    text = trial_table.markdown(trial, [run for run in runs if run["draw"] < 12])
-    assert "| 0.0078 | 0.0078 | 1 of 12 pairs are missing |" in text
-    assert "2 of 24 runs are missing, about 0.2 core-hours." in text
-    for run in runs:
-        run["accuracy"] = 0.5
-    assert "no difference shown (one of 0.50 could have been)" in trial_table.markdown(trial, runs)
-    few = trial.model_copy(update={"networks": {"tanh": trial.networks["tanh"].model_copy(update={"draws": 5})}})
-    text = trial_table.markdown(few, [run for run in runs if run["draw"] <= 5])
-    assert "no difference shown (none can be with so few pairs)" in text
-    runs[0]["failure"] = "diverged"
-    assert not paired.is_solved(trial, {**runs[0], "accuracy": 1.0})
-
-
-def test_the_best_draws_are_compared_and_harm_is_said(protocol):
-    protocol.write_text(TINY.replace("again = 2", "again = 10"))
-    trial = read_trial(protocol)
-
-    def runs(arm, values):
-        of = {"task": "xor", "network": "tanh", "draw": 1, "arm": arm}
-        return [{**of, "seed": i, "accuracy": v, "loss": v, "failure": "" if v else "broke"}
-                for i, v in enumerate(values, 1)]  # fmt: skip
-
-    low, high = np.linspace(0.5, 0.6, 10).tolist(), np.linspace(0.955, 0.985, 10).tolist()
-    head, rows, harm = best.table(trial, runs("none", low) + runs("flossing", high))
-    assert head[2:] == ["no flossing", "flossing", "p (solved, Fisher)", "p (value, rank sum)", "flossing"]
-    assert rows[0][2].startswith("0 of 10, 0.55 (") and rows[0][3].startswith("10 of 10, 0.97 (")
-    assert rows[0][4:] == ("2.2e-05", "2.2e-05", "better") and harm.endswith(": none.")
-    _, rows, harm = best.table(trial, runs("none", high) + runs("flossing", low))
-    assert rows[0][6] == "worse" and harm.endswith(": tanh on XOR.")
-    _, rows, harm = best.table(trial, runs("none", high) + runs("flossing", [*high[:9], 0.0]))
-    assert rows[0][6] == "no difference shown" and rows[0][3].startswith("9 of 10")
-    _, rows, _ = best.table(trial, runs("none", high) + runs("flossing", high[:9]))
-    assert rows[0][4:] == ("", "", "")  # no verdict before all seeds are there
-    loss = trial.tasks["xor"].model_copy(update={"measure": "loss"})
-    cases = ((0.95, 1.0, False), (0.95, 1.1, True), (0.95, 0.0, True), (1.0, 0.5, False))
-    for before, after, harmed in cases:  # a tenth of the loss; 0.0 stands for a failed run
-        assert best.is_harmed(best.Row(loss, "tanh", runs("none", [before]), runs("flossing", [after]))) is harmed
 
 
 @pytest.mark.usefixtures("optax_promotion")
@@ -315,15 +255,6 @@ def test_forecasts_are_measured(protocol, monkeypatch):
         assert run["closed_loop"][0] < 0.1  # six units after a few epochs
         assert not paired.is_solved(trial, run) and paired.is_solved(trial, run | {"valid_time": 1e4})
     assert (protocol.with_suffix("") / "curves.png").stat().st_size > 5000
-
-
-def test_curves_are_drawn_against_the_cost_of_the_protocol(protocol):
-    protocol.write_text(TINY.replace("epochs = 4", "epochs = 120"))
-    trial = read_trial(protocol)
-    np.testing.assert_allclose(curves.times(trial, "xor", "tanh", "none"), [0.1, 0.2, 0.252])  # 126 epochs of 2 ms
-    np.testing.assert_allclose(curves.times(trial, "xor", "tanh", "flossing"), [0.112, 0.212, 0.252])  # 3 of 4 ms first
-    found = [{"accuracies": [0.5, 0.6, 0.7]}, {"accuracies": [0.9]}]  # the second stopped early
-    np.testing.assert_allclose(curves.quartiles(found, "accuracy", 3)[1], [0.7, 0.75, 0.8])
 
 
 @pytest.mark.parametrize("file", sorted(COMMITTED.glob("*.toml")), ids=lambda file: file.stem)
@@ -371,7 +302,7 @@ def test_contenders_are_compared_with_the_reference(protocol):
     lines = {line.split(" | ")[0][2:]: line for line in contenders.markdown(trial, found).splitlines()}
     assert "| 0 of 10 | 0.555 (" in lines["tanh, no flossing"] and "worse (p = 2.2e-05) |" in lines["tanh, no flossing"]
     assert "| 10 of 10 | 0.972 (" in lines["tanh, flossing"] and lines["tanh, flossing"].endswith("| 3 |  |")
-    assert "| 9 of 10 | 0.97 (" in lines["gru"] and "no difference shown (p = " in lines["gru"]
+    assert "| 9 of 10 | 0.968 (0.954 to 0.982), 1 failed |" in lines["gru"] and "no difference shown (p = " in lines["gru"]
     shares, ended = contenders.draw(trial, found).get_axes()
     assert [line.get_xdata()[0] for line in shares.lines if line.get_marker() == "o"] == [0, 1, 0]  # the draws alone
     medians = [line.get_xdata()[0] for line in ended.lines if line.get_marker() == "|"]

@@ -10,6 +10,7 @@ from scipy.stats import fisher_exact
 from flossing_lab.comparison.ended import count_solved, describe_median, is_better, median, ranked, runs_of
 from flossing_lab.comparison.paired import is_solved
 from flossing_lab.comparison.protocol import Trial
+from flossing_lab.comparison.runs import solves_again
 from flossing_lab.comparison.sections import TrialTask
 from flossing_lab.statistics import LEVEL, holm, rank_sum
 
@@ -56,8 +57,7 @@ def table(trial: Trial, runs: Sequence[Run]) -> tuple[list[str], list[tuple[str,
     fisher = [_fisher(trial, row) for row in both]
     value = [rank_sum(ranked(row.second, row.task), ranked(row.first, row.task)) for row in both]
     p = holm(fisher + value)  # one family: all rows and both tests
-    drawn = [row for row in both if row.task.settings_of is None]
-    is_complete = len(drawn) == len(trial.drawn_tasks) * len(trial.networks)  # p is adjusted for all of them
+    is_complete = len(made) == len(rows) and len(both) >= _planned(trial, runs)  # p is adjusted for all of them
     adjusted = dict(zip(made, zip(p[: len(both)], p[len(both) :], strict=True), strict=True)) if is_complete else {}
     labels = trial.label(one), trial.label(other)
     head = ["task", "network", *labels, "p (solved, Fisher)", "p (value, rank sum)", labels[1]]
@@ -68,6 +68,19 @@ def table(trial: Trial, runs: Sequence[Run]) -> tuple[list[str], list[tuple[str,
         f"than a point of accuracy, or a tenth of other measures: {_list(harmed)}."
     )
     return head, lines, note
+
+
+def _planned(trial: Trial, runs: Sequence[Run]) -> int:
+    """The rows with both arms that a finished trial has: of each task with draws, and of longer tasks that both run."""
+    arms = list(trial.arms)[:2]
+    networks = trial.in_arms(arms)
+    longer = [
+        (task.settings_of, network)
+        for task, network in itertools.product(trial.tasks.values(), networks)
+        if task.settings_of is not None
+        and all(solves_again(trial, runs, task.settings_of, network, arm) for arm in arms)
+    ]
+    return len(trial.drawn_tasks) * len(networks) + len(longer)
 
 
 def is_harmed(row: Row) -> bool:

@@ -1,6 +1,7 @@
 """`flossing compare`: a trial of networks with drawn settings, without and with flossing. Imports no JAX."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -37,23 +38,31 @@ class Compare:
         from flossing_lab.comparison.protocol import read_trial
         from flossing_lab.comparison.runs import carry_out, collect_existing
         from flossing_lab.comparison.table import write_tables
+        from flossing_lab.runs.process import ONE_THREAD
 
         trial = read_trial(self.protocol)
         if self.seconds:
+            os.environ.update(ONE_THREAD)  # as the workers that make the runs
             from flossing_lab.comparison.making import measure_seconds
 
             for task, networks in measure_seconds(trial).items():
                 print(f"[seconds.{task}]", *(f'"{name}" = {pair}' for name, pair in networks.items()), sep="\n")
             return 0
         out, failures = self.out or self.protocol.with_suffix(""), {}
+
+        def write():
+            for file in write_tables(trial, out):
+                print(f"{file.suffix[1:]:<6} {file}")
+
         try:
             if self.table:
                 collect_existing(trial, out)
             else:
                 failures = carry_out(trial, out, workers=self.workers, scheduler=self.scheduler, console=Console())
-        finally:
-            for file in write_tables(trial, out):
-                print(f"{file.suffix[1:]:<6} {file}")
+        except KeyboardInterrupt:
+            write()
+            raise
+        write()
         for name, message in failures.items():
             print(f"{name}: {message}")
         return int(bool(failures))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flossing_lab.comparison.ended import count_solved, describe_median, is_better, ranked, runs_of, values
+from flossing_lab.comparison.ended import count_solved, describe_median, is_better, median, ranked, runs_of, values
 from flossing_lab.comparison.paired import is_solved
 from flossing_lab.comparison.protocol import Trial
 from flossing_lab.comparison.runs import solves_again
@@ -80,8 +80,8 @@ def _draw_best(axes: Axes, trial: Trial, runs: Sequence[Run], task: str):
     for row, each in enumerate(contenders(trial)):
         ended = [v for v in values(_again(runs, task, each), trial.tasks[task]) if math.isfinite(v)]
         axes.plot(ended, [row] * len(ended), "o", ms=4, alpha=0.5, color=_colour(trial, each))
-        if ended:
-            axes.plot(statistics.median(ended), row, "|", ms=14, mew=2, color=_colour(trial, each))
+        if math.isfinite(middle := median(_again(runs, task, each), trial.tasks[task])):
+            axes.plot(middle, row, "|", ms=14, mew=2, color=_colour(trial, each))
     axes.axvline(trial.tasks[task].solved, lw=0.8, ls="--", color=DARK)
 
 

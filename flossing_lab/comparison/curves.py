@@ -33,6 +33,7 @@ def draw(trial: Trial, runs: Sequence[dict[str, Any]]) -> Figure:
                     axes.fill_between(seconds, low, high, lw=0, alpha=0.2, color=COLOURS[shade])
             if task.measure == measure:  # a valid time is not measured in training
                 axes.axhline(task.solved, lw=0.8, ls="--", color=DARK)
+                axes.axhline(task.trivial, lw=0.8, ls=":", color=DARK)
             axes.set_title(network, loc="left", fontsize=9, color=DARK)
             axes.set_xlim(left=0)
             remove_spines(axes)

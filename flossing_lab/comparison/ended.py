@@ -30,9 +30,9 @@ def ranked(runs: Sequence[Run], task: TrialTask) -> list[float]:
 
 
 def median(runs: Sequence[Run], task: TrialTask) -> float:
-    """The median value of the runs that did not fail; NaN if all failed."""
-    finite = [value for value in values(runs, task) if math.isfinite(value)]
-    return statistics.median(finite) if finite else math.nan
+    """The median value, where a run that failed is the worst; NaN if the median is one of those."""
+    middle = statistics.median(ranked(runs, task)) if runs else math.nan
+    return math.nan if not math.isfinite(middle) else -middle if task.measure == "loss" else middle
 
 
 def is_better(runs: Sequence[Run], others: Sequence[Run], task: TrialTask) -> bool:
@@ -42,12 +42,17 @@ def is_better(runs: Sequence[Run], others: Sequence[Run], task: TrialTask) -> bo
 
 
 def describe_median(runs: Sequence[Run], task: TrialTask) -> str:
-    """The median value with its 95 % interval, in words."""
-    finite = [value for value in values(runs, task) if math.isfinite(value)]
-    if not finite:
-        return "failed"
-    interval = median_interval(finite)
-    return f"{median(runs, task):.3g}" + (f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval else "")
+    """The median value with its 95 % interval, and how many runs failed, in words."""
+    worst = math.inf if task.measure == "loss" else -math.inf
+    ended = [worst if math.isnan(value) else value for value in values(runs, task)]
+    interval = median_interval(ended)
+    between = f" ({_number(interval[0])} to {_number(interval[1])})" if interval else ""
+    failed = sum(map(math.isinf, ended))
+    return _number(median(runs, task)) + between + (f", {failed} failed" if failed else "")
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else "failed"
 
 
 def count_solved(trial: Trial, runs: Sequence[Run]) -> str:

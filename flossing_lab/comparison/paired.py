@@ -42,7 +42,7 @@ def shares(trial: Trial, runs: Sequence[dict[str, Any]], network: str, task: str
     return {arm: sum(found[i, arm] for i in made) / len(made) for arm in arms} if made else {}
 
 
-def smallest_difference(n: int, level: float = 0.05) -> float:
+def smallest_difference(n: int, level: float) -> float:
     """The smallest difference that could have a p below `level` with n pairs: all discordant pairs on one side."""
     needed = next(m for m in range(1, 1000) if 2 * 0.5**m < level)
     return min(1.0, needed / n) if n >= needed else float("nan")

@@ -16,9 +16,10 @@ A draw gives the same network, batches and settings to all arms, so the arms are
 import hashlib
 import itertools
 import json
+import re
 import tomllib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,9 @@ from flossing_lab.runs.source import is_file, with_digest
 
 OF_TRAINING = ("rate", "clip", "weight")
 """Drawn settings of training; all others are arguments of the cell."""
+
+MOST_ARMS = 4
+"""Arms that are compared in pairs, a colour each."""
 
 AT_A_TIME = 8
 """Draws of a cell of the table that run one after another; they share compiled programs."""
@@ -81,6 +85,10 @@ class Trial(Section):
         if not self.is_fixed and any(arm.epochs for arm in self.arms.values()):
             raise ValueError("epochs of an arm must be left out where networks are drawn: they follow from its cost")
         for name, kind in self.networks.items():
+            if unknown := set(kind.arms or ()) - set(self.arms):
+                raise ValueError(f"arms of {name} must be among {', '.join(self.arms)}, got {sorted(unknown)[0]!r}")
+            if kind.penalty is not None and "weight" not in kind.vary:
+                raise ValueError(f"vary of {name} must include weight, that of its penalty, got {list(kind.vary)}")
             if not kind.draws and not self.is_fixed:
                 raise ValueError(f"draws of {name} must be at least 1 where other networks are drawn, got draws=0")
             self.drawn(name)
@@ -88,19 +96,33 @@ class Trial(Section):
                 flosses = any(self.arms[arm].flosses for arm in kind.arms or self.arms)
                 if name in of and (of[name][1] < 0 or (flosses and not of[name][1])):
                     raise ValueError(f"seconds of {task} {name} must be positive, got {of[name][1]} for flossing")
-            if unknown := set(kind.arms or ()) - set(self.arms):
-                raise ValueError(f"arms of {name} must be among {', '.join(self.arms)}, got {sorted(unknown)[0]!r}")
         for name, task in self.tasks.items():
             if task.settings_of is not None and not self.settings.again:
                 raise ValueError(f"again must be at least 1 for settings_of, got again=0: {name} would never run")
             if task.settings_of is not None and task.settings_of not in self.drawn_tasks:
                 known = ", ".join(self.drawn_tasks)
                 raise ValueError(f"settings_of of {name} must be a task with draws ({known}), got {task.settings_of!r}")
+        self._check_names()
+        if not self.is_fixed and self.reference is None and len(self.arms) > MOST_ARMS:
+            raise ValueError(f"arms must be at most {MOST_ARMS} without a reference, got {len(self.arms)}")
         if self.reference is not None:
             network, arm = self.reference
             if network not in self.networks or arm not in (self.networks[network].arms or self.arms):
                 raise ValueError(f"reference must be a network and one of its arms, got {list(self.reference)}")
         return self
+
+    def _check_names(self):
+        """Raise ValueError unless the names of tasks, networks and arms make a file name of their own for each run."""
+        for kind, names in (("tasks", self.tasks), ("networks", self.networks), ("arms", self.arms)):
+            for name in names:
+                if not re.fullmatch(r"[\w][\w .,()+-]*", name):
+                    raise ValueError(f"names of {kind} must be letters, digits, spaces and .,()+-, got {name!r}")
+        cells = itertools.product(self.tasks, self.networks, self.arms)
+        found: dict[str, tuple[str, str, str]] = {}
+        for task, network, arm in cells:
+            file = TrialRun(task, network, 1, arm).name
+            if (other := found.setdefault(file, (task, network, arm))) != (task, network, arm):
+                raise ValueError(f"names must differ in the files of their runs, got {file} for {other} and {arm}")
 
     def label(self, arm: str) -> str:
         """An arm in words."""
@@ -112,6 +134,10 @@ class Trial(Section):
             self.model_copy(update={"arms": {name: self.arms[name] for name in both}})
             for both in itertools.combinations(self.arms, 2)
         ]
+
+    def in_arms(self, arms: Sequence[str]) -> list[str]:
+        """The networks that run in all of these arms."""
+        return [name for name, kind in self.networks.items() if {*arms} <= {*(kind.arms or self.arms)}]
 
     @property
     def is_fixed(self) -> bool:

@@ -55,9 +55,10 @@ def collect_existing(trial: Trial, out: Path):
     """Collect the runs that exist; ValueError if there are none."""
     if not (out / "runs").is_dir() and not read_runs(trial, out):
         raise ValueError(f"out must hold runs, got {str(out)!r}")
-    (out / "runs").mkdir(exist_ok=True)
-    restore(trial, out)
-    collect(trial, out)
+    with locked(out.absolute(), "trial", "results.json", ["runs"]):
+        (out / "runs").mkdir(exist_ok=True)
+        restore(trial, out)
+        collect(trial, out)
 
 
 def perform(dump: dict[str, Any], place: str, fields: tuple, on_progress: Any):
@@ -155,8 +156,8 @@ def best_runs(trial: Trial, results: Sequence[dict[str, Any]]) -> list[TrialRun]
     """The runs of the best draw of each arm again, for the cells of the table whose draws have all been made.
 
     The best draw reached the accuracy at which training stops in the fewest epochs, or else has the lowest loss, both
-    in training. A task without draws takes the best of the task that it names, of those that solve that task with at
-    least one other seed.
+    in training. With a penalty in the loss, whose weight is drawn, the accuracy takes its place. A task without draws
+    takes the best of the task that it names, of those that solve that task with at least one other seed.
     """
     found = []
     for task, network, arm in itertools.product(trial.tasks, trial.networks, trial.arms):
@@ -183,6 +184,8 @@ def _rank(trial: Trial, result: dict[str, Any]) -> tuple[bool, float]:
         return True, float("inf")
     if stop is not None and accuracies[-1] > stop:
         return False, result["epochs"]
+    if trial.networks[result["network"]].penalty is not None:
+        return True, -sum(accuracies[-2:]) / len(accuracies[-2:])
     return True, sum(result["curve"][-2:]) / len(result["curve"][-2:])
 
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from flossing_lab.runs.config import Count, CountOrNone, PositiveReal, Real, Section
+from flossing_lab.runs.config import Count, CountOrNone, PositiveReal, Real, Section, Share
 
 
 class TrialSettings(Section):
@@ -12,7 +12,7 @@ class TrialSettings(Section):
 
     units: Count = 64
     """Units of a network."""
-    share: PositiveReal = 0.75
+    share: Share = 0.75
     """Flossed exponents, as a share of the units."""
     batch: Count = 32
     """Sequences in a batch."""
@@ -102,7 +102,7 @@ class TrialArm(Section):
     @property
     def flosses(self) -> bool:
         """Whether there is any flossing."""
-        return bool(self.before) or self.term is not None
+        return bool(self.before) or self.threshold is not None or self.term is not None
 
     def recorded(self) -> dict[str, Any]:
         """The settings as a run records them: those of adaptive flossing and of the term only if there is any."""

@@ -1,5 +1,6 @@
 """Fixed networks: how many of their seeds solve a task, one row per network, one column per arm."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -43,8 +44,7 @@ def _cell(trial: Trial, runs: list[Run], task: TrialTask) -> str:
     good = [run for run in runs if is_solved(trial, run)]
     low, high = wilson(len(good), len(runs))
     parts = [f"**{count_solved(trial, runs)}** ({low:.2f} to {high:.2f})"]
-    if not all(run["failure"] for run in runs):
-        parts.append(f"{median(runs, task):.3f}")
+    parts.append("failed" if math.isnan(middle := median(runs, task)) else f"{middle:.3f}")
     if good:
         parts.append(f"{statistics.median(run['epochs'] for run in good):.0f} epochs")
     parts.append(" + ".join(f"{statistics.median(run['seconds'][kind] for run in runs):.0f}" for kind in _KINDS) + " s")

@@ -15,10 +15,9 @@ from flossing_lab.comparison.runs import best_runs, describe_results, read_runs
 from flossing_lab.comparison.sections import TrialTask
 from flossing_lab.runs.files import write_atomically
 from flossing_lab.runs.plotting import save_figure
-from flossing_lab.statistics import Paired, holm, signed_rank
+from flossing_lab.statistics import LEVEL, Paired, holm, signed_rank
 
 Run = dict[str, Any]
-LEVEL = 0.05
 
 
 def markdown(trial: Trial, runs: Sequence[Run]) -> str:
@@ -66,30 +65,38 @@ def write_tables(trial: Trial, out: Path) -> list[Path]:
     return files
 
 
-def verdict(found: Paired, adjusted: float, planned: int) -> str:
-    """What the pairs of one network decide, in words; nothing before all `planned` pairs are there."""
+def verdict(found: Paired, adjusted: float | None, planned: int, family: int = 1) -> str:
+    """What the pairs of one network decide, in words; nothing before all `planned` pairs of the family are there.
+
+    `family`: the number of networks without a difference, by the last of which Holm's correction divides the level.
+    """
     if found.n < planned:
         return f"{planned - found.n} of {planned} pairs are missing"
+    if adjusted is None:
+        return "pairs of other networks are missing"
     if adjusted < LEVEL:
         return "better" if found.difference > 0 else "worse"
-    smallest = smallest_difference(found.n)
+    smallest = smallest_difference(found.n, LEVEL / family)
     shown = "none can be with so few pairs" if math.isnan(smallest) else f"one of {smallest:.2f} could have been"
     return f"no difference shown ({shown})"
 
 
 def _summary(trial: Trial, runs: Sequence[Run]) -> str:
     first, second = list(trial.arms)[:2]
-    found = {name: pairs(trial, runs, name) for name in trial.networks}
-    adjusted = dict(zip(found, holm([each.p for each in found.values()]), strict=True))  # the whole family
+    found = {name: pairs(trial, runs, name) for name in trial.in_arms([first, second])}
+    planned = {name: trial.networks[name].draws * len(trial.drawn_tasks) for name in found}
+    is_complete = all(each.n == planned[name] for name, each in found.items())
+    adjusted = dict(zip(found, holm([each.p for each in found.values()]), strict=True)) if is_complete else {}
+    family = sum(p >= LEVEL for p in adjusted.values())
     rows = [
         (
             name,
             f"{each.first} of {each.n}",
             f"{each.second} of {each.n}",
             f"{each.difference:+.2f} ({each.interval[0]:+.2f} to {each.interval[1]:+.2f})",
-            f"{each.p:.2g}",
-            f"{adjusted[name]:.2g}",
-            verdict(each, adjusted[name], trial.networks[name].draws * len(trial.drawn_tasks)),
+            f"{each.p:.2g}" if each.n == planned[name] else "",
+            f"{adjusted[name]:.2g}" if is_complete else "",
+            verdict(each, adjusted.get(name), planned[name], family),
         )
         for name, each in found.items()
         if each.n

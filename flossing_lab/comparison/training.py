@@ -1,6 +1,7 @@
 """Train and test one network of a trial."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -51,7 +52,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Penalised:
-    """The loss of a task with `weight` times a penalty; the metrics are those of the task."""
+    """The loss of a task with `weight` times a penalty, also as it is recorded; other metrics are those of the task."""
 
     task: Any
     penalty: Callable[..., Any]
@@ -64,11 +65,9 @@ class Penalised:
 
 def schedule_of(arm: TrialArm) -> fl.schedules.Schedule | None:
     """When an arm flosses; None without flossing."""
-    if not arm.before:
-        return None
-    if arm.threshold is None:
-        return fl.schedules.preflossing(arm.before)
-    return fl.schedules.rule(blocks_below(arm.threshold, arm.block), every=arm.every, preflossing=arm.before)
+    if arm.threshold is not None:
+        return fl.schedules.rule(blocks_below(arm.threshold, arm.block), every=arm.every, preflossing=arm.before)
+    return fl.schedules.preflossing(arm.before) if arm.before else None
 
 
 def test_data(task: Any, settings: Settings) -> fl.tasks.Trial:
@@ -141,9 +140,12 @@ def train_network(
         failure = str(error)
     ends["end"] = _ends(flossing, state.model)
     tested, others = eqx.filter_jit(loss)(state.model, test_data(task, settings))
+    ended = {"loss": float(tested), "accuracy": float(others["accuracy"])}
+    for name, value in ended.items():
+        if not math.isfinite(value) and failure is None:
+            failure = f"{name} on test data is {value}"
     found = {
-        "loss": float(tested),
-        "accuracy": float(others["accuracy"]),
+        **ended,
         "epochs": state.epoch,
         "seconds": {kind: _round(value) for kind, value in seconds.items()},
         "exponents": ends,
