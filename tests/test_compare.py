@@ -260,7 +260,7 @@ def test_forecasts_are_measured(protocol, monkeypatch):
 @pytest.mark.parametrize("file", sorted(COMMITTED.glob("*.toml")), ids=lambda file: file.stem)
 def test_committed_results_are_those_of_their_protocols(file):
     trial, out = read_trial(file), file.with_suffix("")
-    runs = trial_runs.read_results(out)
+    runs = trial_runs.read_runs(trial, out)
     for found in runs:
         run = TrialRun(*(found[name] for name in TrialRun._fields))
         assert found["digest"] == digest(trial, run), run.name
@@ -306,7 +306,7 @@ def test_contenders_are_compared_with_the_reference(protocol):
     shares, ended = contenders.draw(trial, found).get_axes()
     assert [line.get_xdata()[0] for line in shares.lines if line.get_marker() == "o"] == [0, 1, 0]  # the draws alone
     medians = [line.get_xdata()[0] for line in ended.lines if line.get_marker() == "|"]
-    np.testing.assert_allclose(medians, [0.555, 0.972, 0.97], atol=1e-3)
+    np.testing.assert_allclose(medians, [0.555, 0.972, 0.968], atol=1e-3)
     assert len(contenders.draw(trial, [run for run in found if not run["seed"]]).get_axes()) == 1
     lost = [*runs("gru", "none", [0.9, *high[1:10], 0.0]), *runs("tanh", "none", low), *runs("tanh", "flossing", low)]
     lines = {line.split(" | ")[0][2:]: line for line in contenders.markdown(trial, lost).splitlines()}
