@@ -46,7 +46,7 @@ dist: .venv/.develop
 
 torture: .venv/.develop
 	$(BIN)/python -m tests.torture --kills 50
-	$(BIN)/pytest -n 2 --dist loadfile -m slow tests/test_interval.py tests/test_networks_page.py tests/test_cli.py tests/test_own.py tests/test_diagnosis.py tests/test_pytorch_flosser.py tests/test_resume.py tests/test_sweep.py tests/test_paper.py tests/test_paper_figures.py tests/test_comparison.py tests/test_surroundings.py tests/test_spiking.py tests/test_pytorch_page.py tests/test_pytorch_measures.py tests/test_adjoint.py tests/test_lengths.py tests/test_trial.py tests/test_newton.py tests/test_fig2_training.py tests/test_jacobian.py
+	$(BIN)/pytest -n 2 --dist loadfile -m slow tests
 
 verify: .venv/.develop
 	$(BIN)/python -m verification

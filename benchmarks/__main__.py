@@ -76,7 +76,8 @@ def _section(name: str, console: Console, quick: bool) -> bool:
     measured = provenance()
     rows = _attempt(title, measure, console, quick)
     console.print(_rendered(rows))
-    if not quick:
+    has_failed = any(isinstance(row, table.Comparison) and row.remark.startswith(FAILED) for row in rows)
+    if not quick and not (has_failed and name in read_results()):  # which keeps what was measured before
         results = read_results() | {name: measured | {"rows": [table.to_plain(row) for row in rows]}}
         RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
         PAGE.write_text(page(results), "utf-8")

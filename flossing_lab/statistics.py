@@ -1,15 +1,19 @@
 """Tests and intervals for networks that solve a task or do not, and for numbers of paired networks."""
 
+import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binom, binomtest, rankdata
+from scipy.stats import binom, binomtest, rankdata, spearmanr
 
 LEVEL = 0.05
 """A difference counts as shown below this p value."""
+
+EXACT = 8
+"""The largest number of pairs whose rank correlation is tested over all their orders."""
 
 Z = 1.959964
 """The 97.5 % quantile of the normal distribution."""
@@ -95,6 +99,18 @@ def rank_sum(first: Sequence[float], second: Sequence[float]) -> float:
     sums, mean = np.arange(total + 1), total * size / len(doubled)
     far = np.abs(sums - mean) >= abs(int(doubled[:size].sum()) - mean) - 1e-9
     return float(ways[size, far].sum() / ways[size].sum())
+
+
+def rank_correlation(x: ArrayLike, y: ArrayLike) -> tuple[float, float]:
+    """Spearman's rank correlation, and its p value, two-sided; exact, over all orders, of up to eight pairs."""
+    ours, theirs = rankdata(x), rankdata(y)
+    found: Any = spearmanr(ours, theirs)
+    correlation, p = float(found.statistic), float(found.pvalue)
+    if len(ours) > EXACT or not math.isfinite(correlation):
+        return correlation, p
+    orders = np.array([*itertools.permutations(theirs)])
+    sums, mean = orders @ ours, ours.sum() * theirs.mean()
+    return correlation, float((np.abs(sums - mean) >= abs(ours @ theirs - mean) - 1e-9).mean())
 
 
 def rank_balance(differences: ArrayLike) -> float:

@@ -264,7 +264,7 @@ def test_committed_results_are_those_of_their_protocols(file):
     for found in runs:
         run = TrialRun(*(found[name] for name in TrialRun._fields))
         assert found["digest"] == digest(trial, run), run.name
-    if runs:
+    if (out / "results.json").exists():
         assert (out / "table.md").read_text().endswith(trial_table.markdown(trial, runs))
     assert len({tuple(itertools.islice(json.loads(json.dumps(r)).values(), 1, 6)) for r in runs}) == len(runs)
 
@@ -302,7 +302,9 @@ def test_contenders_are_compared_with_the_reference(protocol):
     lines = {line.split(" | ")[0][2:]: line for line in contenders.markdown(trial, found).splitlines()}
     assert "| 0 of 10 | 0.555 (" in lines["tanh, no flossing"] and "worse (p = 2.2e-05) |" in lines["tanh, no flossing"]
     assert "| 10 of 10 | 0.972 (" in lines["tanh, flossing"] and lines["tanh, flossing"].endswith("| 3 |  |")
-    assert "| 9 of 10 | 0.968 (0.954 to 0.982), 1 failed |" in lines["gru"] and "no difference shown (p = " in lines["gru"]
+    assert (
+        "| 9 of 10 | 0.968 (0.954 to 0.982), 1 failed |" in lines["gru"] and "no difference shown (p = " in lines["gru"]
+    )
     shares, ended = contenders.draw(trial, found).get_axes()
     assert [line.get_xdata()[0] for line in shares.lines if line.get_marker() == "o"] == [0, 1, 0]  # the draws alone
     medians = [line.get_xdata()[0] for line in ended.lines if line.get_marker() == "|"]

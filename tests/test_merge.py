@@ -105,5 +105,17 @@ def test_a_figure_that_names_no_runs_keeps_what_it_has(tmp_path):
     for chosen in (True, False):
         make.keep_data(folder, figure, "tiny", chosen=chosen)
         assert folder.read_data("capacity")["data"] == {"kept": 1}
-    make.keep_data(folder, figure, "laptop", chosen=True)  # another scale was asked for
-    assert folder.read_data("capacity")["scale"] == "laptop"
+    assert make.keep_data(folder, figure, "laptop", chosen=True) == "tiny"  # another scale, but nothing of it yet
+    assert folder.read_data("capacity")["scale"] == "tiny"
+
+
+@pytest.mark.parametrize(("made", "scale"), [(3, "tiny"), (30, "laptop")])
+def test_more_results_of_another_scale_replace_those_there_are(tmp_path, monkeypatch, made, scale):
+    """All 8 runs of a scale take the place of 3 of another, and not that of 30."""
+    figure, folder = find_figures()["fig3"], Folder(tmp_path)
+    few = {"scale": "laptop", "runs": {"made": made, "wanted": 48}, "calculations": {"made": 0, "wanted": 0}}
+    folder.write_data("fig3", few | {"data": {"groups": []}})
+    monkeypatch.setattr(make, "_missing", lambda *_: [])
+    monkeypatch.setattr(Folder, "runs", lambda self, spec: Everything().runs(spec))
+    assert make.keep_data(folder, figure, "tiny", chosen=True) == (None if made == 3 else "laptop")
+    assert folder.read_data("fig3")["scale"] == scale

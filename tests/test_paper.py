@@ -211,7 +211,7 @@ def double(values: list) -> dict[str, np.ndarray]:
 
 def test_a_calculation_is_made_anew_when_its_arguments_change(tmp_path, monkeypatch):
     monkeypatch.setattr("flossing_lab.runs.process.configure_dtype", lambda dtype: None)
-    monkeypatch.setattr(results, "evict_compilations", lambda kind: None)
+    monkeypatch.setattr(results, "begin_job", lambda kind: None)
     monkeypatch.setattr(results, "find_calculation", lambda name: double)
     folder, one = Folder(tmp_path), Calculation("one", "double", {"values": [1, 2]})
     assert folder.calculation(one) is None

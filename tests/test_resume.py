@@ -120,6 +120,37 @@ def test_a_start_that_was_killed_does_not_block_the_next(tmp_path):
     assert not list(directory.path.rglob("*.part"))
 
 
+def test_overwriting_that_was_killed_does_not_block_the_next(stopped, undisturbed):
+    """run.json goes first; what is left then is no run to continue, nor somebody else's."""
+    (stopped.path / "run.json").unlink()
+    (stopped.path / "run.png").write_bytes(b"")
+    run(SMALL, stopped.path)
+    compare(undisturbed, stopped)
+    assert "resumed" not in stopped.info
+
+
+def test_a_run_that_another_process_began_meanwhile_is_not_continued(stopped, monkeypatch):
+    """The configuration is compared again under the lock."""
+    exists, seen = RunDirectory.exists.fget, []
+
+    def first_not(self):
+        seen.append(1)
+        return len(seen) > 2 and exists(self)
+
+    monkeypatch.setattr(RunDirectory, "exists", property(first_not))
+    with pytest.raises(ValueError, match="out must not hold a run of another configuration, .* has seed_input="):
+        run(SMALL.with_values(seed_input=77), stopped.path)
+
+
+def test_a_run_whose_step_size_falls_keeps_its_length(tmp_path):
+    config = SMALL.with_values(decay=3)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "run", on_progress=stop_at(5))
+    with pytest.raises(ValueError, match="epochs must be the 12 of the run, whose step size falls to 0 there"):
+        run(config.with_values(epochs=20), tmp_path / "run", lengthen=True)
+    assert command_here("train", "--resume", "run", "--epochs", "20", cwd=tmp_path).returncode == 2
+
+
 def test_a_link_out_of_the_directory_is_refused(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "run").mkdir()
@@ -232,9 +263,13 @@ def test_resume_on_the_command_line(tmp_path):
     assert "this run is finished" in again.stdout
     # As a crash would leave it: the last words not written, one chunk lost.
     directory = RunDirectory(tmp_path / "run")
-    directory.write_info(directory.info | {"status": "running"})
-    resumed = command_here("train", "--resume", "run", cwd=tmp_path)
+    config = directory.info["config"]
+    config["safety"] |= {"halvings": 3, "checkpoint_every": 500}
+    directory.write_info(directory.info | {"status": "running", "config": config})
+    resumed = command_here("train", "--resume", "run", "--checkpoint-every", "50", cwd=tmp_path)
     assert resumed.returncode == 0 and "epoch 12/12" in resumed.stdout, resumed.stderr
+    safety = directory.config.safety
+    assert (safety.halvings, safety.checkpoint_every) == (3, 50)  # as stored, unless given
     assert directory.info["status"] == "finished"
     assert directory.config.training.epochs == 12
     both = command_here("train", "--resume", "run", "--out", "other", cwd=tmp_path)

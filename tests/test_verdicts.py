@@ -1,12 +1,15 @@
 """Verdicts on claims: which numbers decide, and how many networks they need."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
+from flossing_lab import statistics
 from flossing_lab.paper.analysis import verdicts as judging
-from flossing_lab.paper.figures import find_figures
+from flossing_lab.paper.figures import find_figures, limits, surrogate
 from flossing_lab.runs.files import plain
 
 
@@ -138,3 +141,31 @@ def test_unknown_numbers_decide_nothing():
 def test_goals_need_ten_networks():
     for count, n, verdict in ((9, 10, "reached"), (8, 10, "not reached"), (3, 3, UNDECIDED), (2, 3, "not reached")):
         assert judging.nine_of_ten("goal", {"final_accuracy": solving(count, n)}).verdict == verdict
+
+
+def test_rank_correlations_of_few_are_exact():
+    """Of three numbers in order: 2 of 6 orders are as extreme, whereas the asymptotic p is 0."""
+    assert statistics.rank_correlation([1, 2, 3], [4, 5, 9]) == (pytest.approx(1.0), pytest.approx(2 / 6))
+    x, y = [1, 2, 2, 3, 5, 8], [2, 1, 4, 4, 7, 3]
+    each = np.array([spearmanr(x, order)[0] for order in itertools.permutations(y)])
+    correlation, p = statistics.rank_correlation(x, y)
+    assert correlation == pytest.approx(spearmanr(x, y)[0])
+    assert p == pytest.approx((abs(each) >= abs(correlation) - 1e-9).mean())
+    many = np.arange(20.0), np.arange(20.0) % 7
+    assert statistics.rank_correlation(*many)[1] == pytest.approx(spearmanr(*many)[1])
+
+
+def test_every_change_is_judged_against_the_goal():
+    """9 of 10 reach it, also beside a change that was run on one network alone."""
+    row = {"change": limits.AS_IS, "seed": [*range(10)], "final_accuracy": [0.5] * 10, "alive": [1] * 10}
+    many = row | {"change": "slower", "final_accuracy": [0.99] * 9 + [0.5]}
+    one = row | {"change": "longer", "seed": [1], "final_accuracy": [1.0], "alive": [1]}
+    goal, _ = limits.claims({"groups": [row, one, many]})
+    assert goal.verdict == "reached" and "Most networks, slower: 9 of 10" in goal.found
+
+
+def test_every_k_needs_every_k():
+    sizes = {"16": [1.0], "32": [1.0], "1": [1.0]}
+    rows = [{"k": k, "size": sizes, "condition_end": [1.0], "feedback_end": [1.0]} for k in (0, 1)]
+    found = surrogate.claims({"k": [1, 16, 32], "m": 32, "horizons": [150], "rows": rows, "networks": 1})
+    assert {claim.verdict for claim in found} == {"not run"}

@@ -43,7 +43,8 @@ def exact(system, quantity, reference, source, ours, *, allowed=1e-9, because="r
 def worst(system, quantity, references, source, ours, **limits) -> Row:
     """Many identities in one row, represented by the largest deviation."""
     references, ours = np.broadcast_arrays(np.asarray(references, float), np.asarray(ours, float))
-    index = np.unravel_index(np.nanargmax(np.abs(ours - references)), ours.shape)
+    deviation = np.where(ours == references, 0, np.abs(ours - references))
+    index = np.unravel_index(np.argmax(np.where(np.isnan(deviation), np.inf, deviation)), ours.shape)
     return exact(system, f"{quantity}, worst of {ours.size}", references[index], source, ours[index], **limits)
 
 

@@ -64,10 +64,10 @@ def collect_existing(trial: Trial, out: Path):
 def perform(dump: dict[str, Any], place: str, fields: tuple, on_progress: Any):
     """In a worker: make one run, and write its file."""
     from flossing_lab.comparison.making import make
-    from flossing_lab.sweeps.workers import evict_compilations
+    from flossing_lab.sweeps.workers import begin_job
 
     trial, run = Trial.model_validate(dump, strict=False), TrialRun(*fields)
-    evict_compilations(f"{run.task}-{run.network}-{run.arm}")
+    begin_job(f"{run.task}-{run.network}-{run.arm}")
     found = make(trial, run, on_progress)
     write_json(run_file(Path(place), run), {"format": FORMAT, **found})
 

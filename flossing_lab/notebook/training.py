@@ -95,11 +95,8 @@ def train(
         if display is not None:
             display.start(title)
         on_progress = display.update if display is not None else lambda status: None
-        try:
-            carry_out(config, module, out, overwrite=overwrite, lengthen=True, on_progress=on_progress)
-        finally:
-            if directory.exists and "code" not in directory.info:
-                directory.write_info(directory.info | {"code": made_of})
+        options = {"overwrite": overwrite, "lengthen": True, "on_progress": on_progress, "made_of": {"code": made_of}}
+        carry_out(config, module, out, **options)
     return _last_state(directory, experiment)
 
 

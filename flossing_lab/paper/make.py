@@ -2,7 +2,7 @@
 
 A figure that was not selected keeps its data, unless more of its runs at the same scale have finished since. Data that
 name their runs stand for them: new results are merged with those of runs whose directories no longer exist, and a known
-run is not made again. A figure beyond the paper never exchanges its data for fewer results.
+run is not made again. No figure exchanges its data for fewer results, of the same scale or of another.
 """
 
 import itertools
@@ -54,7 +54,11 @@ def make_paper(
         folder = Folder(out)
         failures = _make_missing(folder, [figures[name] for name in only], scale, workers, scheduler, console)
         for name, figure in figures.items():
-            keep_data(folder, figure, scale, chosen=name in only)
+            if kept := keep_data(folder, figure, scale, chosen=name in only):
+                say(
+                    console,
+                    f"{name} keeps its data of scale {kept}, which come from more results: choose another --out",
+                )
         write_page(folder, figures)
     say(console, f"figures     {out}\nresults     {out / 'RESULTS.md'}")
     return len(failures)
@@ -81,8 +85,11 @@ def check_names(scale: str, only: Sequence[str], figures: Collection[str]):
             raise ValueError(f"only must name figures of {', '.join(figures)}, got {name!r}")
 
 
-def keep_data(folder: Folder, figure: FigureModule, scale: Scale, *, chosen: bool):
-    """Write data/<name>.json from the available results; a figure that was not selected may keep its old data."""
+def keep_data(folder: Folder, figure: FigureModule, scale: Scale, *, chosen: bool) -> str | None:
+    """Write data/<name>.json from the available results; a figure that was not selected may keep its old data.
+
+    Returns the scale of the data that a selected figure keeps, since they come from more results.
+    """
     specs, calculations = figure.specs(scale), figure.calculations(scale)
     stored = _stored(folder, figure, scale)
     missing_runs = {spec.name: _missing(folder, spec, known_runs(stored)) for spec in specs}
@@ -91,12 +98,12 @@ def keep_data(folder: Folder, figure: FigureModule, scale: Scale, *, chosen: boo
     made = wanted[0] - sum(map(len, missing_runs.values())), wanted[1] - len(missing_calculations)
     before = folder.read_data(figure.NAME)
     if before is None and not chosen and not sum(made):
-        return
+        return None
     if before is not None:
         more = sum(made) - before["runs"]["made"] - before["calculations"]["made"]
-        is_worse = (more < 0 and not figure.IN_PAPER) or (more <= 0 and not chosen)
-        if is_worse if before["scale"] == scale else not chosen:
-            return
+        is_same_scale = before["scale"] == scale
+        if more < 0 or (not chosen and (more == 0 or not is_same_scale)):
+            return before["scale"] if chosen else None
     content = {
         "figure": figure.NAME,
         "scale": scale,
@@ -107,6 +114,7 @@ def keep_data(folder: Folder, figure: FigureModule, scale: Scale, *, chosen: boo
         "data": merge_data(stored, figure.collect(folder, scale), [p.config.digest for s in specs for p in s.points()]),
     }
     folder.write_data(figure.NAME, content)
+    return None
 
 
 def write_page(folder: Folder, figures: Mapping[str, FigureModule]):

@@ -20,7 +20,7 @@ from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.files import plain, read_arrays, read_json, write_arrays, write_atomically
 from flossing_lab.sweeps.spec import Spec
 from flossing_lab.sweeps.sweep import has_finished
-from flossing_lab.sweeps.workers import Job, evict_compilations
+from flossing_lab.sweeps.workers import Job, begin_job
 
 FORMAT = 2
 """Version of the layout of data/<name>.json."""
@@ -97,7 +97,7 @@ def _calculate(function: str, arguments: dict[str, Any], file: str, made_from: s
     # Runs in a worker. An earlier job may have set another precision.
     from flossing_lab.runs.process import configure_dtype
 
-    evict_compilations(function)
+    begin_job(function)
     configure_dtype("float32")
     arrays = find_calculation(function)(**arguments)
     write_arrays(Path(file), {**arrays, _DIGEST: np.asarray(made_from)})

@@ -336,6 +336,11 @@ class Config(RunConfig):
         return f"{'Copy' if task.task == 'copy' else 'Spatial XOR of three channels'} at lag {task.delay}"
 
     @property
+    def keeps_its_length(self) -> str | None:
+        """Why a run with these settings cannot be lengthened, in words; None if it can."""
+        return f"whose step size falls to 0 there, with decay={self.training.decay}" if self.training.decay else None
+
+    @property
     def condition(self) -> Condition:
         """When the run flosses."""
         return self.flossing.condition

@@ -25,10 +25,11 @@ from flossing.schedules import Schedule
 from flossing_lab.reference.config import Config, NetworkConfig, StoppingConfig, TrainingConfig
 from flossing_lab.reference.figures import draw_run
 from flossing_lab.reference.network import ReferenceNetwork, draw_network
-from flossing_lab.reference.task import Batch, FlossingInputs, make_task
+from flossing_lab.reference.task import FlossingInputs, make_task
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.experiment import Experiment, Measurements
 from flossing_lab.runs.process import check_fits
+from flossing_lab.runs.trials import Batch
 
 RELAXATION = 100
 """Number of input-free steps that relax the initial states."""

@@ -42,16 +42,6 @@ def make_task(config: Config) -> Task:
     return {"copy": tasks.DelayedCopy, "spatial_xor": tasks.SpatialXOR}[task.task](**common)
 
 
-class Batch(eqx.Module):
-    """Draws a batch of sequences of one task, `batch(key)`."""
-
-    task: Task = eqx.field(static=True)
-    size: int = eqx.field(static=True)
-
-    def __call__(self, key: RandomKey) -> tasks.Trial:
-        return jax.vmap(self.task)(jax.random.split(key, self.size))
-
-
 class FlossingInputs(eqx.Module):
     """Draws the inputs that drive one flossing epoch, `inputs(key)`."""
 

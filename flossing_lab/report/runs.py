@@ -9,7 +9,7 @@ import numpy as np
 
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.directory import RunDirectory
-from flossing_lab.runs.plotting import LABELS, as_exponents, running_mean
+from flossing_lab.runs.plotting import LABELS, as_exponents, first_reaching
 from flossing_lab.sweeps.collection import ABSENT, axes_of, find_runs, labels_of_all
 
 LAST = 100
@@ -50,9 +50,8 @@ class Run:
     @property
     def solved(self) -> float:
         """The first training epoch at which the running mean of the accuracy reached SOLVED; NaN if it never did."""
-        epochs, smooth = running_mean(self.epoch, self.accuracy)
-        reached = np.flatnonzero(smooth >= SOLVED)
-        return float(epochs[reached[0]]) if len(reached) else np.nan
+        first = first_reaching(self.epoch, self.accuracy, SOLVED)
+        return np.nan if first is None else first
 
     @property
     def seconds(self) -> float:

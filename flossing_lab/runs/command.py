@@ -75,7 +75,7 @@ def train(
 
 
 def _resumed(stored: RunConfig, given: RunConfig) -> RunConfig:
-    """The stored configuration with what a resumed run may change: the safety fields, and more epochs."""
+    """The stored configuration with what a resumed run may change: more epochs, and safety fields that are given."""
     changed = {name: ours for name, (_, ours) in type(given)().differences(given).items()}
     epochs = changed.pop("epochs", stored.training.epochs)
     if others := [name for name, value in changed.items() if stored.values()[name] != value]:
@@ -86,7 +86,12 @@ def _resumed(stored: RunConfig, given: RunConfig) -> RunConfig:
         )
     if epochs < stored.training.epochs:
         raise ValueError(f"epochs must be at least the {stored.training.epochs} of the run, got epochs={epochs}")
-    return stored.with_values(epochs=epochs).model_copy(update={"safety": given.safety})
+    if epochs > stored.training.epochs and (reason := stored.keeps_its_length):
+        raise ValueError(f"epochs must be the {stored.training.epochs} of the run, {reason}, got epochs={epochs}")
+    usual = type(given.safety)()
+    wanted = {name: value for name, value in given.safety if name != "folder" and value != getattr(usual, name)}
+    safety = stored.safety.model_copy(update=wanted)
+    return stored.with_values(epochs=epochs).model_copy(update={"safety": safety})
 
 
 def say(text: str):

@@ -118,6 +118,11 @@ class RunConfig(Section):
             flat |= section
         return flat
 
+    @property
+    def keeps_its_length(self) -> str | None:
+        """Why a run with these settings cannot be lengthened, in words; None if it can."""
+        return None
+
     def differences(self, other: "RunConfig") -> dict[str, tuple[Any, Any]]:
         """The fields that affect the result and differ in `other`, with both values."""
         ours, theirs = self.values(), other.values()

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +12,7 @@ from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.console import Display
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.files import write_json
-from flossing_lab.runs.plotting import LABELS, as_exponents, running_mean, save_figure
+from flossing_lab.runs.plotting import LABELS, as_exponents, first_reaching, save_figure
 from flossing_lab.runs.run import run
 
 LAST = 100
@@ -55,11 +54,10 @@ def summarise(runs: Mapping[str, RunDirectory]) -> dict[str, Any]:
     conditions = {}
     for name, directory in runs.items():
         info, training = directory.info, directory.metrics("training")
-        epochs, mean = running_mean(training["epoch"], training["accuracy"])
-        learned = np.flatnonzero(mean >= LEARNED)
+        learned = first_reaching(training["epoch"], training["accuracy"], LEARNED)
         conditions[name] = {
             "final_accuracy": float(training["accuracy"][-LAST:].mean()),
-            "learned_after": int(epochs[learned[0]]) if learned.size else None,
+            "learned_after": None if learned is None else int(learned),
             "exponents": info["spectra"]["end"],
             "exponents_at_start": info["spectra"]["start"],
             "exponents_after_preflossing": info["spectra"].get("after_preflossing"),

@@ -169,8 +169,9 @@ class RunDirectory:
                 path.unlink()
 
     def _not_ours(self) -> list[str]:
-        # A run that was killed before it wrote run.json leaves these, and they must not block the next run.
-        ours = {*_FOLDERS, _LOCK}
+        # A run that was killed before it wrote run.json, or while it was overwritten, leaves these; they must not block
+        # the next run.
+        ours = {*_FOLDERS, *_FILES, _LOCK}
         return sorted(p.name for p in self.path.iterdir() if p.name not in ours and not p.name.endswith(".part"))
 
     def _remove_run(self):

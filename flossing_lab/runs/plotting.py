@@ -57,6 +57,16 @@ def running_mean(epochs: np.ndarray, values: np.ndarray, width: int = 25) -> tup
     return epochs, (total[stop] - total[start]) / (stop - start)
 
 
+def first_reaching(epochs: np.ndarray, values: np.ndarray, level: float, width: int = 25) -> float | None:
+    """The first epoch at which the mean over the last `width` epochs is at least `level`; None if there is none.
+
+    A shorter run has its mean over all epochs at the end.
+    """
+    at, smooth = running_mean(epochs, values, width)
+    reached = np.flatnonzero((smooth >= level) & (np.arange(len(at)) >= min(width, len(at)) - 1))
+    return float(at[reached[0]]) if len(reached) else None
+
+
 def running_median(epochs: np.ndarray, values: np.ndarray, width: int = 25) -> tuple[np.ndarray, np.ndarray]:
     """Median over consecutive windows of `width` epochs."""
     count = len(values) // width

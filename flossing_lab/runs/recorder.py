@@ -23,7 +23,8 @@ class Recorder:
         self.trained: dict[str, np.ndarray] = {}
         self.tested: dict[str, Any] = {}
         self.paces: dict[str, list[float]] = {}
-        if resumed is None or not directory.exists:
+        self.is_new = resumed is None
+        if resumed is None:
             self.info: dict[str, Any] = {"status": "running", "config": {}, **provenance(), "spectra": {}}
         else:
             self.info = directory.info
@@ -42,7 +43,7 @@ class Recorder:
 
     def begin(self, experiment: Experiment, state: TrainingState):
         """Record the initial network if the run is new."""
-        if not self.info["spectra"]:
+        if self.is_new:
             self.test(experiment, state)
             self.measure("start", state.model)
             if self.config.safety.snapshots_every:

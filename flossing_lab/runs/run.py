@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,12 @@ def carry_out(
     overwrite: bool,
     lengthen: bool,
     on_progress: OnProgress,
+    made_of: Mapping[str, Any] | None = None,
 ) -> RunDirectory:
-    """Do what `run` does, with an experiment that `module` builds and measures, in the precision JAX has now."""
+    """Do what `run` does, with an experiment that `module` builds and measures, in the precision JAX has now.
+
+    `made_of` is added to run.json when the run is new.
+    """
     directory = RunDirectory(out)
     if not overwrite:
         _check_same(directory, config, lengthen)
@@ -68,15 +72,18 @@ def carry_out(
             return directory
     experiment = module.build(config)
     with directory.opened(overwrite=overwrite):
-        # Another process may have finished it while this one waited.
+        # Another process may have begun or finished it while this one waited.
+        _check_same(directory, config, lengthen)
         if not directory.has_finished(config):
-            _Session(config, module, directory, experiment, on_progress).work()
+            _Session(config, module, directory, experiment, on_progress, made_of or {}).work()
     return directory
 
 
 def _check_same(directory: RunDirectory, config: RunConfig, lengthen: bool):
     differences = directory.config.differences(config) if directory.exists else {}
     before, now = differences.get("epochs", (0, 0))
+    if lengthen and now > before and (reason := config.keeps_its_length):
+        raise ValueError(f"epochs must be the {before} of the run, {reason}, got epochs={now}")
     if lengthen and now > before:
         differences.pop("epochs")
     if differences:
@@ -104,13 +111,16 @@ class _Session:
         directory: RunDirectory,
         experiment: Experiment,
         on_progress: OnProgress,
+        made_of: Mapping[str, Any],
     ):
         self.config, self.module, self.directory, self.on_progress = config, module, directory, on_progress
         self.experiment, self.epochs = experiment, config.training.epochs
         first = init_training(experiment.model, experiment.optimiser, experiment.flossing)
-        found = newest_checkpoint(directory.path / "checkpoints", first)
+        # Without run.json, checkpoints are those of a run that was being overwritten.
+        found = newest_checkpoint(directory.path / "checkpoints", first) if directory.exists else None
         self.last = found or Checkpoint(first)
         self.recorder = Recorder(config, module, directory, None if found is None else found.state)
+        self.recorder.info = {**made_of, **self.recorder.info}
         self.began = time.monotonic() - self.last.seconds
         if self.last.halvings:
             self._scale_step()

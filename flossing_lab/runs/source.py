@@ -4,11 +4,13 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 DIGITS = 12
+_DIGEST = re.compile(rf"(?<=\w)@[0-9a-f]{{{DIGITS}}}$")
 
 
 def is_file(name: str) -> bool:
@@ -18,12 +20,12 @@ def is_file(name: str) -> bool:
 
 def without_digest(name: str) -> str:
     """`mine.py:MyTask` of `mine.py:MyTask@0123456789ab`."""
-    return name.partition("@")[0]
+    return _DIGEST.sub("", name)
 
 
 def with_digest(name: str, folder: str) -> str:
     """A name completed by the digest of its file; a name that has one is kept. ValueError if there is no such file."""
-    if "@" in name:
+    if _DIGEST.search(name):
         return name
     return f"{name}@{_digest(_path(name, folder))}"
 
@@ -38,11 +40,15 @@ def load(name: str, folder: str, *, kind: str, known: dict[str, Any]) -> Any:
     package, _, attribute = plain.partition(":")
     if attribute:
         try:
-            return _attribute(importlib.import_module(package), attribute, kind)
-        except ImportError as error:
-            raise ValueError(f"{kind} must be importable, got {name!r}: {error}") from error
+            module = importlib.import_module(package)
+        except Exception as error:
+            raise ValueError(f"{kind} must be importable, got {name!r}: {error!r}") from error
+        return _attribute(module, attribute, kind)
     for entry in importlib.metadata.entry_points(group=f"flossing.{kind}s", name=plain):
-        return entry.load()
+        try:
+            return entry.load()
+        except Exception as error:
+            raise ValueError(f"{kind} must be an entry point that can be loaded, got {name!r}: {error!r}") from error
     if plain.endswith(".py"):
         raise ValueError(f"{kind} must name a class of the file, {plain}:MyClass, got {plain!r}")
     legal = f"{', '.join(known)}, a class in a file, mine.py:MyClass, or an entry point of flossing.{kind}s"
@@ -50,8 +56,8 @@ def load(name: str, folder: str, *, kind: str, known: dict[str, Any]) -> Any:
 
 
 def _module(name: str, folder: str, kind: str) -> Any:
-    path, digest = _path(name, folder), name.partition("@")[2]
-    if digest and _digest(path) != digest:
+    path, said = _path(name, folder), _DIGEST.search(name)
+    if said and _digest(path) != said[0][1:]:
         raise ValueError(f"{kind} must be the one that the run was made with, but {path} has changed since")
     unique = f"flossing_own_{path.stem}_{_digest(path)}"
     if unique in sys.modules:
@@ -74,7 +80,8 @@ def _attribute(module: Any, name: str, kind: str) -> Any:
     found = getattr(module, name, None)
     if not callable(found):
         legal = ", ".join(key for key, value in vars(module).items() if isinstance(value, type)) or "none"
-        raise ValueError(f"{kind} must be a class of {module.__file__} ({legal}), got {name!r}")
+        where = getattr(module, "__file__", None) or module.__name__
+        raise ValueError(f"{kind} must be a class of {where} ({legal}), got {name!r}")
     return found
 
 

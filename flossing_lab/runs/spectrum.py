@@ -131,7 +131,7 @@ def read_inputs(file: Path) -> np.ndarray:
     """Inputs (T, S), or (B, T, S), from a file of NumPy."""
     try:
         inputs = np.load(file, allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise ValueError(f"inputs must be a .npy file of numbers, got {file}: {error}") from error
     if not isinstance(inputs, np.ndarray) or inputs.ndim not in (2, 3) or inputs.dtype.kind not in "fiub":
         raise ValueError(f"inputs must be a .npy file with one array (T, S) or (B, T, S) of numbers, got {file}")

@@ -10,6 +10,7 @@ from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.files import read_json, write_json
 from flossing_lab.runs.registry import config_class
+from flossing_lab.runs.source import without_digest
 
 SWEEP_FORMAT = 1
 """Version of the layout of sweep.json."""
@@ -18,7 +19,6 @@ ABSENT = "–"
 """The value of a field that an experiment does not have."""
 
 _DIGEST = re.compile(r"[0-9a-f]{12}")
-_FILE_DIGEST = re.compile(r"(?<=\w)@[0-9a-f]{12}$")
 
 
 def find_runs(paths: Iterable[Path | str]) -> list[RunDirectory]:
@@ -111,7 +111,7 @@ def labels_of_all(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
 
 
 def _without_digest(value: Any) -> str:
-    return _FILE_DIGEST.sub("", str(value))
+    return without_digest(str(value))
 
 
 OPTIONS = ("task_options", "cell_options")

@@ -191,7 +191,7 @@ def _flossing_variables(flossing: Mapping[str, np.ndarray]) -> _Variables:
 def _test_variables(test: Mapping[str, np.ndarray]) -> _Variables:
     variables: _Variables = {"test_epoch": ("test_epoch", test["epoch"])}
     for name in test.keys() - {"epoch", "chunk_end"}:
-        dims = _TEST_DIMS.get(name, ())
+        dims = _TEST_DIMS.get(name, tuple(f"{name}_{axis}" for axis in range(1, test[name].ndim)))
         variables |= {dim: (dim, np.arange(1, size + 1)) for dim, size in zip(dims, test[name].shape[1:], strict=True)}
         variables[name] = (("test_epoch", *dims), test[name])
     return variables

@@ -23,7 +23,7 @@ from flossing_lab.runs.files import remove_temporary_files
 from flossing_lab.runs.registry import read_config
 from flossing_lab.sweeps.collection import write_sweep
 from flossing_lab.sweeps.spec import Point, Spec, describe
-from flossing_lab.sweeps.workers import Job, check_workers, evict_compilations, run_jobs, say
+from flossing_lab.sweeps.workers import Job, begin_job, check_workers, run_jobs, say
 
 LOCK = ".lock"
 _PATIENCE = 10.0  # seconds to wait for a directory that is in use
@@ -79,7 +79,7 @@ def _run(config: Mapping[str, Any], place: str, on_progress: Any):
     from flossing_lab.runs.run import run
 
     wanted = read_config(config)
-    evict_compilations(wanted.with_values(seed=0).digest)
+    begin_job(wanted.with_values(seed=0).digest)
     run(wanted, place, on_progress=on_progress)
 
 

@@ -70,8 +70,8 @@ def run_jobs(
         return _execute(client, jobs, board)
 
 
-def evict_compilations(kind: str):
-    """In a worker: register the kind of a job, so that only a few kinds keep their compiled programs in memory."""
+def begin_job(kind: str):
+    """In a worker: use the compilation cache, and keep the compiled programs of a few kinds of jobs in memory."""
     import jax
 
     from flossing_lab.runs.process import cache_compilations
@@ -81,6 +81,7 @@ def evict_compilations(kind: str):
     if len(_kinds) > MAX_CACHED_KINDS:
         jax.clear_caches()  # they reload quickly from disk
         _kinds.clear()
+        _kinds.add(kind)
 
 
 def say(console: Console, text: str):

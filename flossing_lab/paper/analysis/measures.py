@@ -9,7 +9,7 @@ from flossing_lab.paper.analysis.merge import RUN
 from flossing_lab.paper.contract import Results
 from flossing_lab.reference.config import Config, TaskName
 from flossing_lab.runs.directory import RunDirectory
-from flossing_lab.runs.plotting import evenly_spaced, running_mean, running_median
+from flossing_lab.runs.plotting import evenly_spaced, first_reaching, running_mean, running_median
 from flossing_lab.sweeps.spec import Spec
 
 SOLVED = 0.95
@@ -85,9 +85,8 @@ def _config(run: RunDirectory) -> Config:
 
 def epochs_to_solve(epochs: np.ndarray, accuracy: np.ndarray) -> float:
     """The first epoch at which the running mean of the accuracy reaches 0.95; infinite if none does."""
-    at, smooth = running_mean(epochs, accuracy, SMOOTH)
-    reached = np.flatnonzero((smooth >= SOLVED) & (np.arange(len(at)) >= min(SMOOTH, len(at)) - 1))
-    return float(at[reached[0]]) if len(reached) else float("inf")
+    first = first_reaching(epochs, accuracy, SOLVED, SMOOTH)
+    return float("inf") if first is None else first
 
 
 def curve(run: RunDirectory) -> dict[str, list[float]]:

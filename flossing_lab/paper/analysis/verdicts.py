@@ -9,12 +9,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import spearmanr
 
 from flossing_lab.paper.analysis.measures import SOLVED, Group, numbers
 from flossing_lab.paper.contract import Claim, Verdict
 from flossing_lab.runs.plotting import LABELS
-from flossing_lab.statistics import LEVEL, holm, majority, median_interval, rank_balance, signed_rank, wilson
+from flossing_lab.statistics import (
+    LEVEL,
+    holm,
+    majority,
+    median_interval,
+    rank_balance,
+    rank_correlation,
+    signed_rank,
+    wilson,
+)
 
 NO_DIFFERENCE = "All networks solve every case tried, so these cases are too easy to show a difference."
 UNDECIDED: Verdict = "undecided at this n"
@@ -55,7 +63,7 @@ def compare_each(claim: str, found: str, cases: Cases, *, more: bool = True) -> 
 
 def correlates(claim: str, found: str, x: np.ndarray, y: np.ndarray) -> Claim:
     """Whether two numbers of each network grow together, by Spearman's rank correlation."""
-    correlation, p = (float(each) for each in spearmanr(x, y))  # pyright: ignore[reportArgumentType]
+    correlation, p = rank_correlation(x, y)
     tested = f"Rank correlation {correlation:.2f}, p = {p:.2g} (n = {len(x)})."
     return Claim(claim, f"{found} {tested}", len(x), decide(p, correlation > 0))
 
@@ -116,7 +124,7 @@ def reaches_further(
               for group in (ours, theirs)]  # fmt: skip
     tried = len(lags) * len(seeds)
     listed = "; ".join(
-        f"{names[name]}: median {np.median(each):g}, {done} of {tried} solved ({_interval(done, tried)})"
+        f"{names[name]}: median {np.median(each):g}, {done} of {tried} solved"
         for name, each, done in zip((better, worse), reach, solved, strict=True)
     )
     found = f"Longest lag that a network solves (final accuracy ≥ {SOLVED}), {listed}. Lags tried: d = {_list(lags)}."

@@ -1,7 +1,5 @@
 """Train an LSTM on the temporal XOR: the calculation behind the supplement on gated networks."""
 
-import dataclasses
-
 import equinox as eqx
 import jax
 import numpy as np
@@ -11,18 +9,8 @@ from flossing import losses, schedules, tasks
 from flossing._training.epoch import Flossing
 from flossing._training.train import clip_by_array_norm, init_training, train
 from flossing.cells import LSTM, Network
-from flossing_lab.reference.task import Batch, FlossingInputs
-
-
-@dataclasses.dataclass(frozen=True)
-class Loss:
-    """Binary cross-entropy and accuracy of a network over a batch, in the form `train` expects."""
-
-    task: tasks.TemporalXOR
-
-    def __call__(self, network: Network, batch: tasks.Trial):
-        score = jax.vmap(self.task.score)(jax.vmap(network.outputs)(batch.inputs), batch)
-        return score.loss.mean(), {"accuracy": score.accuracy.mean()}
+from flossing_lab.reference.task import FlossingInputs
+from flossing_lab.runs.trials import Batch, Loss
 
 
 def train_lstm(

@@ -98,6 +98,7 @@ def _towards(found: dict[str, np.ndarray], target: float) -> dict[str, Any]:
         "exponent": summary(epochs, first),
         "each": [shorten(line[indices]) for line in first],
         "each_at": indices.tolist(),
+        "farthest": shorten(np.abs(first - target)[:, SETTLED_BY:].max(1, initial=0.0)),
         "after": shorten(found["exponents"][:, 0]),
     }
 
@@ -176,8 +177,7 @@ def _speed_claim(data: Data) -> Claim:
 
 
 def _settled(row: dict[str, Any]) -> tuple[int, int]:
-    late = numbers(row["each_at"]) >= SETTLED_BY
-    return _near(max(abs(numbers(line) - row["target"])[late]) for line in row["each"])
+    return _near(numbers(row["farthest"]))
 
 
 def _near(distances: Iterable[float]) -> tuple[int, int]:

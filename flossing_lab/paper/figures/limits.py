@@ -122,7 +122,9 @@ def claims(data: Data) -> list[Claim]:
         return [not_run(claim), not_run(_ALIVE)]
     listed = [f"{row['change']}: {np.median(numbers(row['final_accuracy'])):.3f}" for row in rows]
     best = max(rows[1:], key=lambda row: (count_solved(row) / len(row["seed"]), len(row["seed"])))
-    goal = nine_of_ten(claim, best)
+    judged = [nine_of_ten(claim, row) for row in rows[1:]]
+    reached = [(goal, row) for goal, row in zip(judged, rows[1:], strict=True) if goal.verdict == "reached"]
+    goal, best = reached[0] if reached else (nine_of_ten(claim, best), best)
     found = f"Median final accuracy: {'; '.join(listed)}. Most networks, {best['change']}: {goal.found}"
     return [goal._replace(found=found), _goes_with_directions(rows)]
 
