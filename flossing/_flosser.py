@@ -97,9 +97,10 @@ class Flosser:
     - `window`: the number of steps to run, from the start of each sequence; the longest lag of the task times two is a
       good value.
     - `preflossing`, `epochs`, `every`, `threshold`: see above. `preflossing=0` for none.
-    - `schedule`: a schedule of `flossing.schedules`, or a function `(step, measures) -> flossing epochs`, in place of
-      these four; `measures` holds `reach`.
-    - `term`: a [`FlossingTerm`][], which `term` adds to your loss, in addition to blocks of flossing; none by default.
+    - `schedule`: a schedule of `flossing.schedules`, which replaces these four; or a function `(step, measures) ->
+      flossing epochs`, called after every `every` steps, without flossing before training. `measures` holds `reach`.
+    - `term`: a [`FlossingTerm`][], the settings of the term that `term()` returns and you add to your loss; none by
+      default.
     - `sequences`: how many sequences of the batch each flossing epoch takes, and each step with a term; they are drawn
       anew.
     - `seed`: draws these sequences, and the initial basis.
@@ -215,10 +216,12 @@ class Flosser:
         - `step`: the number of the training step, from 1. Pass it to compiled code as an array, `jnp.asarray(step)`:
           for each new Python number `eqx.filter_jit` compiles again.
 
-        It is zero, and costs nothing, in steps that are no multiple of `term.every`. Its gradient reaches the leaves
-        that are flossed. QR follows every step unless `interval` is a number.
+        It runs the first `window` steps of `sequences` sequences of the batch. In steps that are not a multiple of
+        `term.every` it is zero and costs nothing. Its gradient reaches the leaves that are flossed. With
+        `interval="auto"` it uses a QR decomposition after every step.
 
-        Raises ValueError without a `term`, and for arguments that do not fit. An infinite exponent makes it infinite.
+        Raises ValueError without a `term`, and for arguments that do not fit. If an exponent is infinite, so is the
+        term; nothing is raised, since it is traced.
         """
         if self.flossing_term is None:
             raise ValueError("term must be given to the Flosser, as term=fl.FlossingTerm(), got term=None")

@@ -13,12 +13,12 @@ class FlossingTerm:
 
         L = L_task + weight mean_i (lambda_i - target_i)^2
 
-    One optimiser then serves both losses, and its clipping acts on the sum of the gradients. Blocks of flossing, in
+    One optimiser then minimises both losses, and if you clip gradients, you clip their sum. Blocks of flossing, in
     contrast, keep flossing and training apart; both may be combined. A step with the term costs as much as one of
     training and one of flossing.
 
     - `weight`: how much the term counts. The default suits losses of the order of 1, such as a cross-entropy.
-    - `every`: training steps from one with the term to the next; the first is number `every`.
+    - `every`: the term is added in the training steps `every`, `2 * every` and so on.
     - `loss`: a function of what was measured, as for `floss`; by default that of the paper, above:
       `flossing.losses.exponents`, or `flossing.pytorch.losses.exponents`.
 

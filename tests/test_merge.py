@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from rich.console import Console
 
 from flossing_lab.paper import make
 from flossing_lab.paper.analysis.merge import known_runs, merge_data
@@ -119,3 +120,15 @@ def test_more_results_of_another_scale_replace_those_there_are(tmp_path, monkeyp
     monkeypatch.setattr(Folder, "runs", lambda self, spec: Everything().runs(spec))
     assert make.keep_data(folder, figure, "tiny", chosen=True) == (None if made == 3 else "laptop")
     assert folder.read_data("fig3")["scale"] == scale
+
+
+def test_a_figure_with_more_results_of_another_scale_is_not_made(tmp_path, monkeypatch, capsys):
+    folder = Folder(tmp_path / "paper")
+    few = {"figure": "fig3", "scale": "ten", "runs": {"made": 120, "wanted": 280}, "missing": [], "provenance": {}}
+    rows = {"calculations": {"made": 0, "wanted": 0}, "data": {"groups": []}}
+    folder.write_data("fig3", few | rows)
+    monkeypatch.setattr(make, "run_jobs", lambda jobs, **_: pytest.fail(f"{len(jobs)} runs"))
+    monkeypatch.setattr(make, "write_page", lambda *_: None)
+    assert make.make_paper("tiny", folder.path, only=["fig3"], console=Console(), workers=1) == 0
+    assert "fig3 has more results of another scale, and keeps them" in capsys.readouterr().out
+    assert folder.read_data("fig3")["scale"] == "ten"

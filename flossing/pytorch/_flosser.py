@@ -59,7 +59,7 @@ class Flosser:
         reach = |dL/dh_0| / |dL/dtheta|,        L the losses of the second half of the window,
 
     where the window is the last `window` steps of each sequence up to its last loss, h_0 the state at its start, and
-    theta are the parameters. If that is below `threshold`, it flosses for `epochs` epochs. Measuring costs one more
+    theta are the parameters. If that is at most `threshold`, it flosses for `epochs` epochs. Measuring costs one more
     forward and backward pass of the recurrent module. For a cell, whose steps you call yourself, L is a random linear
     function of the states. In our trials the reach is below 1e-5 in networks that cannot learn, and above 5e-3 in those
     that do (tanh networks, GRUs and LSTMs of 64 units; recall over 25 steps, XOR of lags 20 and 40).
@@ -76,10 +76,10 @@ class Flosser:
     - `parameters`, `optimiser`: as for `floss`; by default the parameters of the recurrent module that require a
       gradient, and an Adam of their own with a learning rate of 3e-3.
     - `preflossing`, `epochs`, `every`, `threshold`: see above. `preflossing=0` for none.
-    - `schedule`: a schedule of `flossing.schedules`, or a function `(step, measures) -> flossing epochs`, in place of
-      these four; `measures` holds `reach`.
-    - `term`: a [`FlossingTerm`][flossing.FlossingTerm], which the method `term` gives, in addition to blocks of
-      flossing; none by default.
+    - `schedule`: a schedule of `flossing.schedules`, which replaces these four; or a function `(step, measures) ->
+      flossing epochs`, called after every `every` steps, without flossing before training. `measures` holds `reach`.
+    - `term`: a [`FlossingTerm`][flossing.FlossingTerm], the settings of the term that `term()` returns and you add to
+      your loss; none by default.
     - `sequences`: how many sequences of the recorded batch each flossing epoch takes, and each step with a term; they
       are drawn anew.
     - `seed`: draws these sequences, and the initial basis.
@@ -148,13 +148,13 @@ class Flosser:
 
             (criterion(model(x), y) + flosser.term()).backward()
 
-        In every `term.every`-th step it is the weighted loss of what the recurrent module was just given, a scalar
-        whose gradient reaches the flossed parameters; in others it is zero, and costs nothing. Value and gradient are
-        computed in this call. If all sequences of the batch are shorter than the window, it warns, and gives zero. If
-        you accumulate gradients, scale it like your loss.
+        In every `term.every`-th step it is the weighted loss along the first `window` steps of `sequences` sequences of
+        what the recurrent module was just given: a scalar whose gradient reaches the flossed parameters. In all other
+        steps it is zero and costs nothing. Value and gradient are computed in this call. If all sequences of the batch
+        are shorter than the window, it warns and returns zero. If you accumulate gradients, scale it like your loss.
 
-        Raises ValueError without a `term`, before a forward pass in training, and if so many batches in a row are too
-        short; FloatingPointError if the term or its gradient is not finite.
+        Raises ValueError without a `term`, if called before the forward pass, and after 20 batches in a row that are
+        too short; FloatingPointError if the term or its gradient is not finite.
         """
         if self.flossing_term is None:
             raise ValueError("term must be given to the Flosser, as term=FlossingTerm(), got term=None")
@@ -177,7 +177,7 @@ class Flosser:
         If all sequences of a batch are shorter than the window, it warns and waits for the next batch.
 
         Raises ValueError if no gradient has reached the recurrent module since the last call in which the schedule was
-        due, if so many batches in a row are too short, or if `term` was due and not called; nothing is changed then.
+        due, after 20 batches in a row that are too short, or if `term` was due and not called; nothing is changed then.
         """
         if self._is_term_due() and not self._has_term:
             raise ValueError(

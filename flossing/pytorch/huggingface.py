@@ -22,8 +22,8 @@ class FlosserCallback(TrainerCallback):
 
     The arguments are those of `Flosser` after the model. Its scalars are in `trainer.state.log_history`, and in the
     logs of callbacks after this one. Its state is in each checkpoint, and a resumed training goes on to the bit.
-    `resume_from` is the checkpoint, if you pass one outside `output_dir` to `trainer.train`, of which callbacks are not
-    told. Raises, when training starts, as `Flosser` does, and for a checkpoint without its state or of another step.
+    If you resume from a checkpoint outside `output_dir`, pass it as `resume_from`, too: a callback is not told of it.
+    Raises, when training starts, as `Flosser` does, and if the checkpoint has no flossing state or is of another step.
     """
 
     def __init__(self, *, resume_from: str | Path | None = None, **options: Any):

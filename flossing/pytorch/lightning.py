@@ -16,7 +16,7 @@ from flossing.pytorch._flosser import Flosser
 
 
 class FlosserCallback(Callback):  # pyright: ignore[reportGeneralTypeIssues] (one of the two)
-    """Floss while Lightning trains: one `step` of a [`Flosser`][flossing.pytorch.Flosser] for each of the optimiser.
+    """Floss while Lightning trains: calls `step` of a [`Flosser`][flossing.pytorch.Flosser] after each optimiser step.
 
     The arguments are those of `Flosser` after the model. Its scalars are logged, its state is part of each checkpoint,
     and a resumed training goes on to the bit. Raises, when training starts, as `Flosser` does.

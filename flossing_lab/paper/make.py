@@ -52,9 +52,12 @@ def make_paper(
     out = Path(out).absolute()
     with locked(out, "paper", "data", ["runs", "calculations"]):
         folder = Folder(out)
-        failures = _make_missing(folder, [figures[name] for name in only], scale, workers, scheduler, console)
+        wanted = [name for name in only if not _has_more(folder, figures[name], scale)]
+        for name in {*only} - {*wanted}:
+            say(console, f"{name} has more results of another scale, and keeps them: choose another --out")
+        failures = _make_missing(folder, [figures[name] for name in wanted], scale, workers, scheduler, console)
         for name, figure in figures.items():
-            if kept := keep_data(folder, figure, scale, chosen=name in only):
+            if kept := keep_data(folder, figure, scale, chosen=name in wanted):
                 say(
                     console,
                     f"{name} keeps its data of scale {kept}, which come from more results: choose another --out",
@@ -62,6 +65,15 @@ def make_paper(
         write_page(folder, figures)
     say(console, f"figures     {out}\nresults     {out / 'RESULTS.md'}")
     return len(failures)
+
+
+def _has_more(folder: Folder, figure: FigureModule, scale: Scale) -> bool:
+    """Whether the stored data of a figure are of another scale, from more results than this one has."""
+    before = folder.read_data(figure.NAME)
+    if before is None or before["scale"] == scale:
+        return False
+    wanted = sum(len(spec.points()) for spec in figure.specs(scale)) + len(figure.calculations(scale))
+    return before["runs"]["made"] + before["calculations"]["made"] > wanted
 
 
 def side_by_side(configs: Sequence[RunConfig], workers: int) -> list[RunConfig]:
