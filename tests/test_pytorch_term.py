@@ -34,6 +34,8 @@ def test_value_and_gradient(kind, engine):
     term = 2.5 * (exponents + 0.1).square().mean()
     (model(tokens).square().mean() + term).backward()
     assert flosser.scalars()["flossing/term"] == pytest.approx(term.item(), rel=1e-10)
+    measured = [flosser.scalars()[f"flossing/exponent_{i}"] for i in ("1", "k")]
+    assert measured == pytest.approx([exponents[0].item(), exponents[-1].item()], rel=1e-8)
     for one, p in zip(ours, model.parameters(), strict=True):
         torch.testing.assert_close(one, p.grad, rtol=1e-8, atol=1e-12)
 

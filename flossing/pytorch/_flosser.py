@@ -199,7 +199,8 @@ class Flosser:
         """What was measured last, as plain numbers for a logger.
 
         - `flossing/reach`: how much of the gradient reached back at the last query, before any flossing that followed.
-        - `flossing/exponent_1`, `flossing/exponent_k`, `flossing/loss`: at the end of the last block of flossing.
+        - `flossing/exponent_1`, `flossing/exponent_k`: as measured last, at the end of a block of flossing or for a term.
+        - `flossing/loss`: at the end of the last block of flossing.
         - `flossing/epochs`, `flossing/seconds`: all flossing epochs so far, and their time, compilation included.
         - `flossing/term`: the last term of the loss, if there is any.
 
@@ -282,9 +283,9 @@ class Flosser:
         names = ("k", "transient", "interval", "tolerance", "target", "engine")
         options: dict[str, Any] = {name: self._options[name] for name in names}
         options |= {"window": self.window, "seeds": (self.seed, self.seed + self.steps)}
-        found = value_and_gradients(self.module, draw, self.flossing_term, self.parameters, **options)
-        self._scalars["flossing/term"] = found[0].item()
-        return found
+        value, gradients, found = value_and_gradients(self.module, draw, self.flossing_term, self.parameters, **options)
+        self._scalars |= {"flossing/term": value.item(), **_ends(found)}
+        return value, gradients
 
     def _draw(self, record: Record) -> Draw:
         """Sequences of a record, drawn for this step."""
@@ -366,11 +367,15 @@ class Flosser:
             for p, gradient in zip(held, gradients, strict=True):
                 p.grad = gradient
         self._interval = history.state.interval
-        last = history.exponents[-1].reshape(-1, history.exponents.shape[-1]).mean(0)
         self._scalars |= {
-            "flossing/exponent_1": float(last[0]),
-            "flossing/exponent_k": float(last[-1]),
+            **_ends(history.exponents[-1]),
             "flossing/loss": float(history.loss[-1]),
             "flossing/epochs": self._scalars["flossing/epochs"] + epochs,
             "flossing/seconds": self._scalars["flossing/seconds"] + time.perf_counter() - since,
         }
+
+
+def _ends(exponents: Tensor) -> dict[str, float]:
+    """The first and the last of the flossed exponents, a mean over sequences."""
+    last = exponents.reshape(-1, exponents.shape[-1]).mean(0)
+    return {"flossing/exponent_1": float(last[0]), "flossing/exponent_k": float(last[-1])}

@@ -30,8 +30,8 @@ def value_and_gradients(
     interval: int | Literal["auto"],
     engine: Engine,
     **options: Any,
-) -> tuple[Tensor, Gradients]:
-    """The term on drawn sequences, and its gradients, None for parameters without one.
+) -> tuple[Tensor, Gradients, Tensor]:
+    """The term on drawn sequences, its gradients, None for parameters without one, and the exponents.
 
     The seeds draw the initial basis, and the white inputs of a memory term. Raises FloatingPointError if anything is
     not finite, ValueError if no parameter enters the step.
@@ -52,7 +52,7 @@ def value_and_gradients(
         raise ValueError("parameters must enter the step, got none that the exponents depend on")
     if not all(g is None or g.isfinite().all() for g in gradients):
         raise FloatingPointError(f"flossing term: {OVERFLOW_MESSAGE}")
-    return value.detach(), list(gradients)
+    return value.detach(), list(gradients), measured.detach()
 
 
 def with_gradients(value: Tensor, gradients: Gradients, parameters: list[Tensor]) -> Tensor:
