@@ -199,8 +199,8 @@ class Flosser:
         """What was measured last, as plain numbers for a logger.
 
         - `flossing/reach`: how much of the gradient reached back at the last query, before any flossing that followed.
-        - `flossing/exponent_1`, `flossing/exponent_k`: as measured last, at the end of a block of flossing or in a term.
-        - `flossing/loss`: at the end of the last block of flossing.
+        - `flossing/exponent_1`, `flossing/exponent_k`: as measured last, at the end of a block of flossing or in a
+          term; `flossing/loss`: at the end of the last block.
         - `flossing/epochs`, `flossing/seconds`: all flossing epochs so far, and their time, compilation included.
         - `flossing/term`: the last term of the loss, if there is any.
 
