@@ -30,16 +30,17 @@ class Contender(NamedTuple):
     network: str
     arm: str
     name: str
-    """In words: with the arm if the network runs in several."""
+    """In words: with the arm if the network runs in several, or is flossed."""
 
 
 def contenders(trial: Trial) -> list[Contender]:
     """All contenders in the order of the protocol."""
-    found = []
+    found, flosses = [], {name: arm.flosses for name, arm in trial.arms.items()}
     for network, kind in trial.networks.items():
         arms = kind.arms or tuple(trial.arms)
         found += [
-            Contender(network, arm, network if len(arms) == 1 else f"{network}, {trial.label(arm)}") for arm in arms
+            Contender(network, arm, f"{network}, {trial.label(arm)}" if len(arms) > 1 or flosses[arm] else network)
+            for arm in arms
         ]
     return found
 
@@ -86,7 +87,9 @@ def _draw_best(axes: Axes, trial: Trial, runs: Sequence[Run], task: str):
 
 
 def _colour(trial: Trial, each: Contender) -> str:
-    return COLOURS["before"] if (each.network, each.arm) == trial.reference else _GREY
+    if (each.network, each.arm) == trial.reference:
+        return COLOURS["before"]
+    return COLOURS["before_and_during"] if trial.arms[each.arm].flosses else _GREY
 
 
 def _name_rows(axes: Axes, title: str, label: str, everyone: Sequence[Contender]):
