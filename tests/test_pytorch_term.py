@@ -1,7 +1,11 @@
 """Flossing as a term of a torch loss: its value, its gradient, when it is due, what it leaves alone, bad input."""
 
 import copy
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -200,3 +204,42 @@ def test_not_finite():
     with pytest.raises(FloatingPointError, match="flossing term: .*exponent"):
         flosser.term()
     assert all(p.grad is None for p in model.parameters())
+
+
+def in_process(rank, store, results):
+    """Train in one of two processes, on batches of its own, with the term in the loss and with `add_term`."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    ends = []
+    for is_in_loss in (True, False):
+        torch.manual_seed(0)
+        model = nn.parallel.DistributedDataParallel(model_of())
+        flosser = flt.Flosser(model, **NEVER, term=flt.FlossingTerm(every=2), engine="torch")
+        descent, draws = torch.optim.SGD(model.parameters(), 0.01), torch.Generator().manual_seed(rank)
+        for _ in range(4):
+            descent.zero_grad()
+            loss = model(torch.randint(0, 5, (4, 10), generator=draws)).square().mean()
+            (loss + flosser.term() if is_in_loss else loss).backward()
+            if not is_in_loss:
+                flosser.add_term()
+            descent.step()
+            flosser.step()
+        ends.append(weights(model))
+    torch.save(ends, f"{results}-{rank}")
+    os._exit(0)  # without the exit handlers of torch, which may wait for one another
+
+
+@pytest.mark.slow
+def test_distributed_training(tmp_path):
+    """Both ways give the mean gradient of all processes, which keep the same parameters."""
+    call = "import sys; from tests.test_pytorch_term import in_process; in_process(int(sys.argv[1]), *sys.argv[2:])"
+    files, root = [str(tmp_path / "store"), str(tmp_path / "results")], Path(__file__).parent.parent
+    commands = [[sys.executable, "-c", call, str(rank), *files] for rank in range(2)]
+    processes = [subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True) for command in commands]
+    for process in processes:
+        _, shown = process.communicate(timeout=300)
+        assert process.returncode == 0, shown
+    first, second = (torch.load(tmp_path / f"results-{rank}") for rank in range(2))
+    for one, other in zip(first, second, strict=True):
+        assert_equal(one, other)
+    for one, other in zip(*first, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
