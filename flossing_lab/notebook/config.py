@@ -4,9 +4,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from flossing_lab.runs.config import Count, RunConfig, SafetyConfig, Section
+from flossing_lab.runs.config import Condition, Count, RunConfig, SafetyConfig, Section
 
-Condition = Literal["none", "before", "during", "before_and_during", "adaptive"]
 Setting = bool | int | float | str | None
 
 

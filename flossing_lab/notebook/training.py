@@ -20,9 +20,9 @@ from flossing._training.train import Loss, Probe, TrainingState, init_training, 
 from flossing._types import RandomKey
 from flossing.schedules import Schedule, as_schedule, guaranteed_epochs
 from flossing_lab.notebook.code import fingerprint
-from flossing_lab.notebook.config import Condition, NotebookConfig
+from flossing_lab.notebook.config import NotebookConfig
 from flossing_lab.runs.checkpoint import newest_checkpoint
-from flossing_lab.runs.config import explain_invalid
+from flossing_lab.runs.config import Condition, explain_invalid
 from flossing_lab.runs.console import Display
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.experiment import Experiment, Measurements

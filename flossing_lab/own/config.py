@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import field_validator, model_validator
 
 from flossing_lab.runs.config import (
+    Condition,
     Count,
     CountOrNone,
     PositiveReal,
@@ -17,8 +18,6 @@ from flossing_lab.runs.config import (
     Seed,
 )
 from flossing_lab.runs.source import is_file, with_digest, without_digest
-
-Condition = Literal["none", "before", "during", "before_and_during", "adaptive"]
 
 
 class OwnNetworkConfig(Section):

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from flossing_lab.paper.contract import Scale
-from flossing_lab.reference.config import Condition, TaskName
+from flossing_lab.reference.config import TaskName
+from flossing_lab.runs.config import Condition
 from flossing_lab.sweeps.spec import Spec
 
 TASKS: dict[TaskName, str] = {

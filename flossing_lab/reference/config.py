@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from flossing_lab.runs.config import (
+    Condition,
     Count,
     CountOrNone,
     Fraction,
@@ -24,7 +25,6 @@ from flossing_lab.runs.config import (
     explain_invalid as explain_invalid,
 )
 
-Condition = Literal["none", "before", "during", "before_and_during", "adaptive"]
 TaskName = Literal["copy", "temporal_xor", "spatial_xor"]
 
 JULIA_NAMES = {

@@ -11,6 +11,8 @@ from matplotlib.colors import to_hex
 from flossing_lab.paper.analysis.measures import POINTS, numbers, short, shorten
 from flossing_lab.runs.plotting import COLOURS, evenly_spaced
 
+LN10 = float(np.log(10))
+
 
 def summary(x: Any, values: np.ndarray) -> dict[str, list[float]]:
     """Median and quartiles over networks of `values` (networks, points) against `x`, thinned."""
@@ -44,6 +46,13 @@ def k_colours(ks: Sequence[int]) -> dict[int, str]:
     flossed = sorted(k for k in ks if k)
     shades = colormaps["viridis"](np.linspace(0.85, 0.1, 5))
     return {0: COLOURS["none"], **{k: to_hex(shades[min(i, 4)]) for i, k in enumerate(flossed)}}
+
+
+def log10_condition_number(logs: np.ndarray, m: int) -> np.ndarray:
+    """log10 of the ratio of the first to the m-th singular value, whose logarithms lie along the last axis.
+
+    It is infinite for a lost direction, whose logarithm is -inf."""
+    return (logs[..., 0] - logs[..., m - 1]) / LN10
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flossing_lab.paper.analysis.curves import draw_summary, k_colours, median, summary
+from flossing_lab.paper.analysis.curves import draw_summary, k_colours, log10_condition_number, median, summary
 from flossing_lab.paper.analysis.drawing import new_figure, panel
 from flossing_lab.paper.analysis.measures import numbers, short, shorten
 from flossing_lab.paper.analysis.verdicts import compare_each, not_run
@@ -27,7 +27,6 @@ CAPTION = (
     "quartiles. Dashed: the prediction exp((λ_1 - λ_m) t), with exponents over 1000 steps. Circles: network 1 in "
     "extended precision, with a proven error of 1e-9."
 )
-LN10 = float(np.log(10))
 
 _FLOSSING = ("units", "epochs", "window", "learning_rate", "steps")
 
@@ -84,20 +83,15 @@ def collect(results: Results, scale: Scale) -> Data:
             data["rows"].append({"k": k, "condition": numbers_by_m})
     for k in _checked(scale):
         if (found := results.calculation(_exact(scale, k))) is not None:
-            values = {str(m): shorten(_log10(found["exact"], m)) for m in ms}
+            values = {str(m): shorten(log10_condition_number(found["exact"], m)) for m in ms}
             worst = short(np.abs(found["ours"] - found["exact"]).max())
             data["exact"].append({"k": k, "horizons": sizes["exact"], "condition": values, "worst": worst})
     return data
 
 
-def _log10(logs: np.ndarray, m: int) -> np.ndarray:
-    # A lost direction, log sigma = -inf, makes kappa infinite.
-    return (logs[..., 0] - logs[..., m - 1]) / LN10
-
-
 def _condition(found: dict[str, np.ndarray], m: int, horizons: list[int]) -> dict[str, Any]:
-    logs = _log10(found["log_singular_values"], m)
-    slopes = _log10(found["exponents"], m)
+    logs = log10_condition_number(found["log_singular_values"], m)
+    slopes = log10_condition_number(found["exponents"], m)
     return {"curve": summary(horizons, logs), "each": [shorten(line) for line in logs], "predicted": shorten(slopes)}
 
 

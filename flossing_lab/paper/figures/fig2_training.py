@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
-from flossing_lab.paper.analysis.curves import draw_summary, median, summary
+from flossing_lab.paper.analysis.curves import draw_summary, log10_condition_number, median, summary
 from flossing_lab.paper.analysis.drawing import legend_below, new_figure, panel
 from flossing_lab.paper.analysis.measures import numbers, shorten
 from flossing_lab.paper.analysis.verdicts import compare, not_run
@@ -25,7 +24,6 @@ CAPTION = (
     "networks; bands: quartiles; an infinite κ, where a direction is lost, is not drawn."
 )
 CONDITIONS = ("none", "before", "before_and_during")
-LN10 = float(np.log(10))
 
 
 def _sizes(scale: Scale) -> dict[str, Any]:
@@ -68,7 +66,7 @@ def collect(results: Results, scale: Scale) -> Data:
         logs = found["log_singular_values"][0]
         row: dict[str, Any] = {"condition": condition, "accuracy": shorten(found["accuracy"][0]), "m": {}}
         for m in (k, units):
-            condition_number = _log10(logs, m)
+            condition_number = log10_condition_number(logs, m)
             row["m"][str(m)] = {
                 "along": summary(sizes["epochs"], condition_number[:, :, at]),
                 "after": summary(sizes["horizons"], condition_number[:, -1]),
@@ -77,10 +75,6 @@ def collect(results: Results, scale: Scale) -> Data:
             }
         data["rows"].append(row)
     return data
-
-
-def _log10(logs: np.ndarray, m: int) -> np.ndarray:
-    return (logs[..., 0] - logs[..., m - 1]) / LN10  # a lost direction, log sigma = -inf, makes it infinite
 
 
 def draw(data: Data) -> Figure:

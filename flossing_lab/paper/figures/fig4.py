@@ -10,7 +10,8 @@ from flossing_lab.paper.analysis.measures import Group, by_task, numbers, of_tas
 from flossing_lab.paper.analysis.verdicts import compare, not_run, reaches_further
 from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
 from flossing_lab.paper.scales import SIZES, STOPPING, TASKS, delays_spec
-from flossing_lab.reference.config import Condition, TaskName
+from flossing_lab.reference.config import TaskName
+from flossing_lab.runs.config import Condition
 from flossing_lab.sweeps.spec import Spec
 
 NAME = "fig4"

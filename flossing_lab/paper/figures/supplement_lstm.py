@@ -13,7 +13,7 @@ from flossing_lab.paper.analysis.measures import LAST, SMOOTH, numbers, short, s
 from flossing_lab.paper.analysis.verdicts import compare, most_do, not_run, pairs_of
 from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
 from flossing_lab.paper.scales import NETWORKS
-from flossing_lab.reference.config import Condition
+from flossing_lab.runs.config import Condition
 from flossing_lab.runs.plotting import COLOURS, LABELS, LIGHT_GREY, running_mean
 from flossing_lab.sweeps.spec import Spec
 

@@ -7,7 +7,7 @@ from flossing_lab.paper.analysis.measures import by_task, of_task
 from flossing_lab.paper.analysis.verdicts import learns_faster, reaches_further
 from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
 from flossing_lab.paper.scales import SIZES, STOPPING, spec
-from flossing_lab.reference.config import Condition
+from flossing_lab.runs.config import Condition
 from flossing_lab.sweeps.spec import Spec
 
 NAME = "supplement_order"

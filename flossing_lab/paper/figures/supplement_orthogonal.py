@@ -9,7 +9,7 @@ from flossing_lab.paper.analysis.measures import groups
 from flossing_lab.paper.analysis.verdicts import reaches_further
 from flossing_lab.paper.contract import Calculation, Claim, Data, Results, Scale
 from flossing_lab.paper.scales import SIZES, spec
-from flossing_lab.reference.config import Condition
+from flossing_lab.runs.config import Condition
 from flossing_lab.runs.plotting import COLOURS, LABELS
 from flossing_lab.sweeps.spec import Spec
 

@@ -5,7 +5,15 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from flossing_lab.paper.analysis.curves import draw_summary, k_colours, median, quartiles_of, summary
+from flossing_lab.paper.analysis.curves import (
+    LN10,
+    draw_summary,
+    k_colours,
+    log10_condition_number,
+    median,
+    quartiles_of,
+    summary,
+)
 from flossing_lab.paper.analysis.drawing import new_figure, panel
 from flossing_lab.paper.analysis.measures import numbers, shorten
 from flossing_lab.paper.analysis.verdicts import compare_each, not_run
@@ -26,7 +34,6 @@ CAPTION = (
     "Lines: median over networks, bands: quartiles. Surrogate flossing is from later work of the author (2024), not "
     "from the paper of 2023."
 )
-LN10 = float(np.log(10))
 
 
 def _size(scale: Scale) -> dict[str, Any]:
@@ -75,8 +82,8 @@ def _row(found: dict[str, np.ndarray], k: int, ks: list[int], horizons: list[int
     spectrum = dict(zip(("low", "middle", "high"), map(shorten, quartiles_of(exponents)), strict=True))
     row: dict[str, Any] = {"spectrum": {"x": shorten(index), **spectrum}}
     row["size"] = {str(j): shorten(np.abs(exponents[:, :j]).mean(1)) for j in ks}
-    row["condition"] = summary(horizons, (logs[:, :, 0] - logs[:, :, m - 1]) / LN10)
-    row["condition_end"] = shorten((logs[:, -1, 0] - logs[:, -1, m - 1]) / LN10)
+    row["condition"] = summary(horizons, log10_condition_number(logs, m))
+    row["condition_end"] = shorten(log10_condition_number(logs[:, -1], m))
     row["feedback"] = summary(horizons, found["log_feedback"] / LN10)
     row["feedback_end"] = shorten(found["log_feedback"][:, -1] / LN10)
     if k:
