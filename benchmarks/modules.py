@@ -101,13 +101,16 @@ def phase(
 ) -> np.ndarray:
     """A contender: one call of `flossing.pytorch.floss`, whose callback ends each block; returns the intervals.
 
-    `cell` is None for the custom step.
+    Loss and optimiser are those of the peer. `cell` is None for the custom step.
     """
+    import torch  # in the contender's process only
+
     import flossing.pytorch as flt
-    from benchmarks import peers_modules as peers  # imports torch, in the contender's process only
+    from benchmarks import peers_modules as peers
 
     peers.set_threads(threads)
     options: dict[str, Any] = {"basis": peers.drawn_basis(cell, units, k), "epochs": blocks * chunk}
+    options |= {"loss": flt.losses.exponents, "clip": None, "optimiser": torch.optim.Adam, "report": False}
 
     def run(callback):
         options.update(callback=callback, chunk=chunk)
