@@ -138,10 +138,47 @@ def test_a_trial_takes_equal_runs_of_another(protocol, tmp_path, capsys, monkeyp
     main(["compare", str(more)])
     assert not made and (tmp_path / "more" / "table.md").read_text() == table
 
+    both = tmp_path / "both.toml"
+    both.write_text(more.read_text().replace('"tiny"', '["tiny", "more"]'))
+    main(["compare", str(both)])
+    assert not made and not trial_runs.read_results(tmp_path / "both")
+    assert "0 runs, and 12 of tiny and more, " in (tmp_path / "both" / "table.md").read_text()
+
     shutil.rmtree(tmp_path / "tiny")
     with pytest.raises(SystemExit, match="2"):
         main(["compare", str(more), "--table"])
-    assert "runs_of must name a directory with results.json beside the protocol, got 'tiny'" in capsys.readouterr().err
+    assert "runs_of must name directories with results.json beside the protocol, got 'tiny'" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_an_arm_kept_near_orthogonal_costs_as_much_as_the_others(protocol, tmp_path, capsys):
+    """It trains with a penalty instead of flossing; its recorded loss is that of the task alone."""
+    arm = "[arms.orthogonal]\northogonality = 1e6\n\n[seconds.xor]"
+    protocol.write_text(TINY.replace("[seconds.xor]", arm))
+    main(["compare", str(protocol), "--workers", "1"])
+    runs = {(run["draw"], run["arm"]): run for run in trial_runs.read_results(tmp_path / "tiny") if not run["seed"]}
+    for draw in (1, 2):
+        plain, kept = runs[draw, "none"], runs[draw, "orthogonal"]
+        assert plain["epochs"] == kept["epochs"] == 4 + 3 * 2
+        assert plain["loss"] != kept["loss"]
+        assert max(kept["curve"]) < 2
+    assert "### All draws, orthogonal against no flossing" in (tmp_path / "tiny" / "table.md").read_text()
+
+    for change, message in (
+        (('cell = "tanh"', 'cell = "gru"'), "orthogonality needs a cell with recurrent weights J, got tanh with gru"),
+        (
+            (
+                'vary = ["rate", "gain"]',
+                'vary = ["rate", "weight"]\npenalty = "vanishing"\nranges = { weight = [1.0] }',
+            ),
+            "arms of tanh, which has a penalty, must be without orthogonality",
+        ),
+    ):
+        other = tmp_path / "other.toml"
+        other.write_text(protocol.read_text().replace(*change))
+        with pytest.raises(SystemExit, match="2"):
+            main(["compare", str(other)])
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("optax_promotion")

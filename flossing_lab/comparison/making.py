@@ -39,7 +39,8 @@ def make(trial: Trial, run: TrialRun, on_progress: Any = lambda status: None) ->
     cell = partial(load(kind.cell, trial.folder, kind="cell", known=ALL_CELLS), **kind.options)
     if kind.horizon is not None:
         cell = partial(_calibrated, cell, problem, kind.horizon, k)
-    trained = None if kind.penalty is None else Penalised(problem, opponents.PENALTIES[kind.penalty], drawn["weight"])
+    name, weight = ("orthogonality", arm.orthogonality) if arm.orthogonality else (kind.penalty, drawn.get("weight"))
+    trained = None if name is None else Penalised(problem, opponents.PENALTIES[name], weight)
 
     def report(state):
         on_progress(Status(state.epoch, settings.epochs, state.flossing_epoch, arm.before))
@@ -102,7 +103,11 @@ def check(trial: Trial):
                     "flossing compare PROTOCOL --seconds measures them"
                 )
         for task, made in tasks.items():
-            check_fit(made, _first_draw(trial, name, made), trial.tasks[task].task, kind.cell)
+            network = _first_draw(trial, name, made)
+            check_fit(made, network, trial.tasks[task].task, kind.cell)
+            is_kept = any(trial.arms[arm].orthogonality for arm in kind.arms or trial.arms)
+            if (is_kept or kind.penalty == "orthogonality") and not hasattr(network.cell, "J"):
+                raise ValueError(f"orthogonality needs a cell with recurrent weights J, got {name} with {kind.cell}")
 
 
 def _first_draw(trial: Trial, name: str, task: Any) -> fl.cells.Network:

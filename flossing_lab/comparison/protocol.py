@@ -6,7 +6,7 @@
     [draws]                           the range of each setting: a list, or { low, high } for log-uniform numbers
     [networks.NAME]                   a cell, how many draws, and which settings vary; without draws it is fixed
     [arms.NAME]                       how networks are flossed
-    runs_of = "short"                 the directory of another protocol, whose runs with equal settings serve here, too
+    runs_of = ["short", "term"]       directories of other protocols; their runs with equal settings serve here, too
     reference = [NETWORK, ARM]        with which all others are compared; otherwise arms are compared in pairs of draws
     [seconds.TASK.NETWORK]            of one epoch of training and of flossing, from which equal cost follows
 
@@ -71,8 +71,8 @@ class Trial(Section):
     arms: dict[str, TrialArm]
     reference: tuple[str, str] | None = None
     """A network and its arm, with which all others are compared; without it the arms are compared in pairs."""
-    runs_of: str | None = None
-    """The directory of another protocol, beside this one; its runs serve here, too, where their settings are equal."""
+    runs_of: str | tuple[str, ...] = ()
+    """Directories of other protocols, beside this one; their runs serve here, too, where their settings are equal."""
     seconds: dict[str, dict[str, tuple[PositiveReal, Real]]] = Field(default_factory=dict)
     """By task and network: of one epoch of training, and of flossing; needed for runs."""
     folder: str = ""
@@ -91,6 +91,8 @@ class Trial(Section):
                 raise ValueError(f"vary of {name} must include weight, that of its penalty, got {list(kind.vary)}")
             if not kind.draws and not self.is_fixed:
                 raise ValueError(f"draws of {name} must be at least 1 where other networks are drawn, got draws=0")
+            if kind.penalty is not None and any(self.arms[arm].orthogonality for arm in kind.arms or self.arms):
+                raise ValueError(f"arms of {name}, which has a penalty, must be without orthogonality")
             self.drawn(name)
             for task, of in self.seconds.items():
                 flosses = any(self.arms[arm].flosses for arm in kind.arms or self.arms)
@@ -126,7 +128,7 @@ class Trial(Section):
 
     def label(self, arm: str) -> str:
         """An arm in words."""
-        return arm if self.arms[arm].flosses else "no flossing"
+        return arm if self.arms[arm].flosses or self.arms[arm].orthogonality else "no flossing"
 
     def comparisons(self) -> "list[Trial]":
         """The trial with two arms at a time, each arm with all later ones. Costs are no longer those of the whole."""

@@ -128,13 +128,18 @@ def read_runs(trial: Trial, out: Path) -> list[dict[str, Any]]:
 
 
 def _of_another(trial: Trial) -> list[dict[str, Any]]:
-    """The runs of `runs_of` that are runs of this trial; ValueError if it has no results."""
-    if trial.runs_of is None:
-        return []
-    folder = Path(trial.folder) / trial.runs_of
-    if not (folder / "results.json").exists():
-        raise ValueError(f"runs_of must name a directory with results.json beside the protocol, got {trial.runs_of!r}")
-    return [found for found in read_results(folder) if _belongs(trial, found)]
+    """The runs of `runs_of` that are runs of this trial; ValueError for a directory without results."""
+    known: dict[tuple, dict[str, Any]] = {}
+    for name in _others(trial):
+        folder = Path(trial.folder) / name
+        if not (folder / "results.json").exists():
+            raise ValueError(f"runs_of must name directories with results.json beside the protocol, got {name!r}")
+        known |= {_identity(found): found for found in read_results(folder) if _belongs(trial, found)}
+    return [*known.values()]
+
+
+def _others(trial: Trial) -> tuple[str, ...]:
+    return (trial.runs_of,) if isinstance(trial.runs_of, str) else trial.runs_of
 
 
 def _run(found: dict[str, Any]) -> TrialRun:
@@ -156,7 +161,7 @@ def best_runs(trial: Trial, results: Sequence[dict[str, Any]]) -> list[TrialRun]
     """The runs of the best draw of each arm again, for the cells of the table whose draws have all been made.
 
     The best draw reached the accuracy at which training stops in the fewest epochs, or else has the lowest loss, both
-    in training. With a penalty in the loss, whose weight is drawn, the accuracy takes its place. A task without draws
+    in training. With a penalty in the loss, the accuracy takes its place. A task without draws
     takes the best of the task that it names, of those that solve that task with at least one other seed.
     """
     found = []
@@ -184,7 +189,7 @@ def _rank(trial: Trial, result: dict[str, Any]) -> tuple[bool, float]:
         return True, float("inf")
     if stop is not None and accuracies[-1] > stop:
         return False, result["epochs"]
-    if trial.networks[result["network"]].penalty is not None:
+    if trial.networks[result["network"]].penalty is not None or trial.arms[result["arm"]].orthogonality:
         return True, -sum(accuracies[-2:]) / len(accuracies[-2:])
     return True, sum(result["curve"][-2:]) / len(result["curve"][-2:])
 
@@ -193,7 +198,7 @@ def describe_results(trial: Trial, out: Path) -> str:
     """How many runs there are, when the last was made, and on what."""
     found = read_json(out / "results.json", FORMAT)
     processor, jax = found["processor"], found["versions"]["jax"]
-    others = f", and {count} of {trial.runs_of}" if (count := len(_of_another(trial))) else ""
+    others = f", and {count} of {' and '.join(_others(trial))}" if (count := len(_of_another(trial))) else ""
     return f"{len(found['runs'])} runs{others}, {found['measured'][:10]}, a core of {processor} each, JAX {jax}."
 
 

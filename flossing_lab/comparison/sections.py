@@ -73,7 +73,7 @@ class TrialNetwork(Section):
 
 
 class TrialArm(Section):
-    """How networks are flossed; 0 epochs for no flossing."""
+    """How networks are flossed, or kept near orthogonal; by default neither."""
 
     before: CountOrNone = 0
     """Flossing epochs before training."""
@@ -96,6 +96,9 @@ class TrialArm(Section):
     """That loss."""
     term_every: Count = 5
     """Training epochs from one with the term to the next."""
+    orthogonality: PositiveReal | None = None
+    """The weight of ||J'J - I||^2 / N as a term of the loss of training, for cells with recurrent weights J. Its time,
+    too short to be measured, is not counted."""
     epochs: Count | None = None
     """Training epochs, if not those of the task; for fixed networks."""
 
@@ -105,7 +108,8 @@ class TrialArm(Section):
         return bool(self.before) or self.threshold is not None or self.term is not None
 
     def recorded(self) -> dict[str, Any]:
-        """The settings as a run records them: those of adaptive flossing and of the term only if there is any."""
+        """The settings as a run records them: those of adaptive flossing and of a term only if there is any."""
         adaptive = {"threshold", "block", "every"} if self.threshold is None else set()
         term = {"term", "term_loss", "term_every"} if self.term is None else set()
-        return self.model_dump(exclude={"epochs"} | adaptive | term)
+        orthogonality = {"orthogonality"} if self.orthogonality is None else set()
+        return self.model_dump(exclude={"epochs"} | adaptive | term | orthogonality)

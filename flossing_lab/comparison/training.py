@@ -52,7 +52,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Penalised:
-    """The loss of a task with `weight` times a penalty, also as it is recorded; other metrics are those of the task."""
+    """The loss of a task with `weight` times a penalty. The metrics are those of the task, with its own loss."""
 
     task: Any
     penalty: Callable[..., Any]
@@ -60,7 +60,7 @@ class Penalised:
 
     def __call__(self, network, batch):
         loss, metrics = Loss(self.task)(network, batch)
-        return loss + self.weight * self.penalty(network, batch, self.task), metrics
+        return loss + self.weight * self.penalty(network, batch, self.task), {**metrics, "task_loss": loss}
 
 
 def schedule_of(arm: TrialArm) -> fl.schedules.Schedule | None:
@@ -127,7 +127,7 @@ def train_network(
             state = progress.state
             on_chunk(state)
             if progress.kind == "training":
-                curve.append(_round(progress.metrics["loss"].mean()))
+                curve.append(_round(progress.metrics.get("task_loss", progress.metrics["loss"]).mean()))
                 accuracies.append(_round(progress.metrics["accuracy"].mean()))
                 if settings.stop is not None and accuracies[-1] > settings.stop:
                     break
