@@ -39,8 +39,11 @@ def make(trial: Trial, run: TrialRun, on_progress: Any = lambda status: None) ->
     cell = partial(load(kind.cell, trial.folder, kind="cell", known=ALL_CELLS), **kind.options)
     if kind.horizon is not None:
         cell = partial(_calibrated, cell, problem, kind.horizon, k)
-    name, weight = ("orthogonality", arm.orthogonality) if arm.orthogonality else (kind.penalty, drawn.get("weight"))
-    trained = None if name is None else Penalised(problem, opponents.PENALTIES[name], weight)
+    trained = None
+    if kind.penalty is not None:
+        trained = Penalised(problem, opponents.PENALTIES[kind.penalty], drawn["weight"])
+    elif arm.orthogonality is not None:
+        trained = Penalised(problem, opponents.soft_orthogonality, arm.orthogonality)
 
     def report(state):
         on_progress(Status(state.epoch, settings.epochs, state.flossing_epoch, arm.before))
