@@ -52,6 +52,13 @@ def rows_message(shape: tuple[int, ...]) -> str:
     )
 
 
+SUBSPACE_MESSAGE = (
+    "the weights no longer map the subspace of basis into itself, to which the exponents are restricted; for those of "
+    "the whole space, leave basis out"
+)
+"""The message for a flossing epoch whose weights have left the subspace behind."""
+
+
 def infinite_exponent_message(exponents: np.ndarray, interval: int = 1) -> str:
     """The message for exponents (..., k) that are not finite: the reason and the remedy."""
     rows = exponents.reshape(-1, exponents.shape[-1])

@@ -225,3 +225,43 @@ def test_a_run_in_float32_continues_in_its_subspace():
         later = fl.lyapunov_spectrum(step, None, state=first.state, basis=first.basis, **options)
         np.testing.assert_allclose(later.exponents, first.exponents, atol=0.1)
         np.testing.assert_allclose(later.basis[:32] + later.basis[32:], 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("library", ["jax", "torch"])
+def test_rare_events_leave_a_subspace(library):
+    """A diagonal step, rotated at five steps of 400, or of the second sequence alone: e1 is not mapped to itself."""
+    rotation = np.array([[np.cos(1), -np.sin(1)], [np.sin(1), np.cos(1)]])
+    events, basis = np.zeros((2, 400)), np.array([[1.0], [0.0]])
+    events[1, [21, 83, 146, 227, 309]] = 1
+    if library == "jax":
+        step = lambda h, event: jnp.where(event > 0, rotation, jnp.diag(jnp.array([0.5, 0.9]))) @ h  # noqa: E731
+        spectrum, state, sequences = fl.lyapunov_spectrum, jnp.ones(2), jnp.asarray(events)
+    else:
+        both = torch.stack([torch.diag(torch.tensor([0.5, 0.9], dtype=torch.float64)), torch.tensor(rotation)])
+        step = lambda h, event: both[event.long()] @ h  # noqa: E731
+        spectrum, state, sequences = flt.lyapunov_spectrum, torch.ones(2).double(), torch.tensor(events)
+    v, growth = basis[:, 0], 0.0
+    for event in events[1]:
+        v = rotation @ v if event else np.array([0.5, 0.9]) * v
+        growth += np.log(np.linalg.norm(v))
+        v = v / np.linalg.norm(v)
+    options = {"state": state, "basis": basis}
+    alone = spectrum(step, sequences[1], **options).exponents
+    np.testing.assert_allclose(alone, growth / 400, rtol=1e-9)
+    many = spectrum(step, sequences, batched=True, **options).exponents
+    np.testing.assert_allclose(many, [[np.log(0.5)], [growth / 400]], rtol=1e-9)
+
+
+@pytest.mark.usefixtures("optax_promotion")
+@pytest.mark.parametrize("library", ["jax", "torch"])
+def test_flossing_that_leaves_the_subspace_of_its_basis_ends(library):
+    """The identity as weights maps every subspace into itself; a step of the optimiser ends that."""
+    inputs, basis, options = np.random.default_rng(0).normal(size=(20, 4)), np.eye(4)[:, :2], {"report": False}
+    if library == "jax":
+        options |= {"state": jnp.zeros(4), "step": lambda W, h, s: jnp.tanh(W @ h + s)}
+        floss, model, sequence = fl.floss, jnp.eye(4), jnp.asarray(inputs)
+    else:
+        floss, model, sequence = flt.floss, torch.nn.RNN(4, 4, bias=False).double(), torch.tensor(inputs)
+        model.weight_hh_l0.data.copy_(torch.eye(4))
+    with pytest.raises(FloatingPointError, match=r"epoch 2: .*the weights no longer map the subspace of basis into"):
+        floss(model, sequence, basis=basis, epochs=3, **options)

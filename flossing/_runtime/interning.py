@@ -1,35 +1,81 @@
-"""Map equal functions to one object, so that compiled loops are reused when a function is created again.
+"""Map functions that behave the same to one object, so that compiled loops are reused, and no stale ones.
 
-JAX caches a compiled program by the identity of its static functions: two calls of `optax.adam(1e-3)` give different
-functions, and everything is compiled twice. Here, two functions are equal if they have the same code, in the same
-module, and close over, and read as globals, equal values. Arrays and mutable objects are compared by identity.
+JAX caches a compiled program by the identity of its static functions. Two calls of `optax.adam(1e-3)` give different
+functions, and everything would be compiled twice; a function that reads a global keeps its program when the global
+changes, and would return the old numbers. Here, two functions are equal if they have the same code, in the same module,
+and everything they read is equal: arguments, closures, globals, attributes of objects and modules, lists and dicts.
+Globals of installed packages count as constant. All other objects are compared by identity, such as arrays: JAX itself
+keeps the values that a NumPy array had when it was first read.
 """
 
 import functools
+import sysconfig
 import types
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any, TypeVar
 
 CACHE_SIZE = 128
 """The number of functions remembered, the most recently used ones."""
 
+MOST_READ = 2000
+"""Objects read for a function; those beyond are compared by identity."""
+
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
+_INSTALLED = (*(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")), str(Path(__file__).parents[1]))
 _known: OrderedDict[Any, Any] = OrderedDict()
 
 Function = TypeVar("Function")
 
 
 def interned(function: Function) -> Function:
-    """The first known object equal to `function`, which may be a tuple of functions, as optax optimisers are."""
-    if not isinstance(function, (types.FunctionType, types.MethodType, functools.partial, tuple)):
-        return function  # such as a module, which defines its own equality
+    """A copy of `function`, the same one for all equal functions; a tuple of functions, as optax has, is also accepted.
+
+    An object with an equality of its own, such as a module, is returned itself.
+    """
+    if not isinstance(function, (*_FUNCTIONS, tuple)) and not (callable(function) and _is_mutable(function)):
+        return function
     reader = _Reader()
     key = reader.content(function)
-    found, _ = _known.setdefault(key, (function, reader.identified))
+    if key not in _known:
+        # A copy: JAX may hold a program of `function` itself from when it read other values.
+        _known[key] = _copied(function), reader.identified
     _known.move_to_end(key)
     if len(_known) > CACHE_SIZE:
         _known.popitem(last=False)
-    return found
+    return _known[key][0]
+
+
+def _copied(value: Any) -> Any:
+    """Another object that behaves the same; or the same, a function of a package that closes over nothing."""
+    if isinstance(value, types.FunctionType):
+        if value.__closure__ is None and _is_installed(value):
+            return value
+        copy = types.FunctionType(
+            value.__code__, value.__globals__, value.__name__, value.__defaults__, value.__closure__
+        )
+        copy.__kwdefaults__ = value.__kwdefaults__
+        return functools.update_wrapper(copy, value)
+    if isinstance(value, types.MethodType):
+        return types.MethodType(_copied(value.__func__), value.__self__)
+    if isinstance(value, functools.partial):
+        return functools.partial(_copied(value.func), *value.args, **value.keywords)
+    if isinstance(value, tuple):
+        parts = [_copied(part) if isinstance(part, (*_FUNCTIONS, tuple)) else part for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return functools.partial(value)
+
+
+def _is_installed(function: types.FunctionType) -> bool:
+    """Whether a function is of Python, of an installed package, or ours."""
+    return function.__code__.co_filename.startswith(_INSTALLED)
+
+
+def _is_mutable(value: Any) -> bool:
+    """Whether an object has attributes, and an equality that does not compare them."""
+    is_object = not isinstance(value, (type, types.ModuleType)) and hasattr(value, "__dict__")
+    return is_object and type(value).__eq__ is object.__eq__
 
 
 class _Reader:
@@ -39,34 +85,44 @@ class _Reader:
         self.identified: list[Any] = []
         self._seen: dict[int, int] = {}
 
-    def content(self, value: Any) -> Any:
-        """A hashable value, equal for objects that behave the same."""
+    def content(self, value: Any, names: frozenset[str] = frozenset()) -> Any:
+        """A hashable value, equal for objects that behave the same; of a module, as far as it is read by `names`."""
         if isinstance(value, _PLAIN):
             return type(value), repr(value)  # 1 is not 1.0, 0.0 not -0.0
-        if isinstance(value, tuple):
-            return type(value), *map(self.content, value)
-        if not isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
-            return self._identity(value)  # arrays and mutable objects: lists, dicts, instances
         if id(value) in self._seen:
             return "again", self._seen[id(value)]
+        if len(self._seen) >= MOST_READ:
+            return self._identity(value)
         self._seen[id(value)] = len(self._seen)
         self.identified.append(value)
-        if isinstance(value, types.MethodType):
-            return "method", self.content(value.__func__), self._identity(value.__self__)
-        if isinstance(value, functools.partial):
-            named = tuple(value.keywords.items())
-            return "partial", *map(self.content, (value.func, value.args, named))
-        cells = tuple(_cell(cell) for cell in value.__closure__ or ())
-        named = tuple((value.__kwdefaults__ or {}).items())
-        read = [(name, self._global(value, name)) for name in sorted(_names(value.__code__))]
-        parts = map(self.content, (value.__defaults__, named, cells))
-        return value.__code__, self._identity(value.__globals__), *parts, *read
+        return self._content(value, names)
 
-    def _global(self, function: types.FunctionType, name: str) -> Any:
-        value = function.__globals__.get(name)
-        if isinstance(value, types.FunctionType) and value.__globals__ is not function.__globals__:
-            return self._identity(value)  # of another module, whose globals we take as constant
-        return self.content(value)
+    def _content(self, value: Any, names: frozenset[str]) -> Any:
+        if isinstance(value, (tuple, list)):
+            return type(value), *map(self.content, value)
+        if isinstance(value, dict):
+            return type(value), *((self.content(key), self.content(part)) for key, part in value.items())
+        if isinstance(value, types.MethodType):
+            return "method", self.content(value.__func__), self.content(value.__self__)
+        if isinstance(value, functools.partial):
+            return "partial", *map(self.content, (value.func, value.args, value.keywords))
+        if isinstance(value, types.FunctionType):
+            return self._of_function(value)
+        if isinstance(value, types.ModuleType):
+            read = [(name, getattr(value, name)) for name in sorted(names & vars(value).keys())]
+            return "module", id(value), *((name, self.content(part)) for name, part in read if not callable(part))
+        if _is_mutable(value):
+            return "object", id(value), self.content(vars(value))
+        return "identity", id(value)
+
+    def _of_function(self, function: types.FunctionType) -> Any:
+        code, names, read = function.__code__, frozenset(_names(function.__code__)), []
+        if not _is_installed(function):  # the globals of a package we take as constant
+            values = function.__globals__
+            read = [(name, self.content(values[name], names)) for name in sorted(names & values.keys())]
+        cells = tuple(_cell(cell) for cell in function.__closure__ or ())
+        parts = map(self.content, (function.__defaults__, function.__kwdefaults__, cells))
+        return code, id(function.__globals__), *parts, *read
 
     def _identity(self, value: Any) -> Any:
         self.identified.append(value)
@@ -74,7 +130,7 @@ class _Reader:
 
 
 def _names(code: types.CodeType) -> set[str]:
-    """The names that a function may read as globals, its inner functions included."""
+    """The names that a function may read as globals or attributes, its inner functions included."""
     inner = [_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
     return set(code.co_names).union(*inner)
 

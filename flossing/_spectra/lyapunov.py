@@ -118,7 +118,9 @@ def lyapunov_spectrum(
     check_positive("time_step", time_step)
     bases, basis_axis = initial_bases(batch, k=k, key=key, basis=basis)
 
-    problem = batch.problem if basis is None else restrict(batch.problem, basis, transient, alone=batch.size is None)
+    problem = batch.problem
+    if basis is not None:
+        problem = restrict(problem, basis, transient, orbits=batch.orbits)
 
     flow = functools.partial(
         compiled(_flow, problem),

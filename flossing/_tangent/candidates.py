@@ -1,6 +1,7 @@
 """Candidates for an invariant subspace that holds a basis, and where to check them; see `subspace.py`. Needs no JAX."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -55,6 +56,18 @@ def transversal(
         return None
     q, _ = np.linalg.qr(indicators, mode="complete")
     return q[:, count:]
+
+
+def is_kept(outside: Any, pushed: Any) -> Any:
+    """Whether V holds what the Jacobians of all steps make of it, by the sizes (..., steps) of D V and of its part
+    outside V. Arrays of JAX or NumPy.
+
+    Up to half the digits: where V shrinks by much, states that agree up to rounding have Jacobians that differ, and
+    where weights change, rounding adds up.
+    """
+    eps = np.finfo(pushed.dtype).eps
+    allowed = np.sqrt(eps) * pushed, LEAK * eps * pushed.max(-1, keepdims=True)
+    return ((outside <= allowed[0]) | (outside <= allowed[1])).all()
 
 
 def _sum_tolerance(basis: np.ndarray, eps: float) -> float:

@@ -11,13 +11,15 @@ import dataclasses
 import warnings
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
 
 from flossing._checks import is_concrete
 from flossing._linalg.precision import in_full_precision
@@ -26,29 +28,40 @@ from flossing._tangent.candidates import (
     LEAK,
     candidates,
     is_contrast,
+    is_kept,
     may_be_transversal,
     sampled_steps,
     transversal,
 )
-from flossing._tangent.problem import Problem
+from flossing._tangent.problem import Point, Problem
+from flossing._types import Input
 
 
-def restrict(problem: Problem, basis: Any, transient: int = 0, *, alone: bool = True) -> Problem:
+class Orbits(NamedTuple):
+    """The starts and inputs of several sequences, with their batch axes for `jax.vmap`."""
+
+    starts: Point
+    inputs: Input
+    axes: tuple[int | None, int | None]
+
+
+def restrict(problem: Problem, basis: Any, transient: int = 0, *, orbits: Orbits | None = None) -> Problem:
     """`problem` with its tangents restricted to an invariant subspace that holds `basis`, if one is found.
 
     `basis` (N, k) or (B, N, k) is that of a user. Three subspaces are tried: its span; all vectors whose entries are
     zero where those of `basis` are, and equal up to sign where those are; and, where coordinates agree along the orbit,
     as those of synchronised systems do, all vectors whose entries add up to 0 over each group of them. Traced values
     are not examined. A system may also reach the subspace only during the `transient`, as one that synchronises. The
-    third depends on the orbit, so it is tried only if this is the only sequence (`alone`). Warns of a basis that
-    separates coordinates and lies in none of the three.
+    Jacobians of all steps are checked, and those of all `orbits`, where `problem` is the first of several sequences;
+    the third subspace depends on the orbit, and is not tried for several. Warns of a basis that separates coordinates
+    and lies in none of the three.
     """
     if not is_concrete((problem, basis)):
         return problem
     basis, eps = np.asarray(basis, float), float(jnp.finfo(problem.coordinates.dtype).eps)
-    for candidate in _candidates(problem, basis, eps, transient, alone):
+    for candidate in _candidates(problem, basis, eps, transient, orbits is None):
         subspace = jnp.asarray(candidate, problem.coordinates.dtype)
-        if is_invariant(problem, subspace, transient):
+        if is_invariant(problem, subspace, transient, orbits):
             return dataclasses.replace(problem, subspace=subspace)
     if is_contrast(basis, eps):
         warnings.warn(CONTRAST_MESSAGE, stacklevel=3)
@@ -67,13 +80,30 @@ def _candidates(
         yield across
 
 
-def is_invariant(problem: Problem, subspace: Float[Array, "N m"], transient: int = 0) -> bool:
-    """Whether the Jacobians map the subspace into itself, at points of the orbit evenly spaced after the transient."""
+def is_invariant(
+    problem: Problem, subspace: Float[Array, "N m"], transient: int = 0, orbits: Orbits | None = None
+) -> bool:
+    """Whether the Jacobians map the subspace into itself after the transient, along all orbits."""
     limit = LEAK * float(jnp.finfo(subspace.dtype).eps)
-    if not transient and not float(_leak_at_start(problem, subspace)) <= limit:  # this alone excludes most bases
+    # One step, then some, exclude most bases; all of them are as costly as a measurement.
+    if not transient and not _is_within(limit, *_leak_at_start(problem, subspace)):
         return False
-    at = jnp.asarray(transient + sampled_steps(problem.length - transient))
-    return bool(_leak_along_orbit(problem, subspace, at) <= limit)
+    some = jnp.asarray(transient + sampled_steps(problem.length - transient))
+    if not _is_within(limit, *_leaks(problem, subspace, some)):
+        return False
+    return bool(is_kept(*_leaks_along_all(problem, subspace, jnp.arange(transient, problem.length), orbits)))
+
+
+def is_still_invariant(problem: Problem, transient: int) -> Bool[Array, ""]:
+    """Whether the subspace of `problem` is invariant at steps evenly spaced after the transient, whatever its weights
+    are now."""
+    assert problem.subspace is not None
+    fixed = jax.tree_util.tree_map(lambda x: lax.stop_gradient(x) if eqx.is_array(x) else x, problem)
+    return is_kept(*_leaks(fixed, problem.subspace, transient + sampled_steps(problem.length - transient)))
+
+
+def _is_within(limit: float, outside: Array, pushed: Array) -> bool:
+    return bool(jnp.all(outside <= limit * pushed))
 
 
 @eqx.filter_jit
@@ -83,22 +113,35 @@ def _states_at(problem: Problem, at: Array) -> Float[Array, "samples N"]:
 
 
 @eqx.filter_jit
-def _leak_at_start(problem: Problem, subspace: Float[Array, "N m"]) -> Float[Array, ""]:
+def _leak_at_start(problem: Problem, subspace: Float[Array, "N m"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     first = jax.tree_util.tree_map(lambda s: s[0], problem.inputs)
     return _leak(problem, subspace, (problem.start, first))
 
 
 @eqx.filter_jit
-def _leak_along_orbit(problem: Problem, subspace: Float[Array, "N m"], at: Array) -> Float[Array, ""]:
+def _leaks(
+    problem: Problem, subspace: Float[Array, "N m"], at: Int[ArrayLike, " steps"]
+) -> tuple[Float[Array, " steps"], Float[Array, " steps"]]:
     before, _ = problem.orbit()
-    some = jax.tree_util.tree_map(lambda s: s[at], (before, problem.inputs))
-    return jnp.max(jax.lax.map(partial(_leak, problem, subspace), some))
+    return lax.map(partial(_leak, problem, subspace), jax.tree_util.tree_map(lambda s: s[at], (before, problem.inputs)))
+
+
+@eqx.filter_jit
+def _leaks_along_all(
+    problem: Problem, subspace: Float[Array, "N m"], at: Int[Array, " steps"], orbits: Orbits | None
+) -> tuple[Float[Array, "*B steps"], Float[Array, "*B steps"]]:
+    if orbits is None:
+        return _leaks(problem, subspace, at)
+
+    def along(start: Point, inputs: Input) -> tuple[Float[Array, " steps"], Float[Array, " steps"]]:
+        return _leaks(problem.with_orbit(start, inputs, problem.length), subspace, at)
+
+    return jax.vmap(along, orbits.axes)(orbits.starts, orbits.inputs)
 
 
 @in_full_precision
-def _leak(problem: Problem, subspace: Float[Array, "N m"], at: tuple) -> Float[Array, ""]:
-    """The size of the part of D V outside V, relative to D V."""
+def _leak(problem: Problem, subspace: Float[Array, "N m"], at: tuple) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The size of the part of D V outside V, and that of D V."""
     point, input = at
-    _, pushed = problem.push(point, subspace.T, input)
-    outside = pushed - pushed @ subspace @ subspace.T
-    return jnp.linalg.norm(outside) / jnp.maximum(jnp.linalg.norm(pushed), jnp.finfo(pushed.dtype).tiny)
+    _, pushed = dataclasses.replace(problem, subspace=None).push(point, subspace.T, input)
+    return jnp.linalg.norm(pushed - pushed @ subspace @ subspace.T), jnp.linalg.norm(pushed)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from flossing._messages import OVERFLOW_MESSAGE, infinite_exponent_message
+from flossing._messages import OVERFLOW_MESSAGE, SUBSPACE_MESSAGE, infinite_exponent_message
 from flossing._runtime.epochs import run_chunk
 from flossing._tangent.interval import ADAPT_EVERY, shorter_interval
 from flossing._training.epoch import Flossing, FlossingRecord, FlossingState
@@ -66,7 +66,7 @@ def _run_at_one_interval(
         state = dataclasses.replace(state, interval=adapted.interval)
 
 
-def check_record(record: FlossingRecord, first: int):
+def check_record(record: FlossingRecord, first: int, flossing: Flossing):
     """Raise FloatingPointError if a flossing epoch of this chunk is not finite, naming the first such epoch."""
     good = np.isfinite(record.exponents).reshape(len(record.loss), -1).all(1) & np.isfinite(record.gradient_norm)
     if good.all():
@@ -75,4 +75,6 @@ def check_record(record: FlossingRecord, first: int):
     exponents = np.asarray(record.exponents)[bad]
     is_finite, interval = np.isfinite(exponents).all(), int(record.interval[bad])
     reason = OVERFLOW_MESSAGE if is_finite else infinite_exponent_message(exponents, interval)
+    if np.isnan(exponents).any() and flossing.subspace is not None:
+        reason += f", or {SUBSPACE_MESSAGE}"
     raise FloatingPointError(f"flossing epoch {first + bad}: {reason}")

@@ -24,7 +24,7 @@ from flossing._tangent.keys import with_fresh_keys
 from flossing._tangent.lengths import mask_batch, masked, shifted
 from flossing._tangent.problem import Problem, initial_basis
 from flossing._tangent.step import read_step, zero_state
-from flossing._tangent.subspace import restrict
+from flossing._tangent.subspace import is_still_invariant, restrict
 from flossing._tangent.window import measure_window
 from flossing._training.inputs import as_arrays, read_draw
 from flossing._training.leaves import check_effect, describe_flossed, mask_of
@@ -142,9 +142,9 @@ class Flossing(eqx.Module):
         self.interval, self.tolerance, self.clip = interval, tolerance, clip
         coordinates = batch.problem.coordinates
         self.basis = initial_basis(coordinates, k=k, key=key, basis=basis)
-        self.subspace = (
-            None if basis is None else restrict(batch.problem, basis, self.transient, alone=batch.size is None).subspace
-        )
+        self.subspace = None
+        if basis is not None:
+            self.subspace = restrict(batch.problem, basis, self.transient, orbits=batch.orbits).subspace
         steps = self.window * (batch.size or 1)
         self.rematerialise = too_large(steps, self.basis) if rematerialise is None else rematerialise
         check_leaves("target", target)
@@ -292,7 +292,10 @@ class Flossing(eqx.Module):
             step = masked(step)
         problem = Problem.of(model, start, inputs, step, self.window, self.subspace)
         options = {"transient": self.transient, "rematerialise": self.rematerialise, "count": count}
-        return measure_window(problem, self.basis, interval, self.tolerance, **options)
+        exponents, ratios = measure_window(problem, self.basis, interval, self.tolerance, **options)
+        if self.subspace is not None:  # flossing itself may have changed that: NaN ends it
+            exponents = jnp.where(is_still_invariant(problem, self.transient), exponents, jnp.nan)
+        return exponents, ratios
 
 
 def _drawn(value: Any, key: RandomKey) -> Any:

@@ -174,7 +174,7 @@ def floss(
             count = min(chunk, epochs - first)
             run = run_flossing(update, model, flossing_state, first, count, capacity=chunk, watch=watch)
             model, flossing_state, record = run
-            check_record(record, first + 1)
+            check_record(record, first + 1, flossing)
             records.append(record)
             if not warned and (message := chaos_message(np.asarray(record.exponents), flossing.window)):
                 warnings.warn(message, stacklevel=2)

@@ -243,7 +243,7 @@ def _floss_chunk(state: TrainingState, update: FlossingEpoch, capacity: int) -> 
     assert state.flossing is not None
     first, count = state.flossing_epoch + 1, min(state.pending, capacity)
     model, flossing_state, record = run_flossing(update, state.model, state.flossing, first, count, capacity=capacity)
-    check_record(record, first)
+    check_record(record, first, update.flossing)
     metrics = {
         "flossing_loss": np.asarray(record.loss),
         "exponents": np.asarray(record.exponents),

@@ -12,13 +12,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flossing._arguments import CLIP, LEARNING_RATE, check_integer, check_limits
-from flossing._messages import chaos_message
+from flossing._messages import SUBSPACE_MESSAGE, chaos_message
 from flossing._progress import Progress, progress_note
 from flossing._tangent.interval import ADAPT_EVERY, longer_interval, shorter_interval
 from flossing._views import describe_history, history_frame
 from flossing.pytorch._arguments import check_transient, own_transient
 from flossing.pytorch._epoch import describe_flossed, entering, prepare, select_parameters, update
 from flossing.pytorch._reading import read_system
+from flossing.pytorch._subspace import is_still_invariant
 from flossing.pytorch._surroundings import in_own_surroundings
 from flossing.pytorch._system import Engine, System
 from flossing.pytorch.losses import Loss
@@ -203,6 +204,8 @@ def floss(
                 )
             check_transient(own, transient, length, system.lengths, "window")
             system = replace(system.start(length), **found)
+            if epoch > 1 and system.subspace is not None and not is_still_invariant(system):
+                raise FloatingPointError(f"flossing epoch {epoch}: {SUBSPACE_MESSAGE}")
             seed = int(torch.randint(2**31, (), generator=probes, device=probes.device))
             objective = settings._replace(seed=seed)
             value, exponents, ratio = objective(system, now)

@@ -1,7 +1,7 @@
 """Tangents that stay inside an invariant subspace, in torch; see `flossing._tangent.subspace`."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from flossing._tangent.candidates import (
     LEAK,
     candidates,
     is_contrast,
+    is_kept,
     may_be_transversal,
     sampled_steps,
     transversal,
@@ -25,17 +26,31 @@ from flossing.pytorch._system import StepSystem, System
 
 def restrict(system: System, basis: Any, transient: int = 0) -> System:
     """`system` with its tangents restricted to an invariant subspace that holds `basis`, if one is found."""
-    as_step = system if isinstance(system, StepSystem) else system.as_step()
-    one = as_step if as_step.batch is None else as_step.sequence(0)
+    all_of = _sequences(system)
+    one = all_of[0]
     given = torch.as_tensor(basis).detach().cpu().double().numpy()
     with torch.no_grad():
-        for candidate in _candidates(one, given, transient, as_step.batch is None):
+        for candidate in _candidates(one, given, transient, system.batch is None):
             subspace = torch.as_tensor(candidate, dtype=system.like.dtype, device=system.like.device)
-            if _is_invariant(one, subspace, transient):
+            if _is_invariant(one, subspace, transient) and all(_is_kept(each, subspace, transient) for each in all_of):
                 return replace(system, subspace=subspace)
     if is_contrast(given, torch.finfo(system.like.dtype).eps):
         warnings.warn(CONTRAST_MESSAGE, stacklevel=4)
     return system
+
+
+def is_still_invariant(system: System) -> bool:
+    """Whether the subspace of `system` is invariant at the end of its first sequence, whatever its weights are now."""
+    one = _sequences(system)[0]
+    assert system.subspace is not None
+    with torch.no_grad():
+        return _is_kept(one, system.subspace, one.length - 1)
+
+
+def _sequences(system: System) -> list[StepSystem]:
+    """Each sequence alone, without a subspace."""
+    many = replace(system if isinstance(system, StepSystem) else system.as_step(), subspace=None)
+    return [many] if many.batch is None else [many.sequence(index) for index in range(many.batch)]
 
 
 def _candidates(system: StepSystem, basis: Float[np.ndarray, "*B N k"], transient: int, alone: bool) -> Iterator[Any]:
@@ -43,8 +58,7 @@ def _candidates(system: StepSystem, basis: Float[np.ndarray, "*B N k"], transien
     yield from candidates(basis, eps)
     if not alone or basis.ndim != 2 or not may_be_transversal(basis, eps):
         return
-    transient = min(transient, system.length - 1)
-    states = orbit(system)[transient + sampled_steps(system.length - transient)]
+    states = orbit(system)[_some_steps(system, transient)]
     across = transversal(basis, states.cpu().double().numpy(), eps)
     if across is not None:
         yield across
@@ -52,23 +66,44 @@ def _candidates(system: StepSystem, basis: Float[np.ndarray, "*B N k"], transien
 
 def _is_invariant(system: StepSystem, subspace: Float[Tensor, "N m"], transient: int) -> bool:
     """Whether the Jacobians map the subspace into itself, at points of the orbit evenly spaced after the transient."""
-    transient = min(transient, system.length - 1)
-    state, at = system.state, set((transient + sampled_steps(system.length - transient)).tolist())
     limit = LEAK * torch.finfo(subspace.dtype).eps
     draws = torch.randn(subspace.shape[1], 1, generator=torch.Generator().manual_seed(0)).to(subspace)
     vector = subspace @ (draws / draws.norm())  # excludes nearly all subspaces, and costs less than all their tangents
-    for t in range(system.length):
-        here = replace(system, state=state)
-        if t in at and not all(_leak(here, t, tangents, subspace) <= limit for tangents in (vector, subspace)):
-            return False
-        state = system.step(state, system.input_at(t))
+    for t, state in _states(system, _some_steps(system, transient)):
+        for tangents in (vector, subspace):
+            outside, pushed = _leak(replace(system, state=state), t, tangents, subspace)
+            if not outside <= limit * pushed:
+                return False
     return True
 
 
-def _leak(system: StepSystem, t: int, tangents: Float[Tensor, "N k"], subspace: Float[Tensor, "N m"]) -> float:
-    """The size of the part of the tangents outside the subspace after step `t`, relative to the longest of them."""
+def _is_kept(system: StepSystem, subspace: Float[Tensor, "N m"], transient: int) -> bool:
+    """Whether the Jacobians of all steps after the transient map the subspace into itself; see `is_kept`."""
+    steps = range(min(transient, system.length - 1), system.length)
+    leaks = [_leak(replace(system, state=state), t, subspace, subspace) for t, state in _states(system, steps)]
+    return bool(is_kept(*np.array(leaks, dtype=str(subspace.dtype).removeprefix("torch.")).T))
+
+
+def _states(system: StepSystem, steps: Collection[int]) -> Iterator[tuple[int, Any]]:
+    """These steps with the state before each."""
+    state = system.state
+    for t in range(system.length):
+        if t in steps:
+            yield t, state
+        state = system.step(state, system.input_at(t))
+
+
+def _some_steps(system: StepSystem, transient: int) -> list[int]:
+    transient = min(transient, system.length - 1)
+    return (transient + sampled_steps(system.length - transient)).tolist()
+
+
+def _leak(
+    system: StepSystem, t: int, tangents: Float[Tensor, "N k"], subspace: Float[Tensor, "N m"]
+) -> tuple[float, float]:
+    """After step `t`, the size of the part of the tangents outside the subspace, and that of the longest of them."""
     inputs = system.inputs_between(t, t + 1)
     pushed = replace(system, inputs=inputs, length=1).flow(tangents, transient=0, interval=1)
     outside = pushed.basis - subspace @ (subspace.mT @ pushed.basis)
-    length = torch.exp(pushed.log_growth[0] - pushed.log_growth[0].max())  # a column of Q says nothing of its length
-    return torch.linalg.matrix_norm(outside * length, 2).item()
+    length = torch.exp(pushed.log_growth[0])  # a column of Q says nothing of its length
+    return torch.linalg.matrix_norm(outside * length, 2).item(), length.max().item()
