@@ -77,9 +77,10 @@ def check_key(name: str, key: Any):
     if key is None or isinstance(key, Tracer):
         return
     if not isinstance(key, jax.Array) or not (
-        key.ndim == 0 if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key.dtype == jnp.uint32
+        key.ndim == 0 if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key.dtype == jnp.uint32 and key.ndim == 1
     ):
-        raise ValueError(f"{name} must be a JAX random key such as jax.random.key(0), got {name}={key!r}")
+        got = f"{key.dtype} of shape {key.shape}" if isinstance(key, jax.Array) else f"{name}={key!r}"
+        raise ValueError(f"{name} must be a JAX random key such as jax.random.key(0), got {got}")
 
 
 def is_concrete(tree: Any) -> bool:

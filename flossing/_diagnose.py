@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flossing._checks import check_integer
+from flossing._checks import check_integer, check_key
 from flossing._diagnosis import Diagnosis, count_of_sequences, seconds_per_epoch, settings_for
 from flossing._spectra.gates import gate_values
 from flossing._spectra.gradient_norms import backpropagated_norms
@@ -55,7 +55,10 @@ def diagnose(
         print(fl.diagnose(cell, bits, horizon=40))
     """
     check_integer("horizon", horizon, least=1)
+    check_key("key", key)
     key = jax.random.key(0) if key is None else key
+    if not jax.tree_util.tree_leaves(inputs):
+        raise ValueError(f"inputs must be a sequence (T, ...), got inputs={inputs!r}")
     axes, shape = known_input_axes(model), getattr(inputs, "shape", ())
     if step is None and axes is not None and len(shape) == axes + 2:
         raise ValueError(

@@ -53,13 +53,18 @@ class FlosserState(eqx.Module):
     def scalars(self) -> dict[str, float]:
         """What was measured last, as plain numbers for a logger, `flossing/reach` and so on; NaN before."""
         names = ("reach", "exponent_1", "exponent_k", "loss", "epochs", "seconds")
-        return {f"flossing/{name}": getattr(self, name) for name in names}
+        return {f"flossing/{name}": _plain(getattr(self, name)) for name in names}
 
     def __repr__(self) -> str:
         if not isinstance(self.steps, int) or not all(isinstance(v, (int, float)) for v in self.scalars().values()):
             return eqx.tree_pformat(self)  # a tree of shapes, or traced
         numbers = ", ".join(f"{name.removeprefix('flossing/')}={value:.3g}" for name, value in self.scalars().items())
         return f"FlosserState(step {self.steps}: {numbers})"
+
+
+def _plain(value: Any) -> Any:
+    """A number that a checkpoint may have restored as an array; traced ones as they are."""
+    return value.item() if isinstance(value, jax.Array) and is_concrete(value) else value
 
 
 class _Draw(eqx.Module):
@@ -153,7 +158,8 @@ class Flosser:
             schedule = by_reach(threshold=threshold, preflossing=preflossing, epochs=epochs, every=every)
         options |= {"rematerialise": rematerialise, "loss": loss, "step": step, "where": interned(where)}
         options["project"] = project
-        options["optimiser"] = read_optimiser(optax.adam(LEARNING_RATE) if optimiser is None else optimiser)
+        # The default is made later: optimisers of optax cannot be pickled.
+        options["optimiser"] = None if optimiser is None else read_optimiser(optimiser)
         for name, value in {
             "window": window,
             "sequences": sequences,
@@ -173,7 +179,8 @@ class Flosser:
         check_leaves("model", eqx.filter(model, eqx.is_array))
         flossed = eqx.filter(model, mask_of(model, self.options["where"]))
         interval = 1 if self.options["interval"] == "auto" else self.options["interval"]
-        return FlosserState(FlossingState(self.options["optimiser"].init(flossed), jnp.asarray(interval, jnp.int32)))
+        optimiser = self.options["optimiser"] or read_optimiser(optax.adam(LEARNING_RATE))
+        return FlosserState(FlossingState(optimiser.init(flossed), jnp.asarray(interval, jnp.int32)))
 
     def due(self, state: FlosserState) -> bool:
         """Whether the next `update` reads its inputs; otherwise it only counts, and `inputs` may be anything."""

@@ -10,6 +10,7 @@ epoch it holds only `exponents`. [`train`][] ends a chunk before each query, so 
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from flossing._arguments import check_integer, check_positive
@@ -125,6 +126,8 @@ def rule(function: Callable[[int, Measures], int], *, every: int = 100, prefloss
 
         schedule = fl.schedules.rule(lambda epoch, measures: 50 if measures["accuracy"] < 0.6 else 0, every=200)
     """
+    if not callable(function):
+        raise ValueError(f"function must be a function (epoch, measures), got function={function!r}")
     check_integer("every", every, least=1)
     check_integer("preflossing", preflossing, least=0)
     return _Rule(function, every, preflossing)
@@ -156,15 +159,18 @@ def adaptive(
     """
     check_positive("threshold", threshold)
     check_integer("epochs", epochs, least=0)
+    due = partial(_due_by_gradients, distant=distant, local=local, threshold=threshold, epochs=epochs)
+    return rule(due, every=every, preflossing=preflossing)
 
-    def is_lost(epoch: int, measures: Measures) -> int:
-        for name in (distant, local):
-            if name not in measures:
-                legal = ", ".join(sorted(name for name in measures if name.startswith("gradient_norm/")))
-                raise ValueError(f"distant and local must name recorded gradient norms ({legal}), got {name!r}")
-        return epochs if float(measures[distant]) <= threshold * float(measures[local]) else 0
 
-    return rule(is_lost, every=every, preflossing=preflossing)
+def _due_by_gradients(
+    epoch: int, measures: Measures, *, distant: str, local: str, threshold: float, epochs: int
+) -> int:
+    for name in (distant, local):
+        if name not in measures:
+            legal = ", ".join(sorted(name for name in measures if name.startswith("gradient_norm/")))
+            raise ValueError(f"distant and local must name recorded gradient norms ({legal}), got {name!r}")
+    return epochs if float(measures[distant]) <= threshold * float(measures[local]) else 0
 
 
 def by_reach(*, threshold: float = 1e-3, preflossing: int = 500, epochs: int = 50, every: int = 100) -> Schedule:
@@ -178,9 +184,11 @@ def by_reach(*, threshold: float = 1e-3, preflossing: int = 500, epochs: int = 5
     """
     check_positive("threshold", threshold)
     check_integer("epochs", epochs, least=0)
-    return rule(
-        lambda _, measures: epochs if measures["reach"] <= threshold else 0, every=every, preflossing=preflossing
-    )
+    return rule(partial(_due_by_reach, threshold=threshold, epochs=epochs), every=every, preflossing=preflossing)
+
+
+def _due_by_reach(epoch: int, measures: Measures, *, threshold: float, epochs: int) -> int:
+    return epochs if measures["reach"] <= threshold else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +207,10 @@ class _Sum:
 
 
 def sum_schedules(*schedules: Schedule) -> Schedule:
-    """Combine schedules: the flossing epochs due are the sum of theirs."""
+    """Combine schedules: the flossing epochs due are the sum of theirs. Raises ValueError for anything else."""
+    for each in schedules:
+        if not isinstance(each, Schedule):
+            raise ValueError(f"schedules must be those of flossing.schedules, got {each!r}")
     return _Sum(schedules)
 
 

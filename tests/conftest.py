@@ -5,6 +5,7 @@ import contextlib
 import signal
 
 import jax
+import jaxtyping
 import pytest
 from hypothesis import settings
 
@@ -41,6 +42,12 @@ def bounded_memory():
     tests would exceed the limit of about 65,000."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def no_type_checks(monkeypatch):
+    """For tests of arguments of a wrong type, which jaxtyping's hook would refuse before we do."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture

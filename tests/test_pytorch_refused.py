@@ -135,3 +135,68 @@ def test_gates_inside_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         inside = flt.gate_values(module, inputs)["write"]
     assert torch.equal(inside, flt.gate_values(module, inputs)["write"]) and inside.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: nn.LSTM(2, 4, 2, batch_first=True), lambda: nn.GRU(2, 4), lambda: nn.RNNCell(2, 4)]
+)
+def test_a_module_that_computes_other_equations(make):
+    """Hooks and a forward of the instance may observe, or compute weights; they may not change inputs or outputs."""
+    torch.manual_seed(0)
+    module = make().double()
+    inputs = torch.randn(3, 12, 2, **DOUBLE) if getattr(module, "batch_first", False) else torch.randn(12, 2, **DOUBLE)
+    plain, forward = flt.lyapunov_spectrum(module, inputs, k=2).exponents, module.forward
+
+    def is_refused():
+        with pytest.raises(
+            ValueError, match="module must compute the equations of nn.*, got one whose hooks or forward"
+        ):
+            flt.lyapunov_spectrum(module, inputs, k=2)
+
+    for hook in (lambda module, args: None, lambda module, args: (2 * args[0], *args[1:])):
+        handle = module.register_forward_pre_hook(hook)
+        if hook(module, (torch.ones(1),)) is None:
+            assert torch.equal(flt.lyapunov_spectrum(module, inputs, k=2).exponents, plain)
+        else:
+            is_refused()
+        handle.remove()
+    module.forward = lambda *args: forward(*args)
+    assert torch.equal(flt.lyapunov_spectrum(module, inputs, k=2).exponents, plain)
+    module.forward = lambda input, *state: forward(-input, *state)
+    is_refused()
+
+
+def test_measuring_takes_no_step_of_a_spectral_norm():
+    module = torch.nn.utils.parametrizations.spectral_norm(nn.RNN(2, 4).double(), "weight_hh_l0")
+    before, inputs = {name: value.clone() for name, value in module.state_dict().items()}, torch.randn(12, 2, **DOUBLE)
+    first, second = (flt.lyapunov_spectrum(module, inputs, k=2).exponents for _ in range(2))
+    assert torch.equal(first, second) and module.training
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda rnn, inputs: flt.lyapunov_spectrum(rnn, inputs, generator=0), "generator must be a torch.Generator"),
+        (
+            lambda rnn, inputs: flt.floss(rnn, inputs, flossing_state="history", report=False),
+            "flossing_state must be a FlossingState, such as history.state of an earlier call, got a str",
+        ),
+        (
+            lambda rnn, inputs: flt.diagnose(rnn, None, horizon=3),
+            r"inputs must be a sequence \(T, S\), got inputs=None",
+        ),
+        (
+            lambda rnn, inputs: flt.Flosser(rnn, k=2, window=5).load_state_dict(None),
+            "state must be a state_dict.* got None",
+        ),
+        (
+            lambda rnn, inputs: torch.inference_mode()(flt.floss)(rnn, inputs),
+            "floss must be called outside of torch.inference_mode",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("no_type_checks")
+def test_arguments_of_another_kind(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(nn.GRU(2, 4), torch.randn(12, 2))

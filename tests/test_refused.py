@@ -1,5 +1,7 @@
 """What cannot be measured or flossed is refused in one line, where it once gave a wrong number or an unclear error."""
 
+import pickle
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -123,3 +125,60 @@ def test_a_diagnosis_counts_what_it_measured():
     cell = fl.cells.VanillaRNN(300, 1, key=jax.random.key(0), **start)
     found = fl.diagnose(cell, jax.random.normal(jax.random.key(1), (60, 1)), horizon=5, cost=False)
     assert "at least 256 of 300 keep a hundredth" in str(found)
+
+
+CELL, SEQUENCE = fl.cells.VanillaRNN(5, 2, key=jax.random.key(0)), INPUTS[0]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: fl.lyapunov_spectrum(CELL, SEQUENCE, key=0), "key must be a JAX random key"),
+        (lambda: fl.covariant_vectors(CELL, SEQUENCE, k=2, key=0), "key must be a JAX random key"),
+        (lambda: fl.diagnose(CELL, SEQUENCE, horizon=3, key=0), "key must be a JAX random key"),
+        (
+            lambda: fl.lyapunov_spectrum(CELL, SEQUENCE, key=jnp.zeros((2, 2), jnp.uint32)),
+            "key must be a JAX random key",
+        ),
+        (
+            lambda: fl.floss(CELL, SEQUENCE, flossing_state="history", report=False),
+            "flossing_state must be a FlossingState, such as history.state of an earlier call, got a str",
+        ),
+        (
+            lambda: fl.floss(CELL, SEQUENCE, project=lambda model: None, report=False),
+            "project must return a model like the one that it is given, got None",
+        ),
+        (lambda: fl.floss(CELL, SEQUENCE, where="J"), "where must be a function of the model, .* got where='J'"),
+        (
+            lambda: fl.floss(CELL, SEQUENCE, optimiser=optax.MultiSteps(optax.adam(1e-3), 2)),
+            "optimiser must be .* got a MultiSteps: pass its gradient_transformation",
+        ),
+        (lambda: fl.diagnose(CELL, None, horizon=3), r"inputs must be a sequence \(T, ...\), got inputs=None"),
+        (
+            lambda: fl.calibrate(lambda g, s: CELL, None, horizon=3),
+            r"inputs must be a sequence \(T, ...\), got inputs=None",
+        ),
+        (lambda: fl.calibrate(CELL, SEQUENCE, horizon=3), "make must be a function make.* got a VanillaRNN"),
+        (
+            lambda: fl.calibrate(lambda g, s: CELL, SEQUENCE, horizon=3, gains=(1, "a")),
+            r"gains must be two positive numbers in ascending order, got gains=\(1, 'a'\)",
+        ),
+        (lambda: fl.schedules.rule(5), "function must be a function .epoch, measures., got function=5"),
+        (lambda: fl.schedules.sum_schedules(None), "schedules must be those of flossing.schedules, got None"),
+    ],
+)
+@pytest.mark.usefixtures("no_type_checks")
+def test_arguments_of_another_kind(call, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_flosser_and_the_rules_can_be_pickled():
+    flosser = pickle.loads(pickle.dumps(fl.Flosser(window=8, k=3, preflossing=7, threshold=0.5)))
+    assert flosser.schedule(1, {}) == 7 and flosser.schedule(101, {"reach": 0.4}) == 50
+    state = jax.tree_util.tree_map(jnp.asarray, flosser.init(CELL))
+    assert all(isinstance(value, (int, float)) for value in state.scalars().values())
+    rule = fl.schedules.adaptive(distant="gradient_norm/h", local="gradient_norm/J")
+    measures = {"gradient_norm/h": 1e-4, "gradient_norm/J": 1.0}
+    assert pickle.loads(pickle.dumps(rule))(101, measures) == rule(101, measures) == 50

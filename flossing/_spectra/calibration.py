@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -60,10 +61,14 @@ def calibrate(
     """
     check_positive("horizon", horizon)
     for name, between in {"gains": gains, "input_scales": input_scales}.items():
-        if np.shape(between) != (2,) or not 0 < between[0] < between[1] < np.inf:
+        if not _is_range(between):
             raise ValueError(f"{name} must be two positive numbers in ascending order, got {name}={between!r}")
     if k is not None:
         check_integer("k", k, least=1)
+    if isinstance(make, eqx.Module):
+        raise ValueError(f"make must be a function make(gain, input_scale) of a cell, got a {type(make).__name__}")
+    if inputs is None:
+        raise ValueError("inputs must be a sequence (T, ...), got inputs=None")
     found: dict[tuple[float, float], tuple[float, Calibration | None]] = {}
 
     def measure(log_gain: float, log_scale: float):
@@ -72,6 +77,10 @@ def calibrate(
             return
         gain, scale = float(np.exp(log_gain)), float(np.exp(log_scale))
         cell = make(gain, scale)
+        if not callable(cell):
+            raise ValueError(
+                f"make must be a function make(gain, input_scale) of a cell, got one that returns {cell!r}"
+            )
         try:
             exponents = lyapunov_spectrum(cell, inputs, k=k, key=key, transient=transient).exponents
         except ValueError as error:
@@ -82,7 +91,7 @@ def calibrate(
         if exponents.ndim != 1:
             raise ValueError(f"inputs must be a single sequence (T, ...), got a batch of {len(exponents)}")
         distance = abs(float(jnp.mean(exponents)) + 1 / horizon)
-        allowed = float(exponents[0]) <= 0 and np.isfinite(distance)
+        allowed = float(exponents.max()) <= 0 and np.isfinite(distance)
         found[at] = (distance if allowed else np.inf), Calibration(cell, gain, scale, exponents)
 
     axes = [np.linspace(np.log(low), np.log(high), 7) for low, high in (gains, input_scales)]
@@ -103,3 +112,11 @@ def calibrate(
     best = min(found.values(), key=lambda pair: pair[0])[1]
     assert best is not None
     return best
+
+
+def _is_range(between: Any) -> bool:
+    try:
+        low, high = map(float, between)
+    except (TypeError, ValueError):
+        return False
+    return 0 < low < high < np.inf

@@ -42,8 +42,8 @@ def gradient_reach(
     **Arguments:** `model`, `inputs`, `state`, `step`, `steps`, `batched` as in [`lyapunov_spectrum`][]; `key` draws the
     loss, `jax.random.key(0)` by default. At least two steps.
 
-    **Returns:** a scalar of the state's dtype; the root mean square over the sequences of a batch. Infinity or NaN if
-    gradients overflow, as they do along long chaotic orbits; 0 if they vanish.
+    **Returns:** a scalar of the state's dtype; for a batch, the ratio of the root mean squares over its sequences.
+    Infinity or NaN if gradients overflow, as they do along long chaotic orbits; 0 if they vanish.
 
     **Raises:** `ValueError` as `lyapunov_spectrum` does.
 

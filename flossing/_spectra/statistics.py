@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 from scipy import special
 
@@ -177,17 +178,22 @@ def entropy_rate(exponents: Any, *, complete: bool = False) -> Float[Array, "*B"
     return jnp.where(found, jnp.sum(jnp.maximum(values, 0), axis=-1), jnp.nan)
 
 
-def participation_ratio(variances: Float[Array, " n"]) -> Float[Array, ""]:
+def participation_ratio(variances: ArrayLike) -> Float[Array, ""]:
     """The effective number of n non-negative weights: `(sum v)^2 / sum v^2`, from 1 (a single one) to n (all equal).
 
     For the eigenvalues of a covariance matrix it is a linear dimension of activity; for squared singular values, an
-    effective rank.
+    effective rank. `variances` has shape (n,); NaN if all are 0.
     """
+    variances = jnp.asarray(variances)
     scaled = variances / jnp.max(variances)
     return jnp.square(scaled.sum()) / jnp.square(scaled).sum()
 
 
-def effective_rank(singular_values: Float[Array, " n"]) -> Float[Array, ""]:
-    """`exp(entropy)` of the singular values normalised to sum 1, from 1 to n. Source: Roy & Vetterli (2007)."""
+def effective_rank(singular_values: ArrayLike) -> Float[Array, ""]:
+    """`exp(entropy)` of n singular values normalised to sum 1, from 1 to n; NaN if all are 0.
+
+    Source: Roy & Vetterli (2007).
+    """
+    singular_values = jnp.asarray(singular_values)
     weights = singular_values / jnp.sum(singular_values)
     return jnp.exp(-jnp.sum(jnp.where(weights > 0, weights * jnp.log(jnp.where(weights > 0, weights, 1)), 0)))

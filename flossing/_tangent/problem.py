@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from flossing._checks import check_integer, check_leaves, is_concrete
+from flossing._checks import check_integer, check_key, check_leaves, is_concrete
 from flossing._linalg.mesh import inside_shard_map, varying
 from flossing._linalg.qr import orthonormalise
 from flossing._tangent.coordinates import (
@@ -285,6 +285,7 @@ def initial_basis(
     size = coordinates.size
     if k is not None:
         check_integer("k", k, least=1, most=size, note=f" (the state has {size} real coordinates)")
+    check_key("key", key)
     if basis is None:
         key = jax.random.key(0) if key is None else key
         return _random_basis(key, size, size if k is None else k, coordinates.dtype)

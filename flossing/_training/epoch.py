@@ -27,7 +27,7 @@ from flossing._tangent.step import read_step, zero_state
 from flossing._tangent.subspace import is_still_invariant, restrict
 from flossing._tangent.window import measure_window
 from flossing._training.inputs import as_arrays, read_draw
-from flossing._training.leaves import check_effect, describe_flossed, mask_of
+from flossing._training.leaves import check_effect, check_project, describe_flossed, mask_of
 from flossing._training.optimisers import read_optimiser
 from flossing._types import Input, RandomKey, State
 from flossing.losses import KeepAndWrite, Loss, Measured, Memory, flossing_loss
@@ -152,6 +152,8 @@ class Flossing(eqx.Module):
         # Called here only to raise their errors now, not in the first epoch.
         jax.eval_shape(flossing_loss, jax.ShapeDtypeStruct(self.basis.shape[1:], self.basis.dtype), self.target)
         self.check_objective(model, self.objective)
+        if project is not None:
+            check_project(project, model)
         mask = mask_of(model, self.where)
         check_effect(model, mask, batch.problem)
         self.flossed = describe_flossed(model, mask, batch.problem)

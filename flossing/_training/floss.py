@@ -159,6 +159,11 @@ def floss(
     )
     fresh = flossing.init(model)
     flossing_state = fresh if flossing_state is None else flossing_state
+    if not isinstance(flossing_state, FlossingState):
+        got = type(flossing_state).__name__
+        raise ValueError(
+            f"flossing_state must be a FlossingState, such as history.state of an earlier call, got a {got}"
+        )
     if not same_structure(flossing_state.opt_state, fresh.opt_state):
         raise ValueError("flossing_state must come from a call with the same model, where and optimiser, got another")
     if report:

@@ -19,6 +19,8 @@ def mask_of(model: PyTree, where: Callable | None) -> PyTree:
         if not any(jax.tree_util.tree_leaves(mask)):
             raise ValueError(f"model must hold a floating array to floss, got {_describe(model)}")
         return mask
+    if not callable(where):
+        raise ValueError(f"where must be a function of the model, such as lambda model: model.J, got where={where!r}")
     nothing = jax.tree_util.tree_map(lambda _: False, model)
     mask = eqx.tree_at(where, nothing, replace_fn=lambda _: True)
     chosen = jax.tree_util.tree_leaves(eqx.filter(model, mask))
@@ -61,6 +63,17 @@ def _flossed(model: PyTree, mask: PyTree, problem: Problem) -> list[tuple[str, t
 def array_name(path: tuple) -> str:
     """The path of an array in a model as text, `network.J`."""
     return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def check_project(project: Callable, model: PyTree):
+    """Raise ValueError unless `project` maps the model to one of the same structure."""
+    before, after = (
+        eqx.filter(eqx.filter_eval_shape(function, model), lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+        for function in (lambda model: model, project)
+    )
+    if not same_structure(before, after):
+        got = "None" if after is None else "another structure"
+        raise ValueError(f"project must return a model like the one that it is given, got {got}")
 
 
 def same_structure(one: PyTree, other: PyTree) -> bool:

@@ -12,5 +12,7 @@ def read_optimiser(optimiser: Any) -> optax.GradientTransformationExtraArgs:
     if not isinstance(optimiser, optax.GradientTransformation):
         name = getattr(optimiser, "__name__", None)
         got = f"the function {name}: call it, {name}(1e-3)" if callable(optimiser) and name else repr(optimiser)
+        if isinstance(optimiser, optax.MultiSteps):
+            got = "a MultiSteps: pass its gradient_transformation()"
         raise ValueError(f"optimiser must be an optax GradientTransformation such as optax.adam(1e-3), got {got}")
     return interned(optax.with_extra_args_support(optimiser))

@@ -214,6 +214,9 @@ def initial_basis(
     """An orthonormal basis (N, k) of the dtype and on the device of `like`: random, or from the given one."""
     if k is not None:
         check_integer("k", k, least=1, most=size, note=f" (the state has {size} real coordinates)")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        legal = "a torch.Generator such as torch.Generator().manual_seed(0)"
+        raise ValueError(f"generator must be {legal}, got generator={generator!r}")
     if basis is None:
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         drawn = torch.randn(size, k or size, generator=generator, dtype=like.dtype, device=generator.device)

@@ -50,6 +50,8 @@ def diagnose(
         print(flt.diagnose(torch.nn.GRU(1, 64), bits, horizon=40))
     """
     check_integer("horizon", horizon, least=1)
+    if inputs is None:
+        raise ValueError("inputs must be a sequence (T, S), got inputs=None")
     system = read_system(model, inputs, state=state, step=step)
     if system.batch is not None:
         raise ValueError("inputs must be a single sequence, got a batch: pass one of them")

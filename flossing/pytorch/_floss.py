@@ -158,10 +158,15 @@ def floss(
         history = flt.floss(torch.nn.GRU(3, 64), torch.randn(200, 3), k=16, window=60, epochs=100)
         print(history.exponents[-1])
     """
+    if torch.is_inference_mode_enabled():
+        raise ValueError("floss must be called outside of torch.inference_mode, which records no gradients")
     check_integer("epochs", epochs, least=1)
     check_integer("chunk", chunk, least=1)
     check_limits(interval, tolerance, clip)
     if flossing_state is not None:
+        if not isinstance(flossing_state, FlossingState):
+            legal, got = "a FlossingState, such as history.state of an earlier call", type(flossing_state).__name__
+            raise ValueError(f"flossing_state must be {legal}, got a {got}")
         optimiser = flossing_state.optimiser
     adam = functools.partial(torch.optim.Adam, lr=LEARNING_RATE)
     flossed, optimiser = select_parameters(model, parameters, adam if optimiser is None else optimiser)

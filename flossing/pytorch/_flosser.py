@@ -223,8 +223,9 @@ class Flosser:
 
         Raises ValueError for the state of another model; nothing is changed then.
         """
-        if state.get("format") != FORMAT or "shapes" not in state:
-            raise ValueError(f"state must be a state_dict() of a Flosser, got one with the keys {list(state)}")
+        if not isinstance(state, dict) or state.get("format") != FORMAT or "shapes" not in state:
+            got = f"one with the keys {list(state)}" if isinstance(state, dict) else f"{state!r}"
+            raise ValueError(f"state must be a state_dict() of a Flosser, got {got}")
         if state["shapes"] != self._shapes():
             raise ValueError(
                 f"state must be that of the same module, with parameters {self._shapes()}, got {state['shapes']}"

@@ -80,8 +80,10 @@ def read_module(module: Any) -> Recurrent | None:
     name = _KINDS[base] or module.nonlinearity
     ends = [""] if cell else [f"_l{layer}" for layer in range(module.num_layers)]
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    # By attribute, not from `parameters()`: a parametrised weight is computed on access.
-    named = [{part + end: getattr(module, part + end, None) for part in names} for end in ends]
+    # By attribute, not from `parameters()`: a parametrised weight is computed on access, and spectral normalisation
+    # then takes a step of its iteration in training mode.
+    with evaluating(module):
+        named = [{part + end: getattr(module, part + end, None) for part in names} for end in ends]
     for weights in named:
         check_tensors("module", {key: tensor for key, tensor in weights.items() if tensor is not None})
     layers = tuple((w_ih, w_hh, b_ih, b_hh) for w_ih, w_hh, b_ih, b_hh in (weights.values() for weights in named))

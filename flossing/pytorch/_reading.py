@@ -12,8 +12,9 @@ from torch.utils import _pytree as pytree
 
 from flossing._argument_order import FUNCTION_ORDER, MODULE_ORDER, argument_names, contradicts, order_hint
 from flossing._messages import rows_message
-from flossing.pytorch._arguments import Coordinates, check_tensors, describe, sequence_length
+from flossing.pytorch._arguments import Coordinates, check_tensors, describe, real_numbers, sequence_length
 from flossing.pytorch._modules import Recurrent, read_module, recurrent_names, unwrapped
+from flossing.pytorch._orbits import orbit
 from flossing.pytorch._system import ModuleSystem, StepSystem, System
 from flossing.pytorch._torch_engine import Step
 
@@ -236,13 +237,35 @@ def _read_recurrent(module: Any, recurrent: Recurrent, state: Any, inputs: Any, 
     check_tensors("state", state)
 
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    if any(not getattr(hook, "observes", False) for hook in hooks):  # they expect a call; some compute the weights
-        module(inputs if recurrent.kind.stacked else inputs[0], state)
-        recurrent = read_module(module) or recurrent
+    at, after = 0, None
+    if any(not getattr(hook, "observes", False) for hook in hooks) or "forward" in vars(module):
+        time = 1 - axis if inputs.ndim == 3 else 0
+        at = int(inputs.abs().movedim(time, 0).flatten(1).sum(1).argmax())  # a change of inputs shows in the largest
+        one = inputs.narrow(time, at, 1)
+        with torch.no_grad():
+            after = module(one if recurrent.kind.stacked else one[0], state)
+        recurrent = read_module(module) or recurrent  # some hooks compute the weights
     if inputs.ndim == 3:
         inputs = inputs.movedim(axis, 0)
         state = pytree.tree_map(lambda h: h.movedim(-2, 0), state)
-    return ModuleSystem(recurrent, state, inputs, _is_compiled(engine, like.device.type))
+    system = ModuleSystem(recurrent, state, inputs, _is_compiled(engine, like.device.type))
+    if after is not None:
+        one = replace(system, inputs=system.inputs.narrow(-2, at, 1))
+        _check_equations(module, one, after[1] if recurrent.kind.stacked else after)
+    return system
+
+
+def _check_equations(module: Any, system: ModuleSystem, after: Any):
+    """ValueError unless `after`, what the module makes of its state in a single step, follows from its equations."""
+    many = system.batch is not None
+    with torch.no_grad():
+        expected = orbit(system)[..., 0, :]
+        found = real_numbers(pytree.tree_map(lambda h: h.movedim(-2, 0), after) if many else after, axes=int(many))
+    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-3, atol=1e-4):
+        raise ValueError(
+            f"module must compute the equations of nn.{type(module).__name__}, got one whose hooks or forward change "
+            "its inputs or outputs: pass a function step(state, input) that calls it"
+        )
 
 
 def _is_compiled(engine: str, device: str) -> bool:
