@@ -243,13 +243,37 @@ def _perform(jobs):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("tanh = [2e-3", "gru = [2e-3", "seconds must hold the two numbers of every task and network, got none of xor"),
-        ('"gain"]', '"gate"]', "draws must give a list or {low, high} for gate, got None"),
-        ("low = 0.5", "low = -0.5", "draws must give a list or {low, high} for gain, got {'low': -0.5"),
-        ("draws = 2", "draws = -1", "networks.tanh.draws: input should be greater than or equal to 0, got -1"),
-        ('title = "Tiny"', "title = ", "must be a TOML file"),
-        ('cell = "tanh"', 'cell = "tonh"', "cell must be one of tanh, leaky"),
-        ('task = "TemporalXOR"', 'task = "XOR"', "task must be one of DelayedCopy, SpatialXOR"),
+        (
+            "tanh = [2e-3",
+            "gru = [2e-3",
+            "seconds.xor must hold two numbers for tanh, got none: measure them with",
+        ),
+        (
+            '"gain"]',
+            '"gate"]',
+            "networks.tanh.vary must be names of [draws] or its own ranges (rate, gain), got",
+        ),
+        (
+            "low = 0.5",
+            "low = -0.5",
+            "draws.gain must be a list of values or { low, high } with 0 < low <= high, got {'low': -0.5",
+        ),
+        ("low = 0.5", 'low = "a"', "draws.gain must be a list of values or { low, high } with 0 < low <= high, got "),
+        ("high = 2.0", "high = inf", "draws.gain must be a list of values or { low, high } with 0 < low <= high, got "),
+        ("draws = 2", "draws = -1", "networks.tanh.draws must be greater than or equal to 0, got -1"),
+        ("draws = 2", 'draws = "2"', "networks.tanh.draws must be a valid integer, got '2'"),
+        ("draws = 2", "drws = 2", "networks.tanh.drws must not be given; did you mean draws?"),
+        (
+            "before = 3",
+            "flossings = 3",
+            "arms.flossing.flossings must not be given; legal are before, loss, rate",
+        ),
+        ('vary = ["rate", "gain"]', 'vary = "rate"', "networks.tanh.vary must be a list, got 'rate'"),
+        ("[2e-3, 4e-3]", "[1.0, 2.0, 3.0]", "seconds.xor.tanh"),
+        ('title = "Tiny"', "", "title must be given"),
+        ('title = "Tiny"', "title = ", "protocol must be a TOML file"),
+        ('cell = "tanh"', 'cell = "tonh"', "networks.tanh: cell must be one of tanh, leaky"),
+        ('task = "TemporalXOR"', 'task = "XOR"', "tasks.xor: task must be one of DelayedCopy, SpatialXOR"),
         (
             "[arms.none]",
             '[networks."a/b"]\ncell = "tanh"\ndraws = 1\n\n[arms.none]',
@@ -260,7 +284,7 @@ def _perform(jobs):
             'vary = ["gain"]\narms = ["nome"]',
             "arms of tanh must be among none, flossing, got 'nome'",
         ),
-        ("share = 0.5", "share = 1.5", "settings.share: input should be less than or equal to 1, got 1.5"),
+        ("share = 0.5", "share = 1.5", "settings.share must be less than or equal to 1, got 1.5"),
         (
             "[arms.none]",
             "[arms.a]\n[arms.b]\n[arms.c]\n[arms.none]",
@@ -273,7 +297,14 @@ def test_bad_protocols(protocol, capsys, old, new, message):
     with pytest.raises(SystemExit, match="2"):
         main(["compare", str(protocol)])
     error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1, error
+    assert f"{protocol}: " in error and message in error and error.count("\n") == 1, error
+
+
+def test_a_protocol_that_is_no_file(tmp_path, capsys):
+    for place, found in ((tmp_path, "a directory"), (tmp_path / "no.toml", "a path where nothing is")):
+        with pytest.raises(SystemExit, match="2"):
+            main(["compare", str(place)])
+        assert f"{place}: protocol must be a TOML file, got {found}" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("optax_promotion")

@@ -132,7 +132,7 @@ def test_project_keeps_a_mask_and_signs():
 
 @pytest.mark.parametrize("key", [0, jnp.zeros(3), "a"])
 def test_a_key_that_is_none(key):
-    with pytest.raises(ValueError, match=r"key must be a JAX random key such as jax.random.key\(0\), got key="):
+    with pytest.raises(ValueError, match=r"key must be a JAX random key such as jax.random.key\(0\), got (key=|float)"):
         check_key("key", key)
     check_key("key", jax.random.key(0))
     check_key("key", jax.random.PRNGKey(0))

@@ -120,7 +120,7 @@ def lyapunov_spectrum(
 
     problem = batch.problem
     if basis is not None:
-        problem = restrict(problem, basis, transient, orbits=batch.orbits)
+        problem = restrict(problem, basis, transient, batch=batch)
 
     flow = functools.partial(
         compiled(_flow, problem),

@@ -12,7 +12,6 @@ from flossing._linalg.mesh import spec_of, with_automatic_axes
 from flossing._messages import rows_message
 from flossing._tangent.problem import Point, Problem, initial_basis, set_up
 from flossing._tangent.step import known_input_axes, read_step, zero_state
-from flossing._tangent.subspace import Orbits
 from flossing._types import Input, RandomKey, State
 
 
@@ -36,11 +35,6 @@ class Batch(NamedTuple):
     def axes(self) -> tuple[int | None, int | None]:
         """The batch axes of `starts` and `inputs`, for `jax.vmap`."""
         return 0 if self.has_starts else None, 0 if self.has_inputs else None
-
-    @property
-    def orbits(self) -> Orbits | None:
-        """Those of several sequences; None for a single one."""
-        return None if self.size is None else Orbits(self.starts, self.inputs, self.axes)
 
 
 def set_up_batch(

@@ -11,7 +11,7 @@ import dataclasses
 import warnings
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from flossing._checks import is_concrete
 from flossing._linalg.precision import in_full_precision
+from flossing._tangent.batch import Batch
 from flossing._tangent.candidates import (
     CONTRAST_MESSAGE,
     LEAK,
@@ -37,31 +38,24 @@ from flossing._tangent.problem import Point, Problem
 from flossing._types import Input
 
 
-class Orbits(NamedTuple):
-    """The starts and inputs of several sequences, with their batch axes for `jax.vmap`."""
-
-    starts: Point
-    inputs: Input
-    axes: tuple[int | None, int | None]
-
-
-def restrict(problem: Problem, basis: Any, transient: int = 0, *, orbits: Orbits | None = None) -> Problem:
+def restrict(problem: Problem, basis: Any, transient: int = 0, *, batch: Batch | None = None) -> Problem:
     """`problem` with its tangents restricted to an invariant subspace that holds `basis`, if one is found.
 
     `basis` (N, k) or (B, N, k) is that of a user. Three subspaces are tried: its span; all vectors whose entries are
     zero where those of `basis` are, and equal up to sign where those are; and, where coordinates agree along the orbit,
     as those of synchronised systems do, all vectors whose entries add up to 0 over each group of them. Traced values
     are not examined. A system may also reach the subspace only during the `transient`, as one that synchronises. The
-    Jacobians of all steps are checked, and those of all `orbits`, where `problem` is the first of several sequences;
-    the third subspace depends on the orbit, and is not tried for several. Warns of a basis that separates coordinates
-    and lies in none of the three.
+    Jacobians of all steps are checked, and those of all sequences of a `batch`, of which `problem` is the first; the
+    third subspace depends on the orbit, and is not tried for several. Warns of a basis that separates coordinates and
+    lies in none of the three.
     """
     if not is_concrete((problem, basis)):
         return problem
+    batch = None if batch is None or batch.size is None else batch
     basis, eps = np.asarray(basis, float), float(jnp.finfo(problem.coordinates.dtype).eps)
-    for candidate in _candidates(problem, basis, eps, transient, orbits is None):
+    for candidate in _candidates(problem, basis, eps, transient, batch is None):
         subspace = jnp.asarray(candidate, problem.coordinates.dtype)
-        if is_invariant(problem, subspace, transient, orbits):
+        if is_invariant(problem, subspace, transient, batch):
             return dataclasses.replace(problem, subspace=subspace)
     if is_contrast(basis, eps):
         warnings.warn(CONTRAST_MESSAGE, stacklevel=3)
@@ -81,9 +75,9 @@ def _candidates(
 
 
 def is_invariant(
-    problem: Problem, subspace: Float[Array, "N m"], transient: int = 0, orbits: Orbits | None = None
+    problem: Problem, subspace: Float[Array, "N m"], transient: int = 0, batch: Batch | None = None
 ) -> bool:
-    """Whether the Jacobians map the subspace into itself after the transient, along all orbits."""
+    """Whether the Jacobians map the subspace into itself after the transient, along all sequences."""
     limit = LEAK * float(jnp.finfo(subspace.dtype).eps)
     # One step, then some, exclude most bases; all of them are as costly as a measurement.
     if not transient and not _is_within(limit, *_leak_at_start(problem, subspace)):
@@ -91,7 +85,10 @@ def is_invariant(
     some = jnp.asarray(transient + sampled_steps(problem.length - transient))
     if not _is_within(limit, *_leaks(problem, subspace, some)):
         return False
-    return bool(is_kept(*_leaks_along_all(problem, subspace, jnp.arange(transient, problem.length), orbits)))
+    every = jnp.arange(transient, problem.length)
+    if batch is None:
+        return bool(is_kept(*_leaks(problem, subspace, every)))
+    return bool(is_kept(*_leaks_of_many(problem, subspace, every, batch.starts, batch.inputs, batch.axes)))
 
 
 def is_still_invariant(problem: Problem, transient: int) -> Bool[Array, ""]:
@@ -127,16 +124,18 @@ def _leaks(
 
 
 @eqx.filter_jit
-def _leaks_along_all(
-    problem: Problem, subspace: Float[Array, "N m"], at: Int[Array, " steps"], orbits: Orbits | None
-) -> tuple[Float[Array, "*B steps"], Float[Array, "*B steps"]]:
-    if orbits is None:
-        return _leaks(problem, subspace, at)
-
+def _leaks_of_many(
+    problem: Problem,
+    subspace: Float[Array, "N m"],
+    at: Int[Array, " steps"],
+    starts: Point,
+    inputs: Input,
+    axes: tuple[int | None, int | None],
+) -> tuple[Float[Array, "B steps"], Float[Array, "B steps"]]:
     def along(start: Point, inputs: Input) -> tuple[Float[Array, " steps"], Float[Array, " steps"]]:
         return _leaks(problem.with_orbit(start, inputs, problem.length), subspace, at)
 
-    return jax.vmap(along, orbits.axes)(orbits.starts, orbits.inputs)
+    return jax.vmap(along, axes)(starts, inputs)
 
 
 @in_full_precision

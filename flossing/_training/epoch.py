@@ -144,7 +144,7 @@ class Flossing(eqx.Module):
         self.basis = initial_basis(coordinates, k=k, key=key, basis=basis)
         self.subspace = None
         if basis is not None:
-            self.subspace = restrict(batch.problem, basis, self.transient, orbits=batch.orbits).subspace
+            self.subspace = restrict(batch.problem, basis, self.transient, batch=batch).subspace
         steps = self.window * (batch.size or 1)
         self.rematerialise = too_large(steps, self.basis) if rematerialise is None else rematerialise
         check_leaves("target", target)

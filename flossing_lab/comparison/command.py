@@ -43,6 +43,14 @@ class Compare:
         trial = read_trial(self.protocol)
         if self.seconds:
             os.environ.update(ONE_THREAD)  # as the workers that make the runs
+        if not self.table:
+            from flossing_lab.comparison.making import check
+
+            try:
+                check(trial, with_seconds=not self.seconds)
+            except ValueError as error:
+                raise ValueError(f"{self.protocol}: {error}") from error
+        if self.seconds:
             from flossing_lab.comparison.making import measure_seconds
 
             for task, networks in measure_seconds(trial).items():

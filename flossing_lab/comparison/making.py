@@ -1,7 +1,9 @@
 """One run of a trial: draw a network, train it, test it; and the cost of an epoch."""
 
+import contextlib
 import itertools
 import time
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -92,25 +94,35 @@ def _pace(times: list[tuple[int, float]]) -> float:
     return float(f"{min(paces, default=float('nan')):.2g}")
 
 
-def check(trial: Trial):
-    """Raise ValueError for a task or a cell that cannot be had, or does not fit."""
-    tasks = {
-        name: make_task(task.task, task.options, trial.folder, argument=f"options of {name}")
-        for name, task in trial.tasks.items()
-    }
+def check(trial: Trial, *, with_seconds: bool = True):
+    """Raise ValueError for a task or a cell that cannot be had, or does not fit; or for missing seconds."""
+    tasks = {}
+    for name, task in trial.tasks.items():
+        with _of(f"tasks.{name}"):
+            tasks[name] = make_task(task.task, task.options, trial.folder, argument=f"options of {name}")
     for name, kind in trial.networks.items():
-        for task in [] if trial.is_fixed else trial.tasks:
+        for task in trial.tasks if with_seconds and not trial.is_fixed else []:
             if name not in trial.seconds.get(task, {}):
                 raise ValueError(
-                    f"seconds must hold the two numbers of every task and network, got none of {task} {name}: "
-                    "flossing compare PROTOCOL --seconds measures them"
+                    f"seconds.{task} must hold two numbers for {name}, got none: measure them with --seconds, and "
+                    "append what it prints to the protocol"
                 )
         for task, made in tasks.items():
-            network = _first_draw(trial, name, made)
-            check_fit(made, network, trial.tasks[task].task, kind.cell)
+            with _of(f"networks.{name}"):
+                network = _first_draw(trial, name, made)
+                check_fit(made, network, trial.tasks[task].task, kind.cell)
             is_kept = any(trial.arms[arm].orthogonality for arm in kind.arms or trial.arms)
             if (is_kept or kind.penalty == "orthogonality") and not hasattr(network.cell, "J"):
                 raise ValueError(f"orthogonality needs a cell with recurrent weights J, got {name} with {kind.cell}")
+
+
+@contextlib.contextmanager
+def _of(where: str) -> Iterator[None]:
+    """Errors within name the table of the protocol."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _first_draw(trial: Trial, name: str, task: Any) -> fl.cells.Network:

@@ -16,8 +16,8 @@ A draw gives the same network, batches and settings to all arms, so the arms are
 import hashlib
 import itertools
 import json
+import math
 import re
-import tomllib
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,8 +27,9 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from flossing_lab.comparison.sections import TrialArm, TrialNetwork, TrialSettings, TrialTask
-from flossing_lab.runs.config import PositiveReal, Real, Section
+from flossing_lab.runs.config import PositiveReal, Real, Section, did_you_mean
 from flossing_lab.runs.source import is_file, with_digest
+from flossing_lab.runs.toml_file import one_line, read_toml
 
 OF_TRAINING = ("rate", "clip", "weight")
 """Drawn settings of training; all others are arguments of the cell."""
@@ -155,10 +156,12 @@ class Trial(Section):
         """The settings of all draws of a network, always the same."""
         kind = self.networks[network]
         rng = np.random.default_rng([self.settings.seed, zlib.crc32(network.encode())])
-        return [
-            {name: _draw(rng, name, (self.draws | kind.ranges).get(name)) for name in kind.vary}
-            for _ in range(kind.draws)
-        ]
+        ranges = {name: (f"draws.{name}", among) for name, among in self.draws.items()}
+        ranges |= {name: (f"networks.{network}.ranges.{name}", among) for name, among in kind.ranges.items()}
+        if unknown := [name for name in kind.vary if name not in ranges]:
+            legal = f"names of [draws] or its own ranges ({', '.join(ranges)})"
+            raise ValueError(f"networks.{network}.vary must be {legal}, got {unknown[0]!r}")
+        return [{name: _draw(rng, *ranges[name]) for name in kind.vary} for _ in range(kind.draws)]
 
     def drawn_by(self, run: TrialRun) -> dict[str, Any]:
         """The drawn settings of a run; none of a fixed network."""
@@ -236,15 +239,30 @@ class Trial(Section):
 def read_trial(file: Path) -> Trial:
     """The trial that a TOML file describes; ValueError, in one line, for an illegal one."""
     try:
-        content, folder = tomllib.loads(file.read_text("utf-8")), str(file.absolute().parent)
-        return Trial.model_validate({"folder": folder} | _with_digests(content, folder), strict=False)
+        content, folder = read_toml(file, "protocol"), str(file.absolute().parent)
+        # As JSON, since only there a list is a tuple where types are strict.
+        text = json.dumps({"folder": folder} | _with_digests(content, folder), default=str)
+        return Trial.model_validate_json(text, strict=True)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where, message = ".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")
-        got = f"{where}: {message[0].lower()}{message[1:]}, got {problem['input']!r}" if where else message
-        raise ValueError(f"{file}: {got}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} must be a TOML file, got {error}") from None
+        raise ValueError(one_line(f"{file}: {'; '.join(map(_explain, error.errors(include_url=False)))}")) from None
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def _explain(problem: Any) -> str:
+    """One error of pydantic: the entry, what is legal, and the value given."""
+    *table, entry = map(str, problem["loc"] or [""])
+    where, message, given = ".".join([*table, entry]), problem["msg"], problem["input"]
+    if problem["type"] == "value_error":
+        return message.removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        return f"{where} must be given"
+    if problem["type"] == "extra_forbidden":
+        kind = {"settings": TrialSettings, "tasks": TrialTask, "networks": TrialNetwork, "arms": TrialArm}
+        known = [name for name in kind.get(table[0] if table else "", Trial).model_fields if name != "folder"]
+        return f"{where} must not be given; {did_you_mean(entry, known) or 'legal are ' + ', '.join(known)}"
+    legal = message.removeprefix("Input should ").replace("a valid tuple", "a list").replace("a valid array", "a list")
+    return f"{where} must {legal}, got {given!r}" if legal != message else f"{where}: {message}, got {given!r}"
 
 
 def _with_digests(content: dict[str, Any], folder: str) -> dict[str, Any]:
@@ -262,10 +280,15 @@ def digest(trial: Trial, run: TrialRun) -> str:
     return hashlib.sha256(json.dumps(trial.recorded(run), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _draw(rng: np.random.Generator, name: str, among: Any) -> Any:
+def _draw(rng: np.random.Generator, where: str, among: Any) -> Any:
     if isinstance(among, list) and among:
         return among[int(rng.integers(len(among)))]
-    if isinstance(among, Mapping) and set(among) == {"low", "high"} and 0 < among["low"] <= among["high"]:
+    if isinstance(among, Mapping) and set(among) == {"low", "high"} and _is_range(among["low"], among["high"]):
         low, high = np.log([among["low"], among["high"]])
         return float(f"{np.exp(rng.uniform(low, high)):.4g}")
-    raise ValueError(f"draws must give a list or {{low, high}} for {name}, got {among!r}")
+    raise ValueError(f"{where} must be a list of values or {{ low, high }} with 0 < low <= high, got {among!r}")
+
+
+def _is_range(low: Any, high: Any) -> bool:
+    are_numbers = all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in (low, high))
+    return are_numbers and 0 < low <= high < math.inf

@@ -28,10 +28,7 @@ def carry_out(
 
     Returns the messages of failed runs by name.
     """
-    from flossing_lab.comparison.making import check
-
     check_workers("compare", workers, scheduler)
-    check(trial)
     dump, place, failures = trial.model_dump(mode="json"), str(out.absolute()), {}
     with locked(out.absolute(), "trial", "results.json", ["runs"]):
         (out / "runs").mkdir(exist_ok=True)

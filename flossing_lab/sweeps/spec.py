@@ -17,7 +17,6 @@ top-level key `name` names the sweep; it defaults to the name of the file. This 
 import itertools
 import math
 import re
-import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,11 +25,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 
 from flossing_lab.runs.config import DEFAULT_EXPERIMENT, RunConfig, did_you_mean, explain_invalid
 from flossing_lab.runs.registry import EXPERIMENTS, config_class
+from flossing_lab.runs.toml_file import one_line, read_toml
 
 MOST_POINTS = 100_000
 """A specification with more points than this is rejected as a mistake."""
-
-_MOST_LETTERS = 600
 
 
 class Point(NamedTuple):
@@ -104,7 +102,7 @@ class Spec(BaseModel):
 def read_spec(path: Path | str) -> Spec:
     """Read a specification from a TOML file; raises a one-line ValueError if anything is wrong with it."""
     try:
-        content = _read_toml(Path(path))
+        content = read_toml(Path(path), "specification")
         unknown = [key for key in content if key not in Spec.model_fields]
         if unknown:
             raise ValueError(f"{unknown[0]} is not a key of a specification; legal are {', '.join(Spec.model_fields)}")
@@ -150,27 +148,3 @@ def _advice(field: str, base: Mapping[str, Any], known: Collection[str]) -> str:
         if field in _legal_fields({"experiment": experiment}):
             return f'it is one of the experiment {experiment}: put experiment = "{experiment}" into [base]'
     return f"legal are {', '.join(sorted(known))}"
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        if not path.is_file():
-            found = "a directory" if path.is_dir() else "something else" if path.exists() else "a path where nothing is"
-            raise ValueError(f"specification must be a TOML file, got {found}")
-        # Some editors begin a file with a byte order mark, which TOML does not allow.
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"specification must be UTF-8, got byte {error.object[error.start]:#04x} (line {line})"
-        ) from None
-    except RecursionError:
-        raise ValueError("specification must be tables of values, got some nested beyond measure") from None
-    except OSError as error:
-        raise ValueError(f"specification must be a TOML file that can be read: {error.strerror}") from None
-
-
-def one_line(text: str) -> str:
-    """A message without line breaks, truncated if it is very long."""
-    text = " ".join(text.split())
-    return text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]} ..."

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from flossing_lab.runs.console import Status
-from flossing_lab.sweeps.spec import one_line
+from flossing_lab.runs.toml_file import one_line
 
 if TYPE_CHECKING:
     import distributed
