@@ -158,8 +158,10 @@ class Demo:
 class Report:
     """Write one self-contained HTML page that shows runs, a comparison or a sweep; it opens offline."""
 
-    directories: tyro.conf.Positional[tuple[Path, ...]]
-    """Run directories, sweep directories, or folders that contain runs."""
+    directories: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PATH ...", help_behavior_hint="")
+    ]
+    """Run directories, sweep directories, or folders that contain runs; at least one."""
     out: Path = Path("report.html")
     """Output file for the page."""
 
@@ -209,8 +211,15 @@ def _parse(arguments: Sequence[str] | None) -> Any:
             raise
     lines = [line.strip("│ ") for line in output.getvalue().splitlines() if not line.startswith(("╭", "╰"))]
     paragraph = itertools.takewhile(lambda line: not line.startswith("─"), lines)
+    text = " ".join(paragraph)
+    for raised, legal in _PARSED.items():
+        text = re.sub(f"Error parsing (--[^:]*): {raised} ('.*')", rf"\1 must be {legal}, got \2", text)
     advice = _closest(words) or f"{_program(words)} --help lists the legal values"
-    _stop(f"{' '.join(paragraph)} ({advice})", 2)
+    _stop(f"{text} ({advice})", 2)
+
+
+_PARSED = {r"invalid literal for int\(\) with base 10:": "an integer", "could not convert string to float:": "a number"}
+"""What Python says of text that is no number, and what is legal."""
 
 
 def _closest(words: Sequence[str]) -> str | None:

@@ -97,6 +97,15 @@ def test_one_seed_for_all(tmp_path):
         (["train", "balanse"], "did you mean balance?"),
         (["train", "xyz"], "the experiments are reference, balance, own"),
         (["train", "--seed", "3", "--seed-input", "2"], "seed must be left out where seeds are given one by one"),
+        (["train", "--seed", "-1"], "flossing: seed must be an integer from 0 to 4294967295, got seed=-1\n"),
+        (["train", "--epochs", "1e3"], "--epochs must be an integer, got '1e3'"),
+        (["train", "--gain", "x"], "--gain must be a number, got 'x'"),
+        (["report", "nowhere"], "directory must hold a run, got 'nowhere', which does not exist"),
+        (["report", ".", "--out", "."], "out must be an HTML file, got '.', which is a directory"),
+        (["report", ".", "--out", f"{__file__}/page.html"], "which is in a file, not in a directory"),
+        (["diagnose", "--horizon", "-4"], "flossing: horizon must be an integer of at least 1, got horizon=-4\n"),
+        (["diagnose", "--plot", "x.txt"], "plot must end in .png, .pdf or .svg, got 'x.txt'"),
+        (["spectrum", "--plot", "x.txt"], "plot must end in .png, .pdf or .svg, got 'x.txt'"),
     ],
 )
 def test_a_slip_is_pointed_out(words, message, refused):
@@ -156,13 +165,13 @@ def test_spectrum_of_nothing(refused):
     [
         (["--first", "0"], "first must be an integer from 1 to 10 (the network has 10 units), got first=0"),
         (["--first", "11"], "first must be an integer from 1 to 10 (the network has 10 units), got first=11"),
-        (["--plot", "taken"], "taken: Is a directory"),
-        (["--plot", "taken/file/x.png"], "taken/file: File exists"),
+        (["--plot", "taken.png"], "taken.png: Is a directory"),
+        (["--plot", "taken.png/file/x.png"], "taken.png/file: File exists"),
     ],
 )
 def test_spectra_that_cannot_be(arguments, message, refused, tmp_path):
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken/file").touch()
+    (tmp_path / "taken.png").mkdir()
+    (tmp_path / "taken.png/file").touch()
     assert refused("spectrum", *TINY, *arguments) == f"flossing: {message}\n"
 
 

@@ -101,7 +101,7 @@ def test_another_configuration_is_refused_by_name(undisturbed):
 
 
 def test_two_processes_do_not_write_to_one_run(stopped):
-    message = "out must not be in use, got .* another process is at work"
+    message = "the run directory must not be in use, got .* another process is at work"
     with (
         stopped.opened(),
         pytest.raises(ValueError, match=message),

@@ -71,6 +71,7 @@ class Compare:
             write()
             raise
         write()
-        for name, message in failures.items():
-            print(f"{name}: {message}")
+        for message in dict.fromkeys(failures.values()):
+            first, *others = [name for name, each in failures.items() if each == message]
+            print(f"{first}{f' and {len(others)} more' if others else ''}: {message}")
         return int(bool(failures))

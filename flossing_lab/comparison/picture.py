@@ -22,10 +22,12 @@ def draw(trial: Trial, runs: Sequence[dict[str, Any]]) -> Figure:
         for row, network in enumerate(networks):
             solved = shares(trial, runs, network, name)
             axes.plot([*solved.values()], [row] * len(solved), color=LIGHT_GREY, lw=3, zorder=1)
+            # One beside the other, since arms may have equal shares.
+            at = {arm: row + 0.13 * (index - (len(trial.arms) - 1) / 2) for index, arm in enumerate(trial.arms)}
             for arm, shade in zip(trial.arms, SHADES, strict=False):
                 if arm in solved:
                     label = trial.label(arm) if row == 0 else None
-                    axes.scatter(solved[arm], row, s=60, color=COLOURS[shade], label=label, zorder=2)
+                    axes.scatter(solved[arm], at[arm], s=50, color=COLOURS[shade], label=label, zorder=2)
         axes.set(xlim=(-0.04, 1.04), xlabel="share of draws that solve it")
         axes.set_title(trial.tasks[name].title, loc="left", fontsize=10, color=DARK)
         remove_spines(axes)

@@ -86,7 +86,7 @@
     // On a logarithmic axis, ticks at the values themselves.
     const scale = data.final.log ? { type: "log", tickvals: lines[0].x } : {};
     const x = axis(plain(data.final.axis), scale);
-    draw("final", traces, x, accuracyAxis(), { hovermode: hovermode(lines) });
+    draw("final", traces, x, accuracyAxis(lines), { hovermode: hovermode(lines) });
   }
 
   function drawCurves() {
@@ -95,12 +95,16 @@
       const traces = (kind) => overlay(lines, kind, { hovertemplate: "%{y:.3g}" });
       const shapes = lines.flatMap((each, at) => triangles(each, readable(lines) ? at : 0));
       const more = { shapes, hovermode: hovermode(lines) };
-      draw("accuracy", traces("accuracy"), axis("training epoch"), accuracyAxis(), more);
+      draw("accuracy", traces("accuracy"), axis("training epoch"), accuracyAxis(lines), more);
       draw("loss", traces("loss"), axis("training epoch"), lossAxis(lines), more);
     });
   }
 
-  const accuracyAxis = () => axis("accuracy", { autorangeoptions: { include: [0.42, 1] } });
+  function accuracyAxis(lines) {
+    const isShare = lines.every(({ accuracy }) => accuracy.y.every((value) => value === null || (value >= 0 && value <= 1)));
+    const clipped = isShare ? { clipmin: 0, clipmax: 1.02 } : {};
+    return axis("accuracy", { autorangeoptions: { include: [0.42, 1], ...clipped } });
+  }
   // Within less than a decade, a logarithmic axis may have no tick.
   function lossAxis(lines) {
     const values = lines.flatMap(({ loss }) => loss.y).filter((value) => value > 0);

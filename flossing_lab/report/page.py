@@ -22,6 +22,9 @@ def write_report(paths: Sequence[Path | str], out: Path) -> Path:
     A path is a run directory, a sweep directory, or a folder that contains runs at any depth. The report lists runs
     that cannot be read. Raises ValueError if no run can be read, or if the extra `[lab]` is missing.
     """
+    if out.is_dir() or any(parent.is_file() for parent in out.parents):
+        found = "a directory" if out.is_dir() else "in a file, not in a directory"
+        raise ValueError(f"out must be an HTML file, got {str(out)!r}, which is {found}")
     environment, plotly = _tools()
     content = collect(*read_runs(paths), name=_name_of_sweep(paths))
     scripts = [plotly, (_HERE / "page.js").read_text("utf-8")]

@@ -52,6 +52,8 @@ def train(
         given = [name for name in kind().differences(config) if name in config.model_dump()["seeds"]]
         if given:
             raise ValueError(f"seed must be left out where seeds are given one by one, got seed={seed} and {given[0]}")
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed must be an integer from 0 to {2**32 - 1}, got seed={seed}")
         config = config.with_values(seed=seed)
     if resume is not None and (out is not None or overwrite):
         raise ValueError(f"out and overwrite must be left out with resume, got resume={str(resume)!r}")
@@ -114,7 +116,8 @@ def _unchecked(section: type[BaseModel], notes: Mapping[str, str]) -> type[BaseM
             default = kind()
         elif "Default:" in (info.description or ""):
             kind = Annotated[kind, OWN_DEFAULT]
-        description = " ".join(filter(None, (info.description, notes.get(name))))
+        # In one line, which tyro breaks for the width of the terminal.
+        description = " ".join(" ".join(filter(None, (info.description, notes.get(name)))).split())
         fields[name] = (kind, Field(default=default, description=description))
     return create_model(section.__name__, __doc__=section.__doc__, **fields)
 

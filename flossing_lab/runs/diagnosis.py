@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 
 import flossing as fl
+from flossing._arguments import check_integer
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.experiment import experiment_module
-from flossing_lab.runs.plotting import save_figure
+from flossing_lab.runs.plotting import check_plot, save_figure
 from flossing_lab.runs.run import configure_dtype, load_model
 from flossing_lab.runs.spectrum import check_channels, load_cell, read_inputs
 
@@ -22,6 +23,7 @@ TRIALS = 8
 
 def diagnose_run(config: RunConfig, source: Path | None, horizon: int | None, plot: Path):
     """Diagnose the final network of the run in `source`, or a network drawn from `config`."""
+    check_plot(plot)
     config = config if source is None else RunDirectory(source).config
     configure_dtype(config.dtype)
     module: Any = experiment_module(config)
@@ -38,6 +40,7 @@ def diagnose_run(config: RunConfig, source: Path | None, horizon: int | None, pl
 
 def diagnose_weights(file: Path, inputs: Path, *, kind: str | None, name: str | None, horizon: int, plot: Path):
     """Diagnose a trained network from a file of weights."""
+    check_plot(plot)
     jax.config.update("jax_enable_x64", True)  # arrays keep the dtype of their file
     cell, sequence = load_cell(file, kind, name), read_inputs(inputs)
     if sequence.ndim != 2:
@@ -49,6 +52,7 @@ def diagnose_weights(file: Path, inputs: Path, *, kind: str | None, name: str | 
 
 
 def _announce(name: str, horizon: int):
+    check_integer("horizon", horizon, least=1)
     print(f"{name}: measuring exponents, gradients and memory over {horizon} steps", file=sys.stderr, flush=True)
 
 

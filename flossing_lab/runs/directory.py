@@ -118,7 +118,7 @@ class RunDirectory:
             lock.acquire()
         except Timeout:
             raise ValueError(
-                f"out must not be in use, got {str(self.path)!r}, where another process is at work"
+                f"the run directory must not be in use, got {str(self.path)!r}, where another process is at work"
             ) from None
         except OSError as error:
             raise ValueError(

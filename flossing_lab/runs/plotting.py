@@ -29,10 +29,17 @@ COLOURS = {
 DARK, LIGHT_GREY = "#222222", "#c9c9c9"
 
 
+def check_plot(path: Path) -> str:
+    """The format of a figure by the ending of its file; ValueError for others."""
+    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise ValueError(f"plot must end in .png, .pdf or .svg, got {str(path)!r}")
+    return path.suffix[1:].lower()
+
+
 def save_figure(figure: Figure, path: Path):
-    """Write a figure as PNG, atomically."""
+    """Write a figure, atomically, in the format of its ending."""
     plot = io.BytesIO()
-    figure.savefig(plot, format="png", dpi=150)
+    figure.savefig(plot, format=check_plot(path), dpi=150)
     write_atomically(path, plot.getvalue())
 
 

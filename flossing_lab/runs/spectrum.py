@@ -16,7 +16,7 @@ from flossing._views import MIN_BLOCKS_FOR_ERROR, mean_and_error
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.experiment import experiment_module
-from flossing_lab.runs.plotting import draw_spectrum, save_figure
+from flossing_lab.runs.plotting import check_plot, draw_spectrum, save_figure
 from flossing_lab.runs.run import configure_dtype, load_model
 
 _FLAGS = {"source": "weights", "name": "module", "kind": "cell"}
@@ -27,6 +27,7 @@ def show_spectrum(
     config: RunConfig, source: Path | None, first: int | None, plot: Path, console: Console
 ) -> np.ndarray:
     """Measure, print and plot the `first` exponents of the run in `source`, or of a network drawn from `config`."""
+    check_plot(plot)
     config = config if source is None else RunDirectory(source).config
     configure_dtype(config.dtype)
     module = experiment_module(config)
@@ -62,6 +63,7 @@ def show_weights(
     console: Console,
 ):
     """Measure, print and plot the exponents of trained networks from files of weights, along the same inputs."""
+    check_plot(plot)
     jax.config.update("jax_enable_x64", True)  # arrays keep the dtype of their file
     sequences, spectra = read_inputs(inputs), {}
     for file in files:
@@ -131,8 +133,8 @@ def read_inputs(file: Path) -> np.ndarray:
     """Inputs (T, S), or (B, T, S), from a file of NumPy."""
     try:
         inputs = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"inputs must be a .npy file of numbers, got {file}: {error}") from error
+    except (ValueError, EOFError) as error:  # its message advises options that we do not have
+        raise ValueError(f"inputs must be a .npy file of numbers, got {file}, which is none or is damaged") from error
     if not isinstance(inputs, np.ndarray) or inputs.ndim not in (2, 3) or inputs.dtype.kind not in "fiub":
         raise ValueError(f"inputs must be a .npy file with one array (T, S) or (B, T, S) of numbers, got {file}")
     return inputs[0] if len(inputs) == 1 and inputs.ndim == 3 else inputs

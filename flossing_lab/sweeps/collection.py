@@ -37,7 +37,8 @@ def find_runs(paths: Iterable[Path | str]) -> list[RunDirectory]:
             here = [file.parent for file in sorted(path.rglob("run.json"))]
         here = [place for place in here if (place / "run.json").is_file()]
         if not here:
-            raise ValueError(f"directory must hold a run, got {str(path)!r}, which holds none")
+            why = "holds none" if path.exists() else "does not exist"
+            raise ValueError(f"directory must hold a run, got {str(path)!r}, which {why}")
         found |= {place.resolve(): RunDirectory(place) for place in here}
     return list(found.values())
 
