@@ -19,7 +19,7 @@ CACHE_SIZE = 128
 """The number of functions remembered, the most recently used ones."""
 
 MOST_READ = 2000
-"""Objects read for a function; those beyond are compared by identity."""
+"""The number of values read for a function; objects beyond are compared by identity."""
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
@@ -84,6 +84,7 @@ class _Reader:
     def __init__(self):
         self.identified: list[Any] = []
         self._seen: dict[int, int] = {}
+        self._count = 0
 
     def content(self, value: Any, names: frozenset[str] = frozenset()) -> Any:
         """A hashable value, equal for objects that behave the same; of a module, as far as it is read by `names`."""
@@ -91,7 +92,8 @@ class _Reader:
             return type(value), repr(value)  # 1 is not 1.0, 0.0 not -0.0
         if id(value) in self._seen:
             return "again", self._seen[id(value)]
-        if len(self._seen) >= MOST_READ:
+        self._count += len(value) if isinstance(value, (tuple, list, dict)) else 1
+        if self._count > MOST_READ:
             return self._identity(value)
         self._seen[id(value)] = len(self._seen)
         self.identified.append(value)

@@ -84,7 +84,7 @@ class TrialArm(Section):
     clip: PositiveReal = 0.1
     """Its largest norm of the gradient."""
     threshold: PositiveReal | None = None
-    """Adaptive flossing: a block follows wherever the reach of the gradient is below this. It counts as cost: the run
+    """Adaptive flossing: a block follows wherever the reach of the gradient is at most this. It counts as cost: the run
     ends once all its epochs cost what they do in other arms."""
     block: Count = 50
     """Flossing epochs of such a block."""

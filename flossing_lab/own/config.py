@@ -62,7 +62,7 @@ class OwnFlossingConfig(Section):
 
     condition: Condition = "before"
     """When to floss. none; before: before training; during: after every EVERY training epochs; before_and_during: both;
-    adaptive: before training, and again whenever flossing.gradient_reach falls below THRESHOLD."""
+    adaptive: before training, and again while flossing.gradient_reach is at most THRESHOLD."""
     loss: Literal["default", "exponents"] = "default"
     """The loss of flossing: that of flossing.floss, or the exponents alone, the loss of the paper."""
     k: Count | None = None

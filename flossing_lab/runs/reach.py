@@ -34,8 +34,8 @@ class Reach(eqx.Module):
 
 
 def blocks_below(threshold: float, epochs: int) -> Callable[[int, Mapping[str, Any]], int]:
-    """The rule of a schedule: `epochs` of flossing wherever the reach is below `threshold`, or not a number."""
-    return lambda epoch, measures: 0 if float(measures["gradient_reach"]) >= threshold else epochs
+    """The rule of a schedule: `epochs` of flossing wherever the reach is at most `threshold`, or not a number."""
+    return lambda epoch, measures: 0 if float(measures["gradient_reach"]) > threshold else epochs
 
 
 def sequence_of(task: Any, seed: int) -> Array:
