@@ -12,6 +12,7 @@ import optax
 import pytest
 
 import flossing as fl
+from flossing._runtime.interning import interned
 from flossing.cells import VanillaRNN
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
@@ -91,24 +92,32 @@ def test_a_function_that_reads_other_values_is_another_function():
             return self.weight * fl.losses.exponents(measures)
 
         def method(self, measures):
-            return self.weight * fl.losses.exponents(measures)
+            return self.factor() * fl.losses.exponents(measures)
 
-    weighted = Weighted()
+        def factor(self):
+            return self.weight
+
+    weighted, reads = Weighted(), [{"weight": 1.0}]
     losses = [
         lambda measures: weight * fl.losses.exponents(measures),
         lambda measures: settings["weight"] * fl.losses.exponents(measures),
         functools.partial(lambda weighted, measures: weighted.weight * fl.losses.exponents(measures), weighted),
         weighted,
         weighted.method,
+        lambda measures: reads[0]["weight"] * fl.losses.exponents(measures),
+        lambda measures: getattr(weighted, "weight") * fl.losses.exponents(measures),  # noqa: B009
         eval("lambda measures: settings.weight * exponents(measures)", {"settings": module, **vars(fl.losses)}),
     ]
     options = {"epochs": 1, "interval": 1, "window": 12, "transient": 0, "k": 2}
     before = [floss(small(), loss=loss, **options)[1].loss[0] for loss in losses]
-    weight = settings["weight"] = weighted.weight = module.weight = 3.0  # pyright: ignore[reportAttributeAccessIssue]
+    weight = settings["weight"] = reads[0]["weight"] = weighted.weight = module.weight = 3.0  # pyright: ignore[reportAttributeAccessIssue]
     after = [floss(small(), loss=loss, **options)[1].loss[0] for loss in losses]
     np.testing.assert_allclose(after, np.multiply(3, before), rtol=1e-12)
     weight = 1.0
     assert floss(small(), loss=losses[0], **options)[1].loss[0] == before[0]
+    same = interned(weighted.method)
+    weighted.calls = 7  # pyright: ignore[reportAttributeAccessIssue] (nothing that the method reads)
+    assert interned(weighted.method) is same
 
 
 def test_a_window_beyond_the_precision_of_a_chaotic_orbit_is_warned_of():

@@ -83,58 +83,84 @@ class _Reader:
 
     def __init__(self):
         self.identified: list[Any] = []
-        self._seen: dict[int, int] = {}
+        self._seen: dict[Any, int] = {}
         self._count = 0
 
     def content(self, value: Any, names: frozenset[str] = frozenset()) -> Any:
-        """A hashable value, equal for objects that behave the same; of a module, as far as it is read by `names`."""
+        """A hashable value, equal for objects that behave the same.
+
+        Of objects and modules, only the attributes in `names` are read, those that occur in the code that reads them:
+        others may change, such as the counters of a trainer whose method is a loss.
+        """
         if isinstance(value, _PLAIN):
             return type(value), repr(value)  # 1 is not 1.0, 0.0 not -0.0
-        if id(value) in self._seen:
-            return "again", self._seen[id(value)]
+        self.identified.append(value)
+        if (id(value), names) in self._seen:
+            return "again", self._seen[id(value), names]
         self._count += len(value) if isinstance(value, (tuple, list, dict)) else 1
         if self._count > MOST_READ:
-            return self._identity(value)
-        self._seen[id(value)] = len(self._seen)
-        self.identified.append(value)
+            return "identity", id(value)
+        self._seen[id(value), names] = len(self._seen)
         return self._content(value, names)
 
     def _content(self, value: Any, names: frozenset[str]) -> Any:
         if isinstance(value, (tuple, list)):
-            return type(value), *map(self.content, value)
+            return type(value), *(self.content(part, names) for part in value)
         if isinstance(value, dict):
-            return type(value), *((self.content(key), self.content(part)) for key, part in value.items())
+            return type(value), *((self.content(key), self.content(part, names)) for key, part in value.items())
         if isinstance(value, types.MethodType):
-            return "method", self.content(value.__func__), self.content(value.__self__)
+            return "method", self.content(value.__func__), self.content(value.__self__, _names_of(value))
         if isinstance(value, functools.partial):
-            return "partial", *map(self.content, (value.func, value.args, value.keywords))
+            names = _names_of(value)
+            return "partial", *(self.content(part, names) for part in (value.func, value.args, value.keywords))
         if isinstance(value, types.FunctionType):
             return self._of_function(value)
         if isinstance(value, types.ModuleType):
             read = [(name, getattr(value, name)) for name in sorted(names & vars(value).keys())]
-            return "module", id(value), *((name, self.content(part)) for name, part in read if not callable(part))
+            return (
+                "module",
+                id(value),
+                *((name, self.content(part, names)) for name, part in read if not callable(part)),
+            )
         if _is_mutable(value):
-            return "object", id(value), self.content(vars(value))
+            names, attributes = _with_methods(value, names), vars(value)
+            read = ((name, self.content(attributes[name], names)) for name in sorted(names & attributes.keys()))
+            return "object", id(value), *read
         return "identity", id(value)
 
     def _of_function(self, function: types.FunctionType) -> Any:
-        code, names, read = function.__code__, frozenset(_names(function.__code__)), []
+        code, names, read = function.__code__, _names_of(function), []
         if not _is_installed(function):  # the globals of a package we take as constant
             values = function.__globals__
             read = [(name, self.content(values[name], names)) for name in sorted(names & values.keys())]
         cells = tuple(_cell(cell) for cell in function.__closure__ or ())
-        parts = map(self.content, (function.__defaults__, function.__kwdefaults__, cells))
+        parts = (self.content(part, names) for part in (function.__defaults__, function.__kwdefaults__, cells))
         return code, id(function.__globals__), *parts, *read
 
-    def _identity(self, value: Any) -> Any:
-        self.identified.append(value)
-        return "identity", id(value)
+
+def _names_of(function: Any) -> frozenset[str]:
+    """The names that a function may read as globals or attributes."""
+    if isinstance(function, functools.partial):
+        return _names_of(function.func)
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return frozenset() if code is None else frozenset(_names(code))
 
 
 def _names(code: types.CodeType) -> set[str]:
-    """The names that a function may read as globals or attributes, its inner functions included."""
+    """Those in the code, its inner functions included; also text that may be the name of an attribute."""
     inner = [_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    return set(code.co_names).union(*inner)
+    text = {constant for constant in code.co_consts if isinstance(constant, str) and constant.isidentifier()}
+    return set(code.co_names).union(text, *inner)
+
+
+def _with_methods(value: Any, names: frozenset[str]) -> frozenset[str]:
+    """These names, and those that the methods and properties of `value` among them read."""
+    found, waiting = set(), {*names, "__call__"}
+    while waiting:
+        found.add(name := waiting.pop())
+        method = getattr(type(value), name, None)
+        waiting |= _names_of(method.fget if isinstance(method, property) else method) - found
+    return frozenset(found)
 
 
 def _cell(cell: types.CellType) -> Any:

@@ -121,7 +121,7 @@ def floss(
     Warns once if the orbit is chaotic and the window so long that the gradient means nothing.
 
     **Returns:** the flossed model and a [`FlossingHistory`][]. Later calls with equal functions and shapes reuse the
-    compiled loop; functions are equal if they have the same code and close over equal values or the same arrays.
+    compiled loop; functions are equal if they have the same code and read equal values, or the same arrays.
 
     **Raises:** `ValueError` as `lyapunov_spectrum` does; `FloatingPointError`, naming the epoch (from 1) and the
     exponent, when an exponent is infinite or NaN. The model passed in never changes.
