@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import io
-import itertools
 import re
 import sys
 import threading
@@ -209,9 +208,10 @@ def _parse(arguments: Sequence[str] | None) -> Any:
     except SystemExit as end:
         if not end.code:
             raise
-    lines = [line.strip("│ ") for line in output.getvalue().splitlines() if not line.startswith(("╭", "╰"))]
-    paragraph = itertools.takewhile(lambda line: not line.startswith("─"), lines)
-    text = " ".join(paragraph)
+    lines = [line.strip("│| ") for line in output.getvalue().splitlines() if not line.startswith(("╭", "╰"))]
+    paragraphs = [part for part in map(str.strip, re.split("[─-]{9,}", " ".join(lines))) if part]
+    has_box = "╭" in output.getvalue()  # else, where only ASCII can be printed, the title of the box comes first
+    text = paragraphs[0 if has_box or len(paragraphs) < 2 else 1]
     for raised, legal in _PARSED.items():
         text = re.sub(f"Error parsing (--[^:]*): {raised} ('.*')", rf"\1 must be {legal}, got \2", text)
     advice = _closest(words) or f"{_program(words)} --help lists the legal values"

@@ -210,7 +210,7 @@ def test_configurations_of_two_experiments(tmp_path):
         ("--first-scored 51", "first_scored must be at most steps=50, got first_scored=51"),
         ("--mean-coupling 5", "the initial state must stay finite as it relaxes, which it does not with gain"),
         ("--tau 1e-300", "amplitude / sqrt(2 tau) must be finite in float32, got amplitude=0.1, tau=1e-300"),
-        ("--signals two", "Error parsing --signals"),
+        ("--signals two", "flossing: --signals must be an integer, got 'two'"),
         ("--signals two", "(flossing train balance --help lists the legal values)"),
     ],
 )

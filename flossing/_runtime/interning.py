@@ -104,15 +104,17 @@ class _Reader:
         return self._content(value, names)
 
     def _content(self, value: Any, names: frozenset[str]) -> Any:
-        if isinstance(value, (tuple, list)):
+        if isinstance(value, tuple):
             return type(value), *(self.content(part, names) for part in value)
-        if isinstance(value, dict):
-            return type(value), *((self.content(key), self.content(part, names)) for key, part in value.items())
+        if isinstance(value, (list, dict)):  # also by identity, since a function may write into them
+            parts = value.items() if isinstance(value, dict) else value
+            return id(value), *(self.content(part, names) for part in parts)
         if isinstance(value, types.MethodType):
             return "method", self.content(value.__func__), self.content(value.__self__, _names_of(value))
         if isinstance(value, functools.partial):
             names = _names_of(value)
-            return "partial", *(self.content(part, names) for part in (value.func, value.args, value.keywords))
+            parts = value.func, value.args, tuple(value.keywords.items())
+            return "partial", *(self.content(part, names) for part in parts)
         if isinstance(value, types.FunctionType):
             return self._of_function(value)
         if isinstance(value, types.ModuleType):
@@ -134,8 +136,8 @@ class _Reader:
             values = function.__globals__
             read = [(name, self.content(values[name], names)) for name in sorted(names & values.keys())]
         cells = tuple(_cell(cell) for cell in function.__closure__ or ())
-        parts = (self.content(part, names) for part in (function.__defaults__, function.__kwdefaults__, cells))
-        return code, id(function.__globals__), *parts, *read
+        defaults = function.__defaults__, tuple((function.__kwdefaults__ or {}).items())
+        return code, id(function.__globals__), *(self.content(part, names) for part in (*defaults, cells)), *read
 
 
 def _names_of(function: Any) -> frozenset[str]:

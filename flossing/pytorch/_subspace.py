@@ -22,6 +22,7 @@ from flossing._tangent.candidates import (
 )
 from flossing.pytorch._orbits import orbit
 from flossing.pytorch._system import StepSystem, System
+from flossing.pytorch._torch_engine import jacobians_along
 
 
 def restrict(system: System, basis: Any, transient: int = 0) -> System:
@@ -41,10 +42,11 @@ def restrict(system: System, basis: Any, transient: int = 0) -> System:
 
 def is_still_invariant(system: System) -> bool:
     """Whether the subspace of `system` is invariant at the end of its first sequence, whatever its weights are now."""
-    one = _sequences(system)[0]
-    assert system.subspace is not None
+    one, subspace = _sequences(system)[0], system.subspace
+    assert subspace is not None
     with torch.no_grad():
-        return _is_kept(one, system.subspace, one.length - 1)
+        ((last, state),) = _states(one, [one.length - 1])
+        return _is_kept(replace(one, state=state, inputs=one.inputs_between(last, last + 1), length=1), subspace, 0)
 
 
 def _sequences(system: System) -> list[StepSystem]:
@@ -79,9 +81,10 @@ def _is_invariant(system: StepSystem, subspace: Float[Tensor, "N m"], transient:
 
 def _is_kept(system: StepSystem, subspace: Float[Tensor, "N m"], transient: int) -> bool:
     """Whether the Jacobians of all steps after the transient map the subspace into itself; see `is_kept`."""
-    steps = range(min(transient, system.length - 1), system.length)
-    leaks = [_leak(replace(system, state=state), t, subspace, subspace) for t, state in _states(system, steps)]
-    return bool(is_kept(*np.array(leaks, dtype=str(subspace.dtype).removeprefix("torch.")).T))
+    pushed = jacobians_along(system.step, system.state, system.inputs, system.length, subspace)
+    pushed = pushed[min(transient, system.length - 1) :]
+    outside = pushed - subspace @ (subspace.mT @ pushed)
+    return bool(is_kept(*(torch.linalg.matrix_norm(each).cpu().numpy() for each in (outside, pushed))))
 
 
 def _states(system: StepSystem, steps: Collection[int]) -> Iterator[tuple[int, Any]]:

@@ -110,14 +110,20 @@ def check_gradient(step: Step, state: Any, inputs: Any, basis: Float[Tensor, "N 
         ) from error
 
 
-def jacobians_along(step: Step, state: Any, inputs: Any, length: int) -> Float[Tensor, "T N N"]:
-    """The Jacobian of each step along the orbit, without a gradient."""
+def jacobians_along(
+    step: Step, state: Any, inputs: Any, length: int, tangents: Float[Tensor, "N k"] | None = None
+) -> Float[Tensor, "T N n"]:
+    """The Jacobian of each step along the orbit, or its product with `tangents`, without a gradient."""
     problem = _in_coordinates(step, Coordinates(state), state, inputs)
+
+    def product(jacobians: Tensor) -> Tensor:
+        return jacobians.detach() if tangents is None else jacobians.detach() @ tangents
+
     with torch.no_grad():
         try:
-            found = [some for _, some in _batches_of_jacobians(*problem, length)]
+            found = [product(some) for _, some in _batches_of_jacobians(*problem, length)]
         except Exception:  # no batching rule, a branch on a value, ...: reverse mode serves any step
-            found = [some.detach() for _, some in _jacobians_one_by_one(*problem, length)]
+            found = [product(some) for _, some in _jacobians_one_by_one(*problem, length)]
     return torch.cat(found)
 
 

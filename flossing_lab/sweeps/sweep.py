@@ -101,8 +101,8 @@ def locked(out: Path, what: str, mark: str, ours: Collection[str]) -> Iterator[N
     except Timeout:
         raise ValueError(f"out must not be in use, got {str(out)!r}, where another {what} is at work") from None
     except OSError as error:
-        why = "which is a file" if out.is_file() else error.strerror
-        raise ValueError(f"out must be a directory that can be written, got {str(out)!r}, {why}") from None
+        why = "it is a file" if out.is_file() else error.strerror
+        raise ValueError(f"out must be a directory that can be written, got {str(out)!r}: {why}") from None
     try:
         remove_temporary_files(out)
         yield
