@@ -83,7 +83,7 @@ def test_globals_that_functions_read_are_part_of_them(monkeypatch):
 def test_a_function_that_reads_other_values_is_another_function():
     """The same function object, in a notebook: its globals, closure, attributes or module change between two calls."""
     weight, settings, module = 1.0, {"weight": 1.0}, types.ModuleType("settings")
-    module.weight = 1.0  # pyright: ignore[reportAttributeAccessIssue]
+    exec("weight = 1.0\ndef factor():\n    return weight", vars(module))
 
     class Weighted:
         weight = 1.0
@@ -107,6 +107,7 @@ def test_a_function_that_reads_other_values_is_another_function():
         lambda measures: reads[0]["weight"] * fl.losses.exponents(measures),
         lambda measures: getattr(weighted, "weight") * fl.losses.exponents(measures),  # noqa: B009
         eval("lambda measures: settings.weight * exponents(measures)", {"settings": module, **vars(fl.losses)}),
+        eval("lambda measures: settings.factor() * exponents(measures)", {"settings": module, **vars(fl.losses)}),
     ]
     options = {"epochs": 1, "interval": 1, "window": 12, "transient": 0, "k": 2}
     before = [floss(small(), loss=loss, **options)[1].loss[0] for loss in losses]

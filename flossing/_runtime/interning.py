@@ -119,11 +119,8 @@ class _Reader:
             return self._of_function(value)
         if isinstance(value, types.ModuleType):
             read = [(name, getattr(value, name)) for name in sorted(names & vars(value).keys())]
-            return (
-                "module",
-                id(value),
-                *((name, self.content(part, names)) for name, part in read if not callable(part)),
-            )
+            read = [(name, part) for name, part in read if isinstance(part, types.FunctionType) or not callable(part)]
+            return "module", id(value), *((name, self.content(part, names)) for name, part in read)
         if _is_mutable(value):
             names, attributes = _with_methods(value, names), vars(value)
             read = ((name, self.content(attributes[name], names)) for name in sorted(names & attributes.keys()))
