@@ -53,3 +53,11 @@ def test_public_functions_are_documented():
         value = getattr(flossing, name)
         if callable(value) and getattr(value, "__module__", "").startswith("flossing"):
             assert value.__doc__ and len(value.__doc__.strip()) > 20, name
+
+
+def test_fences_of_the_pages_stand_alone():
+    """A closing fence at the end of a line of text closes nothing, and the page swallows what follows."""
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        lines = page.read_text("utf-8").splitlines()
+        assert [line for line in lines if "```" in line.lstrip().lstrip("`")] == [], page.name
+        assert sum(line.lstrip().startswith("```") for line in lines) % 2 == 0, page.name

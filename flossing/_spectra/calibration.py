@@ -4,13 +4,13 @@ import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from flossing._checks import check_integer, check_positive
 from flossing._spectra.lyapunov import lyapunov_spectrum
+from flossing._tangent.step import known_input_axes
 from flossing._types import Input, RandomKey
 
 ROUNDS = 3
@@ -65,7 +65,7 @@ def calibrate(
             raise ValueError(f"{name} must be two positive numbers in ascending order, got {name}={between!r}")
     if k is not None:
         check_integer("k", k, least=1)
-    if isinstance(make, eqx.Module):
+    if known_input_axes(make) is not None:  # a cell
         raise ValueError(f"make must be a function make(gain, input_scale) of a cell, got a {type(make).__name__}")
     if inputs is None:
         raise ValueError("inputs must be a sequence (T, ...), got inputs=None")
@@ -78,9 +78,8 @@ def calibrate(
         gain, scale = float(np.exp(log_gain)), float(np.exp(log_scale))
         cell = make(gain, scale)
         if not callable(cell):
-            raise ValueError(
-                f"make must be a function make(gain, input_scale) of a cell, got one that returns {cell!r}"
-            )
+            got = f"one that returns a {type(cell).__name__}"
+            raise ValueError(f"make must be a function make(gain, input_scale) of a cell, got {got}")
         try:
             exponents = lyapunov_spectrum(cell, inputs, k=k, key=key, transient=transient).exponents
         except ValueError as error:
