@@ -37,8 +37,7 @@ class Spectrum:
     run: Path | None = None
     """Run directory: its final network is measured, and its configuration replaces the other arguments."""
     weights: tuple[Path, ...] = ()
-    """Files of a trained network, such as the checkpoints of a training run: a state dict of torch, safetensors or npz,
-    with the names of PyTorch's recurrent layers. Needs --inputs; nothing is unpickled."""
+    """Weights of a trained network: torch, safetensors or npz, with PyTorch's names. Needs --inputs; not unpickled."""
     inputs: Path | None = None
     """For --weights: a .npy file with inputs (T, S) or (B, T, S) of the recurrent layer."""
     cell: Annotated[Literal["tanh", "relu", "gru", "lstm"] | None, OWN_DEFAULT] = None

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from socket import gethostname
 
 import numpy as np
 import psutil
@@ -17,6 +19,9 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
+import flossing
+import flossing_lab
+from flossing_lab.runs import provenance
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.process import ONE_THREAD
 from flossing_lab.sweeps import sweep as sweeping, workers as working
@@ -249,6 +254,21 @@ def test_points_that_their_task_cannot_use_are_named(tmp_path):
     with pytest.raises(ValueError, match="^long: at delay=11: delay must leave a scored step"):
         sweep(spec, tmp_path / "out", console=Console(quiet=True))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_worker_with_other_code_refuses_its_jobs():
+    job = working.Job(pytest.fail, ("it ran",))
+    error = working._do(job, "a", "a topic", "0123456789ab")
+    assert error == f"workers must run the code of this command, got another version of flossing on {gethostname()}"
+
+
+def test_the_digest_of_the_code_follows_its_files(tmp_path):
+    packages = [Path(package.__path__[0]) for package in (flossing, flossing_lab)]
+    assert provenance.code_digest() == provenance.digest_of(*packages)
+    copies = [shutil.copytree(package, tmp_path / package.name) for package in packages]
+    assert provenance.digest_of(*copies) == provenance.code_digest()
+    (copies[1] / "cli.py").write_text("# other code")
+    assert provenance.digest_of(*copies) != provenance.code_digest()
 
 
 def test_the_extra_is_named_if_it_is_missing(tmp_path, monkeypatch):

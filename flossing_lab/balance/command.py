@@ -30,8 +30,7 @@ class TrainBalance:
     overwrite: bool = False
     """Replace a run that the directory already holds."""
     resume: Path | None = None
-    """Run directory to continue, with its stored configuration. EPOCHS lengthens it; CHECKPOINT-EVERY,
-    SNAPSHOTS-EVERY and HALVINGS may change; other arguments are refused."""
+    """Run directory to continue; with it, only EPOCHS, CHECKPOINT-EVERY, SNAPSHOTS-EVERY and HALVINGS may be given."""
     film: bool = True
     """Write film.gif, a film of the weights and eigenvalues, from the snapshots."""
 

@@ -13,15 +13,17 @@ class Paper:
 
     This writes a plot and a data file for each figure, and RESULTS.md. Repeating the command computes only what is
     missing. The exit code is 1 if a run failed.
+
+    Scales: laptop, half an hour on two cores; ten, with ten networks and up to 10,000 epochs, some 10 core-hours;
+    paper, with 20 networks, all delays and 10,000 epochs, for a cluster; tiny, a few minutes, to check that everything
+    works. The figures above_n, capacity, frontier, gradient_snr, larger and limits go beyond the paper and take tens of
+    core-hours, newton ten minutes.
     """
 
     scale: Literal["laptop", "ten", "paper", "tiny"] = "laptop"
-    """laptop: half an hour on two cores; ten: ten networks, up to 10,000 epochs, some 10 core-hours; paper: 20
-    networks, all delays, 10,000 epochs, for a cluster; tiny: a few minutes, to check that everything works."""
+    """How many networks, delays and epochs."""
     only: Annotated[str | None, OWN_DEFAULT] = None
-    """Figures to compute, such as fig1,fig3. Default: all figures of the paper. above_n, capacity, frontier,
-    gradient_snr, larger and limits go beyond the paper and take tens of core-hours, newton ten minutes. Other figures
-    are drawn from existing results."""
+    """Figures to compute, such as fig1,fig3; others are drawn from existing results. Default: all of the paper."""
     out: Path = Path("paper-runs")
     """Directory for plots, data, RESULTS.md, runs/ and calculations/."""
     workers: Annotated[int | None, OWN_DEFAULT] = None

@@ -23,8 +23,7 @@ class Train:
     config: arguments_of(Config)  # pyright: ignore[reportInvalidTypeForm]
     """The settings of the run."""
     call: str | None = None
-    """The call of the released Julia code, trainRNNflossing(80, 3001, ...), or its 33 numbers in quotes, instead of the
-    flags that have a Julia name; prints the flags that it means."""
+    """Call of the Julia code, trainRNNflossing(80, 3001, ...), or its 33 numbers; prints the flags that it means."""
     seed: int | None = None
     """Value of all seeds at once."""
     out: Annotated[Path | None, OWN_DEFAULT] = None
@@ -32,8 +31,7 @@ class Train:
     overwrite: bool = False
     """Replace a run that the directory already holds."""
     resume: Path | None = None
-    """Run directory to continue, with its stored configuration. EPOCHS lengthens it; CHECKPOINT-EVERY,
-    SNAPSHOTS-EVERY and HALVINGS may change; other arguments are refused."""
+    """Run directory to continue; with it, only EPOCHS, CHECKPOINT-EVERY, SNAPSHOTS-EVERY and HALVINGS may be given."""
 
     film: bool = False
     """Write film.gif, a film of the recurrent weights and their eigenvalues, from the snapshots."""

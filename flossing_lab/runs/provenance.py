@@ -1,5 +1,8 @@
 """Where numbers come from: versions, machine and time, for run directories, the paper's data and benchmarks."""
 
+import functools
+import hashlib
+import importlib.util
 import os
 import platform
 import time
@@ -13,6 +16,22 @@ PACKAGES = ("flossing", "jax", "jaxlib", "equinox", "optax", "numpy")
 def versions(*more: str) -> dict[str, str]:
     """The versions of Python and of the packages that affect a result, and of `more`."""
     return {"python": platform.python_version(), **{name: version(name) for name in (*PACKAGES, *more)}}
+
+
+@functools.cache
+def code_digest() -> str:
+    """A digest of the source files of this package and of the library, which tells versions in development apart."""
+    specs = [importlib.util.find_spec(name) for name in ("flossing", "flossing_lab")]
+    return digest_of(*(Path(spec.origin).parent for spec in specs if spec and spec.origin))
+
+
+def digest_of(*packages: Path) -> str:
+    """A digest of the names and contents of the source files in folders."""
+    content = hashlib.sha256()
+    for package in packages:
+        for file in sorted(package.rglob("*.py")):
+            content.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes() + b"\0")
+    return content.hexdigest()[:12]
 
 
 def now() -> str:

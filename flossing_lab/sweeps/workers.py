@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from flossing_lab.runs.console import Status
+from flossing_lab.runs.provenance import code_digest
 from flossing_lab.runs.toml_file import one_line
 
 if TYPE_CHECKING:
@@ -106,8 +107,8 @@ def _execute(client: "distributed.Client", jobs: Mapping[str, Job], board: "Prog
         # the worker that holds its result died.
         group, lost = f"flossing-{uuid.uuid4().hex[:8]}", []
         keys, asked = [(group, name) for name in names], [jobs[name] for name in names]
-        done = as_completed(client.map(_do, asked, names, topic=topic, key=keys, pure=False), loop=client.loop)
-        for future in done:
+        done = client.map(_do, asked, names, topic=topic, code=code_digest(), key=keys, pure=False)
+        for future in as_completed(done, loop=client.loop):
             _, name = future.key
             try:
                 end(name, future.result())
@@ -126,8 +127,10 @@ def _execute(client: "distributed.Client", jobs: Mapping[str, Job], board: "Prog
     return failures
 
 
-def _do(job: Job, name: str, topic: str) -> str | None:
+def _do(job: Job, name: str, topic: str, code: str) -> str | None:
     # In a worker: complete one job. Return an error as text, since not every exception can be pickled.
+    if code_digest() != code:
+        return f"workers must run the code of this command, got another version of flossing on {socket.gethostname()}"
     try:
         job.function(*job.arguments, _Reporter(topic, name))
     except (Exception, _Cancelled) as error:
