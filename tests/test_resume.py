@@ -129,15 +129,15 @@ def test_overwriting_that_was_killed_does_not_block_the_next(stopped, undisturbe
     assert "resumed" not in stopped.info
 
 
-def test_a_run_that_another_process_began_meanwhile_is_not_continued(stopped, monkeypatch):
+def test_a_run_that_another_process_began_meanwhile_is_not_continued(stopped, tmp_path, monkeypatch):
     """The configuration is compared again under the lock."""
-    seen = []
+    elsewhere, build = stopped.path.rename(tmp_path / "elsewhere"), reference.build
 
-    def first_not(self):
-        seen.append(1)
-        return len(seen) > 2 and (self.path / "run.json").is_file()
+    def build_while_another_begins(*arguments, **options):
+        elsewhere.rename(stopped.path)
+        return build(*arguments, **options)
 
-    monkeypatch.setattr(RunDirectory, "exists", property(first_not))
+    monkeypatch.setattr(reference, "build", build_while_another_begins)
     with pytest.raises(ValueError, match="out must not hold a run of another configuration, .* has seed_input="):
         run(SMALL.with_values(seed_input=77), stopped.path)
 

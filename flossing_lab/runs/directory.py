@@ -99,6 +99,15 @@ class RunDirectory:
                 found[int(training), int(flossing)] = path
         return found
 
+    def check(self):
+        """Raise ValueError unless this is a directory of a run, an empty one, or a path where one can be made."""
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"out must be a directory, got {str(self.path)!r}, which is a file")
+        if not self.exists and self.path.is_dir() and (others := self._not_ours()):
+            raise ValueError(
+                f"out must be a new or an empty directory, got {str(self.path)!r}, which holds {others[0]!r}"
+            )
+
     @contextmanager
     def opened(self, *, overwrite: bool = False, wait: float = 10.0) -> Iterator[None]:
         """Lock this directory for one process. Create it if needed; with `overwrite`, remove an earlier run first.
@@ -106,12 +115,7 @@ class RunDirectory:
         The lock ends with the process, however that ends. Raises ValueError if the directory cannot be created, holds
         files that no run wrote, or is still locked by another process after `wait` seconds.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"out must be a directory, got {str(self.path)!r}, which is a file")
-        if not self.exists and self.path.is_dir() and (others := self._not_ours()):
-            raise ValueError(
-                f"out must be a new or an empty directory, got {str(self.path)!r}, which holds {others[0]!r}"
-            )
+        self.check()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / _LOCK, timeout=wait)

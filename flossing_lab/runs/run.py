@@ -66,6 +66,7 @@ def carry_out(
     `made_of` is added to run.json when the run is new.
     """
     directory = RunDirectory(out)
+    directory.check()  # before what takes seconds
     if not overwrite:
         _check_same(directory, config, lengthen)
         if directory.has_finished(config):
