@@ -66,7 +66,7 @@ def count_of_sequences(size: int, horizon: int) -> int:
     return max(20, math.ceil(max(2000, 10 * size) / (horizon + 20)))
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Diagnosis:
     """What a network can learn over a horizon; `print` it, or `plot` it.
 

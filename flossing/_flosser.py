@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
@@ -16,7 +15,7 @@ from jaxtyping import Array, Float, PyTree
 
 from flossing._arguments import CLIP, LEARNING_RATE, check_loss, check_settings
 from flossing._checks import check_leaves, is_concrete
-from flossing._messages import lost_reach_message
+from flossing._messages import lost_reach_message, warn
 from flossing._runtime.interning import interned
 from flossing._spectra.gradient_reach import gradient_reach
 from flossing._tangent.batch import common_size, set_up_batch
@@ -80,7 +79,7 @@ class _Draw(eqx.Module):
         return jax.tree_util.tree_map(lambda s: s[rows], self.sequences)
 
 
-@dataclasses.dataclass(frozen=True, init=False, repr=False)
+@dataclasses.dataclass(frozen=True, init=False, repr=False, eq=False)
 class Flosser:
     """Floss a recurrent cell in your own training loop, whenever gradients no longer reach back.
 
@@ -207,9 +206,9 @@ class Flosser:
         key = jax.random.fold_in(jax.random.key(self.seed), state.steps)
         if reach is None:
             reach = float(gradient_reach(model, batch.sequences, key=key, batched=True, **start))
-        if not math.isfinite(reach):
-            warnings.warn(lost_reach_message(reach), stacklevel=2)
         epochs = checked(self.schedule(state.steps + 1, {"reach": reach}))
+        if not epochs and not math.isfinite(reach):
+            warn(lost_reach_message(reach))
         state = dataclasses.replace(state, reach=reach, steps=state.steps + 1)
         return self._floss(model, state, batch, initial, key, epochs) if epochs else (model, state)
 

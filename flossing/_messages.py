@@ -1,6 +1,21 @@
-"""One-line error messages shared by several modules; needs no JAX."""
+"""One-line messages shared by several modules, and warnings; needs no JAX."""
+
+import sys
+import warnings
 
 import numpy as np
+
+_BETWEEN = {"flossing", "jax", "equinox", "jaxtyping", "torch"}
+"""The packages whose code may lie between a warning and the user's code."""
+
+
+def warn(message: str):
+    """Warn as from the user's line, which is what Python's once-per-line filter needs."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
+
 
 OVERFLOW_MESSAGE = (
     "the gradient overflows, although the exponents are finite: the step has no finite second derivative at some state "

@@ -104,7 +104,7 @@ def condition_number(jacobian: Any, exponents: Any = None, *, k: int | None = No
         ax = fl.plots.condition_number(fl.long_term_jacobian(cell, inputs), k=16)
     """
     ax, horizons = _axes(ax), as_numpy(jacobian.horizons)
-    k = int(jacobian.log_singular_values.shape[1]) if k is None else k
+    k = int(jacobian.log_singular_values.shape[-1]) if k is None else k
     measured = as_numpy(jacobian.log_condition(k)) / np.log(10)
     marker = ".-" if len(horizons) < 60 else "-"
     (line,) = ax.plot(horizons, measured, marker, lw=1.5, label=f"measured, k = {k}")

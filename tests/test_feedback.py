@@ -1,5 +1,7 @@
 """Error feedback against JAX's own reverse pass where that is finite, and beyond it."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +35,7 @@ def test_equals_the_gradient_at_each_time(gain):
     np.testing.assert_allclose(feedback.log_norm, np.log(np.linalg.norm(exact, axis=1)), rtol=0, atol=1e-10)
     np.testing.assert_allclose(feedback.norm(), np.linalg.norm(exact, axis=1), rtol=1e-9)
     assert not feedback.overflows
-    assert feedback.memory_depth == 12
+    assert feedback.finite_steps == 12
 
 
 def test_a_loss_on_the_last_step_decays_at_the_exponent():
@@ -44,11 +46,47 @@ def test_a_loss_on_the_last_step_decays_at_the_exponent():
     assert feedback.horizon(1e-30) == 60
 
 
+def test_sequences_of_a_vmap_are_those_alone():
+    """Growth at 5, 3 and 0.5 a step over 1100 steps: the first two overflow, beyond 441 and 646 steps back."""
+    rates = jnp.array([5.0, 3.0, 0.5])
+
+    def measure(rate):
+        return fl.backpropagated_norms(
+            lambda h, s: rate * h, None, lambda h: h[-1].sum(), state=jnp.zeros(1), steps=1100
+        )
+
+    many = jax.vmap(measure)(rates)
+    alone = [measure(rate) for rate in rates]
+    np.testing.assert_array_equal(many.finite_steps, [441, 646, 1100])
+    np.testing.assert_array_equal(many.finite_steps, [one.finite_steps for one in alone])
+    np.testing.assert_array_equal(many.horizon(0.1), [1100, 1100, 3])
+    np.testing.assert_array_equal(many.horizon(0.1), [one.horizon(0.1) for one in alone])
+    with pytest.raises(FloatingPointError, match="over 1100 steps overflows.*at most 441 steps stay finite"):
+        many.norm()
+
+
+def test_an_equal_loss_reuses_the_program():
+    traces = []
+
+    def measure(goal):
+        def loss(states):
+            traces.append(1)
+            return (goal * states[-1]).sum()
+
+        return fl.backpropagated_norms(lambda h, s: h / 2 + s, jnp.ones((4, 5)), loss, state=jnp.zeros(5)).log_norm[0]
+
+    one, first = measure(1.0), len(traces)
+    assert measure(jnp.asarray(math.e)) - one == pytest.approx(1)
+    again = len(traces)
+    measure(jnp.asarray(2.0))
+    assert first == 1 and len(traces) - again == 1
+
+
 def test_overflow_is_named_with_the_horizon_that_works():
     """h' = 4 h: |dL/dh_t| = 4^(T - t) passes the largest double, 2^1024, at 512 steps back."""
     feedback = fl.backpropagated_norms(lambda h, s: 4 * h, None, lambda h: h[-1].sum(), state=jnp.zeros(1), steps=600)
     assert feedback.overflows
-    assert feedback.memory_depth == 511
+    assert feedback.finite_steps == 511
     np.testing.assert_allclose(feedback.log_norm[0], 600 * np.log(4), rtol=1e-12)
     with pytest.raises(FloatingPointError, match="over 600 steps overflows.*at most 511 steps stay finite"):
         feedback.norm()

@@ -74,6 +74,13 @@ def test_reach_of_one_sequence_and_of_a_batch():
     assert many.shape == () and many.dtype == jnp.float64 and many > 0
 
 
+def test_reach_of_gradients_whose_squares_overflow():
+    """h -> 4 h for 60 steps in float32: dL/dh_0 is about g 4^60 = 1e36 g, dL/da about 60 g 4^59."""
+    ones, rate = jnp.ones(1, jnp.float32), jnp.asarray(4, jnp.float32)
+    found = fl.gradient_reach(rate, None, step=lambda a, h, s: a * h, state=ones, steps=60)
+    assert found.dtype == jnp.float32 and float(found) == pytest.approx(4 / 60, rel=0.02)
+
+
 def test_reach_when_gradients_vanish_or_overflow():
     def sums(a, h, s):
         return a * h + s
@@ -205,3 +212,10 @@ def test_bad_updates_change_nothing():
     with pytest.raises(ValueError, match="flossing_state must come from a call with the same model"):
         flosser.update(cell, flosser.init(fl.cells.VanillaRNN(6, 2, key=jax.random.key(0))), INPUTS)
     assert state.steps == 0
+
+
+def test_flossers_are_static_arguments():
+    """Of `eqx.filter_jit`, for example: a Flosser has a hash, and equals itself alone."""
+    one, other = (fl.Flosser(window=10, optimiser=optax.adam(1e-3)) for _ in range(2))
+    assert one == one != other and len({one, other}) == 2
+    assert eqx.filter_jit(lambda flosser, x: x * flosser.window)(one, jnp.ones(())) == 10

@@ -278,3 +278,15 @@ def test_other_bad_arguments():
         ours.log_condition(0)
     with pytest.raises(ValueError, match=r"k must be an integer from 1 to 2 \(there are 2 exponents\), got k=3"):
         ours.predicted_log_condition(np.zeros(2), 3)
+
+
+def test_condition_numbers_of_a_vmap_are_those_alone():
+    rates = jnp.array([[0.9, 0.5], [0.8, 0.1], [1.0, 0.7]])
+
+    def measure(rates):
+        return fl.long_term_jacobian(lambda h, s: rates * h, None, state=jnp.ones(2), steps=4, horizons=[1, 2, 4])
+
+    found = jax.vmap(measure)(rates)
+    expected = np.log(rates[:, :1] / rates[:, 1:]) * np.array([1, 2, 4])
+    np.testing.assert_allclose(found.log_condition(), expected, rtol=1e-9)
+    np.testing.assert_array_equal(found.log_condition(1), np.zeros((3, 3)))

@@ -162,3 +162,12 @@ def test_sequences_of_many_lengths_share_a_program(batch):
         compiled = _jax_engine._jitted_flow()._cache_size()
         assert programs in (0, compiled)
         programs = compiled
+
+
+def test_blocks_beyond_the_end_grow_by_nothing_also_in_a_lost_direction():
+    rates = jnp.array([0.5, 0.0])
+    found = fl.lyapunov_spectrum(
+        lambda h, s: rates * h + s, jnp.ones((2, 8, 2)), state=jnp.zeros(2), lengths=[8, 5], batched=True, transient=2
+    )
+    np.testing.assert_array_equal(found.log_growth[1, 3:], 0)
+    assert np.isneginf(found.log_growth[1, :3, 1]).all() and np.isneginf(found.exponents[1, 1])

@@ -88,6 +88,17 @@ def test_a_sum_near_zero_counts_as_zero_only_where_its_last_exponent_does():
     assert float(cycle) == 1
 
 
+def test_effective_numbers_of_each_row_of_a_batch():
+    rows = jnp.array([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
+    for measure in (fl.participation_ratio, fl.effective_rank):
+        np.testing.assert_allclose(measure(rows), [2, 3], rtol=1e-12)
+        assert float(measure([1, 1, 0])) == pytest.approx(2)
+        with pytest.raises(ValueError, match=r"must have shape \(n,\) or \(B, n\), got shape \(0,\)"):
+            measure([])
+        with pytest.raises(ValueError, match="must not be negative, got -1.0"):
+            measure([1.0, -1.0])
+
+
 def test_participation_ratio_and_effective_rank():
     assert float(fl.participation_ratio(jnp.ones(7))) == pytest.approx(7)
     assert float(fl.participation_ratio(jnp.array([1e200, 0.0, 0.0]))) == pytest.approx(1)

@@ -57,7 +57,7 @@ def test_numbers_of_the_jax_side(kind):
     expected = fl.backpropagated_norms(step, inputs, loss, state=start)
     np.testing.assert_allclose(norms.log_norm, expected.log_norm, rtol=0, atol=1e-10)
     np.testing.assert_allclose(norms.norm(), expected.norm(), rtol=1e-10)
-    assert (norms.horizon(1e-3), norms.memory_depth) == (expected.horizon(1e-3), expected.memory_depth)
+    assert (norms.horizon(1e-3), norms.finite_steps) == (expected.horizon(1e-3), expected.finite_steps)
 
 
 @pytest.mark.slow

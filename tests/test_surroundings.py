@@ -165,6 +165,9 @@ EACH = {
     "backpropagated_norms": lambda x: (
         fl.backpropagated_norms(network(W), x, lambda h: (h[-1] ** 2).sum(), state=ZERO).log_norm
     ),
+    "gradient_reach": lambda x: fl.gradient_reach(Step(W * (1 + 0 * x[0, 0])), x, state=ZERO),
+    "reachability": lambda x: fl.reachability(network(W), x, state=ZERO),
+    "newton_iterations": lambda x: fl.newton_iterations(network(W), x, state=ZERO),
     "update": updated,
     "update at a fixed interval": lambda x: updated(x, interval=2),
     "update, rematerialise": lambda x: updated(x, rematerialise=True),

@@ -108,3 +108,34 @@ def test_a_loss_of_exponents_is_no_loss_of_flossing():
 def test_a_term_that_cannot_be(options, message):
     with pytest.raises(ValueError, match=message):
         fl.FlossingTerm(**options)
+
+
+def test_an_optimiser_that_uses_the_loss_gets_that_with_the_term():
+    """`value`, `grad` and `value_fn` belong together, as a line search needs."""
+    seen = []
+
+    def update(gradient, state, parameters, *, value, grad, value_fn, **_):
+        expected, slope = jax.value_and_grad(value_fn)(parameters)
+        gaps = jax.tree_util.tree_map(lambda a, b: jnp.max(jnp.abs(a - b)), (expected, slope), (value, grad))
+        jax.debug.callback(lambda gaps: seen.append(max(map(float, jax.tree.leaves(gaps)))), gaps)
+        return jax.tree_util.tree_map(jnp.zeros_like, gradient), state
+
+    optimiser = optax.GradientTransformationExtraArgs(lambda parameters: (), update)
+    flossing = fl.Flossing(gru(), INPUTS[0], k=3, optimiser=optimiser, loss=fl.losses.exponents, target=-1.0)
+    state = fl.init_training(gru(), optimiser, flossing)
+    chunks = fl.train(
+        state,
+        loss=lambda model, batch: (sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(model)), {}),
+        batch=lambda key: jnp.zeros(()),
+        optimiser=optimiser,
+        epochs=2,
+        flossing=flossing,
+        schedule=fl.schedules.preflossing(2),
+        term=fl.FlossingTerm(2.0, every=1),
+    )
+    for _ in chunks:
+        pass
+    jax.effects_barrier()
+    assert len(seen) == 4 and max(seen) < 1e-12
+    norm = flossing.update(gru(), flossing.init(gru()), jax.random.key(0))[2].gradient_norm
+    assert norm > 0.1  # so that the gradient was clipped

@@ -330,3 +330,15 @@ def test_metrics_have_names_of_their_own(name):
 def test_bad_arguments_are_seen_before_the_first_chunk_is_asked_for():
     with pytest.raises(ValueError, match="epochs must be an integer of at least 1, got epochs=0"):
         plain(line, epochs=0)
+
+
+def test_a_state_of_another_optimiser_is_refused():
+    model = {"w": jnp.ones(3)}
+    state, options = (
+        fl.init_training(model, optax.adam(0.1)),
+        {"loss": lambda *_: 0, "batch": lambda key: key, "epochs": 1},
+    )
+    with pytest.raises(ValueError, match="state must come from init_training with this optimiser, got that of another"):
+        fl.train(state, optimiser=optax.sgd(0.1), **options)
+    with pytest.raises(ValueError, match="key must be a JAX random key such as"):
+        fl.train(state, optimiser=optax.adam(0.1), key=3, **options)

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.lax.linalg import triangular_solve
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from flossing._checks import check_leaves
 from flossing._linalg.precision import in_full_precision
 from flossing._linalg.qr_schemes import decompose
 
@@ -32,20 +34,25 @@ image of a null direction. A small column may also be right to all its digits, a
 direction a million times more than another, so this limit is lower."""
 
 
-@jax.custom_jvp
-def orthonormalise(a: Float[Array, "N k"]) -> tuple[Float[Array, "N k"], Float[Array, " k"]]:
+def orthonormalise(a: ArrayLike) -> tuple[Float[Array, "N k"], Float[Array, " k"]]:
     """`A = Q R` with `R_ii > 0` -> `Q` (N, k), `log diag R` (k,); needs `k <= N`.
 
     From the first linearly dependent column on, `log R_ii` is -inf with zero gradient; `Q` stays orthonormal. Raises
-    `ValueError` for a matrix that is not float32 or float64, or has more columns than rows.
+    `ValueError` for a matrix that is not finite, not float32 or float64, or has more columns than rows.
 
         q, log_r = fl.orthonormalise(jax.random.normal(jax.random.key(0), (5, 2)))
     """
-    q, r = positive_qr(jnp.asarray(a))
+    check_leaves("a", a)
+    return _orthonormalise(jnp.asarray(a))
+
+
+@jax.custom_jvp
+def _orthonormalise(a: Float[Array, "N k"]) -> tuple[Float[Array, "N k"], Float[Array, " k"]]:
+    q, r = positive_qr(a)
     return q, log_diagonal(r)
 
 
-@orthonormalise.defjvp
+@_orthonormalise.defjvp
 def _orthonormalise_jvp(primals, tangents):
     q, r = positive_qr(*primals)
     return (q, log_diagonal(r)), qr_tangent(q, r, *tangents)

@@ -9,6 +9,7 @@ keeps the values that a NumPy array had when it was first read.
 """
 
 import functools
+import os
 import sysconfig
 import types
 from collections import OrderedDict
@@ -19,11 +20,13 @@ CACHE_SIZE = 128
 """The number of functions remembered, the most recently used ones."""
 
 MOST_READ = 2000
-"""The number of values read for a function; objects beyond are compared by identity."""
+"""The number of values read for a function; one that reads more equals no other, and is compiled at each call."""
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
-_INSTALLED = (*(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")), str(Path(__file__).parents[1]))
+_FOLDERS = (*(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")), str(Path(__file__).parents[1]))
+_INSTALLED = tuple(folder.rstrip(os.sep) + os.sep for folder in _FOLDERS)
+_EMPTY = object()
 _known: OrderedDict[Any, Any] = OrderedDict()
 
 Function = TypeVar("Function")
@@ -38,6 +41,8 @@ def interned(function: Function) -> Function:
         return function
     reader = _Reader()
     key = reader.content(function)
+    if reader.reads_too_much:
+        return _copied(function)
     if key not in _known:
         # A copy: JAX may hold a program of `function` itself from when it read other values.
         _known[key] = _copied(function), reader.identified
@@ -49,22 +54,36 @@ def interned(function: Function) -> Function:
 
 def _copied(value: Any) -> Any:
     """Another object that behaves the same; or the same, a function of a package that closes over nothing."""
+    return _copy(value, {}) if isinstance(value, (*_FUNCTIONS, tuple)) else functools.partial(value)
+
+
+def _copy(value: Any, copies: dict[int, Any]) -> Any:
+    """Functions within others are copied, too: an equal function may later be given other values for its variables."""
     if isinstance(value, types.FunctionType):
         if value.__closure__ is None and _is_installed(value):
             return value
-        copy = types.FunctionType(
-            value.__code__, value.__globals__, value.__name__, value.__defaults__, value.__closure__
-        )
-        copy.__kwdefaults__ = value.__kwdefaults__
-        return functools.update_wrapper(copy, value)
+        return copies.get(id(value)) or _copied_function(value, copies)
     if isinstance(value, types.MethodType):
-        return types.MethodType(_copied(value.__func__), value.__self__)
+        return types.MethodType(_copy(value.__func__, copies), value.__self__)
     if isinstance(value, functools.partial):
-        return functools.partial(_copied(value.func), *value.args, **value.keywords)
+        keywords = {name: _copy(part, copies) for name, part in value.keywords.items()}
+        return functools.partial(_copy(value.func, copies), *_copy(value.args, copies), **keywords)
     if isinstance(value, tuple):
-        parts = [_copied(part) if isinstance(part, (*_FUNCTIONS, tuple)) else part for part in value]
+        parts = [_copy(part, copies) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    return functools.partial(value)
+    return value
+
+
+def _copied_function(function: types.FunctionType, copies: dict[int, Any]) -> types.FunctionType:
+    cells = None if function.__closure__ is None else tuple(types.CellType() for _ in function.__closure__)
+    copy = types.FunctionType(function.__code__, function.__globals__, function.__name__, closure=cells)
+    copies[id(function)] = functools.update_wrapper(copy, function)  # before its cells, which may hold it
+    copy.__defaults__ = _copy(function.__defaults__, copies)
+    copy.__kwdefaults__ = {n: _copy(v, copies) for n, v in (function.__kwdefaults__ or {}).items()} or None
+    for cell, old in zip(cells or (), function.__closure__ or (), strict=True):
+        if (content := _cell(old)) is not _EMPTY:
+            cell.cell_contents = _copy(content, copies)
+    return copy
 
 
 def _is_installed(function: types.FunctionType) -> bool:
@@ -83,6 +102,7 @@ class _Reader:
 
     def __init__(self):
         self.identified: list[Any] = []
+        self.reads_too_much = False
         self._seen: dict[Any, int] = {}
         self._count = 0
 
@@ -99,7 +119,8 @@ class _Reader:
             return "again", self._seen[id(value), names]
         self._count += len(value) if isinstance(value, (tuple, list, dict)) else 1
         if self._count > MOST_READ:
-            return "identity", id(value)
+            self.reads_too_much = True
+            return "too much"
         self._seen[id(value), names] = len(self._seen)
         return self._content(value, names)
 
@@ -166,4 +187,4 @@ def _cell(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
     except ValueError:  # empty: the name is bound later
-        return "empty"
+        return _EMPTY

@@ -22,7 +22,9 @@ from jaxtyping import Array, Float
 from flossing._checks import check_share, is_concrete, namespace
 from flossing._linalg.norm import norm_of
 from flossing._linalg.precision import in_full_precision
-from flossing._tangent.problem import Point, set_up
+from flossing._runtime.compiled import compiled
+from flossing._tangent.problem import Point, Problem, set_up
+from flossing._tangent.traced import TracedStep, trace_step
 from flossing._types import AnyArray, Input, State
 
 
@@ -32,10 +34,11 @@ class GradientNorms(eqx.Module):
     - `log_norm` (T + 1,): natural logarithm of |dL/dh_t|, t = 0 ... T; -inf where no gradient arrives.
     - `log_largest`: the logarithm of the largest number of the state's dtype.
 
-    Arrays of JAX; of NumPy from `flossing.pytorch`.
+    Under `jax.vmap` arrays have a leading axis B of sequences, and so do the results of the methods. Arrays of JAX; of
+    NumPy from `flossing.pytorch`.
     """
 
-    log_norm: Float[AnyArray, " times"]
+    log_norm: Float[AnyArray, "*B times"]
     log_largest: float = eqx.field(static=True)
 
     @property
@@ -44,36 +47,41 @@ class GradientNorms(eqx.Module):
         return bool((self.log_norm >= self.log_largest).any())
 
     @property
-    def memory_depth(self) -> int:
+    def finite_steps(self) -> int | np.ndarray:
         """The number of steps back from the end over which a plain reverse pass stays finite; at most T."""
-        over = np.flatnonzero(np.asarray(self.log_norm >= self.log_largest))
-        return len(self.log_norm) - 1 - (int(over.max()) + 1 if over.size else 0)
+        return _steps_back(np.asarray(self.log_norm < self.log_largest))
 
-    def norm(self) -> Float[AnyArray, " times"]:
+    def norm(self) -> Float[AnyArray, "*B times"]:
         """|dL/dh_t| itself. On overflow, raises FloatingPointError, naming the longest sequence that stays finite."""
         if self.overflows:
-            steps = len(self.log_norm) - 1
+            steps = self.log_norm.shape[-1] - 1
             raise FloatingPointError(
                 f"the reverse pass over {steps} steps overflows: gradients exceed exp({self.log_largest:.0f}); "
-                f"sequences of at most {self.memory_depth} steps stay finite"
+                f"sequences of at most {np.min(self.finite_steps)} steps stay finite"
             )
         return namespace(self.log_norm).exp(self.log_norm)
 
-    def horizon(self, threshold: float) -> int:
+    def horizon(self, threshold: float) -> int | np.ndarray:
         """The number of steps back from the end over which the gradient stays above `threshold` times its last norm.
 
         T if it never falls below. Intended for a loss on the last step alone, whose gradient has a single source.
         Raises ValueError for a `threshold` that is not above 0 and at most 1, and if no gradient arrives at the end.
         """
         check_share("threshold", threshold)
-        backwards = np.asarray(self.log_norm)[::-1]
-        if np.isneginf(backwards[0]):
+        log_norm = np.asarray(self.log_norm)
+        last = log_norm[..., -1:]
+        if np.isneginf(last).any():
             raise ValueError("loss must depend on the last state, got one whose gradient there is zero")
-        below = np.flatnonzero(backwards < backwards[0] + np.log(threshold))
-        return int(below[0]) - 1 if below.size else len(backwards) - 1
+        return _steps_back(log_norm >= last + np.log(threshold))
 
 
-@in_full_precision
+def _steps_back(kept: np.ndarray) -> int | np.ndarray:
+    """The number of steps from the end back to the earliest time up to which `kept` (..., times) holds throughout."""
+    backwards = kept[..., ::-1]
+    count = np.where(backwards.all(-1), kept.shape[-1], backwards.argmin(-1)) - 1
+    return count if count.ndim else int(count)
+
+
 def backpropagated_norms(
     model: Any,
     inputs: Input,
@@ -103,10 +111,23 @@ def backpropagated_norms(
         print(norms.horizon(1e-3))
     """
     problem = set_up(model, inputs, state=state, step=step, steps=steps)
+    # Traced, as the step is, so that an equal loss reuses the compiled program.
+    states = jax.eval_shape(_all_states, problem)
+    traced, arrays, value = trace_step(lambda loss, states, _: loss(states), loss, states, None)
+    if jnp.shape(value) != ():
+        raise ValueError(f"loss must return a scalar, got shape {jnp.shape(value)}")
+    log_norm, xs, local = compiled(norms_flow, problem)(traced, arrays)
+    _check_finite(xs, local, log_norm)
+    return GradientNorms(log_norm, float(np.log(float(jnp.finfo(xs.dtype).max))))
+
+
+@in_full_precision
+def norms_flow(problem: Problem, loss: TracedStep, arrays: Any) -> tuple[Array, Array, Array]:
+    """The engine -> log |dL/dh_t| (T + 1,), and the states and their local gradients (T + 1, N). Checks nothing."""
     before, end = problem.orbit()
-    points = jax.tree_util.tree_map(lambda s, last: jnp.concatenate([s, last[None]]), before, end)
+    points = _joined(before, end)
     states = jax.vmap(problem.coordinates.join)
-    local = jax.grad(lambda x: _scalar(loss(states(x, points.nondiff))))(points.x)
+    local = jax.grad(lambda x: loss(arrays, states(x, points.nondiff), None))(points.x)
 
     def backward(carry, at):
         direction, log_norm = carry
@@ -121,11 +142,18 @@ def backpropagated_norms(
         return carry, carry[1]
 
     last = _polar(local[-1], jnp.zeros((), points.x.dtype))
-    along = (Point(*before), problem.inputs, local[:-1])
+    along = before, problem.inputs, local[:-1]
     _, log_norm = lax.scan(backward, last, along, length=problem.length, reverse=True)
-    log_norm = jnp.concatenate([log_norm, last[1][None]])
-    _check_finite(points.x, local, log_norm)
-    return GradientNorms(log_norm, float(np.log(float(jnp.finfo(points.x.dtype).max))))
+    return jnp.concatenate([log_norm, last[1][None]]), points.x, local
+
+
+def _all_states(problem: Problem) -> State:
+    """The states h_0 ... h_T, on a leading axis."""
+    return jax.vmap(problem.coordinates.join)(*_joined(*problem.orbit()))
+
+
+def _joined(before: Point, end: Point) -> Point:
+    return jax.tree_util.tree_map(lambda s, last: jnp.concatenate([s, last[None]]), before, end)
 
 
 def _check_finite(xs: Float[Array, "times N"], local: Float[Array, "times N"], log_norm: Float[Array, " times"]):
@@ -146,9 +174,3 @@ def _check_finite(xs: Float[Array, "times N"], local: Float[Array, "times N"], l
 def _polar(vector: Float[Array, " N"], log_scale: Float[Array, ""]) -> tuple[Float[Array, " N"], Float[Array, ""]]:
     norm = norm_of(vector)
     return vector / jnp.where(norm > 0, norm, 1), jnp.log(norm) + log_scale
-
-
-def _scalar(value: Array) -> Float[Array, ""]:
-    if jnp.shape(value) != ():
-        raise ValueError(f"loss must return a scalar, got shape {jnp.shape(value)}")
-    return value

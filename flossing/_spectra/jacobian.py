@@ -40,25 +40,26 @@ class LongTermJacobian(eqx.Module):
     - `horizons` (H,): the numbers of steps t.
     - `log_singular_values` (H, N): natural logarithms, descending; -inf where T_t is singular.
 
-    Arrays of JAX; of NumPy from `flossing.pytorch`, and so are the results of the methods.
+    Under `jax.vmap` arrays have a leading axis B of sequences, and so do the results of the methods. Arrays of JAX; of
+    NumPy from `flossing.pytorch`.
     """
 
-    horizons: Int[AnyArray, " H"]
-    log_singular_values: Float[AnyArray, "H N"]
+    horizons: Int[AnyArray, "*B H"]
+    log_singular_values: Float[AnyArray, "*B H N"]
 
-    def log_condition(self, k: int | None = None) -> Float[AnyArray, " H"]:
+    def log_condition(self, k: int | None = None) -> Float[AnyArray, "*B H"]:
         """log sigma_1 - log sigma_k of each T_t (H,), k from 1 to N: the condition number in the first k directions.
 
         All N directions by default. Natural logarithm; inf where T_t is singular in these directions.
         """
-        size = int(self.log_singular_values.shape[1])
+        size = int(self.log_singular_values.shape[-1])
         k = size if k is None else k
         check_integer("k", k, least=1, most=size, note=f" (the state has {size} real coordinates)")
-        first, last = self.log_singular_values[:, 0], self.log_singular_values[:, k - 1]
+        first, last = self.log_singular_values[..., 0], self.log_singular_values[..., k - 1]
         xp = namespace(last)
         return xp.where(xp.isneginf(last), xp.inf, first - last)
 
-    def predicted_log_condition(self, exponents: ArrayLike, k: int) -> Float[AnyArray, " H"]:
+    def predicted_log_condition(self, exponents: ArrayLike, k: int) -> Float[AnyArray, "*B H"]:
         """(lambda_1 - lambda_k) t: the logarithm of the condition number that Lyapunov exponents predict.
 
         `exponents` (K,), per step and descending as in a `Spectrum`, `k` from 1 to K. **Source:** Engelken (2023).

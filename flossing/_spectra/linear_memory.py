@@ -11,13 +11,13 @@ Samples along an orbit are correlated. Then the factor is right to first order i
 """
 
 import dataclasses
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from flossing._arguments import check_integer, default_transient
+from flossing._messages import warn
 
 NONSTATIONARY = -1.0
 """A readout that misses by twice the variance of its target was fitted to other states than it is tested on."""
@@ -30,7 +30,7 @@ class Capacity(NamedTuple):
     standard_error: float
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class MemoryFunction:
     """The linear memory function of a network; NumPy arrays.
 
@@ -107,11 +107,10 @@ def _check_white(inputs: Float[np.ndarray, "B T S"]):
     products = (centred[:, 1:] * centred[:, :-1]).mean(axis=(0, 1)) / np.square(centred).mean(axis=(0, 1))
     channel = int(np.argmax(np.abs(products)))
     if abs(products[channel]) > 0.2 + 5 / np.sqrt(inputs.shape[0] * inputs.shape[1]):
-        warnings.warn(
+        warn(
             "memory_function is defined for white inputs, where the capacity is at most the number of coordinates, got "
             f"a correlation of {products[channel]:.2g} between successive inputs of channel {channel}: what the "
             "present tells of the past counts as memory",
-            stacklevel=4,
         )
 
 

@@ -1,7 +1,6 @@
 """Lyapunov exponents along one sequence or a batch of sequences."""
 
 import functools
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from flossing._arguments import default_transient
 from flossing._checks import check_integer, check_leaves, check_positive, is_concrete
-from flossing._messages import escape_message
+from flossing._messages import escape_message, warn
 from flossing._runtime.compiled import compiled
 from flossing._runtime.threads import one_lapack_thread
 from flossing._spectra.spectrum import Spectrum
@@ -220,4 +219,4 @@ def _check_spectrum(spectrum: Spectrum):
         raise ValueError(escape_message(f"in {where} after the transient"))
     check_leaves("state after the last step, state", spectrum.state)
     if np.isneginf(spectrum.exponents).all():
-        warnings.warn("all exponents are -inf: step forgets its state, its Jacobian is zero", stacklevel=3)
+        warn("all exponents are -inf: step forgets its state, its Jacobian is zero")

@@ -22,6 +22,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from flossing._checks import check_integer, check_positive, is_concrete
+from flossing._linalg.mesh import varying
 from flossing._linalg.precision import in_full_precision
 from flossing._messages import escape_message
 from flossing._runtime.compiled import compiled
@@ -118,7 +119,8 @@ def _iterate(problem: Problem, tolerance: Float[Array, ""], most: int) -> tuple[
             return x - after, (x, is_finite.all())
 
         along_guess = before, guess, problem.inputs
-        _, (found, is_finite) = lax.scan(along, jnp.zeros_like(start), along_guess, length=problem.length)
+        still = varying(jnp.zeros_like(start), problem.start)
+        _, (found, is_finite) = lax.scan(along, still, along_guess, length=problem.length)
         return found, ~is_finite.all()
 
     def iterate(carry):
@@ -134,6 +136,6 @@ def _iterate(problem: Problem, tolerance: Float[Array, ""], most: int) -> tuple[
 
     zeros = jnp.zeros((problem.length, len(start)), start.dtype)
     no = jnp.asarray(False)
-    first = jnp.asarray(0), zeros, jnp.full(most, jnp.nan, start.dtype), no, no
+    first = varying((jnp.asarray(0), zeros, jnp.full(most, jnp.nan, start.dtype), no, no), problem.start)
     count, states, changes, converged, has_left = lax.while_loop(unfinished, iterate, first)
     return NewtonIterations(count, converged, changes, problem.state(Point(states[-1], []))), has_left

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int
 
 from flossing._checks import check_integer, check_leaves, check_share, is_concrete
 from flossing._linalg.graded import ZERO, Graded, factor, log_singular_values, multiply
+from flossing._linalg.mesh import varying
 from flossing._linalg.precision import in_full_precision
 from flossing._messages import escape_message
 from flossing._runtime.compiled import compiled
@@ -117,7 +118,8 @@ def reachable_flow(problem: Problem, *, delays: int) -> tuple[Float[Array, "d S"
         after, dq = problem.push(point, q.T, input)
         return (after, _extended(p, index, problem.response(point, input), dq.T)), None
 
-    carry = start, _none_yet(problem.coordinates.size, delays, channels, problem.coordinates.dtype)
+    none = _none_yet(problem.coordinates.size, delays, channels, problem.coordinates.dtype)
+    carry = start, varying(none, problem.start)
     along = jnp.arange(delays), problem.inputs_between(first, problem.length)
     (end, (_, p)), _ = lax.scan(extend, carry, along)
     return *_measures(p, delays, channels), problem.state(end)

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 from scipy import special
 
@@ -147,11 +146,13 @@ def _entry(values: Float[Array, "*B k"], index: Int[Array, "*B"]) -> Float[Array
     return jnp.take_along_axis(values, index[..., None], axis=-1)[..., 0]
 
 
+def _as_array(values: Any) -> Array:
+    """The values of a list, of NumPy, of torch."""
+    return jnp.asarray(values.detach().cpu().numpy() if hasattr(values, "detach") else values)
+
+
 def _values(exponents: Any) -> Float[Array, "*B k"]:
-    """Exponents as an array: those of a list, of NumPy, of torch."""
-    if hasattr(exponents, "detach"):
-        exponents = exponents.detach().cpu().numpy()
-    values = jnp.asarray(exponents)
+    values = _as_array(exponents)
     if not values.ndim or not values.shape[-1] or not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(
             f"exponents must be floating numbers of shape (k,) or (B, k), got {values.dtype} of shape {values.shape}"
@@ -178,22 +179,39 @@ def entropy_rate(exponents: Any, *, complete: bool = False) -> Float[Array, "*B"
     return jnp.where(found, jnp.sum(jnp.maximum(values, 0), axis=-1), jnp.nan)
 
 
-def participation_ratio(variances: ArrayLike) -> Float[Array, ""]:
+def participation_ratio(variances: Any) -> Float[Array, "*B"]:
     """The effective number of n non-negative weights: `(sum v)^2 / sum v^2`, from 1 (a single one) to n (all equal).
 
     For the eigenvalues of a covariance matrix it is a linear dimension of activity; for squared singular values, an
-    effective rank. `variances` has shape (n,); NaN if all are 0.
+    effective rank. `variances` has shape (n,), or (B, n); NaN where all are 0. Raises ValueError for other shapes and
+    for a negative number.
+
+        print(fl.participation_ratio([1.0, 1.0, 0.0]))
     """
-    variances = jnp.asarray(variances)
-    scaled = variances / jnp.max(variances)
-    return jnp.square(scaled.sum()) / jnp.square(scaled).sum()
+    variances = _weights("variances", variances)
+    scaled = variances / jnp.max(variances, axis=-1, keepdims=True)
+    return jnp.square(scaled.sum(-1)) / jnp.square(scaled).sum(-1)
 
 
-def effective_rank(singular_values: ArrayLike) -> Float[Array, ""]:
+def effective_rank(singular_values: Any) -> Float[Array, "*B"]:
     """`exp(entropy)` of n singular values normalised to sum 1, from 1 to n; NaN if all are 0.
 
-    Source: Roy & Vetterli (2007).
+    `singular_values` has shape (n,), or (B, n). Raises ValueError for other shapes and for a negative number.
+
+    **Source:** Roy & Vetterli (2007).
+
+        print(fl.effective_rank([1.0, 1.0, 0.0]))
     """
-    singular_values = jnp.asarray(singular_values)
-    weights = singular_values / jnp.sum(singular_values)
-    return jnp.exp(-jnp.sum(jnp.where(weights > 0, weights * jnp.log(jnp.where(weights > 0, weights, 1)), 0)))
+    singular_values = _weights("singular_values", singular_values)
+    weights = singular_values / jnp.sum(singular_values, axis=-1, keepdims=True)
+    return jnp.exp(-jnp.sum(jnp.where(weights > 0, weights * jnp.log(jnp.where(weights > 0, weights, 1)), 0), axis=-1))
+
+
+def _weights(name: str, values: Any) -> Float[Array, "*B n"]:
+    values = _as_array(values)
+    values = values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(float)
+    if not values.ndim or not values.shape[-1]:
+        raise ValueError(f"{name} must have shape (n,) or (B, n), got shape {values.shape}")
+    if is_concrete(values) and (values < 0).any():
+        raise ValueError(f"{name} must not be negative, got {float(values.min())}")
+    return values

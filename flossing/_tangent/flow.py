@@ -39,9 +39,10 @@ class Flow(NamedTuple):
     def up_to(self, count: Int[Array, ""], interval: int, time_step: float = 1.0) -> "Flow":
         """The flow of one sequence that ends `count` steps after the transient, where its step returns its state."""
         starts = jnp.arange(len(self.log_growth), dtype=count.dtype) * interval
-        growth = jnp.where((starts < count)[:, None], self.log_growth, 0)  # later blocks hold rounding errors
+        is_real = (starts < count)[:, None]
+        growth = jnp.where(is_real, self.log_growth, 0)  # later blocks hold rounding errors
         exponents, growth = average(growth, count.astype(growth.dtype) * time_step)
-        return self._replace(exponents=exponents, log_growth=growth)
+        return self._replace(exponents=exponents, log_growth=jnp.where(is_real, growth, 0))
 
 
 @in_full_precision

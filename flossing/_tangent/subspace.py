@@ -8,7 +8,6 @@ else.
 """
 
 import dataclasses
-import warnings
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -23,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from flossing._checks import is_concrete
 from flossing._linalg.precision import in_full_precision
+from flossing._messages import warn
 from flossing._tangent.batch import Batch
 from flossing._tangent.candidates import (
     CONTRAST_MESSAGE,
@@ -58,7 +58,7 @@ def restrict(problem: Problem, basis: Any, transient: int = 0, *, batch: Batch |
         if is_invariant(problem, subspace, transient, batch):
             return dataclasses.replace(problem, subspace=subspace)
     if is_contrast(basis, eps):
-        warnings.warn(CONTRAST_MESSAGE, stacklevel=3)
+        warn(CONTRAST_MESSAGE)
     return problem
 
 

@@ -200,8 +200,8 @@ class Flossing(eqx.Module):
 
         (value, (exponents, spread_ratio)), gradient = jax.value_and_grad(loss, has_aux=True)(flossed)
         record = FlossingRecord(value, exponents, norm_of(gradient), spread_ratio, interval)
-        gradient = gradient if self.clip is None else clipped(gradient, self.clip)
         extra = {"value": value, "grad": gradient, "value_fn": lambda flossed: loss(flossed)[0]}
+        gradient = gradient if self.clip is None else clipped(gradient, self.clip)
         updates, opt_state = self.optimiser.update(gradient, state.opt_state, flossed, **extra)
         model = eqx.combine(optax.apply_updates(flossed, updates), fixed)
         model = model if self.project is None else self.project(model)

@@ -1,6 +1,5 @@
 """Gradient flossing in one call: pull Lyapunov exponents to a target by gradient descent on leaves of a model."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -12,7 +11,7 @@ from jaxtyping import PyTree
 
 from flossing._arguments import CLIP
 from flossing._checks import check_integer, check_key
-from flossing._messages import chaos_message
+from flossing._messages import chaos_message, warn
 from flossing._progress import Progress, progress_note
 from flossing._training.chunk import FlossingEpoch, check_record, run_flossing
 from flossing._training.epoch import Flossing, FlossingRecord, FlossingState
@@ -111,8 +110,9 @@ def floss(
     - `optimiser`: any optax `GradientTransformation`, also one that uses the loss; Adam(3e-3) by default.
     - `clip`: the largest 2-norm of the gradient, over all leaves together, that the optimiser receives; `None` for no
       limit, as in the paper. Without clipping, a single gradient spike, such as random networks produce, slows Adam
-      for hundreds of epochs.
-    - `flossing_state`: the state of an earlier call, `history.state`; a new one by default.
+      for hundreds of epochs. An optimiser that searches along a line, such as L-BFGS, needs `None`.
+    - `flossing_state`: the state of an earlier call, `history.state`; a new one by default. Pass another `key` with it,
+      or the inputs of the earlier call are drawn again.
     - `chunk`: epochs between two calls of `callback(epochs_done, model, record)`, where `record`, a
       [`FlossingRecord`][], holds the chunk's epochs.
     - `report`: print once what is flossed, names and shapes; and, in long calls, show progress on stderr: what an epoch
@@ -124,7 +124,7 @@ def floss(
     compiled loop; functions are equal if they have the same code and read equal values, or the same arrays.
 
     **Raises:** `ValueError` as `lyapunov_spectrum` does; `FloatingPointError`, naming the epoch (from 1) and the
-    exponent, when an exponent is infinite or NaN. The model passed in never changes.
+    reason, when an exponent or the gradient is not finite. The model passed in never changes.
 
     **Source:** Engelken (NeurIPS 2023), section 3 and Algorithm 1.
 
@@ -182,7 +182,7 @@ def floss(
             check_record(record, first + 1, flossing)
             records.append(record)
             if not warned and (message := chaos_message(np.asarray(record.exponents), flossing.window)):
-                warnings.warn(message, stacklevel=2)
+                warn(message)
                 warned = True
             if callback is not None:
                 callback(first + count, model, record)

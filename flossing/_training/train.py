@@ -16,7 +16,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from flossing._checks import check_integer, check_leaves, check_positive
+from flossing._checks import check_integer, check_key, check_leaves, check_positive
 from flossing._linalg.norm import clipped, norm_of
 from flossing._runtime.epochs import run_chunk
 from flossing._runtime.interning import interned
@@ -24,7 +24,7 @@ from flossing._term import FlossingTerm, check_term
 from flossing._training.chunk import FlossingEpoch, check_record, run_flossing
 from flossing._training.epoch import Flossing, FlossingState
 from flossing._training.inputs import check_draw
-from flossing._training.leaves import array_name
+from flossing._training.leaves import array_name, same_structure
 from flossing._training.optimisers import read_optimiser
 from flossing._training.term import TermLoss
 from flossing._types import RandomKey
@@ -85,7 +85,17 @@ class Chunk(NamedTuple):
 def init_training(
     model: PyTree, optimiser: optax.GradientTransformation, flossing: Flossing | None = None
 ) -> TrainingState:
-    """The state of a run before its first epoch. Raises ValueError for a model without a floating array."""
+    """The state of a run before its first epoch.
+
+    - `model`: all its floating arrays are trained.
+    - `optimiser`: the one that you pass to [`train`][].
+    - `flossing`: needed if you pass one to `train`, and its schedule flosses.
+
+    Raises ValueError for a model without a floating array.
+
+        optimiser = optax.adam(1e-3)
+        state = fl.init_training(network, optimiser)
+    """
     check_leaves("model", eqx.filter(model, eqx.is_array))
     trained = eqx.filter(model, eqx.is_inexact_array)
     if not jax.tree_util.tree_leaves(trained):
@@ -131,7 +141,8 @@ def train(
       and `flossing_term_gradient_norm` the norm of its gradient.
     - `probe`: `probe(model, gradients) -> {name: array}`, evaluated in epoch 1 and every `probe_every` epochs on the
       gradients before clipping; `probe_every=0` switches it off.
-    - `chunk`: the largest number of epochs per `Chunk`. The compiled loop does not depend on it.
+    - `chunk`: the largest number of epochs per `Chunk`. Each value compiles a loop of its own, which serves all shorter
+      chunks.
 
     **Raises:** `ValueError` for arguments out of range; `FloatingPointError`, naming epoch and quantity, when a loss,
     gradient or exponent is no longer finite. The last yielded state is then the last good one.
@@ -147,6 +158,12 @@ def train(
     schedule = as_schedule(schedule, chunk)
     check_draw("batch", batch)
     optimiser = read_optimiser(optimiser)
+    fresh = eqx.filter_eval_shape(optimiser.init, eqx.filter(state.model, eqx.is_inexact_array))
+    if not same_structure(state.opt_state, fresh):
+        raise ValueError(
+            "state must come from init_training with this optimiser, got that of another optimiser or model"
+        )
+    check_key("key", key)
     key = jax.random.key(0) if key is None else key
     training_key, flossing_key, measuring_key = jax.random.split(key, 3)
     check_term(term, "flossing.losses", "flossing.pytorch.losses")
@@ -210,12 +227,19 @@ class TrainingEpoch(eqx.Module):
         if taken := sorted(ours & metrics.keys()):
             raise ValueError(f"loss must return metrics under names of their own, got {', '.join(taken)}")
         record = {"loss": loss, **metrics, **norms, **probed}
+        total_loss = loss
         if self.term_loss is not None:
             term, more = eqx.filter_value_and_grad(self.term_loss)(model, epoch)
-            gradients = jax.tree_util.tree_map(jnp.add, gradients, more)
+            total_loss, gradients = loss + term, jax.tree_util.tree_map(jnp.add, gradients, more)
             record |= {"flossing_term": term, "flossing_term_gradient_norm": norm_of(more)}
         trained, fixed = eqx.partition(model, eqx.is_inexact_array)
-        extra = {"value": loss, "grad": gradients, "value_fn": lambda m: self.loss(eqx.combine(m, fixed), batch)[0]}
+
+        def total(trained):
+            model = eqx.combine(trained, fixed)
+            value = self.loss(model, batch)[0]
+            return value if self.term_loss is None else value + self.term_loss(model, epoch)
+
+        extra = {"value": total_loss, "grad": gradients, "value_fn": total}
         updates, opt_state = self.optimiser.update(gradients, opt_state, trained, **extra)
         return (eqx.apply_updates(model, updates), opt_state), record
 

@@ -1,7 +1,6 @@
 """Gradient flossing of torch modules: any optimiser of torch.optim pulls their exponents to a target."""
 
 import functools
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
@@ -12,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flossing._arguments import CLIP, LEARNING_RATE, check_integer, check_limits
-from flossing._messages import SUBSPACE_MESSAGE, chaos_message
+from flossing._messages import SUBSPACE_MESSAGE, chaos_message, warn
 from flossing._progress import Progress, progress_note
 from flossing._tangent.interval import ADAPT_EVERY, longer_interval, shorter_interval
 from flossing._views import describe_history, history_frame
@@ -229,7 +228,7 @@ def floss(
             ratios.append(ratio)
             progress.update(epoch, progress_note(records[-1].loss, records[-1].exponents))
             if not warned and (message := chaos_message(records[-1].exponents.numpy(), length)):
-                warnings.warn(message, stacklevel=3)  # above the wrapper
+                warn(message)  # above the wrapper
                 warned = True
             if interval == "auto" and (epoch == 1 or epoch % ADAPT_EVERY == 0):
                 now, ratios = longer_interval(now, np.stack(ratios), length), []

@@ -4,7 +4,6 @@ import copy
 import functools
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flossing._arguments import CLIP, LEARNING_RATE, check_loss, check_settings
-from flossing._messages import lost_reach_message
+from flossing._messages import lost_reach_message, warn
 from flossing._term import FlossingTerm, check_term
 from flossing.pytorch._distributed import averaged, from_first, is_first, send
 from flossing.pytorch._draw import Draw
@@ -278,7 +277,7 @@ class Flosser:
         if record.longest < self.window:
             self._without_term += 1
             self._give_up_after(self._without_term, record.longest)
-            warnings.warn(f"{self._too_short(record.longest)}: there is no flossing term in this step", stacklevel=3)
+            warn(f"{self._too_short(record.longest)}: there is no flossing term in this step")
             return nothing
         self._without_term, draw = 0, self._draw(record.of_at_least(self.window))
         names = ("k", "transient", "interval", "tolerance", "target", "engine")
@@ -300,7 +299,7 @@ class Flosser:
         """Put a query off to the next batch."""
         self._give_up_after(self.steps + 2 - query, longest)
         if not self._waiting:
-            warnings.warn(f"{self._too_short(longest)}: flossing waits for a batch with one", stacklevel=3)
+            warn(f"{self._too_short(longest)}: flossing waits for a batch with one")
         self._waiting = query
 
     def _give_up_after(self, batches: int, longest: int):
@@ -341,7 +340,7 @@ class Flosser:
             else:
                 reach = cell_reach(*arguments, torch.Generator().manual_seed(self.seed + self.steps))
         if not math.isfinite(reach):
-            warnings.warn(lost_reach_message(reach), stacklevel=5)
+            warn(lost_reach_message(reach))
         self._scalars["flossing/reach"] = reach
         return {"reach": reach}
 

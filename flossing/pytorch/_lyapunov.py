@@ -1,6 +1,5 @@
 """Lyapunov exponents of torch modules and of steps written in torch."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flossing._arguments import check_integer, check_positive, default_transient
-from flossing._messages import escape_message
+from flossing._messages import escape_message, warn
 from flossing._tangent.interval import (
     PROBE_STEPS,
     interval_message,
@@ -253,4 +252,4 @@ def _check_flow(flow: Flow):
         raise ValueError(escape_message(f"in {where} after the transient"))
     check_tensors("state after the last step, state", flow.state)
     if flow.exponents.detach().isneginf().all():
-        warnings.warn("all exponents are -inf: step forgets its state, its Jacobian is zero", stacklevel=4)
+        warn("all exponents are -inf: step forgets its state, its Jacobian is zero")

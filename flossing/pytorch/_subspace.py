@@ -1,6 +1,5 @@
 """Tangents that stay inside an invariant subspace, in torch; see `flossing._tangent.subspace`."""
 
-import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flossing._messages import warn
 from flossing._tangent.candidates import (
     CONTRAST_MESSAGE,
     LEAK,
@@ -36,7 +36,7 @@ def restrict(system: System, basis: Any, transient: int = 0) -> System:
             if _is_invariant(one, subspace, transient) and all(_is_kept(each, subspace, transient) for each in all_of):
                 return replace(system, subspace=subspace)
     if is_contrast(given, torch.finfo(system.like.dtype).eps):
-        warnings.warn(CONTRAST_MESSAGE, stacklevel=4)
+        warn(CONTRAST_MESSAGE)
     return system
 
 

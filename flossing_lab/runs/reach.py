@@ -5,11 +5,10 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from flossing import cells
-from flossing._spectra.gradient_reach import squares
+from flossing._spectra.gradient_reach import gradient_norms
 from flossing._tangent.problem import Problem
 from flossing._tangent.step import call_module
 
@@ -29,8 +28,8 @@ class Reach(eqx.Module):
         model = cells.with_task_surrogate(model)
         inputs = sequence_of(self.task, self.seed)[: self.window]
         problem = Problem.of(model, model.zeros(), inputs, call_module, self.window)
-        distant, local = squares(problem, jax.random.key(self.seed))
-        return {"gradient_reach": jnp.sqrt(distant / local)}
+        distant, local = gradient_norms(problem, jax.random.key(self.seed))
+        return {"gradient_reach": distant / local}
 
 
 def blocks_below(threshold: float, epochs: int) -> Callable[[int, Mapping[str, Any]], int]:
