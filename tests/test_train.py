@@ -332,7 +332,7 @@ def test_bad_arguments_are_seen_before_the_first_chunk_is_asked_for():
         plain(line, epochs=0)
 
 
-def test_a_state_of_another_optimiser_is_refused():
+def test_a_state_of_another_optimiser_is_refused(no_type_checks):
     model = {"w": jnp.ones(3)}
     state, options = (
         fl.init_training(model, optax.adam(0.1)),
