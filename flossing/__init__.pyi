@@ -26,7 +26,7 @@ from ._spectra.jacobian import (
     long_term_jvp as long_term_jvp,
     long_term_vjp as long_term_vjp,
 )
-from ._spectra.linear_memory import Capacity as Capacity, MemoryFunction as MemoryFunction
+from ._spectra.linear_memory import MemoryFunction as MemoryFunction
 from ._spectra.lyapunov import lyapunov_spectrum as lyapunov_spectrum
 from ._spectra.memory import memory_function as memory_function
 from ._spectra.newton import NewtonIterations as NewtonIterations, newton_iterations as newton_iterations
@@ -53,6 +53,7 @@ from ._training.train import (
     init_training as init_training,
     train as train,
 )
+from ._views import Estimate as Estimate
 from .losses import flossing_loss as flossing_loss
 
 __version__: str

@@ -17,7 +17,7 @@ from flossing._spectra.lyapunov import lyapunov_spectrum
 from flossing._spectra.memory import memory_function
 from flossing._tangent.coordinates import real_coordinates
 from flossing._tangent.problem import set_up
-from flossing._tangent.step import known_input_axes
+from flossing._tangent.step import is_known_cell
 from flossing._training.floss import floss
 from flossing._types import Input, RandomKey, State
 from flossing.cells import GRU, LSTM, Network, TorchRNN, VanillaRNN
@@ -59,8 +59,8 @@ def diagnose(
     key = jax.random.key(0) if key is None else key
     if not jax.tree_util.tree_leaves(inputs):
         raise ValueError(f"inputs must be a sequence (T, ...), got inputs={inputs!r}")
-    axes, shape = known_input_axes(model), getattr(inputs, "shape", ())
-    if step is None and axes is not None and len(shape) == axes + 2:
+    shape = getattr(inputs, "shape", ())
+    if step is None and is_known_cell(model) and len(shape) == 3:
         raise ValueError(
             f"inputs must be one sequence (T, S), got a batch of shape {shape}: pass one of them, inputs[0]"
         )
@@ -78,7 +78,7 @@ def diagnose(
     if cost and channels and has_parameters:
         seconds = seconds_per_epoch(floss, model, inputs, k=k, window=window, **options)
     return Diagnosis(
-        name=type(model).__name__ if callable(model) and step is None else "step",
+        name=getattr(model, "__name__", type(model).__name__) if callable(model) and step is None else "step",
         size=size,
         channels=channels,
         horizon=horizon,

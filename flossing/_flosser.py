@@ -237,7 +237,7 @@ class Flosser:
         flossing = Flossing(model, batch, state=self._start(model, batch, initial), **options)
         return TermLoss(self.flossing_term, flossing, model, term_key)(model, step)
 
-    def _batch(self, inputs: Any) -> "_Draw":
+    def _batch(self, inputs: Any) -> _Draw:
         """The first steps of each sequence, and how many sequences to draw."""
         check_leaves("inputs", inputs)
         inputs = jax.tree_util.tree_map(jnp.asarray, inputs)
@@ -246,7 +246,7 @@ class Flosser:
             raise ValueError(f"inputs must be what the model was given, with axes (B, T, ...), got {inputs!r}")
         return _Draw(jax.tree_util.tree_map(self._cut, inputs), min(self.sequences, size))
 
-    def _start(self, model: PyTree, batch: "_Draw", initial: State) -> State:
+    def _start(self, model: PyTree, batch: _Draw, initial: State) -> State:
         """The state that every sequence starts from; ValueError if it is one for each."""
         options = {"state": initial, "step": self.options["step"], "steps": None, "batched": True}
         if initial is not None and set_up_batch(model, batch.sequences, **options).has_starts:
@@ -262,7 +262,7 @@ class Flosser:
         return sequences[:, : self.window]
 
     def _floss(
-        self, model: Any, state: FlosserState, batch: "_Draw", initial: State, key: RandomKey, epochs: int
+        self, model: Any, state: FlosserState, batch: _Draw, initial: State, key: RandomKey, epochs: int
     ) -> tuple[Any, FlosserState]:
         since = time.perf_counter()
         model, history = floss(

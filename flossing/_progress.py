@@ -17,7 +17,7 @@ class Progress:
     """Shows how many of `total` epochs are done. The first epochs, which include compilation, do not count as time."""
 
     def __init__(self, name: str, total: int, *, shown: bool = True, stream: Any = None):
-        self._name, self._total, self._shown = name, total, shown
+        self._name, self._total = name, total
         self._stream = sys.stderr if stream is None else stream
         self._shown = shown and self._stream is not None
         self._is_terminal = self._shown and getattr(self._stream, "isatty", bool)()

@@ -1,12 +1,22 @@
 """Results as text, as pandas data frames and as xarray datasets; for both ecosystems, needs no JAX."""
 
 import importlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-MIN_BLOCKS_FOR_ERROR = 160
-"""Fewest blocks that allow a standard error by batch means."""
+BATCHES, SPLIT = 20, 8
+"""The default number of batches of batch means, and the number of parts of each, which show how scatter scales."""
+
+MIN_BLOCKS_FOR_ERROR = BATCHES * SPLIT
+"""The fewest blocks that allow a standard error by batch means."""
+
+
+class Estimate(NamedTuple):
+    """A number and its standard error; NaN where the run is too short for one. (B,) for B sequences."""
+
+    value: Any
+    standard_error: Any
 
 
 def as_numpy(values: Any) -> np.ndarray:
@@ -46,10 +56,14 @@ def describe_spectrum(spectrum: Any) -> str:
     shown = [_with_error(exponents, errors, bounds, i) for i in sorted({0, len(exponents) - 1})]
     count = tuple(as_numpy(spectrum.exponents).shape)
     many = f", mean of {count[0]} sequences" if len(count) > 1 else ""
-    unit = "step" if spectrum.time_step == 1 else "unit of time"
     remark = " (too few for errors)" if len(count) == 1 and errors is None else ""
     steps = f"{_steps_of(spectrum)} steps{remark}"
-    return f"Spectrum(k={len(exponents)}: {' ... '.join(shown)} per {unit}{many}, over {steps})"
+    return f"Spectrum(k={len(exponents)}: {' ... '.join(shown)} {unit_of(spectrum)}{many}, over {steps})"
+
+
+def unit_of(spectrum: Any) -> str:
+    """The unit of the exponents, in words."""
+    return "per step" if spectrum.time_step == 1 else "per unit of time"
 
 
 def _steps_of(spectrum: Any) -> str:
@@ -107,7 +121,7 @@ def spectrum_dataset(spectrum: Any) -> Any:
     several = ["sequence"] * (exponents.ndim - 1)
     return xarray.Dataset(
         {
-            "exponents": ([*several, "i"], exponents, {"units": "per unit of time, natural logarithm"}),
+            "exponents": ([*several, "i"], exponents, {"units": f"{unit_of(spectrum)}, natural logarithm"}),
             "standard_error": ([*several, "i"], errors),
             "log_growth": ([*several, "block", "i"], growth),
         },

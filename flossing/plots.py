@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from flossing._arguments import check_integer
-from flossing._views import as_numpy, errors_of, mean_and_error
+from flossing._views import as_numpy, errors_of, mean_and_error, unit_of
 
 GREY = "0.75"
 
@@ -28,7 +28,7 @@ def spectrum(spectrum: Any, other: Any = None, *, labels: tuple[str, str] | None
         i, label = np.arange(1, len(exponents) + 1), None if labels is None else labels[number]
         style = {"color": f"C{number}", "label": label, "lw": 1.2, "ms": 3, "fmt": ".-"}
         ax.errorbar(i, exponents, None if errors is None else 2 * errors, **style, capsize=0)
-    ax.set(xlabel="index $i$", ylabel=rf"$\lambda_i$ (per {_unit(spectrum)}, natural log.)")
+    ax.set(xlabel="index $i$", ylabel=rf"$\lambda_i$ ({unit_of(spectrum)}, natural log.)")
     return _finished(ax, labels)
 
 
@@ -51,7 +51,7 @@ def convergence(spectrum: Any, *, count: int = 8, sequence: int = 0, ax: Any = N
             low, high = mean[-1, i] - 2 * errors[i], mean[-1, i] + 2 * errors[i]
             ax.axhspan(low, high, color=f"C{number % 10}", alpha=0.15, lw=0)
     label = "steps averaged" if spectrum.time_step == 1 else "time averaged"
-    ax.set(xlabel=label, ylabel=rf"running mean of $\lambda_i$ (per {_unit(spectrum)})")
+    ax.set(xlabel=label, ylabel=rf"running mean of $\lambda_i$ ({unit_of(spectrum)})")
     ax.set_xscale("log" if len(mean) > 1000 else "linear")
     _finished(ax, True).legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
@@ -151,10 +151,6 @@ def _axes(ax: Any) -> Any:
     except ModuleNotFoundError:
         raise ModuleNotFoundError("plots need matplotlib: pip install 'flossing[plots]'") from None
     return plt.subplots()[1]
-
-
-def _unit(spectrum: Any) -> str:
-    return "step" if spectrum.time_step == 1 else "unit of time"
 
 
 def _finished(ax: Any, labels: Any) -> Any:

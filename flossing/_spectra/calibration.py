@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from flossing._checks import check_integer, check_positive
 from flossing._spectra.lyapunov import lyapunov_spectrum
-from flossing._tangent.step import known_input_axes
+from flossing._tangent.step import is_known_cell
 from flossing._types import Input, RandomKey
 
 ROUNDS = 3
@@ -65,7 +65,7 @@ def calibrate(
             raise ValueError(f"{name} must be two positive numbers in ascending order, got {name}={between!r}")
     if k is not None:
         check_integer("k", k, least=1)
-    if known_input_axes(make) is not None:  # a cell
+    if is_known_cell(make):
         raise ValueError(f"make must be a function make(gain, input_scale) of a cell, got a {type(make).__name__}")
     if inputs is None:
         raise ValueError("inputs must be a sequence (T, ...), got inputs=None")

@@ -11,23 +11,16 @@ Samples along an orbit are correlated. Then the factor is right to first order i
 """
 
 import dataclasses
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from flossing._arguments import check_integer, default_transient
 from flossing._messages import warn
+from flossing._views import Estimate
 
 NONSTATIONARY = -1.0
 """A readout that misses by twice the variance of its target was fitted to other states than it is tested on."""
-
-
-class Capacity(NamedTuple):
-    """A memory capacity with its standard error."""
-
-    value: float
-    standard_error: float
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
@@ -52,10 +45,10 @@ class MemoryFunction:
         """The standard error of `values`, from the folds."""
         return self.folds.std(axis=0, ddof=1) / np.sqrt(len(self.folds))
 
-    def capacity(self) -> Capacity:
+    def capacity(self) -> Estimate:
         """The memory capacity, the sum of the memory function, with its standard error; at most N."""
         each = self.folds.sum(axis=(1, 2))
-        return Capacity(float(self.values.sum()), float(each.std(ddof=1) / np.sqrt(len(each))))
+        return Estimate(float(self.values.sum()), float(each.std(ddof=1) / np.sqrt(len(each))))
 
 
 def memory_of(

@@ -137,17 +137,8 @@ def lyapunov_spectrum(
         else:
             found = flow(length=length, transient=transient, interval=interval)
             _check_interval(flow, found, length, transient, interval)
-        spectrum = Spectrum(
-            found.exponents,
-            found.log_growth,
-            found.state,
-            found.basis,
-            found.transient_log_growth,
-            length - transient,
-            interval,
-            float(time_step),
-            counts,
-        )
+        settings = {"steps": length - transient, "interval": interval, "time_step": float(time_step)}
+        spectrum = Spectrum(**found._asdict(), **settings, lengths=counts)
         _check_spectrum(spectrum)
     return spectrum
 

@@ -8,15 +8,21 @@ from jaxtyping import Array, Float, Int
 
 from flossing._checks import is_concrete
 from flossing._spectra.statistics import (
-    SPLIT,
-    Estimate,
     Uncertainty,
     batch_means,
     dimension_weights,
     kaplan_yorke_dimension,
 )
 from flossing._types import State
-from flossing._views import describe_spectrum, spectrum_dataset, spectrum_frame, spectrum_table
+from flossing._views import (
+    BATCHES,
+    SPLIT,
+    Estimate,
+    describe_spectrum,
+    spectrum_dataset,
+    spectrum_frame,
+    spectrum_table,
+)
 
 
 class Spectrum(eqx.Module):
@@ -79,7 +85,7 @@ class Spectrum(eqx.Module):
         """log R_ii of each block, those of the transient first."""
         return jnp.concatenate([self.transient_log_growth, self.log_growth], axis=-2)
 
-    def uncertainty(self, batches: int = 20) -> Uncertainty:
+    def uncertainty(self, batches: int = BATCHES) -> Uncertainty:
         """The standard errors of the exponents by batch means, in their unit; see [`Uncertainty`][].
 
         Raises ValueError if there are fewer than `8 * batches` blocks.
@@ -89,7 +95,7 @@ class Spectrum(eqx.Module):
         whole = self.steps // self.interval
         return batch_means(self.log_growth[..., :whole, :], self.interval * self.time_step, batches)
 
-    def kaplan_yorke_dimension(self, batches: int = 20) -> Estimate:
+    def kaplan_yorke_dimension(self, batches: int = BATCHES) -> Estimate:
         """The Kaplan-Yorke dimension with its standard error; see [`kaplan_yorke_dimension`][].
 
         A sum of exponents within two standard errors of 0 counts as 0 if its last exponent is as near to 0: on a limit

@@ -17,17 +17,7 @@ from scipy import special
 
 from flossing._checks import check_integer, is_concrete
 from flossing._types import AnyArray
-from flossing._views import describe_uncertainty
-
-SPLIT = 8
-"""The number of parts of each batch, which show how scatter scales with length."""
-
-
-class Estimate(NamedTuple):
-    """A number and its standard error, by batch means; NaN where the run is too short for one. (B,) for B sequences."""
-
-    value: Float[Array, "*B"]
-    standard_error: Float[Array, "*B"]
+from flossing._views import BATCHES, SPLIT, describe_uncertainty
 
 
 class Uncertainty(NamedTuple):
@@ -57,7 +47,7 @@ class Uncertainty(NamedTuple):
         return float(special.stdtrit(self.degrees_of_freedom, (1 + level) / 2)) * self.standard_error
 
 
-def batch_means(growth: Float[Array, "*B blocks k"], duration: float, batches: int = 20) -> Uncertainty:
+def batch_means(growth: Float[Array, "*B blocks k"], duration: float, batches: int = BATCHES) -> Uncertainty:
     """The uncertainty of `growth.mean(-2) / duration`, from equally long blocks of `duration`, for each sequence.
 
     Needs `batches * 8` blocks; surplus blocks at the start are left out. `is_upper_bound` compares the variance of

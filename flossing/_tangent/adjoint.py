@@ -16,6 +16,7 @@ For each earlier segment it stores a checkpoint at the start, and the reverse pa
 window of one segment recomputes nothing.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -82,8 +83,7 @@ def window_flow(
 @in_full_precision
 def _flow(differentiable, problem, blocks, size):
     problem, q = _combine(problem, differentiable)
-    whole = blocks.segments(problem.length, problem.length)[1]
-    return _push_alone(problem, Checkpoint(problem.start, q), whole)
+    return _push_alone(problem, Checkpoint(problem.start, q), blocks)
 
 
 @_flow.def_fwd
@@ -142,15 +142,13 @@ def _backward(stored, cotangents, perturbed, differentiable, problem, blocks, si
 def _static_part(problem: Problem) -> Problem:
     """`problem` without the differentiated arrays, which are passed separately."""
     start = Point(None, problem.start.nondiff)  # pyright: ignore[reportArgumentType]
-    return Problem(None, start, None, problem.step, problem.coordinates, problem.length, problem.subspace)
+    return dataclasses.replace(problem, model=None, start=start, inputs=None)
 
 
 def _combine(problem: Problem, differentiable: Any) -> tuple[Problem, Float[Array, "k N"]]:
     """`problem` with these arrays put back, and the basis as rows."""
     model, x, inputs, q = differentiable
-    start = Point(x, problem.start.nondiff)
-    static = problem.step, problem.coordinates, problem.length
-    return Problem(model, start, inputs, *static, problem.subspace), q
+    return dataclasses.replace(problem, model=model, start=problem.start._replace(x=x), inputs=inputs), q
 
 
 def _linearise(problem: Problem, q: Float[Array, "k N"]) -> LinearisedStep:
@@ -192,23 +190,22 @@ def _push(
     return Checkpoint(end, q), growth, Residuals(steps, decompositions)
 
 
-def _push_alone(problem: Problem, start: Checkpoint, segment: Segment) -> tuple[Float[Array, "T k"], Checkpoint]:
-    """The same where no gradient is taken: nothing is stored but the growth."""
-    inputs, first = segment.slice(problem.inputs), segment.start
+def _push_alone(problem: Problem, start: Checkpoint, blocks: Blocks) -> tuple[Float[Array, "T k"], Checkpoint]:
+    """The same through the window, where no gradient is taken: nothing is stored but the growth."""
 
     def push_step(t, carry):
         point, q = carry
-        return problem.push(point, q, _at(inputs, t - first))
+        return problem.push(point, q, _at(problem.inputs, t))
 
     def push_block(b, carry):
         point, q, growth = carry
-        begin, stop = segment.bounds(b)
+        begin, stop = blocks.bounds(b)
         point, a = lax.fori_loop(begin, stop, push_step, (point, q))
         q, r = positive_qr(a.T)
-        return point, q.T, growth.at[stop - 1 - first].set(log_diagonal(r))
+        return point, q.T, growth.at[stop - 1].set(log_diagonal(r))
 
-    growth = varying(jnp.zeros((segment.size, len(start.q)), start.q.dtype), start.q)
-    point, q, growth = lax.fori_loop(segment.first, segment.end, push_block, (*start, growth))
+    growth = varying(jnp.zeros((problem.length, len(start.q)), start.q.dtype), start.q)
+    point, q, growth = lax.fori_loop(0, blocks.count, push_block, (*start, growth))
     return growth, Checkpoint(point, q)
 
 

@@ -11,7 +11,7 @@ from flossing._checks import check_leaves, is_concrete
 from flossing._linalg.mesh import spec_of, with_automatic_axes
 from flossing._messages import rows_message
 from flossing._tangent.problem import Point, Problem, initial_basis, set_up
-from flossing._tangent.step import known_input_axes, read_step, zero_state
+from flossing._tangent.step import is_known_cell, read_step, zero_state
 from flossing._types import Input, RandomKey, State
 
 
@@ -61,9 +61,8 @@ def set_up_batch(
         raise ValueError(f"batched must be True, False or None, got batched={batched!r}")
     given = batched
     if batched is None:
-        axes = known_input_axes(model) if step is None else None
         leaves = jax.tree_util.tree_leaves(inputs)
-        batched = axes is not None and bool(leaves) and all(leaf.ndim == axes + 2 for leaf in leaves)
+        batched = step is None and is_known_cell(model) and bool(leaves) and all(leaf.ndim == 3 for leaf in leaves)
     if not batched:
         problem = set_up(model, inputs, state=state, step=step, steps=steps, steps_name=steps_name)
         if given is None and _rows_are_apart(problem, state, inputs):

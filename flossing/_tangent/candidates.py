@@ -59,8 +59,9 @@ def transversal(
 
 
 def is_kept(outside: Any, pushed: Any) -> Any:
-    """Whether V holds what the Jacobians of all steps make of it, by the sizes (..., steps) of D V and of its part
-    outside V. Arrays of JAX or NumPy.
+    """Whether V is invariant. `pushed` and `outside` (..., steps): the norms of D V and of its part outside V.
+
+    Arrays of JAX or NumPy.
 
     Up to half the digits: where V shrinks by much, states that agree up to rounding have Jacobians that differ, and
     where weights change, rounding adds up.

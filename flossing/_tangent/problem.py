@@ -1,5 +1,6 @@
 """The problem behind every measurement along an orbit: a step, its start and its inputs."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -137,14 +138,13 @@ class Problem(eqx.Module):
     def with_orbit(self, start: Point, inputs: Input, length: int) -> "Problem":
         """The same step from another start, over the first `length` steps of other inputs."""
         inputs = jax.tree_util.tree_map(lambda s: s[:length], inputs)
-        start = varying(start, self.start)
-        return Problem(self.model, start, inputs, self.step, self.coordinates, length, self.subspace)
+        return dataclasses.replace(self, start=varying(start, self.start), inputs=inputs, length=length)
 
     def closed(self) -> "Problem":
         """The same problem, with the arrays that the step closes over as part of `model`."""
         first = shape_of_one(self.inputs)
         step, arrays, _ = trace_step(self.step, self.model, self.state(self.start), first)
-        return Problem(arrays, self.start, self.inputs, step, self.coordinates, self.length, self.subspace)
+        return dataclasses.replace(self, model=arrays, step=step)
 
 
 _NO_FORWARD_RULE = (TypeError, ValueError, RuntimeError)
@@ -189,8 +189,8 @@ def set_up(
 ) -> Problem:
     """Check the arguments that all measurements share -> the problem they describe; errors as in `lyapunov_spectrum`.
 
-    The step is traced once, and the arrays it closes over become arguments. A later call with the same shapes reuses
-    the compiled program if its step computes the same, whatever its arrays.
+    The step is traced twice, to check that it is pure, and the arrays it closes over become arguments. A later call
+    with the same shapes reuses the compiled program if its step computes the same, whatever its arrays.
     """
     call = read_step(model, step)
     check_leaves("model", eqx.filter(model, eqx.is_array))

@@ -118,13 +118,13 @@ def _other_order(convention: Convention) -> ExplicitStep:
 
 
 def _comes_from(model: Any, package: str) -> bool:
-    return type(model).__module__.split(".")[0] == package or any(
-        base.__module__.split(".")[0] == package for base in type(model).__mro__ if package == "flax"
-    )
+    # A Flax cell is often a class of the user's own, derived from one of Flax.
+    classes = type(model).__mro__ if package == "flax" else (type(model),)
+    return any(each.__module__.split(".")[0] == package for each in classes)
 
 
 def _is_cell(value: Any) -> bool:
-    return known_input_axes(value) is not None and (
+    return is_known_cell(value) and (
         isinstance(value, (eqx.nn.GRUCell, eqx.nn.LSTMCell))
         or callable(getattr(value, "zeros", None))
         or hasattr(value, "initialize_carry")
@@ -132,15 +132,16 @@ def _is_cell(value: Any) -> bool:
 
 
 def input_hint(model: Any, input: Input) -> str:
-    """The hint to append to an error about one step's input if a known cell receives tokens, else an empty string."""
+    """The hint to append to an error about one step's input if a known cell receives tokens or a batch, or nothing."""
     leaves = jax.tree_util.tree_leaves(input)
-    are_tokens = known_input_axes(model) == 1 and len(leaves) == 1 and leaves[0].ndim == 0
-    if are_tokens and jnp.issubdtype(leaves[0].dtype, jnp.integer):
-        return "; for a sequence of tokens, pass their embeddings (T, S)"
-    return ""
+    if not is_known_cell(model) or len(leaves) != 1:
+        return ""
+    if leaves[0].ndim == 2:
+        return "; for a batch of sequences (B, T, S), use jax.vmap"
+    are_tokens = leaves[0].ndim == 0 and jnp.issubdtype(leaves[0].dtype, jnp.integer)
+    return "; for a sequence of tokens, pass their embeddings (T, S)" if are_tokens else ""
 
 
-def known_input_axes(model: Any) -> int | None:
-    """The number of input axes of one step of a known cell, 1 for a vector (S,); None for other models."""
-    is_known = any(_comes_from(model, package) for package in _KNOWN) and convention_of(model) != "function"
-    return getattr(model, "input_axes", 1) if is_known else None
+def is_known_cell(model: Any) -> bool:
+    """Whether this is a cell of a known library, whose step takes an input (S,)."""
+    return any(_comes_from(model, package) for package in _KNOWN) and convention_of(model) != "function"

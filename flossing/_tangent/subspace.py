@@ -92,8 +92,10 @@ def is_invariant(
 
 
 def is_still_invariant(problem: Problem, transient: int) -> Bool[Array, ""]:
-    """Whether the subspace of `problem` is invariant at steps evenly spaced after the transient, whatever its weights
-    are now."""
+    """Whether the subspace is invariant with the current weights, at steps evenly spaced after the transient.
+
+    Carries no gradient.
+    """
     assert problem.subspace is not None
     fixed = jax.tree_util.tree_map(lambda x: lax.stop_gradient(x) if eqx.is_array(x) else x, problem)
     return is_kept(*_leaks(fixed, problem.subspace, transient + sampled_steps(problem.length - transient)))

@@ -31,17 +31,16 @@ def measure_window(
     `count`: the steps after the transient, if the sequence ends before the window and its step then returns its state;
     without any, the exponents are NaN.
     """
-    if count is not None:
-        exponents, ratios = measure_window(
-            problem, basis, interval, tolerance, transient=transient, rematerialise=rematerialise
-        )
-        exponents = exponents * ((problem.length - transient) / count.astype(exponents.dtype))
-        return jnp.where(count > 0, exponents, jnp.nan), ratios
+    averaged = problem.length - transient
     if isinstance(interval, int) and not rematerialise:
         flow = tangent_flow(problem, basis, transient=transient, interval=interval)
-        return flow.exponents, block_spread_ratio(flow.all_log_growth(), tolerance)
-    interval = jnp.asarray(interval)
-    segment = math.isqrt(problem.length) if rematerialise else problem.length
-    growth, _ = window_flow(problem, basis, interval, transient=transient, segment=segment)
-    exponents = average(growth[transient:], float(problem.length - transient))[0]
-    return exponents, step_spread_ratio(growth, tolerance, transient=transient, interval=interval)
+        exponents, ratios = flow.exponents, block_spread_ratio(flow.all_log_growth(), tolerance)
+    else:
+        interval = jnp.asarray(interval)
+        segment = math.isqrt(problem.length) if rematerialise else problem.length
+        growth, _ = window_flow(problem, basis, interval, transient=transient, segment=segment)
+        exponents = average(growth[transient:], float(averaged))[0]
+        ratios = step_spread_ratio(growth, tolerance, transient=transient, interval=interval)
+    if count is not None:
+        exponents = jnp.where(count > 0, exponents * (averaged / count.astype(exponents.dtype)), jnp.nan)
+    return exponents, ratios

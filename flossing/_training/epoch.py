@@ -76,8 +76,9 @@ class Flossing(eqx.Module):
     subspace: Float[Array, "N m"] | None
     target: Float[Array, "..."]
     batch_axes: tuple[int | None, int | None] | None = eqx.field(static=True)
+    batch_size: int | None = eqx.field(static=True)
     window: int = eqx.field(static=True)
-    default_transient: bool = eqx.field(static=True)
+    has_default_transient: bool = eqx.field(static=True)
     transient: int = eqx.field(static=True)
     interval: int | Literal["auto"] = eqx.field(static=True)
     tolerance: float | None = eqx.field(static=True)
@@ -85,7 +86,7 @@ class Flossing(eqx.Module):
     step: Callable = eqx.field(static=True)
     where: Callable | None = eqx.field(static=True)
     project: Callable | None = eqx.field(static=True)
-    objective: Loss = eqx.field(static=True)
+    flossing_loss: Loss = eqx.field(static=True)
     optimiser: optax.GradientTransformationExtraArgs = eqx.field(static=True)
     clip: float | None = eqx.field(static=True)
     flossed: str = eqx.field(static=True)
@@ -121,7 +122,7 @@ class Flossing(eqx.Module):
         self.where, self.project = interned(where), interned(project)
         if loss is not None:
             check_loss(loss, "flossing.losses", "flossing.pytorch.losses")
-        self.objective = KeepAndWrite() if loss is None else interned(loss)
+        self.flossing_loss = KeepAndWrite() if loss is None else interned(loss)
         self.optimiser = read_optimiser(optax.adam(LEARNING_RATE) if optimiser is None else optimiser)
         self.inputs = read_draw("inputs", inputs)
         given = lengths if lengths is None or callable(lengths) else np.asarray(lengths)
@@ -133,8 +134,9 @@ class Flossing(eqx.Module):
         sequence, start = _drawn(self.inputs, first), self._start(model, first)
         options = {"state": start, "step": step, "steps": window, "steps_name": "window"}
         batch = set_up_batch(model, sequence, batched=batched, **options)
-        self.batch_axes, self.window = None if batch.size is None else batch.axes, batch.problem.length
-        self.default_transient = transient is None
+        self.batch_size, self.batch_axes = batch.size, None if batch.size is None else batch.axes
+        self.window = batch.problem.length
+        self.has_default_transient = transient is None
         self.transient = default_transient(self.window) if transient is None else transient
         check_integer("transient", self.transient, least=0, most=self.window - 1, note=f" (window={self.window})")
         if self.lengths is not None:
@@ -151,7 +153,7 @@ class Flossing(eqx.Module):
         self.target = jnp.asarray(target, coordinates.dtype)
         # Called here only to raise their errors now, not in the first epoch.
         jax.eval_shape(flossing_loss, jax.ShapeDtypeStruct(self.basis.shape[1:], self.basis.dtype), self.target)
-        self.check_objective(model, self.objective)
+        self.check_loss(model, self.flossing_loss)
         if project is not None:
             check_project(project, model)
         mask = mask_of(model, self.where)
@@ -245,13 +247,13 @@ class Flossing(eqx.Module):
             transient=self.transient,
             batch_axes=self.batch_axes,
         )
-        return (self.objective if loss is None else loss)(measured)
+        return (self.flossing_loss if loss is None else loss)(measured)
 
-    def check_objective(self, model: PyTree, loss: Loss, *, name: str = "loss"):
+    def check_loss(self, model: PyTree, loss: Loss, *, name: str = "loss"):
         """Raise ValueError unless `loss` returns a scalar here, and has inputs to remember if it measures memory."""
         key = jax.random.key(0)
         if type(loss) not in (KeepAndWrite, Memory):  # ours return scalars
-            rows = () if self.batch_axes is None else (self._batch_size(model, key),)
+            rows = () if self.batch_size is None else (self.batch_size,)
             exponents = jax.ShapeDtypeStruct((*rows, self.basis.shape[1]), self.basis.dtype)
             value = eqx.filter_eval_shape(self._loss, model, exponents, key, loss)
             if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
@@ -262,11 +264,6 @@ class Flossing(eqx.Module):
             raise ValueError(
                 f"{name} must have inputs to remember, got inputs without floating numbers and losses.Memory"
             )
-
-    def _batch_size(self, model: PyTree, key: RandomKey) -> int:
-        assert self.batch_axes is not None
-        tree = _drawn(self.inputs, key) if self.batch_axes[1] == 0 else self._start(model, key)
-        return jax.tree_util.tree_leaves(tree)[0].shape[0]
 
     def _measure(
         self, model: PyTree, key: RandomKey, interval: int | Int[Array, ""]
@@ -289,7 +286,7 @@ class Flossing(eqx.Module):
     ) -> tuple[Float[Array, " k"], Float[Array, " factors"]]:
         inputs, step, count = jax.tree_util.tree_map(lambda s: s[: self.window], inputs), self.step, None
         if length is not None:
-            transient = None if self.default_transient else self.transient
+            transient = None if self.has_default_transient else self.transient
             inputs, count = shifted(inputs, length, self.window, transient)
             step = masked(step)
         problem = Problem.of(model, start, inputs, step, self.window, self.subspace)

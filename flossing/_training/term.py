@@ -30,7 +30,7 @@ class TermLoss(eqx.Module):
         """`model` is only used to check the loss, and is not stored."""
         self.weight = jnp.asarray(term.weight, flossing.target.dtype)
         self.every, self.loss = term.every, exponents if term.loss is None else interned(term.loss)
-        flossing.check_objective(model, self.loss, name="term.loss")
+        flossing.check_loss(model, self.loss, name="term.loss")
         self.flossing, self.key = flossing, key
 
     def __call__(self, model: PyTree, epoch: ArrayLike) -> Float[Array, ""]:

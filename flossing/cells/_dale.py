@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from flossing._checks import check_integer, check_leaves, check_positive
+from flossing._checks import check_integer, check_leaves, check_share
 from flossing._types import RandomKey
 
 NONLINEARITIES = {"tanh": jnp.tanh, "relu": jax.nn.relu, "softplus": jax.nn.softplus}
@@ -66,7 +66,8 @@ class DaleRNN(eqx.Module):
         """
         check_integer("units", units, least=2)
         check_integer("inputs", inputs, least=1)
-        _check_shares(excitatory=excitatory, density=density, dt=dt)
+        for name, value in {"excitatory": excitatory, "density": density, "dt": dt}.items():
+            check_share(name, value)
         _check_nonlinearity(nonlinearity)
         key_mask, key_W, key_ws, key_b = jax.random.split(key, 4)
         exciting = min(max(round(excitatory * units), 1), units - 1)
@@ -99,7 +100,7 @@ class DaleRNN(eqx.Module):
             file = np.load("fitted.npz")
             cell = fl.cells.DaleRNN.from_weights(file["J"], file["B"], file["bias"], dt=0.1, nonlinearity="softplus")
         """
-        _check_shares(dt=dt)
+        check_share("dt", dt)
         _check_nonlinearity(nonlinearity)
         for name, value in {"J": J, "ws": ws, "b": b}.items():
             check_leaves(name, value)
@@ -139,13 +140,6 @@ class DaleRNN(eqx.Module):
     def output(self, state: Float[Array, " N"]) -> Float[Array, " N"]:
         """h itself."""
         return state
-
-
-def _check_shares(**shares: float):
-    for name, value in shares.items():
-        check_positive(name, value)
-        if value > 1:
-            raise ValueError(f"{name} must be at most 1, got {name}={value!r}")
 
 
 def _check_nonlinearity(nonlinearity: str):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flossing._checks import check_integer, check_positive
+from flossing._checks import check_integer, check_share
 from flossing._types import RandomKey
 from flossing.cells._weights import Recurrent, recurrent_weights
 
@@ -54,9 +54,7 @@ class LeakyRNN(eqx.Module):
         """
         check_integer("units", units, least=1)
         check_integer("inputs", inputs, least=1)
-        check_positive("dt", dt)
-        if dt > 1:
-            raise ValueError(f"dt must be at most 1, got dt={dt!r}")
+        check_share("dt", dt)
         if nonlinearity not in NONLINEARITIES:
             raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got nonlinearity={nonlinearity!r}")
         key_J, key_ws, key_b = jax.random.split(key, 3)

@@ -19,7 +19,7 @@ from flossing._tangent.interval import (
     power_of_two,
     shorter_interval,
 )
-from flossing._views import describe_spectrum, spectrum_dataset, spectrum_frame, spectrum_table
+from flossing._views import BATCHES, describe_spectrum, spectrum_dataset, spectrum_frame, spectrum_table
 from flossing.pytorch._arguments import check_tensors, check_transient, initial_bases, own_transient
 from flossing.pytorch._reading import read_system
 from flossing.pytorch._spread import spread_ratio
@@ -87,7 +87,7 @@ class Spectrum:
         """log R_ii of each block, those of the transient first."""
         return torch.cat([self.transient_log_growth, self.log_growth], dim=-2)
 
-    def uncertainty(self, batches: int = 20) -> Any:
+    def uncertainty(self, batches: int = BATCHES) -> Any:
         """The standard errors by batch means, an [`Uncertainty`][flossing.Uncertainty] of NumPy arrays.
 
         Raises ValueError if there are fewer than `8 * batches` blocks, and for sequences of several lengths.

@@ -40,10 +40,9 @@ class _BinaryTask(abc.ABC):
         if self.first_scored is not None:
             check_integer("first_scored", self.first_scored, least=1, most=self.steps)
         elif self.longest_lag > self.steps:
-            order = f" at order={self.order}" if isinstance(self, TemporalXOR) else ""
             raise ValueError(
                 f"delay must leave a scored step: the longest lag may be at most steps={self.steps}, "
-                f"got delay={self.delay}{order}, whose longest lag is {self.longest_lag}"
+                f"got delay={self.delay}, whose longest lag is {self.longest_lag}"
             )
 
     @property
