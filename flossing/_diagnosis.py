@@ -74,7 +74,7 @@ class Diagnosis:
       should span.
     - `exponents` (k,): the first exponents along the inputs, per step, natural logarithm.
     - `log_gradient` (lags,): log |dL/dh| at each lag, relative to lag 0, for a random loss of the last state.
-    - `memory` (horizon,): the share of the input of a = 0, 1, ... steps ago that a linear readout recovers, the mean
+    - `memory` (horizon,): the share of the input a steps ago, a = 0, 1, ..., that a linear readout recovers, the mean
       over channels; None where it cannot be measured, as `memory_note` says. `capacity`: its sum over all lags, without
       bias, so that it may fall below 0.
     - `write`: the mean of the gate that writes, for a GRU or an LSTM; else None.

@@ -100,13 +100,14 @@ class Flosser:
       `optimiser`, `clip`: as for [`floss`][].
     - `window`: the number of steps to run, from the start of each sequence; the longest lag of the task times two is a
       good value.
-    - `preflossing`, `epochs`, `every`, `threshold`: see above. `preflossing=0` for none.
+    - `preflossing`, `epochs`, `every`, `threshold`: see above. `preflossing=0` for none. To floss before training, call
+      `update` once before the first training step; in the example, preflossing follows that step.
     - `schedule`: a schedule of `flossing.schedules`, which replaces these four; or a function `(step, measures) ->
       flossing epochs`, called after every `every` steps, without flossing before training. `measures` holds `reach`.
     - `term`: a [`FlossingTerm`][], the settings of the term that `term()` returns and you add to your loss; none by
       default.
-    - `sequences`: how many sequences of the batch each flossing epoch takes, and each step with a term; they are drawn
-      anew.
+    - `sequences`: the number of sequences, drawn at random from the batch, of each flossing epoch and of each step with
+      a term.
     - `seed`: draws these sequences, and the initial basis.
     - `report`: print once what is flossed.
 
@@ -153,8 +154,8 @@ class Flosser:
         if loss is not None:
             check_loss(loss, "flossing.losses", "flossing.pytorch.losses")
         check_term(term, "flossing.losses", "flossing.pytorch.losses")
-        if schedule is None:
-            schedule = by_reach(threshold=threshold, preflossing=preflossing, epochs=epochs, every=every)
+        usual = by_reach(threshold=threshold, preflossing=preflossing, epochs=epochs, every=every)
+        schedule = usual if schedule is None else schedule
         options |= {"rematerialise": rematerialise, "loss": loss, "step": step, "where": interned(where)}
         options["project"] = project
         # The default is made later: optimisers of optax cannot be pickled.

@@ -57,7 +57,8 @@ class Measured(eqx.Module):
     - `exponents` (k,), or (B, k) with B sequences: per step, natural logarithm; `target`, as given to `floss`.
     - `model`: the model whose parameters are flossed.
     - `inputs`: the inputs of the window, (T, ...) or (B, T, ...) on every leaf; None for an autonomous system.
-    - `transient`: the steps at the start of the window that are left out of the average.
+    - `window`: T, the steps of the window; `transient`: those at its start that are left out of the average.
+    - `lengths` (B,): the steps of each sequence, as given to `floss`; None if all have one length.
 
     `states()` gives the orbit, and `probes` orbits along white inputs. They are computed only if a loss calls them.
     """

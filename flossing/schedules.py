@@ -50,7 +50,7 @@ class _Fixed:
         return self.epochs if self.next_query(epoch - 1) == epoch else 0
 
     def guaranteed(self, after: int, until: int) -> int:
-        """The flossing epochs already guaranteed for training epochs `after + 1` to `until`."""
+        """The flossing epochs that are certain, whatever the measures, for training epochs `after + 1` to `until`."""
         total, epoch = 0, self.next_query(after)
         while epoch is not None and epoch <= until:
             total, epoch = total + self.epochs, self.next_query(epoch)
@@ -108,7 +108,7 @@ class _Rule:
         return checked(self.function(epoch, measures)) if (epoch - 1) % self.every == 0 else 0
 
     def guaranteed(self, after: int, until: int) -> int:
-        """The flossing epochs already guaranteed for training epochs `after + 1` to `until`."""
+        """The flossing epochs that are certain, whatever the measures, for training epochs `after + 1` to `until`."""
         return self.preflossing if after < 1 <= until else 0
 
 
@@ -202,7 +202,7 @@ class _Sum:
         return sum(checked(each(epoch, measures)) for each in self.schedules if each.next_query(epoch - 1) == epoch)
 
     def guaranteed(self, after: int, until: int) -> int:
-        """The flossing epochs already guaranteed for training epochs `after + 1` to `until`."""
+        """The flossing epochs that are certain, whatever the measures, for training epochs `after + 1` to `until`."""
         return sum(guaranteed_epochs(each, after, until) for each in self.schedules)
 
 
@@ -215,7 +215,7 @@ def sum_schedules(*schedules: Schedule) -> Schedule:
 
 
 def guaranteed_epochs(schedule: Schedule, after: int, until: int) -> int:
-    """The flossing epochs already guaranteed for training epochs `after + 1` to `until`, as far as a schedule knows."""
+    """The flossing epochs of training epochs `after + 1` to `until` that are certain, as far as a schedule knows."""
     guaranteed = getattr(schedule, "guaranteed", None)
     return guaranteed(after, until) if guaranteed is not None else 0
 

@@ -133,7 +133,7 @@ def test_the_command(tmp_path, capsys):
         (["--weights", files[0]], "inputs must be given for weights"),
         (["--inputs", inputs], "inputs must come with --weights"),
         (["--weights", files[0], "--inputs", inputs, "--delay", 3], "weights must come without --run"),
-        (["--weights", inputs, "--inputs", inputs], "weights must be a file .pt"),
+        (["--weights", inputs, "--inputs", inputs], "a file of weights must be .pt"),
         (["--weights", tmp_path / "none.pt", "--inputs", inputs], "No such file"),
         (["--weights", files[0], "--inputs", files[0]], "inputs must be a .npy file"),
         (["--weights", files[0], "--inputs", tmp_path / "wide.npy"], "inputs must have the 2 channels of the network"),

@@ -35,8 +35,8 @@ def memory_function(
     - `model`, `inputs`, `state`, `step`, `steps`, `batched`: as in [`lyapunov_spectrum`][]. Every floating number of an
       input is a channel. The memory function is defined for white inputs: with correlated ones, part of the past can be
       guessed from the present, and counts as memory.
-    - `delays`: d, the number of past inputs, counted from that of the last step; by default as many as contain N
-      numbers in total, at most half the sequence.
+    - `delays`: d, the number of past inputs, counted from that of the last step; by default the most that hold at most
+      N numbers, at least 1 and at most half the sequence.
     - `transient`: steps left out at the start, at least `delays` - 1; by default as in `lyapunov_spectrum`, or more.
     - `folds`: the blocks of the cross-validation, at least 2.
 

@@ -72,8 +72,7 @@ def reachability(
 
     - `model`, `inputs`, `state`, `step`, `steps`: as in [`lyapunov_spectrum`][]. Every floating number of an input is a
       channel; there must be at least one.
-    - `delays`: d, the number of last inputs, 1 to T; by default as many as contain N numbers in total, at
-      most T.
+    - `delays`: d, the number of last inputs, 1 to T; by default the fewest that hold N numbers, at most T.
 
     **Returns:** [`Reachability`][], of the dtype of the state. Singular values are right at any condition number, as
     those of [`long_term_jacobian`][] are, with the same limits for single steps. For a batch use `jax.vmap`.

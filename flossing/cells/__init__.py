@@ -3,7 +3,7 @@
 The protocol of a cell, [`cells.Cell`][], in short:
 
 - `cell(input, state) -> state`: the step whose exponents are measured. `input` has shape (S,), except for
-  [`cells.BalancedRNN`][], whose input is a pair of signals and noise, and [`cells.DaleRNN`][], which takes both;
+  [`cells.BalancedRNN`][], whose input is a pair of signals and noise, and [`cells.DaleRNN`][], which also accepts one;
 - `cell.zeros() -> state`: the zero state, an array or a tuple of arrays, in the dtype of the parameters;
 - `cell.output(state) -> (N,)`: the output, which a readout or the next layer receives.
 """

@@ -58,8 +58,8 @@ def from_weights(source: Any, *, name: str | None = None, kind: str | None = Non
 
     **Arguments:**
 
-    - `source`: a file of torch (`.pt`, `.pth`, `.ckpt`, read with `weights_only=True`), safetensors or NumPy (`.npz`);
-      or a mapping of names to arrays or tensors, such as a state dict. Nothing is unpickled.
+    - `source`: a file of torch (`.pt`, `.pth`, `.ckpt`, `.bin`, read with `weights_only=True`), safetensors or NumPy
+      (`.npz`); or a mapping of names to arrays or tensors, such as a state dict. Nothing is unpickled.
     - `name`: the recurrent module in a model that has several, such as "encoder.rnn".
     - `kind`: "tanh", "relu", "gru" or "lstm"; by default what the shapes imply, and tanh for one block of rows.
 
@@ -129,7 +129,7 @@ def read_weights(path: Path) -> dict[str, Any]:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # its own errors advise to unpickle the file
             raise ValueError(f"{path} must be a state dict of plain tensors, as torch.save writes it") from error
-    raise ValueError(f"weights must be a file .pt, .pth, .ckpt, .bin, .safetensors or .npz, got {path}")
+    raise ValueError(f"a file of weights must be .pt, .pth, .ckpt, .bin, .safetensors or .npz, got {path}")
 
 
 def _flattened(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:

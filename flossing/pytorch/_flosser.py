@@ -131,8 +131,8 @@ class Flosser:
         chosen = select_parameters(self.module, parameters, adam if optimiser is None else optimiser)
         self.parameters, self.optimiser = chosen
         self._options = {**options, "loss": loss, "project": project, "engine": engine}
-        if schedule is None:
-            schedule = by_reach(threshold=threshold, preflossing=preflossing, epochs=epochs, every=every)
+        usual = by_reach(threshold=threshold, preflossing=preflossing, epochs=epochs, every=every)
+        schedule = usual if schedule is None else schedule
         self.schedule = as_schedule(schedule, every)
         self.steps, self._interval, self._scalars = 0, 1, dict(_NOTHING)
         self._scalars |= {} if term is None else {"flossing/term": math.nan}

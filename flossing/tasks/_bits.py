@@ -82,7 +82,13 @@ class _BinaryTask(abc.ABC):
 class DelayedCopy(_BinaryTask):
     """`y_t = s_{t - delay}`: reproduce the input of `delay` steps ago, 0 or more; scored from step `delay` on.
 
+    `steps`: T; `amplitude`: the size of an input bit; `first_scored`: the first scored step, from 1, if not that.
+    Raises ValueError for numbers out of range, and if no step is left to score.
+
     Source: Engelken (NeurIPS 2023), section 4, task 0 of the released code.
+
+        task = fl.tasks.DelayedCopy(steps=100, delay=20)
+        trial = task(jax.random.key(0))
     """
 
     least_delay: ClassVar[int] = 0
@@ -96,7 +102,13 @@ class TemporalXOR(_BinaryTask):
     """`y_t = s_{t-delay} xor s_{t-2 delay} xor ...`: the parity of `2**order` past bits, `delay` apart.
 
     Scored from step `2**order delay` on, the longest lag. No linear readout of the past bits can solve it.
+    `steps`: T; `amplitude`: the size of an input bit; `first_scored`: the first scored step, from 1, if not that.
+    Raises ValueError for numbers out of range, and if no step is left to score.
+
     Source: Engelken (NeurIPS 2023), section 4, task -order of the released code.
+
+        task = fl.tasks.TemporalXOR(steps=100, delay=20)
+        trial = task(jax.random.key(0))
     """
 
     order: int = 1
@@ -117,7 +129,14 @@ class TemporalXOR(_BinaryTask):
 class SpatialXOR(_BinaryTask):
     """`y_t = s1_{t-delay} xor s2_{t-delay} xor s3_{t-delay}`: parity across three channels at one lag.
 
-    Scored from step `delay` on. Source: Engelken (NeurIPS 2023), section 5; not in the released code.
+    Scored from step `delay` on. Three channels of inputs.
+    `steps`: T; `amplitude`: the size of an input bit; `first_scored`: the first scored step, from 1, if not that.
+    Raises ValueError for numbers out of range, and if no step is left to score.
+
+    Source: Engelken (NeurIPS 2023), section 5; not in the released code.
+
+        task = fl.tasks.SpatialXOR(steps=100, delay=20)
+        trial = task(jax.random.key(0))
     """
 
     channels: ClassVar[int] = 3
@@ -132,7 +151,13 @@ class TemporalParity(_BinaryTask):
 
     Scored from step `delay` on, when all of them have been seen. Any `delay` - 1 of the bits say nothing about the
     parity. A network may store the running parity, but must also remember each bit until it leaves the window.
+    `steps`: T; `amplitude`: the size of an input bit; `first_scored`: the first scored step, from 1, if not that.
+    Raises ValueError for numbers out of range, and if no step is left to score.
+
     Source: known as N-parity; in this form Khajehabdollahi et al. (ICLR 2024).
+
+        task = fl.tasks.TemporalParity(steps=100, delay=5)
+        trial = task(jax.random.key(0))
     """
 
     def __post_init__(self):

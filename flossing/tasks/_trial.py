@@ -29,7 +29,7 @@ class Score(NamedTuple):
 
 
 class Task(Protocol):
-    """The protocol of tasks; any object with these members is one. Training does without `baseline_loss`."""
+    """The protocol of tasks; any object with these members is one. Training does not use `baseline_loss`."""
 
     @property
     def channels(self) -> int:
