@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from flossing_lab.comparison.command import Compare
 from flossing_lab.paper.command import Paper
 from flossing_lab.reference.config import Config
-from flossing_lab.runs.command import OWN_DEFAULT, arguments_of, checked
+from flossing_lab.runs.command import OWN_DEFAULT, arguments_of, checked, resuming
 from flossing_lab.runs.config import DEFAULT_EXPERIMENT, did_you_mean, explain_invalid
 from flossing_lab.runs.registry import EXPERIMENTS, command_class
 from flossing_lab.sweeps.command import Collect, Sweep
@@ -195,8 +195,11 @@ def _parse(arguments: Sequence[str] | None) -> Any:
     try:
         with contextlib.redirect_stderr(output):
             # `train` alone takes the arguments of the first experiment, which tyro's subcommands cannot express.
-            if _names_experiment(words):
-                return tyro.cli(command_class(words[1]), prog=_program(words), args=words[2:])
+            named = _names_experiment(words)
+            command = command_class(words[1] if named else DEFAULT_EXPERIMENT)
+            default = resuming(command, words) if words[0] == "train" else None
+            if named or default is not None:
+                return tyro.cli(command, prog=_program(words), args=words[1 + named :], default=default)
             return tyro.extras.subcommand_cli_from_dict(
                 COMMANDS,
                 prog="flossing",

@@ -163,8 +163,8 @@ def test_spectrum_of_nothing(refused):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--first", "0"], "first must be an integer from 1 to 10 (the network has 10 units), got first=0"),
-        (["--first", "11"], "first must be an integer from 1 to 10 (the network has 10 units), got first=11"),
+        (["--first", "0"], "first must be an integer from 1 to 10 (the state has 10 coordinates), got first=0"),
+        (["--first", "11"], "first must be an integer from 1 to 10 (the state has 10 coordinates), got first=11"),
         (["--plot", "taken.png"], "taken.png: Is a directory"),
         (["--plot", "taken.png/file/x.png"], "taken.png/file: File exists"),
     ],

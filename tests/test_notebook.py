@@ -116,13 +116,13 @@ def test_several_sequences_a_flossing_epoch_are_stored_as_their_mean(network, tm
         (fl.schedules.interflossing(2, every=2), "during"),
         (fl.schedules.sum_schedules(PREFLOSSING, fl.schedules.interflossing(2, every=2)), "before_and_during"),
         (fl.schedules.rule(lambda epoch, measures: 1, every=2), "adaptive"),
-        (fl.schedules.rule(lambda epoch, measures: 1, every=20, preflossing=3), "before"),
+        (fl.schedules.rule(lambda epoch, measures: 1, every=20, preflossing=3), "adaptive"),
     ],
 )
 def test_the_condition_follows_from_the_schedule(schedule, condition):
     from flossing_lab.notebook.training import _condition
 
-    assert _condition(fl.schedules.as_schedule(schedule, 100), 9) == condition
+    assert _condition(fl.schedules.as_schedule(schedule, 100)) == condition
 
 
 @pytest.mark.parametrize(

@@ -85,11 +85,11 @@ def test_without_a_good_checkpoint_a_run_begins_again(stopped, undisturbed, capl
     compare(undisturbed, stopped)
 
 
-def test_a_checkpoint_of_another_network_is_not_taken(undisturbed, caplog):
+def test_a_checkpoint_of_another_network_is_refused(undisturbed):
     larger = reference.build(SMALL.with_values(units=11))
     like = init_training(larger.model, larger.optimiser, larger.flossing)
-    assert newest_checkpoint(undisturbed.path / "checkpoints", like) is None
-    assert "passed over" in caplog.text
+    with pytest.raises(ValueError, match="out must hold a run of this model, got .* whose arrays are those of another"):
+        newest_checkpoint(undisturbed.path / "checkpoints", like)
 
 
 def test_another_configuration_is_refused_by_name(undisturbed):

@@ -60,7 +60,8 @@ def diagnose(
         raise ValueError(f"inputs must be longer than the horizon of {horizon} steps, got {length} steps")
     draws, options = torch.Generator().manual_seed(seed), {"state": state, "step": step}
     k, window = settings_for(size, channels, horizon, length)
-    spectrum = lyapunov_spectrum(model, inputs, k=min(size, MOST), **options)
+    with torch.no_grad():
+        spectrum = lyapunov_spectrum(model, inputs, k=min(size, MOST), **options)
     module = read_module(unwrapped(model)) if step is None else None
     memory, note, capacity = _memory(model, inputs, horizon, system, channels, draws, options)
     seconds = None
@@ -90,8 +91,14 @@ def _gradient(model: Any, inputs: Any, lags: int, draws: torch.Generator, option
         last = real_numbers(pytree.tree_map(lambda h: h[-1], states), axes=0)
         return (last * torch.randn(last.shape, generator=draws, dtype=last.dtype).to(last.device)).sum()
 
-    log_norm = backpropagated_norms(model, inputs, loss, **options).log_norm[::-1]
-    return (log_norm - log_norm[0])[: lags + 1]
+    first = len(pytree.tree_leaves(inputs)[0]) - lags
+    if first:  # the norms need the Jacobians of all steps, so start at the state where they begin
+        with torch.no_grad():
+            before = lyapunov_spectrum(model, pytree.tree_map(lambda s: s[:first], inputs), k=1, **options)
+        options = options | {"state": before.state}
+    last = pytree.tree_map(lambda s: s[first:], inputs)
+    log_norm = backpropagated_norms(model, last, loss, **options).log_norm[::-1]
+    return log_norm - log_norm[0]
 
 
 def _memory(

@@ -35,13 +35,15 @@ def select_parameters(model: Any, parameters: Any, optimiser: Any) -> tuple[list
     if others := [p for p in chosen if not isinstance(p, Tensor)]:
         raise ValueError(f"{legal}, got one with a {type(others[0]).__name__}")
     chosen = list({id(p): p for p in chosen}.values())  # a shared parameter counts once
-    flossed, wanted = [p for p in chosen if p.requires_grad], "one that requires a gradient"
-    if is_made := isinstance(optimiser, torch.optim.Optimizer):
-        held = {id(p) for group in optimiser.param_groups for p in group["params"]}
-        flossed, wanted = [p for p in flossed if id(p) in held], f"{wanted} and that the optimiser holds"
+    trained = [p for p in chosen if p.requires_grad]
+    if not trained:
+        raise ValueError("parameters must include one that requires a gradient, got none")
+    made = optimiser if isinstance(optimiser, torch.optim.Optimizer) else _made(optimiser, trained)
+    held = {id(p) for group in made.param_groups for p in group["params"]}
+    flossed = [p for p in trained if id(p) in held]
     if not flossed:
-        raise ValueError(f"parameters must include {wanted}, got none")
-    return flossed, optimiser if is_made else _made(optimiser, flossed)
+        raise ValueError("parameters must include one that requires a gradient and that the optimiser holds, got none")
+    return flossed, made
 
 
 def _made(make: Any, flossed: list[Tensor]) -> torch.optim.Optimizer:

@@ -126,6 +126,8 @@ class Flosser:
         check_term(term, "flossing.pytorch.losses", "flossing.losses")
         root = unwrapped(model)
         self.module = find_recurrent(root, recurrent)
+        if any(p.is_complex() for p in self.module.parameters()):
+            raise ValueError("recurrent must have real parameters, got complex ones: call floss in your own loop")
         self.window, self.sequences, self.seed, self.report = window, sequences, seed, report
         adam = functools.partial(torch.optim.Adam, lr=LEARNING_RATE)
         chosen = select_parameters(self.module, parameters, adam if optimiser is None else optimiser)
@@ -212,9 +214,9 @@ class Flosser:
         return f"Flosser(window={self.window}, step {self.steps}: {numbers})"
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that changes, for `torch.save`; training that is restored from it goes on to the bit."""
+        """Everything that changes, for `torch.save`; resumed training continues bit for bit."""
         state = {"format": FORMAT, "steps": self.steps, "interval": self._interval, "scalars": self.scalars()}
-        state |= {"waiting": self._waiting}
+        state |= {"waiting": self._waiting, "without_term": self._without_term}
         return state | {"optimiser": self.optimiser.state_dict(), "shapes": self._shapes()}
 
     def load_state_dict(self, state: dict[str, Any]):
@@ -233,6 +235,7 @@ class Flosser:
         self.steps, self._interval = state["steps"], state["interval"]
         self._scalars |= {name: value for name, value in state["scalars"].items() if name in self._scalars}
         self._waiting, self._has_term = state.get("waiting", 0), False
+        self._without_term = state.get("without_term", 0)
         self._arm()
 
     def close(self):

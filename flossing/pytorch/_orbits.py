@@ -73,7 +73,7 @@ def _batch_of_orbits(system: StepSystem) -> Float[Tensor, "B T N"]:
     state = system.state
     if not system.has_states:
         state = pytree.tree_map(lambda x: x.expand(batch, *x.shape), state)
-    along = pytree.tree_map(lambda s: s.movedim(1, 0), system.inputs)
+    along = None if system.inputs is None else pytree.tree_map(lambda s: s.movedim(1, 0), system.inputs)
     together = replace(system, state=state, inputs=along, batch=None, has_states=False)
     if _can_be_batched(together):
         return _run(torch.vmap(system.step), together, axes=1).movedim(0, 1)

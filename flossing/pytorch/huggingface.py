@@ -21,7 +21,7 @@ class FlosserCallback(TrainerCallback):
     """Floss while a `Trainer` trains: one `step` of a [`Flosser`][flossing.pytorch.Flosser] after each training step.
 
     The arguments are those of `Flosser` after the model. Its scalars are in `trainer.state.log_history`, and in the
-    logs of callbacks after this one. Its state is in each checkpoint, and a resumed training goes on to the bit.
+    logs of callbacks after this one. Its state is in each checkpoint, and resumed training continues bit for bit.
     If you resume from a checkpoint outside `output_dir`, pass it as `resume_from`, too: a callback is not told of it.
     Raises, when training starts, as `Flosser` does, and if the checkpoint has no flossing state or is of another step.
     """
@@ -34,6 +34,11 @@ class FlosserCallback(TrainerCallback):
         """Find the recurrent module; restore its state if training is resumed."""
         if self.flosser is not None:
             self.flosser.close()
+        if self._options.get("term") is not None and args.fp16 and not args.max_grad_norm:
+            raise ValueError(
+                f"max_grad_norm must be above 0 with fp16 and a flossing term, got max_grad_norm={args.max_grad_norm}: "
+                "without clipping, gradients are still scaled when the term is added"
+            )
         self.flosser = Flosser(found["model"], **self._options)
         if not state.global_step:
             return

@@ -47,7 +47,9 @@ class Measured:
         return self.system.inputs
 
     def states(self) -> Float[Tensor, "... T N"]:
-        """The real coordinates of the state after each step of the window; all sequences must have one length."""
+        """The real coordinates of the state after each step of the window; ValueError for several lengths."""
+        if self.system.lengths is not None:
+            raise ValueError("states must be of sequences of one length, got a batch with lengths")
         return orbit(self.system)
 
     def probes(self, count: int) -> tuple[Float[Tensor, "P T S"], Float[Tensor, "P T N"]]:
@@ -84,8 +86,7 @@ def flossing_loss(exponents: Float[Tensor, "... k"], target: Any = 0.0) -> Float
 
 def explain(exponents: Tensor, interval: int = 1) -> str:
     """The message for exponents that are not finite."""
-    rows = exponents.detach().reshape(-1, exponents.shape[-1])
-    return infinite_exponent_message(rows[~rows.isfinite().all(-1)][0].cpu().numpy(), interval)
+    return infinite_exponent_message(exponents.detach().cpu().numpy(), interval)
 
 
 def exponents(measured: Measured) -> Tensor:

@@ -129,10 +129,7 @@ def build(config: BalanceConfig, step_scale: float = 1.0) -> Experiment:
     Raises ValueError if the run needs more memory than this machine has, or if the network has no resting state.
     """
     check(config)
-    model, network = draw_model(config), config.network
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree_util.tree_leaves(model)):
-        given = f"gain={network.gain}, mean_coupling={network.mean_coupling}, dt={network.dt}"
-        raise ValueError(f"the initial state must stay finite as it relaxes, which it does not with {given}")
+    model = draw_model(config)
     training = config.training
     return Experiment(
         model,
@@ -166,8 +163,13 @@ def make_task(config: BalanceConfig) -> OrnsteinUhlenbeck:
 
 
 def draw_model(config: BalanceConfig) -> BalanceModel:
-    """The network of `config` before training, in its relaxed state."""
-    return _draw(config.network, config.task.signals, _make_relax(config), _streams(config).network)
+    """The network of `config` before training, in its relaxed state; ValueError if it has none."""
+    network = config.network
+    model = _draw(network, config.task.signals, _make_relax(config), _streams(config).network)
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree_util.tree_leaves(model)):
+        given = f"gain={network.gain}, mean_coupling={network.mean_coupling}, dt={network.dt}"
+        raise ValueError(f"the initial state must stay finite as it relaxes, which it does not with {given}")
+    return model
 
 
 def test_model(model: BalanceModel, start: BalanceModel, config: BalanceConfig) -> dict[str, np.ndarray | float]:
@@ -199,6 +201,11 @@ def test_model(model: BalanceModel, start: BalanceModel, config: BalanceConfig) 
 def test_batch(config: BalanceConfig) -> DrivenBatch:
     """The sequences of all tests of a run, with their noise."""
     return _draw_batch(_make_batch(config), _streams(config).test)
+
+
+def state_size(config: BalanceConfig) -> int:
+    """The number of coordinates of the state."""
+    return config.network.units
 
 
 def measure_spectrum(model: BalanceModel, config: BalanceConfig, k: int | None = None) -> Spectrum:

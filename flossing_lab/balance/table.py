@@ -101,7 +101,8 @@ def plateau_end(test: Mapping[str, np.ndarray]) -> int:
     The error of the plateau is that at epoch EARLY.
     """
     epoch, error = test["epoch"], test["test_error"]
-    return int(epoch[np.argmax(error <= (error[epoch == EARLY][0] + error[-1]) / 2)])
+    fallen = (epoch >= EARLY) & (error <= (error[epoch == EARLY][0] + error[-1]) / 2)
+    return int(epoch[np.argmax(fallen)])
 
 
 def shrink(run: RunDirectory) -> bytes:

@@ -45,7 +45,13 @@ def cells_of(trial: Trial, row: Row, p: tuple[float, float] | None) -> tuple[str
         f"{count_solved(trial, each)}, {describe_median(each, row.task)}" if each else ""
         for each in (row.first, row.second)
     ]
-    return row.task.title, row.network, *arms, *([f"{each:.2g}" for each in p] if p else ["", ""]), _verdict(row, p)
+    return (
+        row.task.title,
+        row.network,
+        *arms,
+        *([f"{each:.2g}" for each in p] if p else ["", ""]),
+        _verdict(trial, row, p),
+    )
 
 
 def table(trial: Trial, runs: Sequence[Run]) -> tuple[list[str], list[tuple[str, ...]], str]:
@@ -57,7 +63,7 @@ def table(trial: Trial, runs: Sequence[Run]) -> tuple[list[str], list[tuple[str,
     fisher = [_fisher(trial, row) for row in both]
     value = [rank_sum(ranked(row.second, row.task), ranked(row.first, row.task)) for row in both]
     p = holm(fisher + value)  # one family: all rows and both tests
-    is_complete = len(made) == len(rows) and len(both) >= _planned(trial, runs)  # p is adjusted for all of them
+    is_complete = len(both) >= _planned(trial, runs)  # p is adjusted for all of them
     adjusted = dict(zip(made, zip(p[: len(both)], p[len(both) :], strict=True), strict=True)) if is_complete else {}
     labels = trial.label(one), trial.label(other)
     head = ["task", "network", *labels, "p (solved, Fisher)", "p (value, rank sum)", labels[1]]
@@ -94,20 +100,26 @@ def is_harmed(row: Row) -> bool:
     return lost > TENTH * before
 
 
+def _solved(trial: Trial, row: Row) -> list[int]:
+    return [sum(is_solved(trial, run) for run in runs) for runs in (row.first, row.second)]
+
+
 def _fisher(trial: Trial, row: Row) -> float:
-    counts = [sum(is_solved(trial, run) for run in runs) for runs in (row.first, row.second)]
-    table = [[n, len(runs) - n] for n, runs in zip(counts, (row.first, row.second), strict=True)]
+    table = [[n, len(runs) - n] for n, runs in zip(_solved(trial, row), (row.first, row.second), strict=True)]
     p: Any = fisher_exact(table)[1]
     return float(p)
 
 
-def _verdict(row: Row, p: tuple[float, float] | None) -> str:
+def _verdict(trial: Trial, row: Row, p: tuple[float, float] | None) -> str:
     """What is shown: whether the second arm solves the task more often or ends better, or the first does."""
     if p is None:
         return ""
-    if min(p) >= LEVEL:
-        return "no difference shown"
-    return "better" if is_better(row.second, row.first, row.task) else "worse"
+    first, second = _solved(trial, row)
+    signs = (second > first, is_better(row.second, row.first, row.task))
+    shown = {sign for sign, value in zip(signs, p, strict=True) if value < LEVEL}
+    if len(shown) == 2:
+        return "solves more, ends worse" if signs[0] else "solves less, ends better"
+    return {True: "better", False: "worse"}[shown.pop()] if shown else "no difference shown"
 
 
 def _list(names: Sequence[str]) -> str:

@@ -149,7 +149,7 @@ def _describe(
                 "network": {"units": units, "k": k},
                 "task": {"task": title},
                 "training": {"epochs": epochs, "chunk": chunk},
-                "flossing": {"condition": "none" if flossing is None else _condition(schedule, epochs)},
+                "flossing": {"condition": "none" if flossing is None else _condition(schedule)},
                 "seeds": seeds,
                 "settings": settings,
                 "dtype": str(parameters[0].dtype) if parameters else "float32",
@@ -159,15 +159,14 @@ def _describe(
         raise ValueError(explain_invalid(error)) from None
 
 
-def _condition(schedule: Schedule, epochs: int) -> Condition:
-    """When a schedule flosses; a rule counts as adaptive."""
-    before, in_total = (guaranteed_epochs(schedule, 0, last) for last in (1, epochs))
-    if in_total > before:
+def _condition(schedule: Schedule) -> Condition:
+    """When a schedule flosses, whatever the length of training; a rule counts as adaptive."""
+    before, later = guaranteed_epochs(schedule, 0, 1), schedule.next_query(1)
+    if later is None:
+        return "before" if before else "none"
+    if guaranteed_epochs(schedule, 1, later):
         return "before_and_during" if before else "during"
-    later = schedule.next_query(1)
-    if later is not None and later <= epochs:
-        return "adaptive"
-    return "before" if before else "none"
+    return "adaptive"
 
 
 def _last_state(directory: RunDirectory, experiment: Experiment) -> TrainingState:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from flossing import Spectrum, cells, losses, lyapunov_spectrum, schedules
 from flossing._arguments import check_integer, default_transient
+from flossing._tangent.coordinates import Coordinates
 from flossing._training.epoch import Flossing
 from flossing._types import RandomKey
 from flossing_lab.own.config import OwnConfig
@@ -31,9 +32,18 @@ def check(config: OwnConfig, *, here: bool = True):
     steps = named.check_fit(task, model, config.task.task, config.network.cell)
     if config.flossing.window is not None:
         check_integer("window", config.flossing.window, least=2, most=steps, note=f" (the task has {steps} steps)")
-    size = sum(leaf.size for leaf in jax.tree_util.tree_leaves(model.zeros()))
+    size = _coordinates_of(model)
     if config.k > size:
         raise ValueError(f"k must be at most the {size} coordinates of the state, got k={config.k}")
+
+
+def state_size(config: OwnConfig) -> int:
+    """The number of coordinates of the state, which may be more than one for each unit."""
+    return _coordinates_of(draw_model(config))
+
+
+def _coordinates_of(model: cells.Network) -> int:
+    return Coordinates(model.zeros()).size
 
 
 def make_task(config: OwnConfig) -> Any:

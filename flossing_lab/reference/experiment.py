@@ -235,6 +235,11 @@ def driven_system(model: ReferenceModel, config: Config, trials: int = 1) -> dic
     return {"model": model, "inputs": inputs, "state": first_state(model), "step": step}
 
 
+def state_size(config: Config) -> int:
+    """The number of coordinates of the state."""
+    return config.network.units
+
+
 def measure_spectrum(model: ReferenceModel, config: Config, k: int | None = None) -> Spectrum:
     """The first `k` exponents over a whole sequence of the task, after a transient of 10 steps plus a tenth of it."""
     _, _, input_key, basis_key = _streams(config)

@@ -108,7 +108,8 @@
   // Within less than a decade, a logarithmic axis may have no tick.
   function lossAxis(lines) {
     const values = lines.flatMap(({ loss }) => loss.y).filter((value) => value > 0);
-    const isNarrow = Math.max(...values) < 5 * Math.min(...values);
+    const largest = values.reduce((a, b) => Math.max(a, b), 0);
+    const isNarrow = largest < 5 * values.reduce((a, b) => Math.min(a, b), Infinity);
     return isNarrow ? axis("loss", { tickformat: "~g" }) : logarithmic("loss", { dtick: "D2" });
   }
 

@@ -41,8 +41,9 @@ def list_problems(runs: Sequence[Run], damaged: Sequence[tuple[str, str]]) -> tu
         if "error" in run.info:
             troubles.append((str(run.directory.path), f"{run.status}: {run.info['error']}"))
         for note in run.info.get("halvings") or []:
-            text = "continued with a step size of {learning_rate} after training epoch {epoch}: {reason}"
-            troubles.append((str(run.directory.path), text.format(**note)))
+            rate, epoch, reason = (note.get(key, "?") for key in ("learning_rate", "epoch", "reason"))
+            text = f"continued with a step size of {rate} after training epoch {epoch}: {reason}"
+            troubles.append((str(run.directory.path), text))
     return troubles[:MOST_TROUBLES], max(0, len(troubles) - MOST_TROUBLES)
 
 

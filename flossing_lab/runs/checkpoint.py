@@ -65,17 +65,26 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint):
 def newest_checkpoint(folder: Path, like: TrainingState) -> Checkpoint | None:
     """Return the newest readable checkpoint in `folder`, or None. Damaged checkpoints are logged.
 
-    `like` is the state of a new run of the same configuration.
+    `like` is the state of a new run of the same configuration. Raises ValueError if the newest is not of such a state.
     """
     for path in sorted(folder.glob("*.eqx"), reverse=True):
         try:
-            return _read(path, like)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            header, arrays = _read(path)
+        except (OSError, ValueError, KeyError, TypeError) as error:
             _log.warning("checkpoint %s is damaged and passed over (%s)", path, str(error).splitlines()[0])
+            continue
+        try:
+            return _restored(header, arrays, like)
+        except Exception as error:  # Equinox and NumPy raise many kinds
+            raise ValueError(
+                f"out must hold a run of this model, got {str(folder.parent)!r}, whose arrays are those of another "
+                f"({str(error).splitlines()[0]}); overwrite replaces it"
+            ) from error
     return None
 
 
-def _read(path: Path, like: TrainingState) -> Checkpoint:
+def _read(path: Path) -> tuple[dict[str, Any], bytes]:
+    """The header and the arrays of a checkpoint; an exception if it is damaged."""
     digest, _, content = path.read_bytes().partition(b"\n")
     if digest != _digest(content):
         raise ValueError("its content does not match its digest")
@@ -85,6 +94,10 @@ def _read(path: Path, like: TrainingState) -> Checkpoint:
         raise ValueError(f"its format is {header['format']}, this version reads {FORMAT}")
     if header["format"] == 1:
         header |= {name: header[first] for name, first in _FORMAT_1_NAMES.items()}
+    return header, arrays
+
+
+def _restored(header: Mapping[str, Any], arrays: bytes, like: TrainingState) -> Checkpoint:
     measures = {name: np.zeros(shape, np.dtype(kind)) for name, (kind, shape) in header["measures"].items()}
     trees, measures = eqx.tree_deserialise_leaves(io.BytesIO(arrays), (_trees(like), measures))
     model, opt_state, flossing = trees
@@ -115,6 +128,8 @@ def parameters_of(model: Any) -> dict[str, np.ndarray]:
 def with_parameters(model: Model, parameters: Mapping[str, np.ndarray]) -> Model:
     """`model` with the arrays of `parameters`; ValueError if one is missing or of another shape."""
 
+    arrays, rest = eqx.partition(model, eqx.is_array)
+
     def stored(path, leaf):
         array = parameters.get(array_name(path))
         if array is None or array.shape != leaf.shape:
@@ -122,4 +137,4 @@ def with_parameters(model: Model, parameters: Mapping[str, np.ndarray]) -> Model
             raise ValueError(f"parameters.npz must hold {array_name(path)} of shape {leaf.shape}, got {found}")
         return jnp.asarray(array, leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(stored, model)
+    return eqx.combine(jax.tree_util.tree_map_with_path(stored, arrays), rest)

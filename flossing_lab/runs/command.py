@@ -1,7 +1,10 @@
 """The command of an experiment: its arguments, made from its configuration, and a run with its progress on screen."""
 
+import functools
+import itertools
 import types
-from collections.abc import Mapping
+import typing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
@@ -19,7 +22,32 @@ if TYPE_CHECKING:
 
 def arguments_of(config: type[RunConfig]) -> Any:
     """The type from which tyro reads a configuration: one flag for each field."""
-    return tyro.conf.OmitArgPrefixes[_unchecked(config, config.argument_notes)]
+    return tyro.conf.OmitArgPrefixes[_arguments(config)]
+
+
+@functools.cache
+def _arguments(config: type[RunConfig]) -> type[BaseModel]:
+    return _unchecked(config, config.argument_notes)
+
+
+def resuming(command: type, words: Sequence[str]) -> Any:
+    """The command with the stored settings of the run that `words` resume as its defaults; None if they resume none.
+
+    So a flag that is given is known by its value, also where it has the usual one.
+    """
+    resumed = [path for word, path in itertools.pairwise([*words, ""]) if word == "--resume"]
+    resumed += [word.removeprefix("--resume=") for word in words if word.startswith("--resume=")]
+    if not resumed:
+        return None
+    from flossing_lab.runs.directory import RunDirectory
+
+    try:
+        config = RunDirectory(Path(resumed[-1])).config
+    except (ValueError, OSError):
+        return None  # the command says what is wrong with it
+    arguments = _arguments(type(config))
+    fits = typing.get_type_hints(command)["config"] is arguments
+    return command(config=arguments.model_validate(config.model_dump())) if fits else None
 
 
 def checked(config: type[RunConfig], arguments: BaseModel) -> RunConfig:
@@ -48,6 +76,8 @@ def train(
     from flossing_lab.runs.run import run
 
     config = checked(kind, arguments)
+    if seed is not None and resume is not None:
+        raise ValueError(f"seed must be left out with resume, which continues the stored run, got seed={seed}")
     if seed is not None:
         given = [name for name in kind().differences(config) if name in config.model_dump()["seeds"]]
         if given:
@@ -77,11 +107,11 @@ def train(
 
 
 def _resumed(stored: RunConfig, given: RunConfig) -> RunConfig:
-    """The stored configuration with what a resumed run may change: more epochs, and safety fields that are given."""
-    changed = {name: ours for name, (_, ours) in type(given)().differences(given).items()}
+    """The stored configuration with what a resumed run may change: more epochs, and safety fields."""
+    changed = {name: ours for name, (_, ours) in stored.differences(given).items()}
     epochs = changed.pop("epochs", stored.training.epochs)
-    if others := [name for name, value in changed.items() if stored.values()[name] != value]:
-        name = others[0]
+    if changed:
+        name = next(iter(changed))
         raise ValueError(
             f"{name} must be left out with resume, which continues the stored run, got {name}={changed[name]!r}; that "
             f"run has {name}={stored.values()[name]!r}"
@@ -90,9 +120,7 @@ def _resumed(stored: RunConfig, given: RunConfig) -> RunConfig:
         raise ValueError(f"epochs must be at least the {stored.training.epochs} of the run, got epochs={epochs}")
     if epochs > stored.training.epochs and (reason := stored.keeps_its_length):
         raise ValueError(f"epochs must be the {stored.training.epochs} of the run, {reason}, got epochs={epochs}")
-    usual = type(given.safety)()
-    wanted = {name: value for name, value in given.safety if name != "folder" and value != getattr(usual, name)}
-    safety = stored.safety.model_copy(update=wanted)
+    safety = stored.safety.model_copy(update={name: value for name, value in given.safety if name != "folder"})
     return stored.with_values(epochs=epochs).model_copy(update={"safety": safety})
 
 

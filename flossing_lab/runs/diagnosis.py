@@ -14,7 +14,7 @@ from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.experiment import experiment_module
 from flossing_lab.runs.plotting import check_plot, save_figure
-from flossing_lab.runs.run import configure_dtype, load_model
+from flossing_lab.runs.run import configure_dtype, drawn, load_model
 from flossing_lab.runs.spectrum import check_channels, load_cell, read_inputs
 
 TRIALS = 8
@@ -27,7 +27,7 @@ def diagnose_run(config: RunConfig, source: Path | None, horizon: int | None, pl
     config = config if source is None else RunDirectory(source).config
     configure_dtype(config.dtype)
     module: Any = experiment_module(config)
-    model = module.build(config).model if source is None else load_model(RunDirectory(source))
+    model = drawn(config) if source is None else load_model(RunDirectory(source))
     driven_system = getattr(module, "driven_system", None)
     if driven_system is None:
         raise ValueError(f"run must be one of the experiments reference and own, got one of {config.experiment!r}")

@@ -94,6 +94,10 @@ class ExperimentModule(Builder, Protocol):
         """The model before training."""
         ...
 
+    def state_size(self, config: Any) -> int:
+        """N, the number of coordinates of the state."""
+        ...
+
 
 def experiment_module(config: RunConfig) -> ExperimentModule:
     """The module of the experiment that `config` belongs to."""

@@ -57,11 +57,13 @@ def as_exponents(values: list) -> np.ndarray:
 
 
 def running_mean(epochs: np.ndarray, values: np.ndarray, width: int = 25) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over the last `width` epochs, fewer at the start."""
-    total = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    """Mean over the last `width` epochs, fewer at the start, without NaN; NaN where there is nothing else."""
+    known = ~np.isnan(values)
+    total, count = (np.concatenate([[0.0], np.cumsum(x, dtype=float)]) for x in (np.where(known, values, 0), known))
     stop = np.arange(1, len(values) + 1)
     start = np.maximum(stop - width, 0)
-    return epochs, (total[stop] - total[start]) / (stop - start)
+    number = count[stop] - count[start]
+    return epochs, np.where(number > 0, (total[stop] - total[start]) / np.maximum(number, 1), np.nan)
 
 
 def first_reaching(epochs: np.ndarray, values: np.ndarray, level: float, width: int = 25) -> float | None:

@@ -123,7 +123,8 @@ class Recorder:
         # A session that lost epochs since its last checkpoint counts in one sum and not in the other.
         self.info["compile_seconds"] = round(min(compile_seconds() - self.compiled, seconds), 3)
         # Medians over the chunks of this session, so that the chunk that compiles has no weight.
-        self.info["seconds_per_epoch"] = {kind: float(np.median(each)) for kind, each in self.paces.items()}
+        paces = {kind: float(np.median(each)) for kind, each in self.paces.items()}
+        self.info["seconds_per_epoch"] = self.info.get("seconds_per_epoch", {}) | paces
         # A full disk makes these writes fail, too. The error that stopped the run must still reach the user.
         try:
             self.directory.write_info(self.info)

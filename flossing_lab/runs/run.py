@@ -85,15 +85,22 @@ def _check_same(directory: RunDirectory, config: RunConfig, lengthen: bool):
     before, now = differences.get("epochs", (0, 0))
     if lengthen and now > before and (reason := config.keeps_its_length):
         raise ValueError(f"epochs must be the {before} of the run, {reason}, got epochs={now}")
+    longer = ", and resume lengthens it" if now > before and set(differences) == {"epochs"} else ""
     if lengthen and now > before:
         differences.pop("epochs")
     if differences:
-        longer = ", and resume lengthens it" if now > before and len(differences) == 1 else ""
         listed = ", ".join(f"{name}={theirs!r} (not {ours!r})" for name, (theirs, ours) in differences.items())
         raise ValueError(
             f"out must not hold a run of another configuration, got {str(directory.path)!r}, which has {listed}; "
             f"overwrite replaces it{longer}"
         )
+
+
+def drawn(config: RunConfig) -> Any:
+    """A freshly drawn model of an experiment."""
+    module = experiment_module(config)
+    module.check(config)
+    return module.draw_model(config)
 
 
 def load_model(directory: RunDirectory) -> Any:

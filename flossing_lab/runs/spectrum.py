@@ -17,7 +17,7 @@ from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.experiment import experiment_module
 from flossing_lab.runs.plotting import check_plot, draw_spectrum, save_figure
-from flossing_lab.runs.run import configure_dtype, load_model
+from flossing_lab.runs.run import configure_dtype, drawn, load_model
 
 _FLAGS = {"source": "weights", "name": "module", "kind": "cell"}
 """The flags of the arguments of `from_weights`."""
@@ -31,10 +31,10 @@ def show_spectrum(
     config = config if source is None else RunDirectory(source).config
     configure_dtype(config.dtype)
     module = experiment_module(config)
-    model = module.build(config).model if source is None else load_model(RunDirectory(source))
-    units = config.network.units
-    first = units if first is None else first
-    check_integer("first", first, least=1, most=units, note=f" (the network has {units} units)")
+    model = drawn(config) if source is None else load_model(RunDirectory(source))
+    size = module.state_size(config)
+    first = size if first is None else first
+    check_integer("first", first, least=1, most=size, note=f" (the state has {size} coordinates)")
     spectrum = module.measure_spectrum(model, config, first)
     exponents = np.asarray(spectrum.exponents)
     title = "freshly drawn network" if source is None else str(source)
@@ -42,8 +42,7 @@ def show_spectrum(
     console.print(f"Lyapunov exponents, {title}", style="italic", highlight=False, markup=False)
     console.print(spectrum.table(), highlight=False, markup=False, soft_wrap=True)
     console.print(
-        f"{len(exponents)} of {config.network.units}, per step, natural logarithm, {_errors(averaged)}; driven by "
-        f"{config.driven_by}, "
+        f"{len(exponents)} of {size}, per step, natural logarithm, {_errors(averaged)}; driven by {config.driven_by}, "
         f"averaged over {averaged} of {steps} steps, {config.dtype}",
         highlight=False,
     )

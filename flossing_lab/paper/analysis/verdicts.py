@@ -57,14 +57,14 @@ Cases = Sequence[tuple[ArrayLike, ArrayLike]]
 
 
 def compare_each(claim: str, found: str, cases: Cases, *, more: bool = True) -> Claim:
-    """Whether it is so in every case: holds if it holds in each, fails if it fails in one (p adjusted after Holm)."""
+    """Whether the claim is true in every case: holds if it holds in each, fails if it fails in one (p after Holm)."""
     claims = [compare(claim, "", *case, more=more) for case in cases]
     p = holm([signed_rank(_differences(*case)) for case in cases])
     verdicts: list[Verdict] = [
         each.verdict if value < LEVEL else UNDECIDED for each, value in zip(claims, p, strict=True)
     ]
     listed = ", ".join(f"{value:.2g}" for value in p)
-    return Claim(claim, f"{found} p (Holm): {listed}.", claims[0].n, all_of(verdicts))
+    return Claim(claim, f"{found} p (Holm): {listed}.", min(each.n for each in claims), all_of(verdicts))
 
 
 def correlates(claim: str, found: str, x: np.ndarray, y: np.ndarray) -> Claim:
