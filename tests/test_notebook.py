@@ -170,3 +170,24 @@ def test_a_fingerprint_is_the_same_in_every_process():
     code += "print(f(optax.adam(1e-2), lambda x: x + 1, {1, 2}), f(optax.adam(1e-3), lambda x: x + 1, {1, 2}))"
     found = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(2)]
     assert found[0] == found[1] and len(set(found[0].split())) == 2
+
+
+def test_a_run_of_another_model_is_refused_and_kept(network, tmp_path):
+    arguments = ARGUMENTS | {"out": tmp_path / "run"}
+    notebook.train(network, epochs=6, **arguments)
+    wider = fl.cells.Network(fl.cells.VanillaRNN(7, key=jax.random.key(0)), outputs=1, key=jax.random.key(1))
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.npz")}
+    with (
+        pytest.warns(UserWarning, match="out should hold a run of the same code"),
+        pytest.raises(ValueError, match="out must hold a run of this model, got .*; overwrite replaces it"),
+    ):
+        notebook.train(wider, epochs=9, **arguments)
+    assert before and {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.npz")} == before
+
+
+def test_blocks_that_begin_after_the_first_part_do_not_make_another_run(network, flossing, tmp_path):
+    schedule = fl.schedules.interflossing(2, every=6, blocks=None)
+    arguments = ARGUMENTS | {"flossing": flossing, "schedule": schedule, "out": tmp_path / "run"}
+    assert notebook.train(network, epochs=4, **arguments).flossing_epoch == 0
+    assert notebook.train(network, epochs=9, **arguments).flossing_epoch == 2
+    assert RunDirectory(tmp_path / "run").config.condition == "during"

@@ -200,3 +200,43 @@ def test_measuring_takes_no_step_of_a_spectral_norm():
 def test_arguments_of_another_kind(call, message):
     with pytest.raises(ValueError, match=message):
         call(nn.GRU(2, 4), torch.randn(12, 2))
+
+
+def test_an_optimiser_that_holds_some_parameters_flosses_these_alone():
+    torch.manual_seed(0)
+    model, sequence = nn.RNN(2, 6), torch.randn(12, 2)
+    held = lambda parameters: torch.optim.SGD(parameters[1:2], lr=1e-9)  # noqa: E731
+    history = flt.floss(model, sequence, k=3, epochs=4, loss=flt.losses.exponents, optimiser=held, report=False)
+    assert all(p.grad is None for p in model.parameters())
+    torch.testing.assert_close(history.gradient_norm, history.gradient_norm[:1].expand(4), rtol=1e-3, atol=0)
+
+
+def test_a_complex_cell_is_refused_at_the_start():
+    class Rotation(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.phase = nn.Parameter(torch.ones(3, dtype=torch.complex64))
+
+        def forward(self, input, state):
+            return self.phase * state + input
+
+    model = Rotation()
+    with pytest.raises(ValueError, match="recurrent must have real parameters, got complex ones: call floss"):
+        flt.Flosser(model, recurrent=model, **QUICK)
+
+
+def test_states_of_a_loss():
+    """None for the inputs of an autonomous batch; refused with lengths, whose padding would count."""
+    seen = []
+    options = {
+        "k": 2,
+        "epochs": 1,
+        "report": False,
+        "loss": lambda m: seen.append(m.states().shape) or m.exponents.sum(),
+    }
+    weights = torch.randn(4, 4, requires_grad=True)
+    step = lambda h, _: torch.tanh(h @ weights.T)  # noqa: E731
+    flt.floss(step, None, state=torch.randn(3, 4), batched=True, window=5, parameters=[weights], **options)
+    assert seen == [(3, 5, 4)]
+    with pytest.raises(ValueError, match="states must be of sequences of one length, got a batch with lengths"):
+        flt.floss(nn.RNN(2, 4, batch_first=True), torch.randn(2, 20, 2), lengths=[20, 12], **options)

@@ -12,7 +12,7 @@ from flossing_lab.report.details import MOST_RUNS
 from flossing_lab.report.page import collect, write_report
 from flossing_lab.report.runs import quartiles, read_runs
 from flossing_lab.runs.directory import RunDirectory
-from flossing_lab.runs.plotting import COLOURS, LABELS
+from flossing_lab.runs.plotting import COLOURS, LABELS, first_reaching, running_mean
 from flossing_lab.sweeps.collection import write_sweep
 
 TINY = Config().with_values(
@@ -331,3 +331,12 @@ def test_of_many_runs_those_near_the_median_are_shown(sweep):
     distance = np.abs(finals - np.median(finals))
     assert distance[seed - 1] == distance.min()
     assert page["detailed"][-1].startswith("delay 11, flossing before and during")
+
+
+def test_a_mean_over_epochs_leaves_out_nan():
+    epochs, values = np.arange(1, 101), np.ones(100)
+    values[9] = np.nan
+    smooth = running_mean(epochs, values, width=5)[1]
+    np.testing.assert_array_equal(smooth, 1)
+    assert first_reaching(epochs, values, 0.95) == 25
+    assert np.isnan(running_mean(epochs[:2], np.full(2, np.nan))[1]).all()

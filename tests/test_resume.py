@@ -11,6 +11,7 @@ import pytest
 
 from flossing._training.train import init_training
 from flossing_lab.reference import experiment as reference
+from flossing_lab.reference.config import Config
 from flossing_lab.runs.checkpoint import newest_checkpoint
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.run import run
@@ -272,6 +273,10 @@ def test_resume_on_the_command_line(tmp_path):
     assert (safety.halvings, safety.checkpoint_every) == (3, 50)  # as stored, unless given
     assert directory.info["status"] == "finished"
     assert directory.config.training.epochs == 12
+    usual = command_here("train", "--resume", "run", "--halvings", "0", "--epochs", "13", cwd=tmp_path)
+    assert usual.returncode == 0 and directory.config.safety.halvings == 0, usual.stderr  # the default, but given
+    other = command_here("train", "--resume", "run", "--delay", str(Config().task.delay), cwd=tmp_path)
+    assert other.returncode == 2 and "delay must be left out with resume" in other.stderr
     both = command_here("train", "--resume", "run", "--out", "other", cwd=tmp_path)
     assert both.returncode == 2
     assert both.stderr.startswith("flossing: out and overwrite must be left out with resume")

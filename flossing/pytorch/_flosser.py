@@ -319,6 +319,8 @@ class Flosser:
             self._floss(record, due)
         if due:
             send(self.parameters)
+        elif is_first() and not math.isfinite(reach := self._scalars["flossing/reach"]):
+            warn(lost_reach_message(reach))
         return due
 
     def _shapes(self) -> list[tuple[int, ...]]:
@@ -342,8 +344,6 @@ class Flosser:
                 reach = layer_reach(*arguments)
             else:
                 reach = cell_reach(*arguments, torch.Generator().manual_seed(self.seed + self.steps))
-        if not math.isfinite(reach):
-            warn(lost_reach_message(reach))
         self._scalars["flossing/reach"] = reach
         return {"reach": reach}
 
