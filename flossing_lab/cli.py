@@ -154,7 +154,7 @@ class Demo:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Write one self-contained HTML page that shows runs, a comparison or a sweep; it opens offline."""
+    """Write one self-contained HTML page that shows runs, a demo or a sweep; it opens offline."""
 
     directories: Annotated[
         tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PATH ...", help_behavior_hint="")
@@ -194,7 +194,7 @@ def _parse(arguments: Sequence[str] | None) -> Any:
         words = ["train", "own", "--task", *words[1:]]  # a class of one's own, mine.py:MyTask
     try:
         with contextlib.redirect_stderr(output):
-            # `train` alone takes the arguments of the first experiment, which tyro's subcommands cannot express.
+            # `train` alone takes the arguments of the reference experiment, which tyro's subcommands cannot express.
             named = _names_experiment(words)
             command = command_class(words[1] if named else DEFAULT_EXPERIMENT)
             default = resuming(command, words) if words[0] == "train" else None

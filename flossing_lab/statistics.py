@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binom, binomtest, rankdata, spearmanr
+from scipy.stats import binom, binomtest, norm, rankdata, spearmanr
 
 LEVEL = 0.05
 """A difference counts as shown below this p value."""
@@ -15,7 +15,7 @@ LEVEL = 0.05
 EXACT = 8
 """The largest number of pairs whose rank correlation is tested over all their orders."""
 
-Z = 1.959964
+Z = float(norm.ppf(0.975))
 """The 97.5 % quantile of the normal distribution."""
 
 
@@ -60,9 +60,8 @@ def pair(found: Sequence[tuple[bool, bool]]) -> Paired:
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """The 95 % interval of a rate (Wilson 1927)."""
-    rate, z2 = successes / n, Z**2 / n
-    centre, half = rate + z2 / 2, Z * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n))
-    return max(0.0, (centre - half) / (1 + z2)), min(1.0, (centre + half) / (1 + z2))
+    found: Any = binomtest(successes, n).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -280,7 +280,7 @@ def test_numbers_of_finished_runs_become_a_table(finished, tmp_path):
     assert row["outliers"]["sd"] == pytest.approx(test["outliers_sd"][-1])
     assert row["plateau_end"] is None
     table = (tmp_path / "data" / "balance.txt").read_text("utf-8")
-    assert table.startswith("| | S = 2 |")
+    assert table.startswith("|  | S = 2 |")
     assert f"| mean of the outliers | {test['outliers'][-1].mean():#.3g}"[:30] in (table.replace("−", "-"))
     assert (tmp_path / "data" / "balance-2.png").is_file()
     balance_table.main(finished.path, tmp_path / "steps", by="dt")

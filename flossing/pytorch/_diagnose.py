@@ -33,13 +33,14 @@ def diagnose(
     horizon: int,
     state: Any = None,
     step: Callable | None = None,
-    seed: int = 0,
+    generator: torch.Generator | None = None,
     cost: bool = True,
 ) -> Diagnosis:
     """Say what a network needs to learn over `horizon` steps: do gradients reach back, are inputs written, what to do.
 
     **Arguments:** `model`, `state`, `step` as in [`lyapunov_spectrum`][flossing.pytorch.lyapunov_spectrum]; `inputs`,
-    one sequence (T, S), and the others as in [`flossing.diagnose`][]. The cost is measured on a copy of a module; that
+    one sequence (T, S), and the others as in [`flossing.diagnose`][]. `generator` draws the loss and the order of the
+    inputs, by default one with seed 0. The cost is measured on a copy of a module; that
     of a step that is a function is not measured.
 
     **Returns:** a [`Diagnosis`][flossing.Diagnosis].
@@ -58,7 +59,8 @@ def diagnose(
     size, length, channels = system.size, system.length, channels_of(system)
     if length <= horizon:
         raise ValueError(f"inputs must be longer than the horizon of {horizon} steps, got {length} steps")
-    draws, options = torch.Generator().manual_seed(seed), {"state": state, "step": step}
+    draws = torch.Generator().manual_seed(0) if generator is None else generator
+    options = {"state": state, "step": step}
     k, window = settings_for(size, channels, horizon, length)
     with torch.no_grad():
         spectrum = lyapunov_spectrum(model, inputs, k=min(size, MOST), **options)

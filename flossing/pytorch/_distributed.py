@@ -1,4 +1,4 @@
-"""What the processes of `torch.distributed` agree on; with a single process, nothing is to be done."""
+"""What the processes of `torch.distributed` agree on; with a single process, these functions do nothing."""
 
 from collections.abc import Callable
 

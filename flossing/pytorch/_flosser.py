@@ -153,6 +153,7 @@ class Flosser:
         what the recurrent module was just given: a scalar whose gradient reaches the flossed parameters. In all other
         steps it is zero and costs nothing. Value and gradient are computed in this call. If all sequences of the batch
         are shorter than the window, it warns and returns zero. If you accumulate gradients, scale it like your loss.
+        It uses QR after every step unless `interval` is a number; `loss`, `clip` and `project` do not apply to it.
 
         Raises ValueError without a `term`, if called before the forward pass, and after 20 batches in a row that are
         too short; FloatingPointError if the term or its gradient is not finite.

@@ -87,6 +87,8 @@ def open_gates(
         )
     if recurrent not in (None, "orthogonal"):
         raise ValueError(f"recurrent must be 'orthogonal' or None, got recurrent={recurrent!r}")
+    if input_scale is not None:
+        check_positive("input_scale", input_scale)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     signs = {"gru": (1, -1, None), "lstm": (1, -1, None, 1)}[gated.kind.name]
     for index, (weight_ih, weight_hh, bias_ih, bias_hh) in enumerate(gated.layers):

@@ -37,7 +37,7 @@ LEAST_SIZE = 128
 """The least number of steps that a program is compiled for."""
 
 LARGE = 2**17
-"""The numbers in the tangents of a step, of all sequences together, from which on shorter arrays are compiled."""
+"""If the tangents of a step hold more numbers than this, over all sequences, programs may have LEAST_SIZE / 8 steps."""
 
 
 class Span(NamedTuple):

@@ -1,7 +1,7 @@
 """What the last training step gave to a recurrent module, and the gradient that came back: recorded by hooks.
 
 A layer of torch takes whole sequences, and hooks see the gradient that the loss puts on each of its outputs. A cell is
-called once per step; its inputs and its first state are recorded, and that a gradient came back.
+called once per step; its hook records the inputs, the first state, and whether a gradient came back.
 """
 
 import functools

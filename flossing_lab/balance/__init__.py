@@ -1,1 +1,1 @@
-"""The second experiment: networks of rectified units that balance themselves while they learn to track signals."""
+"""The balance experiment: networks of rectified units that balance themselves while they learn to track signals."""

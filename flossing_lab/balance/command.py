@@ -1,4 +1,4 @@
-"""`flossing train balance`: run the second experiment."""
+"""`flossing train balance`: a network that balances itself."""
 
 import dataclasses
 from pathlib import Path
@@ -10,7 +10,7 @@ from flossing_lab.runs.command import OWN_DEFAULT, arguments_of, say, train
 
 @dataclasses.dataclass(frozen=True)
 class TrainBalance:
-    """Run the second experiment: a network that balances itself as it learns to track signals.
+    """Train a network that balances itself as it learns to track signals.
 
     N noisy rectified units inhibit one another. S readouts learn to reproduce S Ornstein-Uhlenbeck signals without
     delay. Training tightens the balance: the mean coupling grows severalfold, and S eigenvalues move far to the left of

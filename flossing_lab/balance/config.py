@@ -1,4 +1,4 @@
-"""The configuration of the second experiment: networks that balance themselves.
+"""The configuration of the balance experiment: networks that balance themselves.
 
 The defaults are those of the released code.
 """
@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from flossing_lab.runs.config import (
     Count,
-    CountOrNone,
+    CountOrZero,
     Fraction,
     PositiveReal,
     Real,
@@ -113,15 +113,14 @@ class BalanceSeedConfig(Section):
 
 
 class BalanceSafetyConfig(SafetyConfig):
-    """As in the first experiment, with fewer snapshots, since runs are longer. These settings never change a successful
-    run."""
+    """As in the reference experiment, with fewer snapshots, since runs are longer; no effect on a successful run."""
 
-    snapshots_every: CountOrNone = 1000
+    snapshots_every: CountOrZero = 1000
     """Training epochs between snapshots of the parameters, from which the film is made; 0 for none."""
 
 
 class BalanceConfig(RunConfig):
-    """One run of the second experiment, networks that balance themselves; the defaults are the released example."""
+    """One run of the balance experiment; the defaults are the released example."""
 
     network: BalanceNetworkConfig = BalanceNetworkConfig()
     task: BalanceTaskConfig = BalanceTaskConfig()

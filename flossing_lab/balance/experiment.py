@@ -1,4 +1,4 @@
-"""The second experiment: a network of noisy rectified units that learns to track signals, and balances itself."""
+"""The balance experiment: a network of noisy rectified units that learns to track signals, and balances itself."""
 
 import dataclasses
 import functools

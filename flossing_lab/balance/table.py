@@ -1,4 +1,4 @@
-"""The results of the second experiment: `python -m flossing_lab.balance.table RUNS docs/data`.
+"""The results of the balance experiment: `python -m flossing_lab.balance.table RUNS docs/data`.
 
 RUNS is the directory of a sweep of balance runs that differ in the number of signals and in their seeds. This writes
 `balance.json`, the numbers of each run; `balance.txt`, the table that docs/balance.md shows; and, for each number of
@@ -18,6 +18,7 @@ import tyro
 from PIL import Image
 
 from flossing_lab.balance.config import BalanceConfig
+from flossing_lab.runs import tables
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.files import write_atomically, write_json
 from flossing_lab.sweeps.collection import find_runs
@@ -118,15 +119,12 @@ def shrink(run: RunDirectory) -> bytes:
 def tabulate(runs: Sequence[Row], by: Axis = "signals") -> str:
     """The table in Markdown: median and range over seeds, one column for each value of the axis."""
     groups = {value: [run for run in runs if run[by] == value] for value in sorted({run[by] for run in runs})}
-    head = [HEADS[by].format(value) for value in groups]
-    lines = [f"| | {' | '.join(head)} |", f"|---|{'---|' * len(head)}"]
+    rows = [("", *(HEADS[by].format(value) for value in groups))]
     for name, measure in (MEASURES if by == "signals" else MEASURES_BY_STEP).items():
-        cells = [_spread([measure(run) for run in group]) for group in groups.values()]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        rows.append((name, *(_spread([measure(run) for run in group]) for group in groups.values())))
     counts = {f"{len(g)} run{'s'[: len(g) - 1]} of {g[0]['epochs']:,} epochs" for g in groups.values()}
     shown = "Medians over runs, with their range; each" if max(map(len, groups.values())) > 1 else "Each"
-    lines += ["", f"{shown} column: {', '.join(sorted(counts))}."]
-    return "\n".join(lines) + "\n"
+    return f"{tables.markdown(rows)}\n\n{shown} column: {', '.join(sorted(counts))}.\n"
 
 
 def _spread(values: Sequence[Any]) -> str:

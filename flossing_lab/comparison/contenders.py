@@ -17,6 +17,7 @@ from flossing_lab.comparison.paired import is_solved
 from flossing_lab.comparison.protocol import Trial
 from flossing_lab.comparison.runs import solves_again
 from flossing_lab.comparison.sections import TrialTask
+from flossing_lab.runs import tables
 from flossing_lab.runs.plotting import COLOURS, DARK, remove_spines
 from flossing_lab.statistics import LEVEL, holm, rank_sum, wilson
 
@@ -35,13 +36,12 @@ class Contender(NamedTuple):
 
 def contenders(trial: Trial) -> list[Contender]:
     """All contenders in the order of the protocol."""
-    found, flosses = [], {name: arm.flosses for name, arm in trial.arms.items()}
+    found = []
     for network, kind in trial.networks.items():
         arms = kind.arms or tuple(trial.arms)
-        found += [
-            Contender(network, arm, f"{network}, {trial.label(arm)}" if len(arms) > 1 or flosses[arm] else network)
-            for arm in arms
-        ]
+        for arm in arms:
+            is_named = len(arms) > 1 or trial.arms[arm].flosses
+            found.append(Contender(network, arm, f"{network}, {trial.label(arm)}" if is_named else network))
     return found
 
 
@@ -120,12 +120,11 @@ def _of_task(trial: Trial, runs: Sequence[Run], name: str, task: TrialTask) -> s
                          _said(again, each, reference, adjusted.get(each), task)))  # fmt: skip
     head = ("contender", "draws that solve", "best draw again", f"median {task.measure}", "epochs", "seconds",
             f"against {reference.name}")  # fmt: skip
-    lines = [head, ["---"] * len(head), *rows]
     note = ""
     if shorter is not None:
         note = f"Only those whose best draw solves {trial.tasks[shorter].title} at least once."
         note += "\n\n" if reference in everyone or waits else f" {reference.name} is not among them.\n\n"
-    return f"### {task.title}\n\n{note}" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"### {task.title}\n\n{note}{tables.markdown([head, *rows])}"
 
 
 def _share(trial: Trial, drawn: Sequence[Run]) -> str:

@@ -95,7 +95,7 @@ def _pace(times: list[tuple[int, float]]) -> float:
 
 
 def check(trial: Trial, *, with_seconds: bool = True):
-    """Raise ValueError for a task or a cell that cannot be had, or does not fit; or for missing seconds."""
+    """Raise ValueError for a task or a cell that cannot be found or loaded, or does not fit; or for missing seconds."""
     tasks = {}
     for name, task in trial.tasks.items():
         with _of(f"tasks.{name}"):

@@ -1,4 +1,4 @@
-"""What else brings recurrent networks to long horizons: starts, cells and penalties that flossing is compared with.
+"""Other ways to train recurrent networks over long horizons: starts, cells and penalties to compare flossing with.
 
 Starts and cells are called as `make(units, inputs, key=key, **settings)`. A penalty is a term of the loss of training,
 `penalty(network, batch, task) -> scalar`, which a setting `weight` multiplies.

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from flossing_lab.runs.config import Count, CountOrNone, PositiveReal, Real, Section, Share
+from flossing_lab.runs.config import Count, CountOrZero, PositiveReal, Real, Section, Share
 
 
 class TrialSettings(Section):
@@ -20,7 +20,7 @@ class TrialSettings(Section):
     """Test sequences, where a task has no test set."""
     seed: Count = 1
     """Draws the settings."""
-    again: CountOrNone = 10
+    again: CountOrZero = 10
     """Seeds with which the best draw of each arm runs again."""
 
 
@@ -38,7 +38,7 @@ class TrialTask(Section):
     trivial: Real
     """The value without memory."""
     solved: Real
-    """The value from which on the task is solved."""
+    """The value at which the task counts as solved."""
     epochs: Count
     """Training epochs of an arm that flosses before training."""
     stop: PositiveReal | None = None
@@ -64,7 +64,7 @@ class TrialNetwork(Section):
     """The arms of this network; all by default."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Its arguments that do not vary."""
-    draws: CountOrNone = 0
+    draws: CountOrZero = 0
     """How many settings are drawn; without draws, the network is fixed, and runs with seeds alone."""
     vary: tuple[str, ...] = ()
     """The settings that are drawn; their ranges are in [draws], or in [ranges] of this network."""
@@ -75,7 +75,7 @@ class TrialNetwork(Section):
 class TrialArm(Section):
     """How networks are flossed, or kept near orthogonal; by default neither."""
 
-    before: CountOrNone = 0
+    before: CountOrZero = 0
     """Flossing epochs before training."""
     loss: Literal["default", "exponents", "memory"] = "default"
     """The loss of flossing."""
@@ -95,7 +95,7 @@ class TrialArm(Section):
     term_loss: Literal["default", "exponents", "memory"] = "exponents"
     """That loss."""
     term_every: Count = 5
-    """Training epochs from one with the term to the next."""
+    """Period of the term, in training epochs."""
     orthogonality: PositiveReal | None = None
     """The weight of ||J'J - I||^2 / N as a term of the loss of training, for cells with recurrent weights J. Its time,
     too short to be measured, is not counted."""

@@ -9,6 +9,7 @@ from flossing_lab.comparison.ended import count_solved, median, runs_of
 from flossing_lab.comparison.paired import is_solved
 from flossing_lab.comparison.protocol import Trial
 from flossing_lab.comparison.sections import TrialTask
+from flossing_lab.runs import tables
 from flossing_lab.statistics import wilson
 
 Run = dict[str, Any]
@@ -18,13 +19,12 @@ def markdown(trial: Trial, runs: Sequence[Run]) -> str:
     """One table per task; cells without runs are empty."""
     parts = []
     for name, task in trial.tasks.items():
-        rows = [("network", *map(trial.label, trial.arms)), ("---",) * (1 + len(trial.arms))]
+        rows = [("network", *map(trial.label, trial.arms))]
         for network in trial.networks:
             of = [runs_of(runs, name, network, arm, again=True) for arm in trial.arms]
             if any(of):
                 rows.append((network, *(_cell(trial, each, task) for each in of)))
-        table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-        parts.append(f"### {task.title}\n\n{_caption(task)}\n\n{table}")
+        parts.append(f"### {task.title}\n\n{_caption(task)}\n\n{tables.markdown(rows)}")
     return "\n\n".join(parts)
 
 

@@ -13,6 +13,7 @@ from flossing_lab.comparison.picture import draw
 from flossing_lab.comparison.protocol import Trial
 from flossing_lab.comparison.runs import best_runs, describe_results, read_runs
 from flossing_lab.comparison.sections import TrialTask
+from flossing_lab.runs import tables
 from flossing_lab.runs.files import write_atomically
 from flossing_lab.runs.plotting import save_figure
 from flossing_lab.statistics import LEVEL, Paired, holm, signed_rank
@@ -40,7 +41,7 @@ def _of_two_arms(trial: Trial, runs: Sequence[Run], *, named: bool) -> list[str]
     parts = [f"### All draws{which}", _summary(trial, runs), _by_task(trial, runs), _medians(trial, runs)]
     if any(run["seed"] for run in runs):
         head, rows, harm = best.table(trial, runs)
-        parts += [f"### The best draw of each arm, with other seeds{which}", _table(head, rows), harm]
+        parts += [f"### The best draw of each arm, with other seeds{which}", tables.markdown([head, *rows]), harm]
     return parts
 
 
@@ -102,7 +103,7 @@ def _summary(trial: Trial, runs: Sequence[Run]) -> str:
         if each.n
     ]
     labels = trial.label(first), trial.label(second)
-    return _table(("all tasks", *labels, "difference (95 %)", "p (McNemar)", "p (Holm)", labels[1]), rows)
+    return tables.markdown([("all tasks", *labels, "difference (95 %)", "p (McNemar)", "p (Holm)", labels[1]), *rows])
 
 
 def _by_task(trial: Trial, runs: Sequence[Run]) -> str:
@@ -128,7 +129,7 @@ def _per_task(trial: Trial, head: str, describe: Callable[[TrialTask], str], cel
     """A table with a row for each network and a column for each task with draws."""
     tasks = trial.drawn_tasks
     rows = [(network, *(cell(network, task) for task in tasks)) for network in trial.networks]
-    return _table((head, *(describe(trial.tasks[task]) for task in tasks)), rows)
+    return tables.markdown([(head, *(describe(trial.tasks[task]) for task in tasks)), *rows])
 
 
 def _medians_of(both: Sequence[tuple[Run, Run]], task: TrialTask) -> str:
@@ -148,8 +149,3 @@ def _missing(trial: Trial, runs: Sequence[Run]) -> str:
         return f"All {len(wanted)} runs are made."
     hours = len(missing) * statistics.mean(seconds) / 3600 if seconds else float("nan")
     return f"{len(missing)} of {len(wanted)} runs are missing, about {hours:.1f} core-hours."
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -11,6 +11,7 @@ import jax
 import optax
 
 import flossing as fl
+from flossing._training.train import measure_exponents
 from flossing_lab.comparison.forecast import evaluate
 from flossing_lab.comparison.sections import TrialArm
 from flossing_lab.runs.reach import Reach, blocks_below
@@ -160,13 +161,8 @@ def train_network(
 
 def _ends(flossing: fl.Flossing, network: Any) -> list[float]:
     # The first and the last of the flossed exponents, always along the same sequence.
-    exponents = _exponents(flossing, network)
+    exponents = measure_exponents(flossing, network, jax.random.key(0))
     return [_round(exponents[0]), _round(exponents[-1])]
-
-
-@eqx.filter_jit
-def _exponents(flossing, network):
-    return flossing.exponents(network, jax.random.key(0))
 
 
 def _round(value: Any) -> float:

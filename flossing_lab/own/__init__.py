@@ -1,1 +1,1 @@
-"""The third experiment: any task and any cell, also those of your own files."""
+"""The own experiment: any task and any cell, also those of your own files."""

@@ -9,7 +9,7 @@ from pydantic import field_validator, model_validator
 from flossing_lab.runs.config import (
     Condition,
     Count,
-    CountOrNone,
+    CountOrZero,
     PositiveReal,
     Real,
     RunConfig,
@@ -61,8 +61,8 @@ class OwnFlossingConfig(Section):
     """Gradient flossing: when, how long, and which exponents."""
 
     condition: Condition = "before"
-    """When to floss. none; before: before training; during: after every EVERY training epochs; before_and_during: both;
-    adaptive: before training, and again while flossing.gradient_reach is at most THRESHOLD."""
+    """When to floss. none: never; before: before training; during: after every EVERY training epochs;
+    before_and_during: both; adaptive: before training, and again while flossing.gradient_reach is at most THRESHOLD."""
     loss: Literal["default", "exponents"] = "default"
     """The loss of flossing: that of flossing.floss, or the exponents alone, the loss of the paper."""
     k: Count | None = None
@@ -71,9 +71,9 @@ class OwnFlossingConfig(Section):
     """Target value of the flossed exponents, per step."""
     window: Count | None = None
     """Steps over which exponents are measured. Default: the whole sequence."""
-    preflossing: CountOrNone = 500
+    preflossing: CountOrZero = 500
     """Flossing epochs before training."""
-    interflossing: CountOrNone = 50
+    interflossing: CountOrZero = 50
     """Flossing epochs in each later block."""
     every: Count = 100
     """Training epochs between two blocks, or between two decisions of the adaptive rule."""

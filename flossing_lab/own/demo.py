@@ -1,4 +1,4 @@
-"""The second demo: a network of excitatory and inhibitory units, for which no good initialisation is known."""
+"""`flossing demo signed`: a network of excitatory and inhibitory units, for which no good initialisation is known."""
 
 import json
 from collections.abc import Mapping

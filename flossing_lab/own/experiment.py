@@ -1,4 +1,4 @@
-"""The third experiment: a cell with a readout learns a task."""
+"""The own experiment: a cell with a readout learns a task."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from jaxtyping import Array
 from matplotlib.figure import Figure
 
 from flossing import Spectrum, cells, losses, lyapunov_spectrum, schedules
-from flossing._arguments import check_integer, default_transient
+from flossing._arguments import check_integer
 from flossing._tangent.coordinates import Coordinates
 from flossing._training.epoch import Flossing
 from flossing._types import RandomKey
@@ -26,7 +26,7 @@ from flossing_lab.runs.trials import Batch, Inputs, Loss
 
 
 def check(config: OwnConfig, *, here: bool = True):
-    """Raise ValueError for a task or a cell that cannot be had, lacks a member of its protocol, or does not fit."""
+    """Raise ValueError for a task or a cell that cannot be loaded, lacks a member of its protocol, or does not fit."""
     task = make_task(config)
     model = draw_model(config, task)
     steps = named.check_fit(task, model, config.task.task, config.network.cell)
@@ -144,4 +144,4 @@ def draw(run: RunDirectory) -> Figure:
 
 @eqx.filter_jit
 def _measure(model: cells.Network, inputs: Array, key: RandomKey, k: int) -> Spectrum:
-    return lyapunov_spectrum(model, inputs, k=k, key=key, transient=default_transient(len(inputs)))
+    return lyapunov_spectrum(model, inputs, k=k, key=key)

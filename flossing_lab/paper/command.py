@@ -36,6 +36,6 @@ class Paper:
 
         from flossing_lab.paper.make import make_paper
 
-        only = None if self.only is None else self.only.split(",")
+        only = None if self.only is None else [name.strip() for name in self.only.split(",")]
         options = {"only": only, "workers": self.workers, "scheduler": self.scheduler}
         return 1 if make_paper(self.scale, self.out, console=Console(), **options) else 0

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flossing_lab.paper.contract import Claim, FigureModule, TableModule, Verdict
+from flossing_lab.runs import tables
 
 _HEAD = """# Results, figure by figure
 
@@ -39,13 +40,12 @@ def _claims(figure: FigureModule, content: Mapping[str, Any]) -> list[Claim]:
 
 
 def _summary(figures: Mapping[str, FigureModule], claims: Mapping[str, Sequence[Claim]]) -> str:
-    lines = ["## Summary", "", "| Figure | Claim | Verdict | n |", "|---|---|---|---|"]
+    rows = [("Figure", "Claim", "Verdict", "n")]
     for name in figures:
-        for claim in claims.get(name, []):
-            lines.append(f"| {name} | {_cell(claim.claim)} | **{claim.verdict}** | {claim.n} |")
+        rows += [(name, claim.claim, f"**{claim.verdict}**", str(claim.n)) for claim in claims.get(name, [])]
         if not claims.get(name):
-            lines.append(f"| {name} | {_cell(figures[name].TITLE)} | **not run** | 0 |")
-    return "\n".join([*lines, ""])
+            rows.append((name, figures[name].TITLE, "**not run**", "0"))
+    return "\n".join(["## Summary", "", tables.markdown(rows), ""])
 
 
 def _section(figure: FigureModule, content: Mapping[str, Any] | None, claims: Sequence[Claim]) -> str:
@@ -58,21 +58,22 @@ def _section(figure: FigureModule, content: Mapping[str, Any] | None, claims: Se
     lines += [figure.CAPTION, ""]
     if claims:
         cells = [[each.claim, each.found, str(each.n), f"**{each.verdict}**"] for each in claims]
-        lines += _table([["Claim", "Result", "n", "Verdict"], *cells])
+        lines += [tables.markdown([["Claim", "Result", "n", "Verdict"], *cells]), ""]
     if isinstance(figure, TableModule) and len(table := figure.table(content["data"])) > 1:
-        lines += _table(table)
+        lines += [tables.markdown(table), ""]
     lines += [_provenance(content), ""]
     missing = content["missing"]
     if missing:
         listed = missing[:_MANY]
         more = [f"- and {len(missing) - _MANY} more such rows"] if len(missing) > _MANY else []
-        lines += [f"{getattr(figure, 'MISSING', 'Not run')}:", "", *(f"- {_cell(row)}" for row in listed), *more, ""]
+        lines += [
+            f"{getattr(figure, 'MISSING', 'Not run')}:",
+            "",
+            *(f"- {tables.cell(row)}" for row in listed),
+            *more,
+            "",
+        ]
     return "\n".join(lines)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    head, *others = [f"| {' | '.join(map(_cell, row))} |" for row in rows]
-    return [head, f"|{'---|' * len(rows[0])}", *others, ""]
 
 
 def _provenance(content: Mapping[str, Any]) -> str:
@@ -86,7 +87,3 @@ def _provenance(content: Mapping[str, Any]) -> str:
         f"Scale {content['scale']}: {' and '.join(made)}. Last updated with flossing {where['flossing']}, "
         f"JAX {where['jax']}, {where['machine']}, {where['cores']} cores."
     )
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")

@@ -1,7 +1,7 @@
 """The configuration of one run: one frozen, typed value that the command line, a file and a run directory share.
 
-The defaults match the reference call of the paper's released code, argument by argument. The second experiment has its
-own configuration, in `flossing_lab.balance.config`. Neither imports JAX, so `--help` responds immediately.
+The defaults match the reference call of the paper's released code, argument by argument. Every experiment has its own
+configuration. None of these modules imports JAX, so `--help` responds immediately.
 """
 
 import math
@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from flossing_lab.runs.config import (
     Condition,
     Count,
-    CountOrNone,
+    CountOrZero,
     Fraction,
     PositiveReal,
     Real,
@@ -70,7 +70,7 @@ class TaskConfig(Section):
     task: TaskName = "temporal_xor"
     """copy: the bit of DELAY steps ago; temporal_xor: the parity of 2^ORDER bits, DELAY apart; spatial_xor: the
     parity of three channels DELAY steps ago."""
-    delay: CountOrNone = 10
+    delay: CountOrZero = 10
     """Basic lag in steps, from 0 for copy, else from 1. The longest lag, the d of the paper's text, is 2^ORDER times
     this for temporal_xor."""
     order: Annotated[int, Field(ge=1, le=16)] = 1
@@ -100,7 +100,7 @@ class TrainingConfig(Section):
     """Sequences in a batch."""
     learning_rate: PositiveReal = 1e-3
     """Adam's step size, for training and, unless FLOSSING_RATE is given, for flossing."""
-    decay: CountOrNone = 0
+    decay: CountOrZero = 0
     """Number of final epochs over which the training step size falls linearly to 0; 0 keeps it constant."""
     beta1: Fraction = 0.9
     """Adam's decay rate of the first moment, in both optimisers."""
@@ -111,7 +111,7 @@ class TrainingConfig(Section):
     chunk: Annotated[int, Field(ge=1, le=10**5)] = 100
     """Largest number of epochs per chunk. After each chunk, the run shows progress, writes metrics, measures exponents
     and may write a checkpoint."""
-    singular_values_every: CountOrNone = 100
+    singular_values_every: CountOrZero = 100
     """Epochs between records of the singular values of the raw gradients dL/dJ and dL/dx0; 0 for none."""
 
 
@@ -129,7 +129,7 @@ class FlossingConfig(Section):
     """Target value of the flossed exponents, per step."""
     window: Count | None = None
     """Steps over which exponents are measured. Default: 55; adaptive: twice the longest lag, at most STEPS."""
-    transient: CountOrNone | None = None
+    transient: CountOrZero | None = None
     """First steps of the window, left out of the average. Default: 10 + WINDOW / 10, rounded up, at most WINDOW / 2."""
     interval: Count | Literal["auto"] = "auto"
     """Reorthonormalisation interval in steps. auto: the longest that TOLERANCE allows, adapted every ten epochs."""
@@ -138,13 +138,13 @@ class FlossingConfig(Section):
     Default: 1e-3 in float32, 1e-9 in float64."""
     flossing_steps: Count = 300
     """Length of the sequence drawn for flossing. The window is its first part. (adaptive: at least the window.)"""
-    epochs_before: CountOrNone | None = None
+    epochs_before: CountOrZero | None = None
     """Flossing epochs before the first training epoch (preflossing). Default: 500; adaptive: 1500."""
-    epochs_during: CountOrNone | None = None
+    epochs_during: CountOrZero | None = None
     """Flossing epochs in each block during training (interflossing). Default: 500; adaptive: 50."""
     every: Count | None = None
     """Training epochs between blocks or, if adaptive, between checks of the rule. Default: 100; adaptive: 25."""
-    blocks: CountOrNone = 2
+    blocks: CountOrZero = 2
     """Largest number of blocks; adaptive: no limit."""
     flossing_rate: PositiveReal | None = None
     """Adam's step size for flossing. Default: LEARNING_RATE."""

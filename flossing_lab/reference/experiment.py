@@ -269,9 +269,7 @@ def draw(run: RunDirectory) -> Figure:
 
 @eqx.filter_jit
 def _measure(model: ReferenceModel, inputs: Array, key: RandomKey, k: int) -> Spectrum:
-    steps = inputs.shape[0]
-    transient = min(10 + -(-steps // 10), steps // 2)
-    return lyapunov_spectrum(model, inputs, state=first_state(model), step=step, k=k, key=key, transient=transient)
+    return lyapunov_spectrum(model, inputs, state=first_state(model), step=step, k=k, key=key)
 
 
 def _streams(config: Config) -> list[RandomKey]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -83,7 +84,7 @@ def draw_run(run: RunDirectory) -> Figure:
     for name, shade in zip(names, np.linspace(0.1, 0.75, len(names)), strict=True):
         epochs, norm = running_median(training["epoch"], training[name])
         label = name.removeprefix("gradient_norm/").removeprefix("network.")
-        gradient.plot(epochs, norm, lw=1.2, color=_viridis(shade), label=label)
+        gradient.plot(epochs, norm, lw=1.2, color=colormaps["viridis"](shade), label=label)
     gradient.axhline(config.clip, color=LIGHT_GREY, lw=0.8, ls="--", zorder=0)
     gradient.set(yscale="log", xlabel="training epoch")
     gradient.legend(frameon=False, fontsize=8, ncols=3)
@@ -155,12 +156,4 @@ def _mark_blocks(axes: Axes, runs: Mapping[str, RunDirectory]):
 def _style_accuracy(axes: Axes):
     axes.axhline(0.5, color=LIGHT_GREY, lw=0.8, zorder=0)
     axes.set(xlabel="training epoch", ylabel="accuracy", ylim=(0.45, 1.02))
-    axes.annotate(
-        "chance", (1, 0.5), xycoords=("axes fraction", "data"), fontsize=8, color="#888888", ha="right", va="bottom"
-    )
-
-
-def _viridis(value: float):
-    from matplotlib import colormaps
-
-    return colormaps["viridis"](value)
+    axes.annotate("chance", (1, 0.5), fontsize=8, color="#888888", **_AT_RIGHT)

@@ -71,7 +71,7 @@ def _exponents(training: Metrics, flossing: Metrics) -> Panel:
     rows = []
     if "measured_epoch" in training:
         done = training["measured_epoch"]
-        flossed = (flossing["training_epoch"][:, None] < done).sum(axis=0) if flossing else np.zeros_like(done)
+        flossed = np.searchsorted(flossing["training_epoch"], done) if flossing else np.zeros_like(done)
         rows.append((done, flossed, training["measured_exponents"], np.zeros(len(done), bool)))
     if flossing:
         some = evenly_spaced(len(flossing["epoch"]), _COLUMNS)

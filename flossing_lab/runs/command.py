@@ -139,13 +139,14 @@ def _unchecked(section: type[BaseModel], notes: Mapping[str, str]) -> type[BaseM
         if name == "experiment":  # chosen by the command
             continue
         kind, default = _plain_type(info.annotation), info.default
+        note = notes.get(name)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            kind = _unchecked(kind, notes)
+            kind, note = _unchecked(kind, notes), None  # a section may have the name of a field
             default = kind()
         elif "Default:" in (info.description or ""):
             kind = Annotated[kind, OWN_DEFAULT]
         # In one line, which tyro breaks for the width of the terminal.
-        description = " ".join(" ".join(filter(None, (info.description, notes.get(name)))).split())
+        description = " ".join(" ".join(filter(None, (info.description, note))).split())
         fields[name] = (kind, Field(default=default, description=description))
     return create_model(section.__name__, __doc__=section.__doc__, **fields)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
-CountOrNone = Annotated[int, Field(ge=0, le=10**9)]
+CountOrZero = Annotated[int, Field(ge=0, le=10**9)]
 Real = Annotated[float, Field(allow_inf_nan=False)]
 PositiveReal = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 RealOrZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -38,8 +38,8 @@ class SafetyConfig(Section):
     """What to store on disk, and what to do when training diverges. These settings never change a successful run."""
 
     checkpoint_every: Count = 100
-    """Epochs between checkpoints, training and flossing together. A crash loses fewer than these and a chunk."""
-    snapshots_every: CountOrNone = 100
+    """Epochs between checkpoints, training and flossing together. A crash loses at most this many and one chunk."""
+    snapshots_every: CountOrZero = 100
     """Training epochs between snapshots of the parameters, which the report's slider shows; 0 for none."""
     halvings: Annotated[int, Field(ge=0, le=100)] = 0
     """How often a run that diverges may continue from its last good state with half the step size."""

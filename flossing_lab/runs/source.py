@@ -31,7 +31,7 @@ def with_digest(name: str, folder: str) -> str:
 
 
 def load(name: str, folder: str, *, kind: str, known: dict[str, Any]) -> Any:
-    """The class that a name stands for; ValueError in one line if it cannot be had. `kind` is "task" or "cell"."""
+    """The class that a name stands for; ValueError in one line if it cannot be loaded. `kind` is "task" or "cell"."""
     plain = without_digest(name)
     if plain in known:
         return known[plain]

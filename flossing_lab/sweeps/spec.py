@@ -1,6 +1,6 @@
 """A sweep's specification: expands a TOML file into configurations, all validated before the first run starts.
 
-    [base]                         # fields of the configuration, as on the command line; `seed` is all four seeds
+    [base]                         # fields of the configuration, as on the command line; `seed` is all seeds
     epochs = 1000
 
     [[axes]]                       # each table is one axis; its fields vary together
@@ -10,8 +10,8 @@
     [[axes]]                       # several axes multiply
     condition = ["none", "before_and_during"]
 
-`experiment = "balance"`, legal only in [base], selects the second experiment, which has other fields. The optional
-top-level key `name` names the sweep; it defaults to the name of the file. This module imports no JAX.
+`experiment`, legal only in [base], selects another experiment, such as "balance" or "own", with its own fields. The
+optional top-level key `name` names the sweep; it defaults to the name of the file. This module imports no JAX.
 """
 
 import itertools

@@ -1,13 +1,12 @@
 """Train an LSTM on the temporal XOR: the calculation behind the supplement on gated networks."""
 
-import equinox as eqx
 import jax
 import numpy as np
 import optax
 
 from flossing import losses, schedules, tasks
 from flossing._training.epoch import Flossing
-from flossing._training.train import clip_by_array_norm, init_training, train
+from flossing._training.train import clip_by_array_norm, init_training, measure_exponents, train
 from flossing.cells import LSTM, Network
 from flossing_lab.reference.task import FlossingInputs
 from flossing_lab.runs.trials import Batch, Loss
@@ -80,10 +79,5 @@ def _optimiser(learning_rate: float, clip: float) -> optax.GradientTransformatio
     return optax.chain(clip_by_array_norm(clip), optax.adam(learning_rate))
 
 
-@eqx.filter_jit
-def _measured(flossing: Flossing, network: Network):
-    return flossing.exponents(network, jax.random.key(0))
-
-
 def _exponents(flossing: Flossing, network: Network) -> np.ndarray:
-    return np.asarray(_measured(flossing, network))
+    return np.asarray(measure_exponents(flossing, network, jax.random.key(0)))

@@ -8,12 +8,9 @@ import numpy as np
 
 from flossing._spectra.lyapunov import lyapunov_spectrum
 from flossing._spectra.newton import newton_iterations
-from flossing_lab.paper.calculations.flossed import draw_and_floss, measuring_bits, settled, to_float64
+from flossing_lab.paper.calculations.flossed import WARMUP_STEPS, draw_and_floss, measuring_bits, settled, to_float64
 from flossing_lab.paper.calculations.training import along_training
 from flossing_lab.reference import experiment as reference
-
-WARMUP = 100
-"""Steps of the transient of the exponents."""
 
 
 def newton_of_flossed(
@@ -45,8 +42,8 @@ def newton_of_flossed(
                 )
                 with jax.enable_x64(True):
                     cell, bits = to_float64(cell), measuring_bits(first + n, max(lengths))
-                    state, bits = settled(cell, bits), bits[WARMUP:]
-                    found = lyapunov_spectrum(cell, bits, state=state, k=1, transient=WARMUP)
+                    state, bits = settled(cell, bits), bits[WARMUP_STEPS:]
+                    found = lyapunov_spectrum(cell, bits, state=state, k=1, transient=WARMUP_STEPS)
                     exponent[after, g, n] = float(found.exponents[0])
                     for t, length in enumerate(lengths):
                         counted = newton_iterations(cell, bits[:length], state=state)
@@ -78,6 +75,6 @@ def _measure(model: reference.ReferenceModel, seed: int, length: int) -> tuple[i
         model = to_float64(model)
         bits, state = measuring_bits(seed, length), reference.first_state(model)
         options = {"state": state, "step": reference.step}
-        found = lyapunov_spectrum(model, bits, k=1, transient=WARMUP, **options)
+        found = lyapunov_spectrum(model, bits, k=1, transient=WARMUP_STEPS, **options)
         counted = newton_iterations(model, bits[:length], **options)
         return int(counted.count), float(found.exponents[0])
