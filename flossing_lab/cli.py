@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from flossing_lab.comparison.command import Compare
 from flossing_lab.paper.command import Paper
 from flossing_lab.reference.config import Config
-from flossing_lab.runs.command import OWN_DEFAULT, arguments_of, checked, resuming
+from flossing_lab.runs.command import OWN_DEFAULT, checked, network_arguments_of, resuming
 from flossing_lab.runs.config import DEFAULT_EXPERIMENT, did_you_mean, explain_invalid
 from flossing_lab.runs.registry import EXPERIMENTS, command_class
 from flossing_lab.sweeps.command import Collect, Sweep
@@ -32,7 +32,7 @@ from flossing_lab.sweeps.command import Collect, Sweep
 class Spectrum:
     """Print and plot the Lyapunov spectrum of a saved run, of weights in a file, or of a freshly drawn network."""
 
-    config: arguments_of(Config)  # pyright: ignore[reportInvalidTypeForm]
+    config: network_arguments_of(Config)  # pyright: ignore[reportInvalidTypeForm]
     """The settings of a freshly drawn network; not with --run or --weights."""
     run: Path | None = None
     """Run directory: its final network is measured, and its configuration replaces the other arguments."""
@@ -77,7 +77,7 @@ class Diagnose:
     Of a saved run, of weights in a file, or of a freshly drawn network.
     """
 
-    config: arguments_of(Config)  # pyright: ignore[reportInvalidTypeForm]
+    config: network_arguments_of(Config)  # pyright: ignore[reportInvalidTypeForm]
     """The settings of a freshly drawn network; not with --run or --weights."""
     run: Path | None = None
     """Run directory: its final network is measured, and its configuration replaces the other arguments."""

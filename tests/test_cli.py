@@ -119,13 +119,21 @@ def test_without_a_command_it_prints_its_help(capsys):
     assert "{train,spectrum,diagnose,demo,sweep,collect,report,paper,compare}" in capsys.readouterr().out
 
 
+SMALL = "--units 10 --steps 20 --delay 2".split()
+
+
+def test_what_has_no_effect_on_a_fresh_network_is_no_flag_of_its_measurements(refused):
+    for command in ("spectrum", "diagnose"):
+        assert "--k" in refused(command, *SMALL, "--k", "4")
+
+
 def test_spectrum_of_a_fresh_network(tmp_path):
-    done = command_here("spectrum", *TINY, "--first", "3", "--dtype", "float64", cwd=tmp_path)
+    done = command_here("spectrum", *SMALL, "--first", "3", "--dtype", "float64", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "3 of 10" in done.stdout
     assert "float64" in done.stdout
     assert "±" not in done.stdout
-    long = ["--units", "10", "--k", "4", "--steps", "300", "--first", "3"]
+    long = ["--units", "10", "--steps", "300", "--first", "3"]
     done = command_here("spectrum", *long, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.count(" ± 0.") == 3, done.stderr
 
@@ -172,7 +180,7 @@ def test_spectrum_of_nothing(refused):
 def test_spectra_that_cannot_be(arguments, message, refused, tmp_path):
     (tmp_path / "taken.png").mkdir()
     (tmp_path / "taken.png/file").touch()
-    assert refused("spectrum", *TINY, *arguments) == f"flossing: {message}\n"
+    assert refused("spectrum", *SMALL, *arguments) == f"flossing: {message}\n"
 
 
 def test_the_version(capsys):

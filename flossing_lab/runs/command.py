@@ -4,7 +4,7 @@ import functools
 import itertools
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 def arguments_of(config: type[RunConfig]) -> Any:
     """The type from which tyro reads a configuration: one flag for each field."""
     return tyro.conf.OmitArgPrefixes[_arguments(config)]
+
+
+def network_arguments_of(config: type[RunConfig]) -> Any:
+    """The same without the sections that have no effect on a freshly drawn network and the inputs of its task."""
+    without = {"training", "flossing", "term", "stopping", "safety"}
+    return tyro.conf.OmitArgPrefixes[_unchecked(config, config.argument_notes, without)]
 
 
 @functools.cache
@@ -131,12 +137,12 @@ def say(text: str):
     Console().print(text, highlight=False, soft_wrap=True)
 
 
-def _unchecked(section: type[BaseModel], notes: Mapping[str, str]) -> type[BaseModel]:
+def _unchecked(section: type[BaseModel], notes: Mapping[str, str], without: Collection[str] = ()) -> type[BaseModel]:
     # tyro reports arguments that it cannot parse. Config reports values that parse but are illegal, in one line.
     # So tyro fills a copy of each section whose types have no bounds.
     fields: dict[str, Any] = {}
     for name, info in section.model_fields.items():
-        if name == "experiment":  # chosen by the command
+        if name == "experiment" or name in without:  # the command chooses the experiment
             continue
         kind, default = _plain_type(info.annotation), info.default
         note = notes.get(name)
