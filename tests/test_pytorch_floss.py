@@ -260,7 +260,7 @@ CASES = [
         lambda: measure(lambda h, s: h**3 + 9e9, H + 1),
         "step must keep .* finite, got NaN or infinity in block 0 after the transient",
     ),
-    (lambda: measure(lambda h, s: 1e30 * (h + 1), H), r"state after the last step, state must be finite, got inf"),
+    (lambda: measure(lambda h, s: 1e30 * (h + 1), H), r"the last state must be finite, got inf"),
     (lambda: flt.flossing_loss(H, [0.0, 1.0]), r"target must be a scalar or have shape \(3,\) .* got shape \(2,\)"),
     (lambda: flt.flossing_loss(H.log()), r"exponents must be finite, got exponents\[0\]=-inf"),
     (lambda: flt.floss(nn.RNN(2, 3), INPUTS, epochs=0), "epochs must be an integer of at least 1, got epochs=0"),

@@ -83,7 +83,7 @@ def calibrate(
         try:
             exponents = lyapunov_spectrum(cell, inputs, k=k, key=key, transient=transient).exponents
         except ValueError as error:
-            if not str(error).startswith(("step must keep the state", "state after the last step")):
+            if not str(error).startswith(("step must keep the state", "the last state")):
                 raise
             found[at] = np.inf, None  # the orbit escapes: this gain is too large
             return

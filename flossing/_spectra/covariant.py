@@ -278,7 +278,7 @@ def _check_trace(trace: Trace, transient: int, block: int):
     escaped, lost = ~jnp.isfinite(trace.diagonal), trace.diagonal == 0
     if escaped.any():
         raise ValueError(escape_message(f"at step {transient + int(escaped.any(1).argmax())}"))
-    check_leaves("state after the last step, x", trace.x)
+    check_leaves("the last state", trace.x)
     if lost.any():
         vector = int(lost.any(0).argmax())
         raise ValueError(

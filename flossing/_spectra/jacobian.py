@@ -117,7 +117,7 @@ def long_term_jacobian(
         lost = jnp.isnan(logs).any(1) | jnp.isposinf(logs).any(1)
         if lost.any():
             raise ValueError(escape_message(f"at horizon {stops[int(lost.argmax())]}"))
-        check_leaves("state after the last step, state", last)
+        check_leaves("the last state", last)
     return LongTermJacobian(jnp.asarray(stops), logs)
 
 
@@ -175,7 +175,7 @@ def _apply(flow: Callable, model: Any, inputs: Input, vectors: ArrayLike, **opti
     vectors = varying(jnp.asarray(vectors, problem.coordinates.dtype), problem.start)
     logs, directions, last = compiled(flow, problem)(vectors)
     if is_concrete(directions):
-        check_leaves("state after the last step, state", last)
+        check_leaves("the last state", last)
         if not jnp.isfinite(directions).all():
             raise ValueError(escape_message("in the products"))
     return logs, directions

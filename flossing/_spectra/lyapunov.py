@@ -208,6 +208,6 @@ def _check_spectrum(spectrum: Spectrum):
         *sequence, block = (int(i) for i in np.argwhere(lost)[0])
         where = f"sequence {sequence[0]}, block {block}" if sequence else f"block {block}"
         raise ValueError(escape_message(f"in {where} after the transient"))
-    check_leaves("state after the last step, state", spectrum.state)
+    check_leaves("the last state", spectrum.state)
     if np.isneginf(spectrum.exponents).all():
         warn("all exponents are -inf: step forgets its state, its Jacobian is zero")

@@ -60,7 +60,7 @@ def memory_function(
     if not is_concrete((problem, batch.starts, batch.inputs)):
         raise ValueError("memory_function must be called outside jit and vmap, got traced values: pass a batch instead")
     states, numbers, last = compiled(flow, problem)(*axes, **options)
-    check_leaves("state after the last step, state", last)
+    check_leaves("the last state", last)
     rows = (lambda leaf: np.asarray(leaf)[None]) if batch.size is None else np.asarray
     return memory_of(rows(states), rows(numbers), delays=delays, transient=transient, folds=folds)
 

@@ -96,7 +96,7 @@ def reachability(
     if is_concrete(values):
         if jnp.isnan(values).any() or jnp.isposinf(values).any():
             raise ValueError(escape_message("in the responses to the inputs"))
-        check_leaves("state after the last step, state", last)
+        check_leaves("the last state", last)
     return Reachability(norms, values)
 
 

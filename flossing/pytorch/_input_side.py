@@ -53,7 +53,7 @@ def memory_function(
         raise ValueError("inputs must be sequences of one length, got a PackedSequence: pass a padded part of them")
     single = system.batch is None
     states, numbers = orbit(system), real_numbers(system.inputs, axes=1 if single else 2)
-    check_tensors("state after the last step, state", states[..., -1, :])
+    check_tensors("the last state", states[..., -1, :])
     arrays = [x.cpu().numpy()[None] if single else x.cpu().numpy() for x in (states, numbers)]
     return memory_of(*arrays, delays=delays, transient=transient, folds=folds)
 
@@ -133,7 +133,7 @@ def _jacobians(system: ModuleSystem | StepSystem, depth: int) -> tuple[Float[Ten
             found.append(_at(one.step, coordinates, state, input))
         with torch.no_grad():
             state = one.step(state, input)
-    check_tensors("state after the last step, state", state)
+    check_tensors("the last state", state)
     by_state, by_input = zip(*found, strict=True)
     return torch.stack(by_state), torch.stack(by_input)
 

@@ -250,6 +250,6 @@ def _check_flow(flow: Flow):
         block = (growth.isnan() | growth.isposinf()).any(-1).nonzero()[0].tolist()
         where = f"sequence {block[0]}, block {block[1]}" if len(block) > 1 else f"block {block[0]}"
         raise ValueError(escape_message(f"in {where} after the transient"))
-    check_tensors("state after the last step, state", flow.state)
+    check_tensors("the last state", flow.state)
     if flow.exponents.detach().isneginf().all():
         warn("all exponents are -inf: step forgets its state, its Jacobian is zero")

@@ -164,7 +164,7 @@ def _states(system: StepSystem) -> list[Any]:
     states = [system.state]
     for t in range(system.length):
         states.append(system.step(states[-1], system.input_at(t)))
-    check_tensors("state after the last step, state", states[-1])
+    check_tensors("the last state", states[-1])
     return states
 
 
