@@ -12,7 +12,7 @@ import io
 import re
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -55,13 +55,7 @@ class Spectrum:
         from flossing_lab.runs.spectrum import show_spectrum, show_weights
 
         config = checked(Config, self.config)
-        if not self.weights and (unused := [name for name in ("inputs", "cell", "module") if getattr(self, name)]):
-            raise ValueError(f"{unused[0]} must come with --weights, got none")
-        if self.weights:
-            if self.run is not None or Config().differences(config):
-                raise ValueError("weights must come without --run and without the arguments of a fresh network")
-            if self.inputs is None:
-                raise ValueError("inputs must be given for weights: a .npy file with inputs (T, S) of the layer")
+        _check_source(self, config, {"inputs": "a .npy file with inputs (T, S) of the layer"})
         _cache()
         if self.weights:
             options = {"kind": self.cell, "name": self.module, "first": self.first, "plot": self.plot}
@@ -98,20 +92,27 @@ class Diagnose:
         from flossing_lab.runs.diagnosis import diagnose_run, diagnose_weights
 
         config = checked(Config, self.config)
+        needed = {"inputs": "a .npy file with inputs (T, S) of the layer", "horizon": "the longest lag, in steps"}
+        _check_source(self, config, needed)
         _cache()
         if self.weights is None:
-            for name in ("inputs", "cell", "module"):
-                if getattr(self, name):
-                    raise ValueError(f"{name} must come with --weights, got none")
             diagnose_run(config, self.run, self.horizon, self.plot)
             return
-        if self.run is not None or Config().differences(config):
-            raise ValueError("weights must come without --run and without the arguments of a fresh network")
-        for name in ("inputs", "horizon"):
-            if getattr(self, name) is None:
-                raise ValueError(f"{name} must be given for weights, got none")
         options = {"kind": self.cell, "name": self.module, "horizon": self.horizon, "plot": self.plot}
         diagnose_weights(self.weights, self.inputs, **options)  # pyright: ignore[reportArgumentType]
+
+
+def _check_source(command: Spectrum | Diagnose, config: Any, needed: Mapping[str, str]):
+    """Raise ValueError unless the network is either that of files of weights, with what these need, or another."""
+    if not command.weights:
+        if unused := [name for name in ("inputs", "cell", "module") if getattr(command, name)]:
+            raise ValueError(f"{unused[0]} must come with --weights, got none")
+        return
+    if command.run is not None or Config().differences(config):
+        raise ValueError("weights must come without --run and without the arguments of a fresh network")
+    for name, legal in needed.items():
+        if getattr(command, name) is None:
+            raise ValueError(f"{name} must be given for weights: {legal}")
 
 
 @dataclasses.dataclass(frozen=True)
