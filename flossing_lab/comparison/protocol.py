@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from flossing_lab.comparison.sections import TrialArm, TrialNetwork, TrialSettings, TrialTask
 from flossing_lab.runs.config import PositiveReal, Real, Section, did_you_mean
@@ -78,6 +78,8 @@ class Trial(Section):
     """By task and network: of one epoch of training, and of flossing; needed for runs."""
     folder: str = ""
     """Where files of your own are: that of the protocol."""
+
+    _drawn: dict[str, list[dict[str, Any]]] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> "Trial":
@@ -154,6 +156,11 @@ class Trial(Section):
 
     def drawn(self, network: str) -> list[dict[str, Any]]:
         """The settings of all draws of a network, always the same."""
+        if network not in self._drawn:
+            self._drawn[network] = self._draw_settings(network)
+        return self._drawn[network]
+
+    def _draw_settings(self, network: str) -> list[dict[str, Any]]:
         kind = self.networks[network]
         rng = np.random.default_rng([self.settings.seed, zlib.crc32(network.encode())])
         ranges = {name: (f"draws.{name}", among) for name, among in self.draws.items()}

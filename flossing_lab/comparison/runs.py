@@ -71,10 +71,15 @@ def perform(dump: dict[str, Any], place: str, fields: tuple, on_progress: Any):
 
 def is_done(trial: Trial, out: Path, run: TrialRun) -> bool:
     """Whether the file of a run holds one with the settings of the trial."""
+    return _stored(trial, out, run) is not None
+
+
+def _stored(trial: Trial, out: Path, run: TrialRun) -> dict[str, Any] | None:
     try:
-        return read_json(run_file(out, run), FORMAT)["digest"] == digest(trial, run)
+        found = read_json(run_file(out, run), FORMAT)
+        return found if found["digest"] == digest(trial, run) else None
     except (OSError, ValueError, KeyError):
-        return False
+        return None
 
 
 def collect(trial: Trial, out: Path) -> list[dict[str, Any]]:
@@ -103,7 +108,7 @@ def collect(trial: Trial, out: Path) -> list[dict[str, Any]]:
 
 
 def _read(trial: Trial, out: Path, wanted: Sequence[TrialRun]) -> list[dict[str, Any]]:
-    return [read_json(run_file(out, run), FORMAT) for run in wanted if is_done(trial, out, run)]
+    return [found for run in wanted if (found := _stored(trial, out, run)) is not None]
 
 
 def restore(trial: Trial, out: Path):
