@@ -43,11 +43,6 @@ def test_functions_that_call_themselves():
 
 
 def test_a_variable_without_a_value_is_not_the_text_empty():
-    def reads():
-        return later
-
-    unset = types.FunctionType(reads.__code__, globals(), closure=None) if reads.__closure__ is None else reads
-
     def make(*values):
         def read():
             return value
