@@ -279,7 +279,7 @@ def test_the_term_may_have_another_loss_than_the_blocks():
 
     (chunk,) = progresses(schedule=None, term=fl.FlossingTerm(0.3, every=1, loss=double), probe=None, epochs=1)
     value = eqx.filter_jit(flossing.loss)(model, key)
-    assert flossing.flossing_loss.__name__ == "exponents"
+    assert flossing.loss_function.__name__ == "exponents"
     np.testing.assert_allclose(chunk.metrics["flossing_term"], [2 * 0.3 * value], rtol=1e-12)
 
 

@@ -86,7 +86,7 @@ class Flossing(eqx.Module):
     step: Callable = eqx.field(static=True)
     where: Callable | None = eqx.field(static=True)
     project: Callable | None = eqx.field(static=True)
-    flossing_loss: Loss = eqx.field(static=True)
+    loss_function: Loss = eqx.field(static=True)
     optimiser: optax.GradientTransformationExtraArgs = eqx.field(static=True)
     clip: float | None = eqx.field(static=True)
     flossed: str = eqx.field(static=True)
@@ -122,7 +122,7 @@ class Flossing(eqx.Module):
         self.where, self.project = interned(where), interned(project)
         if loss is not None:
             check_loss(loss, "flossing.losses", "flossing.pytorch.losses")
-        self.flossing_loss = KeepAndWrite() if loss is None else interned(loss)
+        self.loss_function = KeepAndWrite() if loss is None else interned(loss)
         self.optimiser = read_optimiser(optax.adam(LEARNING_RATE) if optimiser is None else optimiser)
         self.inputs = read_draw("inputs", inputs)
         given = lengths if lengths is None or callable(lengths) else np.asarray(lengths)
@@ -153,7 +153,7 @@ class Flossing(eqx.Module):
         self.target = jnp.asarray(target, coordinates.dtype)
         # Called here only to raise their errors now, not in the first epoch.
         jax.eval_shape(flossing_loss, jax.ShapeDtypeStruct(self.basis.shape[1:], self.basis.dtype), self.target)
-        self.check_loss(model, self.flossing_loss)
+        self.check_loss(model, self.loss_function)
         if project is not None:
             check_project(project, model)
         mask = mask_of(model, self.where)
@@ -247,7 +247,7 @@ class Flossing(eqx.Module):
             transient=self.transient,
             batch_axes=self.batch_axes,
         )
-        return (self.flossing_loss if loss is None else loss)(measured)
+        return (self.loss_function if loss is None else loss)(measured)
 
     def check_loss(self, model: PyTree, loss: Loss, *, name: str = "loss"):
         """Raise ValueError unless `loss` returns a scalar here, and has inputs to remember if it measures memory."""
