@@ -1,5 +1,6 @@
 """The checked arguments of a measurement in torch: the state as a point of R^N, the sequence, the initial basis."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,18 +21,18 @@ class Coordinates:
 
     def __init__(self, state: Any):
         self._leaves, self._spec = pytree.tree_flatten(state)
-        dtypes = {leaf.dtype.to_real() for leaf in self._leaves if _is_floating(leaf)}
+        dtypes = {leaf.dtype.to_real() for leaf in self._leaves if is_floating(leaf)}
         if dtypes not in ({torch.float32}, {torch.float64}):
             raise ValueError(f"state must have floating leaves of float32, or of float64, got {describe(state)}")
         (self.dtype,) = dtypes
-        self._sizes = [part.numel() for leaf in self._leaves if _is_floating(leaf) for part in _real_parts(leaf)]
+        self._sizes = [part.numel() for leaf in self._leaves if is_floating(leaf) for part in _real_parts(leaf)]
         self.size = sum(self._sizes)
 
     def split(self, state: Any) -> tuple[Float[Tensor, " N"], list[Tensor]]:
         """`state` -> its coordinates (N,), and the leaves that have none."""
         leaves = pytree.tree_leaves(state)
-        parts = [part.reshape(-1) for leaf in leaves if _is_floating(leaf) for part in _real_parts(leaf)]
-        return torch.cat(parts) if len(parts) > 1 else parts[0], [x for x in leaves if not _is_floating(x)]
+        parts = [part.reshape(-1) for leaf in leaves if is_floating(leaf) for part in _real_parts(leaf)]
+        return torch.cat(parts) if len(parts) > 1 else parts[0], [x for x in leaves if not is_floating(x)]
 
     def join(self, x: Float[Tensor, " N"], nondiff: list[Tensor]) -> Any:
         """The inverse of `split`."""
@@ -89,7 +90,7 @@ def _are_close(one: Any, other: Any) -> bool:
     """Equal up to rounding: on some devices, sums are not repeated to the bit."""
 
     def is_close(a: Tensor, b: Tensor) -> bool:
-        if not _is_floating(a):
+        if not is_floating(a):
             return torch.equal(a, b)
         tolerance, sizes = 100 * torch.finfo(a.dtype).eps, a[a.isfinite()].abs()
         scale = float(sizes.max()) if sizes.numel() else 0.0
@@ -117,7 +118,8 @@ class _ShapeRepr:
         return self._text
 
 
-def _is_floating(leaf: Tensor) -> bool:
+def is_floating(leaf: Tensor) -> bool:
+    """Whether it holds real or complex numbers."""
     return leaf.is_floating_point() or leaf.is_complex()
 
 
@@ -131,7 +133,7 @@ def check_tensors(name: str, tree: Any):
         label = name + pytree.keystr(path)
         if not isinstance(leaf, Tensor):
             raise ValueError(f"{label} must be a tensor, got {leaf!r} of type {type(leaf).__name__}")
-        if _is_floating(leaf) and not (finite := torch.isfinite(leaf.detach())).all():
+        if is_floating(leaf) and not (finite := torch.isfinite(leaf.detach())).all():
             index = tuple((~finite).nonzero()[0].tolist())
             raise ValueError(f"{label} must be finite, got {leaf.detach()[index].item()} at index {index}")
 
@@ -167,9 +169,14 @@ def read_target(target: Any, exponents: Tensor) -> Tensor:
 
 def real_numbers(tree: Any, axes: int) -> Float[Tensor, "... n"]:
     """The real coordinates of all floating leaves, which share their first `axes` axes, on a last axis."""
-    leaves = [leaf for leaf in pytree.tree_leaves(tree) if _is_floating(leaf)]
+    leaves = [leaf for leaf in pytree.tree_leaves(tree) if is_floating(leaf)]
     parts = [part.reshape(*leaf.shape[:axes], -1) for leaf in leaves for part in _real_parts(leaf)]
     return torch.cat(parts, dim=-1) if parts else torch.zeros(0)
+
+
+def each_input(change: Callable[[Tensor], Tensor], inputs: Any) -> Any:
+    """`change` of every leaf of inputs; None for an autonomous system, which torch's pytrees take for a leaf."""
+    return None if inputs is None else pytree.tree_map(change, inputs)
 
 
 def own_transient(transient: int | None, length: int) -> int:

@@ -186,7 +186,7 @@ def floss(
     length, batch = system.length, system.batch
     own = own_transient(transient, length)
     chosen = {"k": k, "generator": generator, "basis": basis, "transient": transient, "target": target}
-    settings, found = prepare(system, model, **chosen, tolerance=tolerance, loss=loss)
+    objective, fields = prepare(system, model, **chosen, tolerance=tolerance, loss=loss)
     used = entering(system, flossed)
     if report:
         print(describe_flossed(model, flossed, used))
@@ -207,18 +207,18 @@ def floss(
                     f"inputs must have {batch} sequences in every epoch, as in the first, got {system.batch}"
                 )
             check_transient(own, transient, length, system.lengths, "window")
-            system = replace(system.start(length), **found)
+            system = replace(system.start(length), **fields)
             if epoch > 1 and system.subspace is not None and not is_still_invariant(system):
                 raise FloatingPointError(f"flossing epoch {epoch}: {SUBSPACE_MESSAGE}")
             seed = int(torch.randint(2**31, (), generator=probes, device=probes.device))
-            objective = settings._replace(seed=seed)
-            value, exponents, ratio = objective(system, now)
+            at = objective._replace(seed=seed)
+            value, exponents, ratio = at(system, now)
             while interval == "auto" and (shorter := shorter_interval(now, ratio[None])) < now:
                 now, ratios = shorter, []  # ratios are in units of the interval, so those before no longer count
-                value, exponents, ratio = objective(system, now)
+                value, exponents, ratio = at(system, now)
 
-            def again(objective=objective, system=system, now=now) -> Tensor:
-                return objective(system, now)[0]
+            def again(at=at, system=system, now=now) -> Tensor:
+                return at(system, now)[0]
 
             norm = update(value, exponents, again, flossed, optimiser, clip, epoch, now)
             if project is not None:
@@ -228,13 +228,13 @@ def floss(
             ratios.append(ratio)
             progress.update(epoch, progress_note(records[-1].loss, records[-1].exponents))
             if not warned and (message := chaos_message(records[-1].exponents.numpy(), length)):
-                warn(message)  # above the wrapper
+                warn(message)
                 warned = True
             if interval == "auto" and (epoch == 1 or epoch % ADAPT_EVERY == 0):
                 now, ratios = longer_interval(now, np.stack(ratios), length), []
             if callback is not None and (epoch % chunk == 0 or epoch == epochs):
-                callback(epoch, model, _stacked(records[(epoch - 1) // chunk * chunk :], settings.basis.dtype))
-    values, exponents, norm, _, intervals = _stacked(records, settings.basis.dtype)
+                callback(epoch, model, _stacked(records[(epoch - 1) // chunk * chunk :], objective.basis.dtype))
+    values, exponents, norm, _, intervals = _stacked(records, objective.basis.dtype)
     return FlossingHistory(values, exponents, norm, intervals, FlossingState(optimiser, now))
 
 

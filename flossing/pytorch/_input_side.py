@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from flossing._arguments import check_integer, check_share
 from flossing._messages import escape_message
 from flossing._spectra.linear_memory import MemoryFunction, memory_of
-from flossing.pytorch._arguments import Coordinates, check_tensors, real_numbers
+from flossing.pytorch._arguments import Coordinates, check_tensors, is_floating, real_numbers
 from flossing.pytorch._orbits import channels_of, orbit
 from flossing.pytorch._reading import read_system
 from flossing.pytorch._surroundings import in_own_surroundings
@@ -141,11 +141,11 @@ def _jacobians(system: ModuleSystem | StepSystem, depth: int) -> tuple[Float[Ten
 def _at(step: Callable, coordinates: Coordinates, state: Any, input: Any) -> tuple[Tensor, Tensor]:
     x, rest = coordinates.split(state)
     leaves, spec = pytree.tree_flatten(input)
-    moving = [leaf.detach() for leaf in leaves if leaf.is_floating_point() or leaf.is_complex()]
+    moving = [leaf.detach() for leaf in leaves if is_floating(leaf)]
 
     def flow(x: Tensor, *moving: Tensor) -> Tensor:
         each = iter(moving)
-        now = [next(each) if leaf.is_floating_point() or leaf.is_complex() else leaf for leaf in leaves]
+        now = [next(each) if is_floating(leaf) else leaf for leaf in leaves]
         return coordinates.split(step(coordinates.join(x, rest), pytree.tree_unflatten(now, spec)))[0]
 
     if any(leaf.is_complex() for leaf in moving):

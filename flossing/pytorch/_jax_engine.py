@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from flossing._arguments import default_transient
 from flossing._equations import Kind, advance
 from flossing._linalg.precision import in_full_precision
 from flossing._runtime.epochs import compiler_options
@@ -30,6 +29,7 @@ from flossing._tangent.problem import Problem
 from flossing._tangent.window import measure_window
 from flossing.cells._from_weights import FUNCTIONS
 from flossing.losses import memory_shares
+from flossing.pytorch._arguments import own_transient
 from flossing.pytorch._system import ModuleSystem
 from flossing.pytorch._torch_engine import Flow
 
@@ -72,7 +72,7 @@ def flow(system: ModuleSystem, basis: Tensor, *, transient: int | None, interval
     """
     length, size = system.length, _compiled_length(system, basis)
     padded = replace(system, inputs=nn.functional.pad(system.inputs, (0, 0, 0, size - length)))
-    common = default_transient(length) if transient is None else transient
+    common = own_transient(transient, length)
     each = None if system.lengths is not None and transient is None else np.int32(common)
     interval = min(interval, length)
     span = Span(np.int32(length), np.int32(interval), np.int32(common), each)
@@ -106,9 +106,9 @@ def objective(
     transient: int | None,
     interval: int,
     tolerance: float | None,
-    weight: float = 1.0,
-    memory: tuple[int, int, float] | None = None,
-    probes: ModuleSystem | None = None,
+    weight: float,
+    memory: tuple[int, int, float] | None,
+    probes: ModuleSystem | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The flossing loss, differentiable; the exponents; the spread ratios, those of the worst sequence."""
     plan = Plan(system.recurrent.kind, system.batch is not None, transient, tolerance, weight, memory)
@@ -217,7 +217,7 @@ def _loss_and_gradient(plan: Plan, interval: jax.Array, target: Any, moving: Any
     def loss(moving):
         arguments, along = _merged(moving, fixed)
         length = arguments.inputs.shape[-2]
-        transient = default_transient(length) if plan.transient is None else plan.transient
+        transient = own_transient(plan.transient, length)
         exponents, ratios = _each_sequence(measure, plan, arguments, length, transient, plan.transient)
         distance = exponents - jnp.broadcast_to(target, exponents.shape)
         value = plan.weight * jnp.mean(jnp.square(distance))

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flossing._arguments import check_integer, check_positive, default_transient
+from flossing._arguments import check_integer, check_positive
 from flossing._messages import escape_message, warn
 from flossing._tangent.interval import (
     PROBE_STEPS,
@@ -194,7 +194,7 @@ def lyapunov_spectrum(
     system = read_system(model, inputs, **options)
     length = system.length
     transient = 0 if transient is None and basis is not None else transient
-    common = default_transient(length) if transient is None else transient
+    common = own_transient(transient, length)
     check_transient(common, transient, length, system.lengths)
     transient = common if system.lengths is None else transient
     if interval != "auto":

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from flossing.pytorch._arguments import real_numbers
+from flossing.pytorch._arguments import each_input, is_floating, real_numbers
 from flossing.pytorch._system import ModuleSystem, StepSystem, System
 
 _CANNOT_BE_BATCHED = (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError)
@@ -73,7 +73,7 @@ def _batch_of_orbits(system: StepSystem) -> Float[Tensor, "B T N"]:
     state = system.state
     if not system.has_states:
         state = pytree.tree_map(lambda x: x.expand(batch, *x.shape), state)
-    along = None if system.inputs is None else pytree.tree_map(lambda s: s.movedim(1, 0), system.inputs)
+    along = each_input(lambda s: s.movedim(1, 0), system.inputs)
     together = replace(system, state=state, inputs=along, batch=None, has_states=False)
     if _can_be_batched(together):
         return _run(torch.vmap(system.step), together, axes=1).movedim(0, 1)
@@ -83,7 +83,7 @@ def _batch_of_orbits(system: StepSystem) -> Float[Tensor, "B T N"]:
 def _can_be_batched(system: StepSystem) -> bool:
     """Whether `torch.vmap` runs the step, forwards and, where a gradient may be wanted, backwards; a trial of one."""
     leaves, spec = pytree.tree_flatten(system.state)
-    leaves = [x.detach().clone().requires_grad_(x.is_floating_point() or x.is_complex()) for x in leaves]
+    leaves = [x.detach().clone().requires_grad_(is_floating(x)) for x in leaves]
     try:
         after = torch.vmap(system.step)(pytree.tree_unflatten(leaves, spec), system.input_at(0))
         total = real_numbers(after, axes=1).sum()

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from flossing._argument_order import FUNCTION_ORDER, MODULE_ORDER, argument_names, contradicts, order_hint
 from flossing._messages import rows_message
-from flossing.pytorch._arguments import Coordinates, check_tensors, describe, real_numbers, sequence_length
+from flossing.pytorch._arguments import Coordinates, check_tensors, describe, each_input, real_numbers, sequence_length
 from flossing.pytorch._modules import Recurrent, read_module, recurrent_names, unwrapped
 from flossing.pytorch._orbits import orbit
 from flossing.pytorch._system import ModuleSystem, StepSystem, System
@@ -133,7 +133,7 @@ def _read_step(
     if len(sizes) != 1 or None in sizes or 0 in sizes:
         raise ValueError(f"inputs must have one leading batch axis, one entry per sequence, got {describe(inputs)}")
     (size,) = sizes
-    first = pytree.tree_map(lambda s: s[0], inputs) if inputs is not None else None
+    first = _first(inputs)
     length = sequence_length(first, steps, steps_name)
     has_states = all(leaf.ndim and leaf.shape[0] == size for leaf in states)
     one = pytree.tree_map(lambda x: x[0], state) if has_states else state
@@ -149,7 +149,7 @@ def _read_step(
 
 
 def _first(inputs: Any) -> Any:
-    return pytree.tree_map(lambda s: s[0], inputs) if inputs is not None else None
+    return each_input(lambda s: s[0], inputs)
 
 
 def _rows_are_apart(step: Step, state: Any, inputs: Any) -> bool:

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from flossing._arguments import default_transient
 from flossing._equations import advance
+from flossing.pytorch._arguments import each_input, own_transient
 from flossing.pytorch._modules import Recurrent
 from flossing.pytorch._torch_engine import Flow, Method, Step, tangent_flow
 
@@ -41,10 +41,8 @@ class StepSystem:
 
     def start(self, window: int) -> "StepSystem":
         """The same over its first `window` steps."""
-        if self.inputs is None:
-            return replace(self, length=window)
         cut = slice(window) if self.batch is None else (slice(None), slice(window))
-        return replace(self, inputs=pytree.tree_map(lambda s: s[cut], self.inputs), length=window)
+        return replace(self, inputs=each_input(lambda s: s[cut], self.inputs), length=window)
 
     def flow(self, basis: Float[Tensor, "... N k"], *, transient: int | None, interval: int) -> Flow:
         """Run the tangent flow; `transient` is None for the default of each sequence."""
@@ -52,26 +50,26 @@ class StepSystem:
             options = {"length": self.length, "transient": transient, "interval": interval}
             options |= {"subspace": self.subspace, "method": self.method}
             return tangent_flow(self.step, self.state, self.inputs, basis, **options)
-        common, flows = default_transient(self.length) if transient is None else transient, []
+        common, flows = own_transient(transient, self.length), []
         for index in range(self.batch):
             one = self.sequence(index)
-            own = default_transient(one.length) if transient is None else transient
+            own = own_transient(transient, one.length)
             flow = one.flow(basis if basis.ndim == 2 else basis[index], transient=own, interval=interval)
             flows.append(_padded(flow, -(-common // interval), -(-(self.length - common) // interval)))
         return pytree.tree_map(lambda *leaves: torch.stack(leaves), *flows)
 
     def input_at(self, t: int) -> Any:
         """The input of step `t` of a single sequence."""
-        return pytree.tree_map(lambda s: s[t], self.inputs) if self.inputs is not None else None
+        return each_input(lambda s: s[t], self.inputs)
 
     def inputs_between(self, start: int, stop: int) -> Any:
         """The inputs of the steps `start` to `stop - 1` of a single sequence."""
-        return pytree.tree_map(lambda s: s[start:stop], self.inputs) if self.inputs is not None else None
+        return each_input(lambda s: s[start:stop], self.inputs)
 
     def sequence(self, index: int) -> "StepSystem":
         """The system along one sequence of the batch."""
         state = pytree.tree_map(lambda x: x[index], self.state) if self.has_states else self.state
-        inputs = None if self.inputs is None else pytree.tree_map(lambda x: x[index], self.inputs)
+        inputs = each_input(lambda x: x[index], self.inputs)
         one = replace(self, state=state, inputs=inputs, batch=None, has_states=False, lengths=None)
         return one if self.lengths is None else one.start(min(self.lengths[index], self.length))
 

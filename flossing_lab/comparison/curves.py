@@ -16,8 +16,12 @@ from flossing_lab.runs.plotting import COLOURS, DARK, remove_spines
 def draw(trial: Trial, runs: Sequence[dict[str, Any]]) -> Figure:
     """Medians over all draws, with quartiles, of the accuracy or loss in training; a run that ended keeps its value."""
     tasks, networks = trial.drawn_tasks, list(trial.networks)
-    figure = Figure(figsize=(2.1 * len(networks) + 1, 1.9 * len(tasks) + 0.9), layout="constrained")
-    panels = figure.subplots(len(tasks), len(networks), sharey="row", squeeze=False)
+    is_row = len(networks) == 1  # a single network has its tasks beside each other
+    rows, columns = (1, len(tasks)) if is_row else (len(tasks), len(networks))
+    width = 2.6 if is_row else 2.1
+    figure = Figure(figsize=(max(width * columns + 1, 1.4 * len(trial.arms)), 1.9 * rows + 0.9), layout="constrained")
+    grid = figure.subplots(rows, columns, sharey=False if is_row else "row", squeeze=False)
+    panels = grid.reshape(len(tasks), len(networks))
     for row, name in zip(panels, tasks, strict=True):
         task = trial.tasks[name]
         measure = "accuracy" if task.measure == "accuracy" else "loss"
@@ -40,7 +44,7 @@ def draw(trial: Trial, runs: Sequence[dict[str, Any]]) -> Figure:
         if measure == "loss":
             row[0].set_yscale("log")  # shared by the row
         row[0].set_ylabel(f"{task.title}\n{measure} in training", fontsize=8)
-    for axes in panels[-1]:
+    for axes in grid[-1]:
         axes.set_xlabel("seconds on one core", fontsize=8)
     figure.legend(
         *panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(trial.arms), frameon=False
