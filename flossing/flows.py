@@ -44,6 +44,9 @@ def rk4(field: VectorField, dt: float) -> Step:
     With `field(state, input, t)` the step takes `(t, input)`, as [`clock`][flossing.flows.clock] makes them, and the
     field sees the time of each of its four evaluations: write an input that is a known function of time inside the
     field. Raises ValueError unless `dt` is a positive number.
+
+        lorenz = lambda x, s: jnp.array([10 * (x[1] - x[0]), x[0] * (28 - x[2]) - x[1], x[0] * x[1] - 8 / 3 * x[2]])
+        print(fl.lyapunov_spectrum(fl.flows.rk4(lorenz, 0.01), None, state=jnp.ones(3), steps=20_000, time_step=0.01))
     """
     check_positive("dt", dt)
     in_time = _in_time(field)
@@ -69,6 +72,9 @@ def diffrax_step(field: VectorField, dt: float, solver: Any = None) -> Step:
     `scan_kind="bounded"`, which has a forward derivative; others are differentiated in reverse mode, row by row. An
     implicit solver needs a root finder with tolerances of its own. Raises ValueError unless `dt` is a positive number,
     and for such a solver without them.
+
+        step = fl.flows.diffrax_step(lambda x, s: -x, 0.1)
+        print(fl.lyapunov_spectrum(step, None, state=jnp.ones(2), steps=100, time_step=0.1))  # -1, -1
     """
     import diffrax
 

@@ -207,7 +207,12 @@ class _Sum:
 
 
 def sum_schedules(*schedules: Schedule) -> Schedule:
-    """Combine schedules: the flossing epochs due are the sum of theirs. Raises ValueError for anything else."""
+    """Combine schedules: the flossing epochs due are the sum of theirs.
+
+    Raises ValueError for anything but schedules of this module.
+
+        schedule = fl.schedules.sum_schedules(fl.schedules.preflossing(), fl.schedules.interflossing(50, every=200))
+    """
     for each in schedules:
         if not isinstance(each, Schedule):
             raise ValueError(f"schedules must be those of flossing.schedules, got {each!r}")

@@ -297,6 +297,9 @@ def angles_between(vectors: ArrayLike) -> Float[Array, "k k"]:
 
     A symmetric matrix with zeros on the diagonal, in the dtype of `vectors`; small angles are accurate. Use
     `jax.vmap` over a time axis. Raises `ValueError` if `vectors` does not have two axes.
+
+        vectors = fl.covariant_vectors(cell, inputs, k=4).vectors
+        print(jax.vmap(fl.angles_between)(vectors).min(0))
     """
     v = _columns(vectors)
     v = v / jnp.linalg.norm(v, axis=0)[None, :]

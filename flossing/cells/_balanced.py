@@ -30,6 +30,9 @@ class BalancedRNN(eqx.Module):
     `wr` (O, N), `b` (N,), which starts at zero.
 
     Source: Engelken et al. (NeurIPS 2022), released code, whose values are the defaults.
+
+        network = fl.cells.BalancedRNN(64, key=jax.random.key(0))
+        state = network((jnp.ones(1), jnp.zeros(64)), network.zeros())  # signals and noise
     """
 
     J: Float[Array, "N N"]

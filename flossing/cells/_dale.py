@@ -28,6 +28,9 @@ class DaleRNN(eqx.Module):
 
     Fields, with N units and S inputs: `W` (N, N), `ws` (N, S), `b` (N,), `mask` (N, N) and `sign` (N,), which hold no
     floating numbers and so are never changed.
+
+        cell = fl.cells.DaleRNN(64, key=jax.random.key(0), excitatory=0.8, density=0.2)
+        print(fl.lyapunov_spectrum(cell, inputs, k=8))
     """
 
     W: Float[Array, "N N"]

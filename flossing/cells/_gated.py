@@ -25,6 +25,9 @@ class GRU(eqx.Module):
         r = sigmoid(W_r s_t + U_r h_t + b_r),      z = sigmoid(W_z s_t + U_z h_t + b_z)
 
     Field: `cell`, an `equinox.nn.GRUCell`, whose `weight_hh` (3N, N) stacks U_r, U_z, U_n.
+
+        cell = fl.cells.GRU(64, key=jax.random.key(0), recurrent="orthogonal", gates="open")
+        print(fl.lyapunov_spectrum(cell, inputs, k=8))
     """
 
     cell: eqx.nn.GRUCell
@@ -82,6 +85,9 @@ class LSTM(eqx.Module):
         i, f, o = sigmoid(W s_t + U h_t + b),      g = tanh(W_g s_t + U_g h_t + b_g)      (each gate its own W, U, b)
 
     Field: `cell`, an `equinox.nn.LSTMCell`, whose `weight_hh` (4N, N) stacks the U of i, f, g, o.
+
+        cell = fl.cells.LSTM(64, key=jax.random.key(0), recurrent="orthogonal", gates="open")
+        print(fl.lyapunov_spectrum(cell, inputs, k=8))
     """
 
     cell: eqx.nn.LSTMCell

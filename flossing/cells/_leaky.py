@@ -23,6 +23,9 @@ class LeakyRNN(eqx.Module):
     `time_step=dt`, to get them per time constant. With `dt = 1` the old x drops out, and relu gives the ReLU network: a
     step in which m units are silent loses m directions, whose exponents are -inf. At x = 0 all units are silent, so use
     a transient. Fields, with N units and S inputs: `J` (N, N), `ws` (N, S), `b` (N,).
+
+        cell = fl.cells.LeakyRNN(64, key=jax.random.key(0), dt=0.1)
+        print(fl.lyapunov_spectrum(cell, inputs, k=8, time_step=0.1))
     """
 
     J: Float[Array, "N N"]

@@ -23,6 +23,9 @@ class LRU(eqx.Module):
     `log_gamma` (N,), `B_real` and `B_imag` (N, S), all real, so that any optimiser can train them.
 
     Source: Orvieto et al. (ICML 2023).
+
+        cell = fl.cells.LRU(32, key=jax.random.key(0), r_min=0.9, r_max=0.999)
+        print(fl.lyapunov_spectrum(cell, inputs, k=8))
     """
 
     nu: Float[Array, " N"]

@@ -20,6 +20,9 @@ class Network(eqx.Module):
     Calling it takes one step of its cell, so `floss` and `lyapunov_spectrum` accept it like the cell. `outputs` runs a
     sequence, for the loss of a task. Fields: `cell`, and `readout`, an `equinox.nn.Linear` with `weight` (O, N)
     and `bias` (O,).
+
+        cell = fl.cells.VanillaRNN(64, key=jax.random.key(0))
+        outputs = fl.cells.Network(cell, 1, key=jax.random.key(1)).outputs(inputs)  # (T, 1)
     """
 
     cell: Cell
@@ -85,6 +88,9 @@ def with_task_surrogate(model: Model) -> Model:
 
     A step keeps its values; its derivative becomes the one for the gradient of a task. Cells without that method do not
     change.
+
+        model = fl.cells.with_task_surrogate(fl.cells.LIF(64, key=jax.random.key(0)))
+        gradient = eqx.filter_grad(loss)(model)
     """
 
     def has_two(node: Any) -> bool:

@@ -29,6 +29,9 @@ class BinaryRNN(eqx.Module):
     The state and the output are z, floats of 0 and 1. Fields, with N units and S inputs: `J` (N, N), `ws` (N, S), `b`
     (N,), and the numbers `threshold`, `beta`, `flossing_beta`, per unit of v. The wider the surrogate, the closer to 0
     flossing brings many exponents: its slope is then near 1 for most units, whereas a narrow one shrinks every tangent.
+
+        cell = fl.cells.BinaryRNN(64, key=jax.random.key(0))
+        print(fl.lyapunov_spectrum(cell, inputs, k=8))
     """
 
     J: Float[Array, "N N"]
@@ -104,6 +107,9 @@ class LIF(eqx.Module):
 
     Source: the discrete equations are those of Neftci, Mostafa & Zenke (2019), except that the input acts in the same
     step and that the gain 1 - kappa makes v follow a slow current.
+
+        cell = fl.cells.LIF(64, key=jax.random.key(0))
+        print(fl.lyapunov_spectrum(cell, inputs, k=8))
     """
 
     J: Float[Array, "N N"]

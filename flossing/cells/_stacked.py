@@ -13,6 +13,9 @@ class Stacked(eqx.Module):
 
     The state is the tuple of their states, the output that of the last cell. The Jacobian of a step is block
     triangular: the exponents are those of all layers together, each driven by its inputs. Field: `cells`, a tuple.
+
+        keys = jax.random.split(jax.random.key(0))
+        cell = fl.cells.Stacked([fl.cells.GRU(32, key=keys[0]), fl.cells.GRU(32, 32, key=keys[1])])
     """
 
     cells: tuple[Cell, ...]

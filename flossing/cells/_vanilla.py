@@ -17,6 +17,9 @@ class VanillaRNN(eqx.Module):
 
     The state is h. Finite-time exponents depend on that choice: in x they would differ by a term that decays
     like 1/T. Fields, with N units and S inputs: `J` (N, N), `ws` (N, S), `b` (N,). `ws` is not divided by sqrt(N).
+
+        cell = fl.cells.VanillaRNN(64, key=jax.random.key(0))
+        print(fl.lyapunov_spectrum(cell, inputs, k=8))
     """
 
     J: Float[Array, "N N"]

@@ -25,6 +25,9 @@ class CopyMemory:
     has the baseline loss `10 log(8) / (delay + 20)`. The accuracy is that of the last 10 steps alone; chance is 1/8.
 
     Source: Hochreiter & Schmidhuber (Neural Computation 1997); in this form Arjovsky, Shah & Bengio (ICML 2016).
+
+        task = fl.tasks.CopyMemory(delay=20)
+        trial = task(jax.random.key(0))
     """
 
     delay: int = 50
@@ -68,6 +71,9 @@ class Adding:
 
     Source: Hochreiter & Schmidhuber (Neural Computation 1997), whose criterion this is; marks as in Arjovsky, Shah &
     Bengio (ICML 2016).
+
+        task = fl.tasks.Adding(steps=100)
+        trial = task(jax.random.key(0))
     """
 
     steps: int = 50

@@ -32,6 +32,9 @@ class Digits:
     Raises ValueError for a `repeat` below 1, ModuleNotFoundError, in one line, without scikit-learn.
     Source: the images are the test set of Alpaydin & Kaynak (UCI repository, 1998); pixel by pixel, and permuted, as
     Le, Jaitly & Hinton (2015) did with larger ones.
+
+        task = fl.tasks.Digits(permuted=True)
+        trial, test = task(jax.random.key(0)), task.test()
     """
 
     permuted: bool = False

@@ -29,6 +29,9 @@ class OrnsteinUhlenbeck:
     Raises ValueError for sizes below 1, `dt` or `tau` not above 0, and numbers that are not finite, including
     `stationary_deviation` in JAX's default floating dtype.
     Source: Uhlenbeck & Ornstein (1930); the defaults are those of Engelken et al. (NeurIPS 2022), released code.
+
+        task = fl.tasks.OrnsteinUhlenbeck(signals=2)
+        trial = task(jax.random.key(0))
     """
 
     signals: int = 1
