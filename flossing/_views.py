@@ -32,7 +32,7 @@ def errors_of(spectrum: Any) -> np.ndarray | None:
 
 def _uncertainty_of(spectrum: Any) -> Any:
     enough = spectrum.steps // spectrum.interval >= MIN_BLOCKS_FOR_ERROR
-    return spectrum.uncertainty() if enough and spectrum.lengths is None else None
+    return spectrum.uncertainty() if enough and spectrum.steps_of_each is None else None
 
 
 def _upper_bounds(spectrum: Any) -> np.ndarray:
@@ -68,9 +68,9 @@ def unit_of(spectrum: Any) -> str:
 
 def _steps_of(spectrum: Any) -> str:
     """The number of steps averaged, or the smallest and the largest of sequences of several lengths."""
-    if spectrum.lengths is None:
+    if spectrum.steps_of_each is None:
         return str(spectrum.steps)
-    lengths = as_numpy(spectrum.lengths)
+    lengths = as_numpy(spectrum.steps_of_each)
     return f"{lengths.min()} to {lengths.max()}"
 
 

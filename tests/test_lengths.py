@@ -26,7 +26,7 @@ def test_each_row_is_its_sequence_alone(options):
     for row, spectrum in enumerate(fl.lyapunov_spectrum(CELL, each, k=3, **options) for each in ROWS):
         np.testing.assert_allclose(found.exponents[row], spectrum.exponents, atol=1e-12)
         np.testing.assert_allclose(found.state[row], spectrum.state, atol=1e-12)
-        assert found.lengths[row] == spectrum.steps
+        assert found.steps_of_each[row] == spectrum.steps
     np.testing.assert_allclose(found.running_mean()[:, -1], found.exponents, atol=1e-12)
 
 

@@ -56,7 +56,7 @@ def test_lengths_are_cut_to_the_steps():
     module, inputs = nn.GRU(2, 6, batch_first=True, **DOUBLE), torch.randn(2, 100, 2, **DOUBLE)
     found = flt.lyapunov_spectrum(module, inputs, lengths=[100, 30], steps=50, k=2)
     own = flt.lyapunov_spectrum(module, inputs[:1, :50], k=2)
-    assert found.lengths.tolist() == [own.steps, 30 - 13]
+    assert found.steps_of_each.tolist() == [own.steps, 30 - 13]
     torch.testing.assert_close(found.running_mean()[0, -1], found.exponents[0])
 
 

@@ -138,7 +138,7 @@ def lyapunov_spectrum(
             found = flow(length=length, transient=transient, interval=interval)
             _check_interval(flow, found, length, transient, interval)
         settings = {"steps": length - transient, "interval": interval, "time_step": float(time_step)}
-        spectrum = Spectrum(**found._asdict(), **settings, lengths=counts)
+        spectrum = Spectrum(**found._asdict(), **settings, steps_of_each=counts)
         _check_spectrum(spectrum)
     return spectrum
 

@@ -37,8 +37,8 @@ class Spectrum(eqx.Module):
     - `basis` (N, k): the orthonormal basis after the last step. `state` and `basis` continue the run.
     - `transient_log_growth` (before, k): the growth of the blocks of the transient.
     - `steps`, `interval`, `time_step`: the number of steps averaged, the steps per block, the duration of one step.
-    - `lengths` (B,): the number of steps averaged of each sequence, if `lengths` were given; else None. The growth of
-      later blocks is 0.
+    - `steps_of_each` (B,): the number of steps averaged in each sequence, if `lengths` were given; else None. The
+      growth of later blocks is 0.
 
     Along B sequences every array has a leading axis B, and so have the results of all methods but `mean`, `std` and
     `standard_error`, which reduce over sequences.
@@ -55,7 +55,7 @@ class Spectrum(eqx.Module):
     steps: int = eqx.field(static=True)
     interval: int = eqx.field(static=True)
     time_step: float = eqx.field(static=True)
-    lengths: Int[Array, " B"] | None = None
+    steps_of_each: Int[Array, " B"] | None = None
 
     def __repr__(self) -> str:
         is_measured = eqx.is_array_like(self.exponents) and is_concrete(self)  # not traced, nor a tree of shapes
@@ -76,7 +76,7 @@ class Spectrum(eqx.Module):
     def running_mean(self) -> Float[Array, "*B blocks k"]:
         """The running average of the exponents after each block, which shows its convergence."""
         ends = jnp.arange(1, self.log_growth.shape[-2] + 1, dtype=jnp.int32) * self.interval
-        last = jnp.asarray(self.steps, jnp.int32) if self.lengths is None else self.lengths
+        last = jnp.asarray(self.steps, jnp.int32) if self.steps_of_each is None else self.steps_of_each
         steps = jnp.minimum(ends.reshape(*[1] * last.ndim, -1), last[..., None])
         time = jnp.broadcast_to(steps.astype(self.log_growth.dtype)[..., None] * self.time_step, self.log_growth.shape)
         return jnp.cumsum(self.log_growth, axis=-2) / time
@@ -90,7 +90,7 @@ class Spectrum(eqx.Module):
 
         Raises ValueError if there are fewer than `8 * batches` blocks.
         """
-        if self.lengths is not None:
+        if self.steps_of_each is not None:
             raise ValueError("uncertainty must be of sequences of one length, got a spectrum with lengths")
         whole = self.steps // self.interval
         return batch_means(self.log_growth[..., :whole, :], self.interval * self.time_step, batches)
@@ -103,7 +103,7 @@ class Spectrum(eqx.Module):
         weighted by the derivative of the dimension. Raises ValueError if k exponents do not determine it.
         """
         complete = self.exponents.shape[-1] == self.basis.shape[-2]
-        enough = self.steps // self.interval >= SPLIT * batches and self.lengths is None
+        enough = self.steps // self.interval >= SPLIT * batches and self.steps_of_each is None
         errors = self.uncertainty(batches).standard_error if enough else jnp.zeros_like(self.exponents)
         value = kaplan_yorke_dimension(self.exponents, complete=complete, standard_error=errors)
         if not enough:

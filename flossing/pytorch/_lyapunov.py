@@ -41,8 +41,8 @@ class Spectrum:
     - `basis` (N, k): the orthonormal basis after the last step. `state` and `basis` continue the run.
     - `transient_log_growth` (before, k): the growth of the blocks of the transient.
     - `steps`, `interval`, `time_step`: the number of steps averaged, the steps per block, the duration of one step.
-    - `lengths` (B,): the number of steps averaged of each sequence, if they have lengths; else None. The growth of
-      later blocks is 0.
+    - `steps_of_each` (B,): the number of steps averaged in each sequence, if they have lengths; else None. The
+      growth of later blocks is 0.
 
     Along B sequences all tensors have a leading axis B, except the `state` of a module, which has the module's own
     layout.
@@ -59,7 +59,7 @@ class Spectrum:
     steps: int
     interval: int
     time_step: float
-    lengths: Int[Tensor, " B"] | None = None
+    steps_of_each: Int[Tensor, " B"] | None = None
 
     def __repr__(self) -> str:
         return describe_spectrum(self)
@@ -80,7 +80,11 @@ class Spectrum:
         """The running average of the exponents after each block, which shows its convergence."""
         blocks = torch.arange(1, self.log_growth.shape[-2] + 1, device=self.log_growth.device)
         ends = blocks * self.interval
-        steps = ends.clamp(max=self.steps) if self.lengths is None else torch.minimum(ends, self.lengths[:, None])
+        steps = (
+            ends.clamp(max=self.steps)
+            if self.steps_of_each is None
+            else torch.minimum(ends, self.steps_of_each[:, None])
+        )
         return self.log_growth.cumsum(-2) / (steps.to(self.log_growth.dtype)[..., None] * self.time_step)
 
     def all_log_growth(self) -> Float[Tensor, "... blocks k"]:
@@ -92,7 +96,7 @@ class Spectrum:
 
         Raises ValueError if there are fewer than `8 * batches` blocks, and for sequences of several lengths.
         """
-        if self.lengths is not None:
+        if self.steps_of_each is not None:
             raise ValueError("uncertainty must be of sequences of one length, got a spectrum with lengths")
         import jax  # imported here, when it is first needed
 
@@ -213,7 +217,7 @@ def lyapunov_spectrum(
     if system.lengths is not None:
         ends = [min(n, length) for n in system.lengths]
         counts = torch.tensor([n - own_transient(transient, n) for n in ends], device=flow.exponents.device)
-    of = {"steps": length - common, "interval": interval, "time_step": float(time_step), "lengths": counts}
+    of = {"steps": length - common, "interval": interval, "time_step": float(time_step), "steps_of_each": counts}
     return Spectrum(**flow._asdict(), **of)
 
 
