@@ -154,6 +154,7 @@ class Flosser:
         if loss is not None:
             check_loss(loss, "flossing.losses", "flossing.pytorch.losses")
         check_term(term, "flossing.losses", "flossing.pytorch.losses")
+        # Made beside a schedule, too, for its errors.
         usual = by_reach(threshold=threshold, preflossing=preflossing, epochs=epochs, every=every)
         schedule = usual if schedule is None else schedule
         options |= {"rematerialise": rematerialise, "loss": loss, "step": step, "where": interned(where)}

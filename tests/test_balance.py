@@ -23,6 +23,7 @@ from flossing_lab.balance.measures import (
     tightness,
     weight_correlations,
 )
+from flossing_lab.balance.table import EARLY, plateau_end
 from flossing_lab.runs.checkpoint import with_parameters
 from flossing_lab.runs.files import read_arrays
 from flossing_lab.runs.run import load_model, run
@@ -223,3 +224,10 @@ def test_renewal_falls_on_its_epochs_whatever_the_chunks(tmp_path, chunk):
         before = at[epoch]
     np.testing.assert_array_equal(load_model(done).x0, before.x0)
     assert done.metrics("training")["epoch"].tolist() == list(range(1, 11))
+
+
+def test_the_plateau_ends_after_it_began():
+    """An error that falls at once, and rises again: no test before EARLY counts."""
+    epoch = EARLY * np.arange(5) // 2
+    test = {"epoch": epoch, "test_error": np.array([1.0, 0.1, 1.0, 0.6, 0.0])}
+    assert plateau_end(test) == 2 * EARLY

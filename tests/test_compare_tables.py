@@ -85,6 +85,9 @@ def test_the_best_draws_are_compared_and_harm_is_said(protocol):
     assert rows[0][4:] == ("", "", "")  # no verdict before all seeds are there
     _, rows, harm = best.table(trial, runs("none", high) + runs("flossing", [0.0] * 6 + high[:4]))
     assert rows[0][3] == "4 of 10, failed (failed to 0.962), 6 failed" and harm.endswith(": tanh on XOR.")
+    row = best.Row(trial.tasks["xor"], "tanh", runs("none", [0.94] * 10), runs("flossing", [0.96] * 4 + [0.1] * 6))
+    said = [best.cells_of(trial, row, p)[-1] for p in ((0.01, 0.01), (0.01, 0.9), (0.9, 0.01), (0.9, 0.9))]
+    assert said == ["solves more, ends worse", "better", "worse", "no difference shown"]
     loss = trial.tasks["xor"].model_copy(update={"measure": "loss"})
     cases = ((0.95, 1.0, False), (0.95, 1.1, True), (0.95, 0.0, True), (1.0, 0.5, False))
     for before, after, harmed in cases:  # a tenth of the loss; 0.0 stands for a failed run

@@ -11,6 +11,7 @@ import torch
 
 import flossing as fl
 from flossing._diagnosis import settings_for
+from flossing.pytorch._diagnose import _gradient
 from flossing_lab.cli import main
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
@@ -155,3 +156,12 @@ def test_networks_of_the_table(name):
         draw = lambda key: jax.random.bernoulli(key, 0.5, (100, 1)).astype(jnp.float32)  # noqa: E731
         cell = fl.floss(cell, draw, k=48, epochs=500, report=False)[0]
         assert fl.diagnose(cell, inputs, horizon=40, cost=False).verdict == "ready"
+
+
+def test_gradients_of_the_last_steps_are_those_along_the_whole_sequence():
+    torch.manual_seed(0)
+    module, inputs = torch.nn.GRU(1, 6), torch.randn(30, 1)
+    draws = [torch.Generator().manual_seed(3) for _ in range(2)]
+    whole, last = (_gradient(module, inputs, lags, each, {}) for lags, each in zip((30, 10), draws, strict=True))
+    assert len(last) == 11
+    np.testing.assert_allclose(last, whole[:11], rtol=0, atol=1e-4)

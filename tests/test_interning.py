@@ -55,7 +55,7 @@ def test_a_variable_without_a_value_is_not_the_text_empty():
     assert interned(make()) is interned(make())
 
 
-def test_code_in_a_folder_beside_the_package_is_not_of_the_package(tmp_path):
+def test_code_in_a_folder_beside_the_package_is_not_of_the_package():
     """flossing_experiments/run.py lies beside flossing/, and its globals may change."""
     source = compile("def read():\n    return number", interning._FOLDERS[-1] + "_experiments/run.py", "exec")
     names = {"number": 1.0}

@@ -8,6 +8,7 @@ import pytest
 import xarray
 
 from flossing_lab.cli import main
+from flossing_lab.own import experiment
 from flossing_lab.own.config import OwnConfig
 from flossing_lab.runs import source
 from flossing_lab.runs.directory import RunDirectory
@@ -277,3 +278,8 @@ def test_a_collection_has_coordinates_for_arguments(folder):
     main(["collect", "swept", "--out", "swept.zarr"])
     found = xarray.open_zarr(folder / "swept.zarr")
     assert found["steps"].values.tolist() == [5, 8] and found.sizes["steps"] == 2
+
+
+def test_a_state_may_have_more_coordinates_than_units():
+    config = OwnConfig().with_values(cell="lstm", units=4)
+    assert experiment.state_size(config) == 8

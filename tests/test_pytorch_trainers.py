@@ -1,5 +1,6 @@
 """The callbacks for Lightning and Hugging Face, in the real trainers: they floss, log, and resume to the bit."""
 
+import types
 import warnings
 
 import pytest
@@ -141,3 +142,15 @@ def test_hugging_face(tmp_path):
     assert_equal(weights(model), weights(elsewhere))
     assert callback.flosser.scalars()["flossing/term"] == again.flosser.scalars()["flossing/term"] > 0
     assert trainer.state.log_history[-2]["flossing/epochs"] == 5
+
+
+def test_a_term_beside_scaled_gradients_is_refused():
+    pytest.importorskip("transformers")
+    from flossing.pytorch.huggingface import FlosserCallback
+
+    arguments, state = types.SimpleNamespace(fp16=True, max_grad_norm=0.0), types.SimpleNamespace(global_step=0)
+    callback = FlosserCallback(**QUICK)
+    with pytest.raises(ValueError, match=r"max_grad_norm must be above 0 with fp16 .*, got max_grad_norm=0.0"):
+        callback.on_train_begin(arguments, state, None, model=Network())
+    arguments.max_grad_norm = 1.0
+    callback.on_train_begin(arguments, state, None, model=Network())

@@ -245,3 +245,10 @@ def test_what_a_step_asks_for_itself_is_kept():
 
     text = lowered("cuda", exponents, jnp.ones(4, "float32"))
     assert "DEFAULT" in text
+
+
+def test_float64_is_never_rounded_in_silence():
+    jax.config.update("jax_enable_x64", False)
+    with pytest.raises(ValueError, match="a is float64 but JAX runs with x64 off"):
+        fl.orthonormalise(np.eye(3))
+    assert fl.orthonormalise(np.eye(3, dtype=np.float32))[0].dtype == jnp.float32

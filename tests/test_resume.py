@@ -4,15 +4,18 @@ import json
 import logging
 import shutil
 import subprocess
+from collections.abc import Callable
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from flossing._training.train import init_training
 from flossing_lab.reference import experiment as reference
 from flossing_lab.reference.config import Config
-from flossing_lab.runs.checkpoint import newest_checkpoint
+from flossing_lab.runs.checkpoint import newest_checkpoint, parameters_of, with_parameters
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.run import run
 from tests.lab_helpers import COMMAND, TINY, command_here
@@ -282,3 +285,16 @@ def test_resume_on_the_command_line(tmp_path):
     assert both.stderr.startswith("flossing: out and overwrite must be left out with resume")
     missing = command_here("train", "--resume", "nowhere", cwd=tmp_path)
     assert (missing.returncode, missing.stderr) == (2, "flossing: run directory must hold run.json, got 'nowhere'\n")
+
+
+def test_parameters_go_into_a_model_with_other_fields():
+    class Model(eqx.Module):
+        w: jax.Array
+        dt: float = 0.1
+        act: Callable = jax.nn.relu
+
+    model = Model(jnp.zeros(2))
+    found = with_parameters(model, parameters_of(Model(jnp.ones(2))))
+    assert found.w.tolist() == [1, 1] and (found.dt, found.act) == (0.1, jax.nn.relu)
+    with pytest.raises(ValueError, match=r"parameters.npz must hold w of shape \(2,\), got shape \(3,\)"):
+        with_parameters(model, {"w": np.ones(3)})

@@ -169,3 +169,9 @@ def test_every_k_needs_every_k():
     rows = [{"k": k, "size": sizes, "condition_end": [1.0], "feedback_end": [1.0]} for k in (0, 1)]
     found = surrogate.claims({"k": [1, 16, 32], "m": 32, "horizons": [150], "rows": rows, "networks": 1})
     assert {claim.verdict for claim in found} == {"not run"}
+
+
+def test_the_n_of_several_cases_is_that_of_the_smallest():
+    ten = np.arange(1.0, 11.0)
+    assert judging.compare_each("claim", "found.", [(ten, 0 * ten), (ten[:3], 0 * ten[:3])]).n == 3
+    assert judging.compare_each("claim", "found.", [(ten[:3], 0 * ten[:3]), (ten, 0 * ten)]).n == 3

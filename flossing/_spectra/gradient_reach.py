@@ -63,7 +63,7 @@ def gradient_reach(
 @in_full_precision
 def _reach(problem: Problem, key: RandomKey, starts: Point, inputs: Input, *, size: int | None, axes: Any):
     def one(key, start, sequence):
-        return gradient_norms(problem.with_orbit(start, sequence, problem.length), key)
+        return distant_and_local(problem.with_orbit(start, sequence, problem.length), key)
 
     if size is None:
         distant, local = one(key, starts, inputs)
@@ -74,7 +74,7 @@ def _reach(problem: Problem, key: RandomKey, starts: Point, inputs: Input, *, si
     return jnp.where(nothing, 0, distant / jnp.where(nothing, 1, local))
 
 
-def gradient_norms(problem: Problem, key: RandomKey) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def distant_and_local(problem: Problem, key: RandomKey) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """|dL/dh_0| and |dL/dtheta|."""
     moving, fixed = eqx.partition(problem.model, eqx.is_inexact_array)
     half, start = problem.length // 2, problem.start

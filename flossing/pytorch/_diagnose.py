@@ -40,8 +40,8 @@ def diagnose(
 
     **Arguments:** `model`, `state`, `step` as in [`lyapunov_spectrum`][flossing.pytorch.lyapunov_spectrum]; `inputs`,
     one sequence (T, S), and the others as in [`flossing.diagnose`][]. `generator` draws the loss and the order of the
-    inputs, by default one with seed 0. The cost is measured on a copy of a module; that
-    of a step that is a function is not measured.
+    inputs, by default one with seed 0. The cost is measured on a copy of a module; that of a step that is a function is
+    not measured.
 
     **Returns:** a [`Diagnosis`][flossing.Diagnosis].
 

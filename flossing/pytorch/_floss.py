@@ -211,14 +211,14 @@ def floss(
             if epoch > 1 and system.subspace is not None and not is_still_invariant(system):
                 raise FloatingPointError(f"flossing epoch {epoch}: {SUBSPACE_MESSAGE}")
             seed = int(torch.randint(2**31, (), generator=probes, device=probes.device))
-            at = objective._replace(seed=seed)
-            value, exponents, ratio = at(system, now)
+            of_epoch = objective._replace(seed=seed)
+            value, exponents, ratio = of_epoch(system, now)
             while interval == "auto" and (shorter := shorter_interval(now, ratio[None])) < now:
                 now, ratios = shorter, []  # ratios are in units of the interval, so those before no longer count
-                value, exponents, ratio = at(system, now)
+                value, exponents, ratio = of_epoch(system, now)
 
-            def again(at=at, system=system, now=now) -> Tensor:
-                return at(system, now)[0]
+            def again(of_epoch=of_epoch, system=system, now=now) -> Tensor:
+                return of_epoch(system, now)[0]
 
             norm = update(value, exponents, again, flossed, optimiser, clip, epoch, now)
             if project is not None:

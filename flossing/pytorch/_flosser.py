@@ -133,6 +133,7 @@ class Flosser:
         chosen = select_parameters(self.module, parameters, adam if optimiser is None else optimiser)
         self.parameters, self.optimiser = chosen
         self._options = {**options, "loss": loss, "project": project, "engine": engine}
+        # Made beside a schedule, too, for its errors.
         usual = by_reach(threshold=threshold, preflossing=preflossing, epochs=epochs, every=every)
         schedule = usual if schedule is None else schedule
         self.schedule = as_schedule(schedule, every)

@@ -19,7 +19,7 @@ class FlosserCallback(Callback):  # pyright: ignore[reportGeneralTypeIssues] (on
     """Floss while Lightning trains: calls `step` of a [`Flosser`][flossing.pytorch.Flosser] after each optimiser step.
 
     The arguments are those of `Flosser` after the model. Its scalars are logged, its state is part of each checkpoint,
-    and a resumed training continues bit for bit. Raises, when training starts, as `Flosser` does.
+    and resumed training continues bit for bit. Raises, when training starts, as `Flosser` does.
     """
 
     def __init__(self, **options: Any):

@@ -8,7 +8,7 @@ import jax
 from jaxtyping import Array
 
 from flossing import cells
-from flossing._spectra.gradient_reach import gradient_norms
+from flossing._spectra.gradient_reach import distant_and_local
 from flossing._tangent.problem import Problem
 from flossing._tangent.step import call_module
 
@@ -28,7 +28,7 @@ class Reach(eqx.Module):
         model = cells.with_task_surrogate(model)
         inputs = sequence_of(self.task, self.seed)[: self.window]
         problem = Problem.of(model, model.zeros(), inputs, call_module, self.window)
-        distant, local = gradient_norms(problem, jax.random.key(self.seed))
+        distant, local = distant_and_local(problem, jax.random.key(self.seed))
         return {"gradient_reach": distant / local}
 
 
