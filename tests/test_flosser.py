@@ -75,10 +75,13 @@ def test_reach_of_one_sequence_and_of_a_batch():
 
 
 def test_reach_of_gradients_whose_squares_overflow():
-    """h -> 4 h for 60 steps in float32: dL/dh_0 is about g 4^60 = 1e36 g, dL/da about 60 g 4^59."""
-    ones, rate = jnp.ones(1, jnp.float32), jnp.asarray(4, jnp.float32)
+    """h -> 4 h from ones, for 60 steps in float32: dL/dh_0 = sum g_t 4^t and dL/da = sum g_t . 1 t 4^(t-1), 1e36."""
+    ones, rate = jnp.ones(3, jnp.float32), jnp.asarray(4, jnp.float32)
     found = fl.gradient_reach(rate, None, step=lambda a, h, s: a * h, state=ones, steps=60)
-    assert found.dtype == jnp.float32 and float(found) == pytest.approx(4 / 60, rel=0.02)
+    g, t = np.asarray(jax.random.normal(jax.random.key(0), (30, 3), jnp.float32), float), np.arange(31, 61)
+    expected = np.linalg.norm(4.0**t @ g) / abs((t * 4.0 ** (t - 1)) @ g.sum(1))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_reach_when_gradients_vanish_or_overflow():

@@ -191,3 +191,10 @@ def test_blocks_that_begin_after_the_first_part_do_not_make_another_run(network,
     assert notebook.train(network, epochs=4, **arguments).flossing_epoch == 0
     assert notebook.train(network, epochs=9, **arguments).flossing_epoch == 2
     assert RunDirectory(tmp_path / "run").config.condition == "during"
+
+
+def test_a_longer_run_with_other_settings_is_not_said_to_be_lengthened(network, tmp_path):
+    arguments = ARGUMENTS | {"out": tmp_path / "run"}
+    notebook.train(network, epochs=3, settings={"delay": 2}, **arguments)
+    with pytest.raises(ValueError, match="out must not hold a run of another configuration, .* overwrite replaces it$"):
+        notebook.train(network, epochs=6, settings={"delay": 3}, **arguments)
