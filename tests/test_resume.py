@@ -15,6 +15,7 @@ import pytest
 from flossing._training.train import init_training
 from flossing_lab.reference import experiment as reference
 from flossing_lab.reference.config import Config
+from flossing_lab.runs import locks
 from flossing_lab.runs.checkpoint import newest_checkpoint, parameters_of, with_parameters
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.run import run
@@ -104,12 +105,12 @@ def test_another_configuration_is_refused_by_name(undisturbed):
         run(other, undisturbed.path)
 
 
-def test_two_processes_do_not_write_to_one_run(stopped):
-    message = "the run directory must not be in use, got .* another process is at work"
+def test_two_processes_do_not_write_to_one_run(stopped, monkeypatch):
+    monkeypatch.setattr(locks, "PATIENCE", 0.1)
     with (
         stopped.opened(),
-        pytest.raises(ValueError, match=message),
-        RunDirectory(stopped.path).opened(wait=0.1),
+        pytest.raises(ValueError, match="out must not be in use, got .* another process is at work"),
+        RunDirectory(stopped.path).opened(),
     ):
         pass
 

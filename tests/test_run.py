@@ -197,7 +197,7 @@ def test_a_run_that_is_continued_ends_early_at_the_same_epoch(tmp_path):
 
 def test_nothing_is_overwritten_by_accident(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(ValueError, match="out must be a new or an empty directory"):
+    with pytest.raises(ValueError, match="out must be new, empty or of a run"):
         run(SMALL, tmp_path, overwrite=True)
     with pytest.raises(ValueError, match="out must be a directory"):
         run(SMALL, tmp_path / "thesis.tex")

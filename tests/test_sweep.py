@@ -21,10 +21,10 @@ from rich.console import Console
 
 import flossing
 import flossing_lab
-from flossing_lab.runs import provenance
+from flossing_lab.runs import locks, provenance
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.process import ONE_THREAD
-from flossing_lab.sweeps import sweep as sweeping, workers as working
+from flossing_lab.sweeps import workers as working
 from flossing_lab.sweeps.collection import find_runs, read_sweep
 from flossing_lab.sweeps.spec import Spec
 from flossing_lab.sweeps.sweep import sweep
@@ -225,8 +225,11 @@ SPEC = Spec(name="test", base=RUN, axes=SEEDS)
 
 
 def test_a_directory_serves_one_sweep_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweeping, "_PATIENCE", 0.1)
-    with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="out must not be in use, got .* another sweep"):
+    monkeypatch.setattr(locks, "PATIENCE", 0.1)
+    with (
+        FileLock(tmp_path / ".lock"),
+        pytest.raises(ValueError, match="out must not be in use, got .* another process"),
+    ):
         sweep(SPEC, tmp_path, console=Console(quiet=True))
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(ValueError, match="out must be new, empty or of a sweep, got .* which holds 'thesis.tex'"):

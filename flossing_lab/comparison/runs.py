@@ -15,7 +15,7 @@ from rich.console import Console
 from flossing_lab.comparison.paired import is_solved
 from flossing_lab.comparison.protocol import Trial, TrialRun, digest
 from flossing_lab.runs.files import plain, read_json, write_atomically, write_json
-from flossing_lab.sweeps.sweep import locked
+from flossing_lab.runs.locks import locked
 from flossing_lab.sweeps.workers import Job, check_workers, run_jobs, say
 
 FORMAT = 1

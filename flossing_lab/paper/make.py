@@ -21,10 +21,11 @@ from flossing_lab.paper.results_page import page
 from flossing_lab.paper.scales import SIZES
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.files import write_atomically
+from flossing_lab.runs.locks import locked
 from flossing_lab.runs.plotting import save_figure
 from flossing_lab.runs.provenance import brief_provenance
 from flossing_lab.sweeps.spec import Point, Spec, describe
-from flossing_lab.sweeps.sweep import check_points, has_finished, locked, run_job
+from flossing_lab.sweeps.sweep import check_points, has_finished, run_job
 from flossing_lab.sweeps.workers import Job, check_workers, run_jobs, say
 
 TINY = "Scale tiny, which only checks the machinery: networks of a few units, not of the sizes that are named here."

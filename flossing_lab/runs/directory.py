@@ -12,17 +12,16 @@
 Arrays are plain NPZ, read without pickle. No file name is taken from the content of a file.
 """
 
-import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.files import read_arrays, read_json, remove_temporary_files, write_arrays, write_json
+from flossing_lab.runs.locks import check_directory, locked
 from flossing_lab.runs.registry import read_config
 
 FORMAT = 1
@@ -30,7 +29,8 @@ FORMAT = 1
 
 _FOLDERS = {"metrics": "*.npz", "snapshots": "*.npz", "checkpoints": "*.eqx"}
 _FILES = ("parameters.npz", "horizons.npz", "run.png", "film.gif")
-_LOCK = ".lock"
+_KIND = ("run", "run.json", (*_FOLDERS, *_FILES))
+"""How `locks` knows a directory of ours."""
 
 
 class RunDirectory:
@@ -101,34 +101,15 @@ class RunDirectory:
 
     def check(self):
         """Raise ValueError unless this is a directory of a run, an empty one, or a path where one can be made."""
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"out must be a directory, got {str(self.path)!r}, which is a file")
-        if not self.exists and self.path.is_dir() and (others := self._not_ours()):
-            raise ValueError(
-                f"out must be a new or an empty directory, got {str(self.path)!r}, which holds {others[0]!r}"
-            )
+        check_directory(self.path, *_KIND)
 
     @contextmanager
-    def opened(self, *, overwrite: bool = False, wait: float = 10.0) -> Iterator[None]:
+    def opened(self, *, overwrite: bool = False) -> Iterator[None]:
         """Lock this directory for one process. Create it if needed; with `overwrite`, remove an earlier run first.
 
-        The lock ends with the process, however that ends. Raises ValueError if the directory cannot be created, holds
-        files that no run wrote, or is still locked by another process after `wait` seconds.
+        Raises ValueError if the directory cannot be created, holds files that no run wrote, or is in use.
         """
-        self.check()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / _LOCK, timeout=wait)
-            lock.acquire()
-        except Timeout:
-            raise ValueError(
-                f"the run directory must not be in use, got {str(self.path)!r}, where another process is at work"
-            ) from None
-        except OSError as error:
-            raise ValueError(
-                f"out must be a directory that can be written, got {str(self.path)!r}: {_reason(error)}"
-            ) from None
-        try:
+        with locked(self.path, *_KIND):
             if overwrite:
                 self._remove_run()
             for folder in _FOLDERS:
@@ -136,10 +117,7 @@ class RunDirectory:
                     raise ValueError(f"{self.path / folder} must be a folder of its own, got a link")
                 (self.path / folder).mkdir(exist_ok=True)
                 remove_temporary_files(self.path / folder)
-            remove_temporary_files(self.path)
             yield
-        finally:
-            lock.release()
 
     def write_info(self, info: Mapping[str, Any]):
         """Write run.json."""
@@ -172,12 +150,6 @@ class RunDirectory:
             if training > epoch or flossing > flossing_epoch:
                 path.unlink()
 
-    def _not_ours(self) -> list[str]:
-        # A run that was killed before it wrote run.json, or while it was overwritten, leaves these; they must not block
-        # the next run.
-        ours = {*_FOLDERS, *_FILES, _LOCK}
-        return sorted(p.name for p in self.path.iterdir() if p.name not in ours and not p.name.endswith(".part"))
-
     def _remove_run(self):
         # Remove only files that a run writes, and run.json first: without it, the directory no longer counts as a run.
         (self.path / "run.json").unlink(missing_ok=True)
@@ -195,7 +167,3 @@ def _read_if_there(path: Path, names: Collection[str] | None = None) -> dict[str
         return read_arrays(path, names)
     except FileNotFoundError:
         return {}
-
-
-def _reason(error: OSError) -> str:
-    return os.strerror(error.errno) if error.errno else str(error)

@@ -8,25 +8,20 @@ command completes, repairs or extends a sweep. JAX computes only in the workers.
 """
 
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.directory import RunDirectory
-from flossing_lab.runs.files import remove_temporary_files
+from flossing_lab.runs.locks import locked
 from flossing_lab.runs.registry import read_config
 from flossing_lab.sweeps.collection import write_sweep
 from flossing_lab.sweeps.spec import Point, Spec, describe
 from flossing_lab.sweeps.workers import Job, begin_job, check_workers, run_jobs, say
-
-LOCK = ".lock"
-_PATIENCE = 10.0  # seconds to wait for a directory that is in use
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,33 +76,6 @@ def _run(config: Mapping[str, Any], place: str, on_progress: Any):
     wanted = read_config(config)
     begin_job(wanted.with_values(seed=0).digest)
     run(wanted, place, on_progress=on_progress)
-
-
-@contextmanager
-def locked(out: Path, what: str, mark: str, ours: Collection[str]) -> Iterator[None]:
-    """Lock the directory of a `what`, such as a sweep, for one process; the lock ends with the process in any case.
-
-    Raises ValueError unless the directory is new or empty, contains the file or folder `mark`, or contains only names
-    in `ours`. Also raises it if the directory is in use or cannot be written.
-    """
-    if out.is_dir() and not (out / mark).exists():
-        others = [path.name for path in out.iterdir() if path.name not in (*ours, LOCK) and path.suffix != ".part"]
-        if others:
-            raise ValueError(f"out must be new, empty or of a {what}, got {str(out)!r}, which holds {min(others)!r}")
-    lock = FileLock(out / LOCK, timeout=_PATIENCE)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise ValueError(f"out must not be in use, got {str(out)!r}, where another {what} is at work") from None
-    except OSError as error:
-        why = "it is a file" if out.is_file() else error.strerror
-        raise ValueError(f"out must be a directory that can be written, got {str(out)!r}: {why}") from None
-    try:
-        remove_temporary_files(out)
-        yield
-    finally:
-        lock.release()
 
 
 def has_finished(out: Path, config: RunConfig) -> bool:
