@@ -8,6 +8,7 @@ from . import (
 )
 from ._diagnose import diagnose as diagnose
 from ._diagnosis import Diagnosis as Diagnosis
+from ._estimate import Estimate as Estimate
 from ._flosser import Flosser as Flosser, FlosserState as FlosserState
 from ._linalg.qr import orthonormalise as orthonormalise
 from ._spectra.calibration import Calibration as Calibration, calibrate as calibrate
@@ -53,7 +54,6 @@ from ._training.train import (
     init_training as init_training,
     train as train,
 )
-from ._views import Estimate as Estimate
 from .losses import flossing_loss as flossing_loss
 
 __version__: str

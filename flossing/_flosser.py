@@ -17,6 +17,7 @@ from flossing._arguments import CLIP, LEARNING_RATE, check_loss, check_settings
 from flossing._checks import check_leaves, is_concrete
 from flossing._messages import lost_reach_message, warn
 from flossing._runtime.interning import interned
+from flossing._schedule import Schedule, as_schedule, checked
 from flossing._spectra.gradient_reach import gradient_reach
 from flossing._tangent.batch import common_size, set_up_batch
 from flossing._term import FlossingTerm, check_term
@@ -27,7 +28,7 @@ from flossing._training.optimisers import read_optimiser
 from flossing._training.term import TermLoss
 from flossing._types import RandomKey, State
 from flossing.losses import Loss
-from flossing.schedules import Schedule, as_schedule, by_reach, checked
+from flossing.schedules import by_reach
 
 Model = TypeVar("Model", bound=PyTree)
 

@@ -1,22 +1,11 @@
 """Results as text, as pandas data frames and as xarray datasets; for both ecosystems, needs no JAX."""
 
 import importlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-BATCHES, SPLIT = 20, 8
-"""The default number of batches of batch means, and the number of parts of each, which show how scatter scales."""
-
-MIN_BLOCKS_FOR_ERROR = BATCHES * SPLIT
-"""The fewest blocks that allow a standard error by batch means."""
-
-
-class Estimate(NamedTuple):
-    """A number and its standard error; NaN where the run is too short for one. (B,) for B sequences."""
-
-    value: Any
-    standard_error: Any
+from flossing._estimate import MIN_BLOCKS_FOR_ERROR
 
 
 def as_numpy(values: Any) -> np.ndarray:

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import flossing as fl
+from flossing._schedule import as_schedule
 from flossing_lab import notebook
 from flossing_lab.cli import main
 from flossing_lab.runs.directory import RunDirectory
@@ -122,7 +123,7 @@ def test_several_sequences_a_flossing_epoch_are_stored_as_their_mean(network, tm
 def test_the_condition_follows_from_the_schedule(schedule, condition):
     from flossing_lab.notebook.training import _condition
 
-    assert _condition(fl.schedules.as_schedule(schedule, 100)) == condition
+    assert _condition(as_schedule(schedule, 100)) == condition
 
 
 @pytest.mark.parametrize(

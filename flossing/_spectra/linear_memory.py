@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Float
 
 from flossing._arguments import check_integer, default_transient
+from flossing._estimate import Estimate
 from flossing._messages import warn
-from flossing._views import Estimate
 
 NONSTATIONARY = -1.0
 """A readout that misses by twice the variance of its target was fitted to other states than it is tested on."""

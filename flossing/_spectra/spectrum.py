@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from flossing._checks import is_concrete
+from flossing._estimate import BATCHES, SPLIT, Estimate
 from flossing._spectra.statistics import (
     Uncertainty,
     batch_means,
@@ -14,15 +15,7 @@ from flossing._spectra.statistics import (
     kaplan_yorke_dimension,
 )
 from flossing._types import State
-from flossing._views import (
-    BATCHES,
-    SPLIT,
-    Estimate,
-    describe_spectrum,
-    spectrum_dataset,
-    spectrum_frame,
-    spectrum_table,
-)
+from flossing._views import describe_spectrum, spectrum_dataset, spectrum_frame, spectrum_table
 
 
 class Spectrum(eqx.Module):

@@ -16,8 +16,9 @@ from jaxtyping import Array, Bool, Float, Int
 from scipy import special
 
 from flossing._checks import check_integer, is_concrete
+from flossing._estimate import BATCHES, SPLIT
 from flossing._types import AnyArray
-from flossing._views import BATCHES, SPLIT, describe_uncertainty
+from flossing._views import describe_uncertainty
 
 
 class Uncertainty(NamedTuple):

@@ -20,6 +20,7 @@ from flossing._checks import check_integer, check_key, check_leaves, check_posit
 from flossing._linalg.norm import clipped, norm_of
 from flossing._runtime.epochs import run_chunk
 from flossing._runtime.interning import interned
+from flossing._schedule import Schedule, as_schedule, checked
 from flossing._term import FlossingTerm, check_term
 from flossing._training.chunk import FlossingEpoch, check_record, run_flossing
 from flossing._training.epoch import Flossing, FlossingState
@@ -28,7 +29,6 @@ from flossing._training.leaves import array_name, same_structure
 from flossing._training.optimisers import read_optimiser
 from flossing._training.term import TermLoss
 from flossing._types import RandomKey
-from flossing.schedules import Schedule, as_schedule, checked
 
 Loss = Callable[[PyTree, PyTree], tuple[Float[Array, ""], Mapping[str, Float[Array, ""]]]]
 Probe = Callable[[PyTree, PyTree], Mapping[str, Array]]

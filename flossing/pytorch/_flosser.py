@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from flossing._arguments import CLIP, LEARNING_RATE, check_loss, check_settings
 from flossing._messages import lost_reach_message, warn
+from flossing._schedule import Schedule, as_schedule, checked
 from flossing._term import FlossingTerm, check_term
 from flossing.pytorch._distributed import averaged, from_first, is_first, send
 from flossing.pytorch._draw import Draw
@@ -24,7 +25,7 @@ from flossing.pytorch._surroundings import evaluating, in_own_surroundings
 from flossing.pytorch._system import Engine
 from flossing.pytorch._term import Gradients, value_and_gradients, with_gradients
 from flossing.pytorch.losses import Loss
-from flossing.schedules import Schedule, as_schedule, by_reach, checked
+from flossing.schedules import by_reach
 
 _NOTHING = {
     "flossing/reach": math.nan,

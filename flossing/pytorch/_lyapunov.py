@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flossing._arguments import check_integer, check_positive
+from flossing._estimate import BATCHES
 from flossing._messages import escape_message, warn
 from flossing._tangent.interval import (
     PROBE_STEPS,
@@ -19,7 +20,7 @@ from flossing._tangent.interval import (
     power_of_two,
     shorter_interval,
 )
-from flossing._views import BATCHES, describe_spectrum, spectrum_dataset, spectrum_frame, spectrum_table
+from flossing._views import describe_spectrum, spectrum_dataset, spectrum_frame, spectrum_table
 from flossing.pytorch._arguments import check_tensors, check_transient, initial_bases, own_transient
 from flossing.pytorch._reading import read_system
 from flossing.pytorch._spread import spread_ratio

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from flossing import Flossing
+from flossing._schedule import Schedule, as_schedule, guaranteed_epochs
 from flossing._term import FlossingTerm
 from flossing._training.train import Loss, Probe, TrainingState, init_training, measure_exponents
 from flossing._types import RandomKey
-from flossing.schedules import Schedule, as_schedule, guaranteed_epochs
 from flossing_lab.notebook.code import fingerprint
 from flossing_lab.notebook.config import NotebookConfig
 from flossing_lab.runs.checkpoint import newest_checkpoint

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from flossing._schedule import guaranteed_epochs
 from flossing._training.train import Chunk, TrainingState, init_training, measure_exponents, train
-from flossing.schedules import guaranteed_epochs, never
+from flossing.schedules import never
 from flossing_lab.runs.checkpoint import Checkpoint, newest_checkpoint, with_parameters, write_checkpoint
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.console import Status

@@ -12,7 +12,8 @@ from rich.console import Console
 
 import flossing as fl
 from flossing._arguments import check_integer
-from flossing._views import MIN_BLOCKS_FOR_ERROR, mean_and_error
+from flossing._estimate import MIN_BLOCKS_FOR_ERROR
+from flossing._views import mean_and_error
 from flossing_lab.runs.config import RunConfig
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.runs.experiment import experiment_module
