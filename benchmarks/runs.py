@@ -16,10 +16,10 @@ from benchmarks.turns import Contender, Turn, shared_cores
 COMMAND = [sys.executable, "-m", "flossing_lab.cli"]
 EPOCHS = {"training": 3001, "flossing": 1500}
 TINY = (
-    "--units 10 --k 4 --batch 3 --steps 20 --window 12 --flossing-steps 20 --epochs 12 --epochs-before 5 "
-    "--epochs-during 4 --every 6 --blocks 1"
+    "--units 10 --k 4 --batch 3 --steps 20 --window 12 --flossing-steps 20 --epochs 12 --preflossing 5 "
+    "--interflossing 4 --every 6 --blocks 1"
 ).split()
-SHORT = "--epochs 201 --epochs-before 100 --epochs-during 50 --blocks 1".split()
+SHORT = "--epochs 201 --preflossing 100 --interflossing 50 --blocks 1".split()
 
 
 def whole_run(say: Say, quick: bool) -> list[Row]:
@@ -124,9 +124,9 @@ def small_runs(turn: Turn, *, count: int, seed: int, tiny: bool):
     from flossing_lab.reference.config import Config
     from flossing_lab.runs.run import run
 
-    values = {"epochs": 100, "epochs_before": 50, "condition": "before", "delay": 20}
+    values = {"epochs": 100, "preflossing": 50, "condition": "before", "delay": 20}
     if tiny:
-        values |= {"units": 10, "k": 4, "batch": 3, "steps": 40, "delay": 2, "epochs": 12, "epochs_before": 5}
+        values |= {"units": 10, "k": 4, "batch": 3, "steps": 40, "delay": 2, "epochs": 12, "preflossing": 5}
         values |= {"window": 12, "flossing_steps": 20}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(count + 1):

@@ -19,8 +19,8 @@ from flossing_lab.reference.network import ReferenceNetwork
 
 DATA = Path(__file__).parent / "data"
 TINY = (
-    "--units 10 --k 4 --batch 3 --steps 20 --delay 2 --window 12 --flossing-steps 20 --epochs-before 5 "
-    "--epochs-during 4 --every 6 --blocks 1"
+    "--units 10 --k 4 --batch 3 --steps 20 --delay 2 --window 12 --flossing-steps 20 --preflossing 5 "
+    "--interflossing 4 --every 6 --blocks 1"
 ).split()
 COMMAND = [sys.executable, "-m", "flossing_lab.cli"]
 GOLDEN = ("xor_gaussian", "copy_orthogonal", "xor4_chaotic")

@@ -40,15 +40,15 @@ def test_the_lines_of_a_julia_script():
     0.0, 1.0,delay, 1.0f0, 0.0f0, 1.0f0, 0.0f0, 0.1f0, 0.0f0,75, -1, 3, 0.0)"""
     assert Config.from_call(f"{text}  # not trainRNNflossing(1, 2)") == Config.from_call(text)
     config = Config.from_call(text)
-    expected = {"epochs": 301, "every": 10, "epochs_during": 50, "epochs_before": 50, "delay": 20, "seed": 3}
+    expected = {"epochs": 301, "every": 10, "interflossing": 50, "preflossing": 50, "delay": 20, "seed": 3}
     assert config.digest == Config().with_values(**expected).digest
 
 
 def test_every_argument_has_its_field():
     """Each number changed on its own changes what our table of the arguments says it does."""
     changed = {
-        **{"N": ("units", 90), "E": ("epochs", 7), "Ef": ("every", 9), "Ei": ("epochs_during", 8)},
-        **{"Ep": ("epochs_before", 6), "Ni": ("blocks", 5), "B": ("batch", 4), "T": ("steps", 100)},
+        **{"N": ("units", 90), "E": ("epochs", 7), "Ef": ("every", 9), "Ei": ("interflossing", 8)},
+        **{"Ep": ("preflossing", 6), "Ni": ("blocks", 5), "B": ("batch", 4), "T": ("steps", 100)},
         **{"Tp": ("window", 60), "Ti": ("flossing_steps", 200), "sIC": ("seed_initial", 2), "sIn": ("seed_input", 3)},
         **{"sNet": ("seed_network", 4), "sONS": ("seed_basis", 5), "lr": ("learning_rate", 0.01)},
         **{"b1": ("beta1", 0.8), "b2": ("beta2", 0.99), "g": ("gain", 1.5), "gbar": ("mean_coupling", -1.0)},

@@ -38,7 +38,7 @@ def test_help_does_not_import_jax():
     code += "except SystemExit: assert not {'jax', 'numpy', 'matplotlib'} & set(sys.modules), 'heavy import'"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for name in ("--delay", "--epochs-before", "--seed-network", "--condition"):
+    for name in ("--delay", "--preflossing", "--seed-network", "--condition"):
         assert name in done.stdout
 
 

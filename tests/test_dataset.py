@@ -16,7 +16,7 @@ from flossing_lab.sweeps.collection import write_sweep
 from flossing_lab.sweeps.dataset import collect, run_dataset
 
 SMALL = Config().with_values(
-    units=10, k=4, batch=3, steps=20, delay=2, window=12, flossing_steps=20, epochs_before=5, epochs_during=4,
+    units=10, k=4, batch=3, steps=20, delay=2, window=12, flossing_steps=20, preflossing=5, interflossing=4,
     every=6, blocks=1, epochs=12, chunk=4, singular_values_every=6, snapshots_every=0,
 )  # fmt: skip
 AXES = [{"epochs": [12, 14, 16], "k": [4, 3, 4]}, {"condition": ["none", "before_and_during"]}]

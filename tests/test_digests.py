@@ -1,4 +1,4 @@
-"""The digests of every run and calculation of the paper are those of version 0.1.
+"""The digests of the runs and calculations of the paper are those of version 0.1, but for one at scale tiny.
 
 A run directory is found by its digest. If a digest changed, hundreds of hours of runs would start again.
 """
@@ -42,3 +42,10 @@ def test_what_a_task_fills_in_changes_no_digest():
     assert plain.with_values(channels=1, first_scored=20).digest == plain.digest
     assert not plain.differences(plain.with_values(channels=1, first_scored=20))
     assert plain.with_values(first_scored=21).digest != plain.digest
+
+
+def test_the_first_names_of_fields_are_still_read_and_digests_still_use_them():
+    """Run directories of version 0.1 state them."""
+    now = Config().with_values(threshold=1e-3, preflossing=7, interflossing=5)
+    assert Config.model_validate({"flossing": {"share": 1e-3, "epochs_before": 7, "epochs_during": 5}}) == now
+    assert now.digest == "9ff197c3e554"

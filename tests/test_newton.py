@@ -139,7 +139,7 @@ def test_the_calculations_of_the_figure():
         "delay": 2,
         "interval": 1,
     }
-    values |= {"epochs_before": 3, "singular_values_every": 0, "interval": 1}
+    values |= {"preflossing": 3, "singular_values_every": 0, "interval": 1}
     trained = newton_through_training(1, values, [0, 100], ["none", "before"], length=120)
     assert trained["count"].shape == (2, 1, 2) and (trained["count"] > 1).all()
     assert trained["exponent"][0, 0, 0] != trained["exponent"][1, 0, 0]  # before training, and after preflossing

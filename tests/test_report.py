@@ -16,8 +16,8 @@ from flossing_lab.runs.plotting import COLOURS, LABELS, first_reaching, running_
 from flossing_lab.sweeps.collection import write_sweep
 
 TINY = Config().with_values(
-    units=6, k=4, epochs=120, batch=3, steps=20, delay=2, window=12, flossing_steps=20, epochs_before=20,
-    epochs_during=10, every=50, blocks=1,
+    units=6, k=4, epochs=120, batch=3, steps=20, delay=2, window=12, flossing_steps=20, preflossing=20,
+    interflossing=10, every=50, blocks=1,
 )  # fmt: skip
 CONDITIONS = ("none", "before", "before_and_during")
 SWEPT = ("none", "before", "during", "before_and_during")
@@ -29,7 +29,7 @@ def write_run(path, config=TINY, *, status="finished", snapshots=3, detailed=Tru
     units, k, epochs = config.network.units, config.k, config.training.epochs
     directory = RunDirectory(path)
     stages = {stage: -np.sort(rng.exponential(size=k)) for stage in ("start", "after_preflossing", "end")}
-    blocks = {"before": (0, config.flossing.epochs_before), "during": (49, config.flossing.epochs_during)}
+    blocks = {"before": (0, config.flossing.preflossing), "during": (49, config.flossing.interflossing)}
     flossed = np.repeat(
         *np.transpose([blocks[word] for word in blocks if word in config.flossing.condition] or [(0, 0)])
     )

@@ -107,7 +107,7 @@ SMALL = {"units": 8, "k": 3, "batch": 2, "steps": 40, "delay": 5, "flossing_step
 
 def test_the_adaptive_condition():
     """Its window follows the task, its schedule is asked every `every` epochs."""
-    config = Config().with_values(**SMALL, condition="adaptive", epochs_before=4, epochs_during=3, every=7)
+    config = Config().with_values(**SMALL, condition="adaptive", preflossing=4, interflossing=3, every=7)
     assert (config.longest_lag, config.window) == (10, 20)
     assert build(config).flossing.window == 20
     assert config.with_values(delay=15).window == 40  # no more than a sequence has
@@ -122,7 +122,7 @@ def test_defaults_follow_the_condition():
     assert reference.plan == Plan(75, 55, 500, 500, every=100, flossing_rate=0.001, threshold=0.001)
     adaptive = reference.with_values(condition="adaptive", delay=30)
     assert adaptive.plan == Plan(80, 120, 1500, 50, every=25, flossing_rate=0.001, threshold=0.001)
-    other = adaptive.with_values(units=40, delay=200, epochs_before=0, learning_rate=0.01, batch=64)
+    other = adaptive.with_values(units=40, delay=200, preflossing=0, learning_rate=0.01, batch=64)
     assert other.plan == Plan(40, 300, 0, 50, 25, 0.01, threshold=0.0005)
     # Given or by default, it is the same run.
     for config in (reference, adaptive):
@@ -161,7 +161,7 @@ def test_the_threshold_follows_the_batch():
 @pytest.mark.usefixtures("optax_promotion")
 def test_flossing_has_a_step_size_of_its_own():
     """Adam's first step is the step size, whatever the gradient: so far, at most, parameters move."""
-    config = Config().with_values(units=8, k=4, window=12, flossing_steps=20, epochs_before=1, epochs=1, blocks=0)
+    config = Config().with_values(units=8, k=4, window=12, flossing_steps=20, preflossing=1, epochs=1, blocks=0)
     for fields, expected in (({}, 1e-3), ({"flossing_rate": 0.02}, 0.02)):
         experiment = build(config.with_values(**fields))
         drawn = experiment.model

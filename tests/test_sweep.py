@@ -32,7 +32,7 @@ from flossing_lab.sweeps.sweep import sweep
 # A checkpoint after each epoch: a run that can be caught in the middle. Seeds alone differ, so it is compiled once.
 RUN = {
     "units": 10, "k": 4, "batch": 3, "steps": 20, "delay": 2, "window": 12, "flossing_steps": 20,
-    "epochs_before": 5, "epochs_during": 4, "every": 6, "blocks": 1, "epochs": 100, "snapshots_every": 0,
+    "preflossing": 5, "interflossing": 4, "every": 6, "blocks": 1, "epochs": 100, "snapshots_every": 0,
     "chunk": 1, "checkpoint_every": 1,
 }  # fmt: skip
 SEEDS = [{"seed": [1, 2, 3]}]

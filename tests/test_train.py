@@ -15,8 +15,8 @@ from flossing_lab.reference.config import Config
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
 SMALL = Config().with_values(
-    units=10, k=4, batch=3, steps=20, delay=2, window=12, flossing_steps=20, epochs=12, epochs_before=5,
-    epochs_during=4, every=6, blocks=1, singular_values_every=4,
+    units=10, k=4, batch=3, steps=20, delay=2, window=12, flossing_steps=20, epochs=12, preflossing=5,
+    interflossing=4, every=6, blocks=1, singular_values_every=4,
 )  # fmt: skip
 
 

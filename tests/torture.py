@@ -21,8 +21,8 @@ from flossing_lab.runs.directory import RunDirectory
 from tests.lab_helpers import COMMAND
 
 RUN = (
-    "--units 10 --k 4 --batch 3 --steps 20 --delay 2 --window 12 --flossing-steps 20 --epochs-before 30 "
-    "--epochs-during 20 --every 60 --blocks 2 --chunk 1 --checkpoint-every 1 --snapshots-every 10"
+    "--units 10 --k 4 --batch 3 --steps 20 --delay 2 --window 12 --flossing-steps 20 --preflossing 30 "
+    "--interflossing 20 --every 60 --blocks 2 --chunk 1 --checkpoint-every 1 --snapshots-every 10"
 ).split()
 
 

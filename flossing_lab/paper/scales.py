@@ -104,7 +104,7 @@ SIZES: dict[Scale, Size] = {
     "tiny": Size(
         base={
             **{"units": 8, "batch": 2, "steps": 20, "flossing_steps": 30, "window": 12, "k": 4, "epochs": 30},
-            **{"epochs_before": 4, "epochs_during": 3, "every": 10, "blocks": 1, "chunk": 15, "interval": 1},
+            **{"preflossing": 4, "interflossing": 3, "every": 10, "blocks": 1, "chunk": 15, "interval": 1},
             **{"singular_values_every": 0, **_KEEP},
         },
         seeds=[1, 2],

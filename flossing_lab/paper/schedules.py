@@ -13,9 +13,9 @@ Fields = dict[str, Any]
 _REFERENCE: Fields = {"condition": "before_and_during"}
 
 SCHEDULES: dict[str, Fields] = {
-    "adaptive": {"condition": "adaptive", "epochs_before": 500, "every": 100},
+    "adaptive": {"condition": "adaptive", "preflossing": 500, "every": 100},
     "whole": {"condition": "adaptive"},
-    "periodic": {**_REFERENCE, "epochs_during": 50, "every": 200, "blocks": 1000, "window": 100},
+    "periodic": {**_REFERENCE, "interflossing": 50, "every": 200, "blocks": 1000, "window": 100},
     "reference": _REFERENCE,
     "orthogonal_reference": {"recurrent": "orthogonal", **_REFERENCE},
     "orthogonal": {"recurrent": "orthogonal", "condition": "none"},
@@ -93,7 +93,7 @@ def spec_of(scale: Scale, setting: Setting, schedule: str) -> Spec:
     if scale == "tiny":
         fields |= {
             name: SIZES[scale].base[name]
-            for name in ("epochs_before", "epochs_during", "every", "blocks", "window", "k")
+            for name in ("preflossing", "interflossing", "every", "blocks", "window", "k")
             if name in fields
         }
     if schedule == "whole":

@@ -28,7 +28,7 @@ from flossing_lab.runs.config import (
 TaskName = Literal["copy", "temporal_xor", "spatial_xor"]
 
 JULIA_NAMES = {
-    **{"units": "N", "epochs": "E", "every": "Ef", "epochs_during": "Ei", "epochs_before": "Ep", "blocks": "Ni"},
+    **{"units": "N", "epochs": "E", "every": "Ef", "interflossing": "Ei", "preflossing": "Ep", "blocks": "Ni"},
     **{"batch": "B", "steps": "T", "window": "Tp", "flossing_steps": "Ti", "seed_initial": "sIC", "seed_input": "sIn"},
     **{"seed_network": "sNet", "seed_basis": "sONS", "learning_rate": "lr", "beta1": "b1", "beta2": "b2"},
     **{"gain": "g", "mean_coupling": "gbar", "amplitude": "I1", "delay": "delay", "input_scale": "wsS"},
@@ -36,6 +36,9 @@ JULIA_NAMES = {
     **{"target": "Lwnt"},
 }
 """The arguments of the released Julia code by field, where one number is one field."""
+
+_FIRST_NAMES = {"threshold": "share", "preflossing": "epochs_before", "interflossing": "epochs_during"}
+"""Fields of flossing that had another name before version 0.2, which digests still use."""
 
 
 class NetworkConfig(Section):
@@ -138,9 +141,9 @@ class FlossingConfig(Section):
     Default: 1e-3 in float32, 1e-9 in float64."""
     flossing_steps: Count = 300
     """Length of the sequence drawn for flossing. The window is its first part. (adaptive: at least the window.)"""
-    epochs_before: CountOrZero | None = None
+    preflossing: CountOrZero | None = None
     """Flossing epochs before the first training epoch (preflossing). Default: 500; adaptive: 1500."""
-    epochs_during: CountOrZero | None = None
+    interflossing: CountOrZero | None = None
     """Flossing epochs in each block during training (interflossing). Default: 500; adaptive: 50."""
     every: Count | None = None
     """Training epochs between blocks or, if adaptive, between checks of the rule. Default: 100; adaptive: 25."""
@@ -160,8 +163,8 @@ class Plan(NamedTuple):
 
     k: int
     window: int
-    epochs_before: int
-    epochs_during: int
+    preflossing: int
+    interflossing: int
     every: int
     flossing_rate: float
     threshold: float
@@ -227,12 +230,12 @@ class Config(RunConfig):
     @model_validator(mode="before")
     @classmethod
     def _read_first_names(cls, values: Any) -> Any:
-        # Run directories from before version 0.2 call the threshold `share`.
+        # Run directories from before version 0.2 use the first names.
         flossing = values.get("flossing") if isinstance(values, dict) else None
-        if isinstance(flossing, dict) and "share" in flossing and "threshold" not in flossing:
-            renamed = {("threshold" if name == "share" else name): value for name, value in flossing.items()}
-            return {**values, "flossing": renamed}
-        return values
+        if not isinstance(flossing, dict):
+            return values
+        first = {first: now for now, first in _FIRST_NAMES.items() if now not in flossing}
+        return {**values, "flossing": {first.get(name, name): value for name, value in flossing.items()}}
 
     @model_validator(mode="after")
     def _check(self) -> "Config":
@@ -287,8 +290,8 @@ class Config(RunConfig):
         common = {"flossing_rate": training.learning_rate, "threshold": 4e-3 / math.sqrt(training.batch)}
         if self.condition == "adaptive":
             window = max(1, min(2 * self.longest_lag, self.task.steps))
-            return Plan(k=units, window=window, epochs_before=1500, epochs_during=50, every=25, **common)
-        return Plan(k=min(75, units), window=55, epochs_before=500, epochs_during=500, every=100, **common)
+            return Plan(k=units, window=window, preflossing=1500, interflossing=50, every=25, **common)
+        return Plan(k=min(75, units), window=55, preflossing=500, interflossing=500, every=100, **common)
 
     def values(self) -> dict[str, Any]:
         """All fields that affect the result, named as on the command line.
@@ -308,8 +311,7 @@ class Config(RunConfig):
         # Values equal to their default are left out, as if they had not been given.
         stated, defaults = super()._non_defaults(), self._default_plan._asdict()
         flossing = {name: value for name, value in stated.pop("flossing", {}).items() if value != defaults.get(name)}
-        if "threshold" in flossing:  # digests use its first name
-            flossing["share"] = flossing.pop("threshold")
+        flossing = {_FIRST_NAMES.get(name, name): value for name, value in flossing.items()}
         filled = self._task_defaults
         task = {name: value for name, value in stated.pop("task", {}).items() if value != filled.get(name)}
         sections = {"task": task, "flossing": flossing}

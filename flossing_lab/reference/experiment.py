@@ -189,12 +189,12 @@ def make_schedule(config: Config) -> Schedule:
             distant="gradient_norm/x0",
             local="gradient_norm/network.J",
             threshold=plan.threshold,
-            preflossing=plan.epochs_before,
-            epochs=plan.epochs_during,
+            preflossing=plan.preflossing,
+            epochs=plan.interflossing,
             every=plan.every,
         )
-    before = plan.epochs_before if "before" in settings.condition else 0
-    during = plan.epochs_during if "during" in settings.condition else 0
+    before = plan.preflossing if "before" in settings.condition else 0
+    during = plan.interflossing if "during" in settings.condition else 0
     # As in the released code, no block precedes the first epoch.
     start, blocks = max(plan.every, 2), settings.blocks
     return schedules.sum_schedules(

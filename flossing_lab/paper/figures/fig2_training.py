@@ -29,7 +29,7 @@ CONDITIONS = ("none", "before", "before_and_during")
 def _sizes(scale: Scale) -> dict[str, Any]:
     if scale == "tiny":
         small = {"units": 8, "batch": 2, "steps": 20, "flossing_steps": 30, "window": 12, "k": 4, "delay": 2}
-        values = {**small, "epochs_before": 10, "epochs_during": 3, "interval": 1, "singular_values_every": 0}
+        values = {**small, "preflossing": 10, "interflossing": 3, "interval": 1, "singular_values_every": 0}
         return {"networks": 2, "values": values, "epochs": [0, 100], "horizons": [2, 4, 8]}
     epochs = [0, 100, 200, 300, 500, 1000, 2000, 3000] + ([10_000] if scale == "paper" else [])
     horizons = [5, 10, 20, 40, 80, 150]

@@ -74,7 +74,7 @@ def calculations(scale: Scale) -> list[Calculation]:
 
 
 def _networks(scale: Scale) -> list[tuple[Setting, int, Calculation]]:
-    values = {} if scale != "tiny" else {"epochs_before": 3, "steps": 20, "batch": 2, "interval": 1}
+    values = {} if scale != "tiny" else {"preflossing": 3, "steps": 20, "batch": 2, "interval": 1}
     found = []
     for setting in settings(scale):
         for seed in range(1, setting.seeds + 1):

@@ -30,9 +30,9 @@ AS_IS = "as it is"
 CHANGES: dict[str, dict[str, Any]] = {
     AS_IS: {},
     "k = 80 (was 75)": {"k": 80},
-    "1500 epochs before (was 500)": {"epochs_before": 1500},
-    "k = 80, 1500 epochs before": {"k": 80, "epochs_before": 1500},
-    "and checked every 25 (was 100)": {"k": 80, "epochs_before": 1500, "every": 25},
+    "1500 epochs before (was 500)": {"preflossing": 1500},
+    "k = 80, 1500 epochs before": {"k": 80, "preflossing": 1500},
+    "and checked every 25 (was 100)": {"k": 80, "preflossing": 1500, "every": 25},
     "orthogonal start": {"recurrent": "orthogonal"},
     "clip 0.3 (was 0.03)": {"clip": 0.3},
     "batch 64 (was 16)": {"batch": 64, "threshold": 1e-3},

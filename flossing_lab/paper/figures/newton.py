@@ -49,7 +49,7 @@ def _size(scale: Scale) -> dict[str, Any]:
 def _training(scale: Scale) -> dict[str, Any]:
     if scale == "tiny":
         small = {"units": 8, "batch": 2, "steps": 20, "flossing_steps": 30, "window": 12, "k": 4, "delay": 2}
-        values = {**small, "epochs_before": 100, "interval": 1, "singular_values_every": 0}
+        values = {**small, "preflossing": 100, "interval": 1, "singular_values_every": 0}
         return {"networks": 2, "values": values, "epochs": [0, 100], "conditions": list(CONDITIONS), "length": 120}
     epochs = [0, 100, 200, 300, 500, 1000, 2000, 3000]
     return {"networks": 10, "values": {"delay": 20}, "epochs": epochs, "conditions": list(CONDITIONS), "length": 300}

@@ -48,7 +48,7 @@ def collect(results: Results, scale: Scale) -> Data:
             continue  # not timed (older version), or resumed
         assert isinstance(run.config, Config)
         plan, more = run.config.plan, run.config.flossing.blocks
-        epochs = {"training": run.config.training.epochs, "flossing": plan.epochs_before + more * plan.epochs_during}
+        epochs = {"training": run.config.training.epochs, "flossing": plan.preflossing + more * plan.interflossing}
         shared = {"k": values["k"], **{f"{kind}_epochs": count for kind, count in epochs.items()}}
         group = found.setdefault(values["k"], {**shared, "seed": [], RUN: [], "training": [], "flossing": []})
         group["seed"].append(values["seed"])
