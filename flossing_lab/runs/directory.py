@@ -12,7 +12,7 @@
 Arrays are plain NPZ, read without pickle. No file name is taken from the content of a file.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,10 +70,12 @@ class RunDirectory:
 
         One row per epoch or test. Empty if there are none yet.
         """
+        return joined(self.chunks(kind, names))
+
+    def chunks(self, kind: str, names: Collection[str] | None = None) -> list[dict[str, np.ndarray]]:
+        """The same metrics, each chunk of epochs apart."""
         chunks = [_read_if_there(path, names) for path in sorted((self.path / "metrics").glob(f"{kind}-*.npz"))]
-        chunks = [chunk for chunk in chunks if chunk]
-        found = chunks[0] if chunks else {}
-        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in found}
+        return [chunk for chunk in chunks if chunk]
 
     @property
     def parameters(self) -> dict[str, np.ndarray]:
@@ -159,6 +161,11 @@ class RunDirectory:
                     path.unlink(missing_ok=True)
         for name in _FILES:
             (self.path / name).unlink(missing_ok=True)
+
+
+def joined(chunks: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays of all chunks, one after the other."""
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in (chunks[0] if chunks else {})}
 
 
 def _read_if_there(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:

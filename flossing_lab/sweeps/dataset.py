@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from flossing_lab.runs.directory import RunDirectory
-from flossing_lab.runs.files import read_arrays
+from flossing_lab.runs.directory import RunDirectory, joined
 from flossing_lab.sweeps.attributes import ATTRIBUTES
 from flossing_lab.sweeps.collection import (
     ABSENT,
@@ -139,14 +138,7 @@ def collect(directory: Path | str, out: Path | str) -> "xarray.Dataset":
 
 def _read_metrics(directory: RunDirectory, kind: str) -> dict[str, np.ndarray]:
     # Like RunDirectory.metrics, plus the last epoch of each chunk.
-    chunks = []
-    for path in sorted((directory.path / "metrics").glob(f"{kind}-*.npz")):
-        try:
-            chunks.append(read_arrays(path))
-        except FileNotFoundError:
-            continue  # a run that continues from an earlier checkpoint will rewrite it
-        chunks[-1]["chunk_end"] = chunks[-1]["epoch"][-1:]
-    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in (chunks[0] if chunks else {})}
+    return joined([chunk | {"chunk_end": chunk["epoch"][-1:]} for chunk in directory.chunks(kind)])
 
 
 def _training_variables(training: Mapping[str, np.ndarray], units: int) -> _Variables:
