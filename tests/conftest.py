@@ -2,7 +2,9 @@
 pyproject.toml). Tests of float32 switch precision themselves."""
 
 import contextlib
+import os
 import signal
+from pathlib import Path
 
 import jax
 import jaxtyping
@@ -21,12 +23,16 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-@pytest.fixture(autouse=True, scope="session")
-def compiled_once():
-    with contextlib.suppress(ModuleNotFoundError):  # the core tests need no laboratory
-        from flossing_lab.runs.process import cache_compilations  # jaxtyping's hook comes first
+MAPPINGS = 30_000
+"""A process may have about 65,000 memory mappings, and each compiled program needs several."""
 
-        cache_compilations()
+
+@pytest.fixture(autouse=True, scope="session")
+def bounded_cache():
+    with contextlib.suppress(ModuleNotFoundError):  # the core tests need no laboratory
+        from flossing_lab.runs.process import CACHE_LIMIT, limit_folder  # jaxtyping's hook comes first
+
+        limit_folder(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]), CACHE_LIMIT)
 
 
 @pytest.fixture(autouse=True)
@@ -38,10 +44,11 @@ def float64_again():
 
 @pytest.fixture(autouse=True, scope="module")
 def bounded_memory():
-    """Drop compiled programs after each test file. Each holds memory mappings, and a process that runs hundreds of
-    tests would exceed the limit of about 65,000."""
+    """Drop compiled programs when a test file has filled half of the memory mappings of its process."""
     yield
-    jax.clear_caches()
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or maps.read_bytes().count(b"\n") > MAPPINGS:
+        jax.clear_caches()
 
 
 @pytest.fixture

@@ -70,7 +70,9 @@ def test_gradient_is_that_of_the_engine(length, transient, segment):
 def test_value_without_a_gradient():
     """The primal function is a function of its own."""
     window = {"length": 9, "transient": 2}
-    np.testing.assert_allclose(ours(drawn(9), jnp.asarray(3), **window), theirs(drawn(9), 3, **window), rtol=1e-13)
+    found = jax.jit(functools.partial(ours, **window))(drawn(9), jnp.asarray(3))
+    wanted = jax.jit(functools.partial(theirs, interval=3, **window))(drawn(9))
+    np.testing.assert_allclose(found, wanted, rtol=1e-13)
 
 
 @pytest.mark.parametrize("segment", [None, 5])
@@ -90,7 +92,7 @@ def test_leaves_without_a_derivative(inputs, segment):
         return {"h": h, "key": key, "count": state["count"] + 1}
 
     window = {"length": 12, "transient": 3, "step": step}
-    run = lambda loss, interval: jax.grad(lambda w: loss((w, state, s, basis), interval, **window))(weights)  # noqa: E731
+    run = lambda loss, interval: jax.jit(jax.grad(lambda w: loss((w, state, s, basis), interval, **window)))(weights)  # noqa: E731
     assert_close(run(functools.partial(ours, segment=segment), jnp.asarray(2)), run(theirs, 2), 1e-10)
 
 
@@ -101,8 +103,8 @@ def test_inputs_without_entries(segment):
     step = lambda weights, h, s: tanh_step(weights, h, s[0])  # noqa: E731
     of = lambda weights: (weights, h, (s, jnp.zeros((12, 0))), basis)  # noqa: E731
     window = {"length": 12, "transient": 3, "step": step}
-    gradient = jax.grad(lambda w: ours(of(w), jnp.asarray(2), segment=segment, **window))(weights)
-    assert_close(gradient, jax.grad(lambda w: theirs(of(w), 2, **window))(weights), 1e-10)
+    gradient = jax.jit(jax.grad(lambda w: ours(of(w), jnp.asarray(2), segment=segment, **window)))(weights)
+    assert_close(gradient, jax.jit(jax.grad(lambda w: theirs(of(w), 2, **window)))(weights), 1e-10)
 
 
 @pytest.mark.parametrize("segment", [pytest.param(None, marks=pytest.mark.slow), 6])
@@ -111,8 +113,9 @@ def test_many_sequences_at_once(segment):
     weights, h, _, basis = drawn(1)
     s = jax.random.normal(jax.random.key(8), (3, 20))
     loss = functools.partial(ours, interval=jnp.asarray(4), length=20, transient=4, segment=segment)
-    each = [jax.grad(lambda w, row=row: loss((w, h, row, basis)))(weights) for row in s]
-    together = jax.grad(lambda w: jax.vmap(lambda row: loss((w, h, row, basis)))(s).sum())(weights)
+    of_one = jax.jit(jax.grad(lambda w, row: loss((w, h, row, basis))))
+    each = [of_one(weights, row) for row in s]
+    together = jax.jit(jax.grad(lambda w: jax.vmap(lambda row: loss((w, h, row, basis)))(s).sum()))(weights)
     assert_close(together, jax.tree.map(lambda *g: sum(g), *each), 1e-12)
 
 
@@ -127,7 +130,7 @@ def test_a_lost_direction_sends_no_gradient():
             growth = measure(lambda h, s: jnp.tanh(J @ h + ws * s), h, s, basis)
             return jnp.where(jnp.isfinite(growth), growth, 0).sum()
 
-        return jax.grad(loss)(J)
+        return jax.jit(jax.grad(loss))(J)
 
     found = total(lambda *of: growth_of(*of, jnp.asarray(1), length=10, transient=0))
     wanted = total(lambda *of: flow_of(*of, length=10, interval=1).log_growth)

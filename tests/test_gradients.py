@@ -58,7 +58,7 @@ def test_gradients_in_state_and_inputs():
     def total(state, inputs):
         return fl.lyapunov_spectrum(make(J), inputs, state=state, k=3, transient=0).exponents.sum()
 
-    jax.test_util.check_grads(total, (0.1 * jnp.ones(4), inputs), order=1, eps=1e-6, atol=1e-5, rtol=1e-5)
+    jax.test_util.check_grads(jax.jit(total), (0.1 * jnp.ones(4), inputs), order=1, eps=1e-6, atol=1e-5, rtol=1e-5)
 
 
 def test_second_derivatives():
@@ -69,7 +69,7 @@ def test_second_derivatives():
             fl.lyapunov_spectrum(step, jnp.ones((4, 4)), state=0.1 * jnp.ones(4), k=2, transient=0).exponents ** 2
         ).sum()
 
-    jax.test_util.check_grads(total, (jnp.array(0.9),), order=2, modes=["rev"], eps=1e-6, atol=1e-4, rtol=1e-4)
+    jax.test_util.check_grads(jax.jit(total), (jnp.array(0.9),), order=2, modes=["rev"], eps=1e-6, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("rank", [1, 3, 5])
@@ -87,10 +87,11 @@ def test_singular_jacobian_loses_its_direction_and_no_other(rank):
     full, part = exponents(W, 6), exponents(W, rank)
     assert np.isneginf(full[rank:]).all()
     np.testing.assert_allclose(full[:rank], part, rtol=0, atol=1e-9)
-    jacobian, expected = jax.jacrev(exponents)(W, 6), jax.jacrev(exponents)(W, rank)
+    jacobian, expected = (jax.jit(jax.jacrev(exponents), static_argnums=1)(W, k) for k in (6, rank))
     np.testing.assert_allclose(jacobian[:rank], expected, rtol=0, atol=1e-9 * np.abs(expected).max())
     np.testing.assert_array_equal(jacobian[rank:], 0)
-    np.testing.assert_allclose(jax.jacfwd(exponents)(W, 6), jacobian, rtol=0, atol=1e-9 * np.abs(expected).max())
+    forward = jax.jit(jax.jacfwd(exponents), static_argnums=1)(W, 6)
+    np.testing.assert_allclose(forward, jacobian, rtol=0, atol=1e-9 * np.abs(expected).max())
 
 
 def test_a_single_singular_step_loses_the_direction_for_good():
@@ -101,7 +102,7 @@ def test_a_single_singular_step_loses_the_direction_for_good():
         return fl.lyapunov_spectrum(lambda h, s: s * h, scale, state=jnp.ones(3), key=KEY, transient=0).exponents
 
     np.testing.assert_array_equal(np.isneginf(exponents(scale)), [False, True, True])
-    gradient = jax.jacrev(exponents)(scale)
+    gradient = jax.jit(jax.jacrev(exponents))(scale)
     assert np.isfinite(gradient).all()
     np.testing.assert_array_equal(gradient[1:], 0)
     assert np.abs(gradient[0]).max() > 0

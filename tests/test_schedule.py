@@ -147,7 +147,7 @@ def test_the_threshold_follows_the_batch():
     model, batch = build(config).model, build(config).batch(jax.random.key(0))
 
     def norms(model, batch):
-        gradient = jax.grad(lambda model: task_loss(model, batch)[0])(model)
+        gradient = eqx.filter_jit(jax.grad(lambda model: task_loss(model, batch)[0]))(model)
         return {"x0": jnp.linalg.norm(gradient.x0), "network.J": jnp.linalg.norm(gradient.network.J)}
 
     many = eqx.tree_at(lambda model: model.x0, model, jnp.tile(model.x0, (4, 1)))
@@ -165,7 +165,8 @@ def test_flossing_has_a_step_size_of_its_own():
     for fields, expected in (({}, 1e-3), ({"flossing_rate": 0.02}, 0.02)):
         experiment = build(config.with_values(**fields))
         drawn = experiment.model
-        flossed, _, _ = experiment.flossing.update(drawn, experiment.flossing.init(drawn), jax.random.key(0))
+        update = eqx.filter_jit(experiment.flossing.update)
+        flossed, _, _ = update(drawn, experiment.flossing.init(drawn), jax.random.key(0))
         moved = jnp.max(jnp.abs(flossed.network.J - drawn.network.J))
         np.testing.assert_allclose(moved, expected, rtol=1e-3)
 
@@ -175,9 +176,9 @@ def test_the_step_size_falls_at_the_end():
     """A gradient that never changes moves Adam by the step size itself."""
     experiment = build(Config().with_values(**SMALL, epochs=10, decay=4, learning_rate=0.1))
     gradient = {"weight": jnp.full(1, 0.01)}
-    state, moved = experiment.optimiser.init(gradient), []
+    state, moved, update = experiment.optimiser.init(gradient), [], jax.jit(experiment.optimiser.update)
     for _ in range(10):
-        updates, state = experiment.optimiser.update(gradient, state)
+        updates, state = update(gradient, state)
         moved.append(-float(updates["weight"][0]))
     np.testing.assert_allclose(moved, 0.1 * np.array([1, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]), rtol=1e-5)
     with pytest.raises(ValueError, match="decay must be at most epochs=10, got decay=11"):

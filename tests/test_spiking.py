@@ -23,8 +23,8 @@ def surrogate(v, beta):
 def test_spike_and_its_two_derivatives(beta):
     """H(v); 1/(beta|v| + 1)^2; and of that the derivative, -2 beta sign(v) / (beta|v| + 1)^3, but at its kink."""
     v, away = jnp.asarray(V), V[V != 0]
-    first = jax.vmap(jax.grad(lambda v: spike(v, beta)))
-    second = jax.vmap(jax.grad(jax.jacfwd(lambda v: spike(v, beta))))
+    first = jax.jit(jax.vmap(jax.grad(lambda v: spike(v, beta))))
+    second = jax.jit(jax.vmap(jax.grad(jax.jacfwd(lambda v: spike(v, beta)))))
     np.testing.assert_array_equal(spike(v, beta), V > 0)
     np.testing.assert_allclose(first(v), surrogate(V, beta), **EXACT)
     expected = -2 * beta * np.sign(away) / (beta * np.abs(away) + 1) ** 3
@@ -94,9 +94,9 @@ def test_a_task_sees_another_sharpness_and_the_same_spikes():
     z, s = jnp.array([1.0, 0, 0, 1, 1]), jnp.asarray(INPUTS[:1])
     v = np.asarray(cell.J @ z + cell.b + cell.ws @ s[0])
     slope = {beta: surrogate(v, beta)[:, None] * np.asarray(cell.J) for beta in (4.0, 0.5)}
-    of_task = jax.jacrev(lambda z: network.outputs(s, z)[0])(z)
+    of_task = jax.jit(jax.jacrev(lambda z: network.outputs(s, z)[0]))(z)
     np.testing.assert_allclose(of_task, network.readout.weight @ slope[4.0], **EXACT)
-    np.testing.assert_allclose(jax.jacrev(lambda z: network(s[0], z))(z), slope[0.5], **EXACT)
+    np.testing.assert_allclose(jax.jit(jax.jacrev(lambda z: network(s[0], z)))(z), slope[0.5], **EXACT)
 
 
 def test_the_sharpness_changes_in_every_layer():
@@ -116,7 +116,7 @@ def test_the_sharpness_changes_in_every_layer():
     ours, theirs = total(layers, inputs), total(twin, inputs)
     assert 0 < ours.mean() < 1
     np.testing.assert_array_equal(ours, theirs)
-    gradients = [jax.grad(lambda s, c=c: total(c, s).sum())(inputs) for c in (layers, twin)]
+    gradients = [jax.jit(jax.grad(lambda s, c=c: total(c, s).sum()))(inputs) for c in (layers, twin)]
     assert np.abs(gradients[0] - gradients[1]).max() > 1e-3
 
 

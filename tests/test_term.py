@@ -25,7 +25,7 @@ def gru():
 def test_value_and_gradient(sequences):
     """The weighted mean squared exponent of sequences of the batch, over the window, and its gradient."""
     flosser = fl.Flosser(**QUICK, term=fl.FlossingTerm(2.5, every=3), sequences=sequences, target=-0.1)
-    value, gradient = eqx.filter_value_and_grad(flosser.term)(gru(), INPUTS, 6)
+    value, gradient = eqx.filter_jit(eqx.filter_value_and_grad(flosser.term))(gru(), INPUTS, jnp.asarray(6))
     key = jax.random.split(jax.random.key(0))[0]
 
     def direct(cell, rows):
@@ -33,7 +33,8 @@ def test_value_and_gradient(sequences):
         exponents = flossing.exponents(cell, jax.random.key(0))
         return 2.5 * jnp.mean((exponents + 0.1) ** 2)
 
-    found = [eqx.filter_value_and_grad(direct)(gru(), np.array(rows)) for rows in combinations(range(4), sequences)]
+    run = eqx.filter_jit(eqx.filter_value_and_grad(direct))
+    found = [run(gru(), jnp.array(rows)) for rows in combinations(range(4), sequences)]
     (expected,) = [g for v, g in found if abs(float(v - value)) < 1e-12]
     for ours, theirs in zip(*map(jax.tree_util.tree_leaves, (gradient, expected)), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
@@ -137,5 +138,6 @@ def test_an_optimiser_that_uses_the_loss_gets_that_with_the_term():
         pass
     jax.effects_barrier()
     assert len(seen) == 4 and max(seen) < 1e-12
-    norm = flossing.update(gru(), flossing.init(gru()), jax.random.key(0))[2].gradient_norm
+    update = eqx.filter_jit(flossing.update)
+    norm = update(gru(), flossing.init(gru()), jax.random.key(0))[2].gradient_norm
     assert norm > 0.1  # so that the gradient was clipped

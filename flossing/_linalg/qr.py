@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float
 from flossing._checks import check_leaves
 from flossing._linalg.precision import in_full_precision
 from flossing._linalg.qr_schemes import decompose
+from flossing._programs import one_program
 
 ROUNDING = 10
 """|R_ii| up to this many units of rounding of its own column of A counts as zero: the column depends on earlier ones.
@@ -43,7 +44,7 @@ def orthonormalise(a: ArrayLike) -> tuple[Float[Array, "N k"], Float[Array, " k"
         q, log_r = fl.orthonormalise(jax.random.normal(jax.random.key(0), (5, 2)))
     """
     check_leaves("a", a)
-    return _orthonormalise(jnp.asarray(a))
+    return _as_one_program(jnp.asarray(a))
 
 
 @jax.custom_jvp
@@ -56,6 +57,9 @@ def _orthonormalise(a: Float[Array, "N k"]) -> tuple[Float[Array, "N k"], Float[
 def _orthonormalise_jvp(primals, tangents):
     q, r = positive_qr(*primals)
     return (q, log_diagonal(r)), qr_tangent(q, r, *tangents)
+
+
+_as_one_program = one_program(_orthonormalise)
 
 
 def qr_tangent(

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from flossing._arguments import default_transient
 from flossing._checks import check_integer, check_leaves, check_positive, is_concrete
 from flossing._messages import escape_message, warn
+from flossing._programs import one_program
 from flossing._runtime.compiled import compiled
 from flossing._runtime.threads import one_lapack_thread
 from flossing._spectra.spectrum import Spectrum
@@ -183,9 +184,12 @@ def _flow_at_longest_interval(flow: Callable[..., Flow], length: int, transient:
 
 def _largest_ratio(flow: Flow) -> np.ndarray:
     """The spread ratios of the worst sequence, as one epoch (1, factors)."""
-    growth = flow.all_log_growth()
-    ratios = jax.vmap(block_spread_ratio)(growth.reshape(-1, *growth.shape[-2:]))
-    return np.asarray(ratios.max(0))[None]
+    return np.asarray(_largest_of(flow.all_log_growth()))[None]
+
+
+@one_program
+def _largest_of(growth: Float[Array, "*B blocks k"]) -> Float[Array, " factors"]:
+    return jax.vmap(block_spread_ratio)(growth.reshape(-1, *growth.shape[-2:])).max(0)
 
 
 def _check_interval(flow: Callable[..., Flow], found: Flow, length: int, transient: int, interval: int):

@@ -7,6 +7,7 @@ Averages over long batches are nearly independent, so their scatter is (batch me
     s.e. = std(batch averages) / sqrt(batches),        (estimate - truth) / s.e. ~ Student t with batches - 1 d.o.f.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from scipy import special
 
 from flossing._checks import check_integer, is_concrete
 from flossing._estimate import BATCHES, SPLIT
+from flossing._programs import one_program
 from flossing._types import AnyArray
 from flossing._views import describe_uncertainty
 
@@ -57,12 +59,22 @@ def batch_means(growth: Float[Array, "*B blocks k"], duration: float, batches: i
     """
     check_integer("batches", batches, least=2)
     least = batches * SPLIT
-    *several, blocks, k = growth.shape
+    blocks = growth.shape[-2]
     if blocks < least:
         raise ValueError(
             f"batches must leave {SPLIT} blocks for each batch, got batches={batches} of {blocks} blocks: average over "
             f"at least {least} blocks (steps, if interval=1), or pass fewer batches"
         )
+    error, bound = _batch_means(growth, duration, batches)
+    return Uncertainty(error, batches - 1, bound)
+
+
+@functools.partial(one_program, static_argnums=2)
+def _batch_means(
+    growth: Float[Array, "*B blocks k"], duration: float | Float[Array, ""], batches: int
+) -> tuple[Float[Array, "*B k"], Bool[Array, "*B k"]]:
+    *several, blocks, k = growth.shape
+    least = batches * SPLIT
     size = blocks // least
     short = growth[..., blocks - size * least :, :].reshape(*several, least, size, k).mean(-2) / duration
     long = short.reshape(*several, batches, SPLIT, k).mean(-2)
@@ -71,7 +83,7 @@ def batch_means(growth: Float[Array, "*B blocks k"], duration: float, batches: i
     # With a constant Jacobian only rounding remains, and its scaling is meaningless.
     rounding = 100 * jnp.finfo(growth.dtype).eps * jnp.max(jnp.abs(long), axis=-2)
     bound = ~(scaling > 1 / np.sqrt(SPLIT)) | (jnp.sqrt(variance) <= rounding)
-    return Uncertainty(jnp.sqrt(variance / batches), batches - 1, bound)
+    return jnp.sqrt(variance / batches), bound
 
 
 def kaplan_yorke_dimension(exponents: Any, *, standard_error: Any = None, complete: bool = False) -> Float[Array, "*B"]:
@@ -94,11 +106,9 @@ def kaplan_yorke_dimension(exponents: Any, *, standard_error: Any = None, comple
         print(fl.kaplan_yorke_dimension([0.906, 0.0, -14.572]))
     """
     values = _values(exponents)
-    rounding = jnp.sqrt(jnp.finfo(values.dtype).eps) * _largest(values)
-    if standard_error is not None:
-        rounding = jnp.maximum(rounding, 2 * _largest(_values(standard_error)))
-    dimension, crosses = _dimension(values, rounding)
-    if is_concrete(values) and not complete and not crosses.all() and not jnp.isnan(values).any():
+    errors = None if standard_error is None else _values(standard_error)
+    dimension, crosses = _dimension(values, _margin(values, errors))
+    if is_concrete(values) and not complete and not (np.asarray(crosses).all() or np.isnan(values).any()):
         raise ValueError(
             f"exponents must go on until their sum turns negative, got {values.shape[-1]} whose sums do not: the "
             f"dimension is at least {values.shape[-1]}; measure more, or pass complete=True if these are all"
@@ -106,6 +116,14 @@ def kaplan_yorke_dimension(exponents: Any, *, standard_error: Any = None, comple
     return jnp.where(crosses | complete, dimension, jnp.nan)
 
 
+@one_program
+def _margin(exponents: Float[Array, "*B k"], errors: Float[Array, "*B k"] | None) -> Float[Array, "*B"]:
+    """How far below 0 a partial sum may lie and still count as 0."""
+    rounding = jnp.sqrt(jnp.finfo(exponents.dtype).eps) * _largest(exponents)
+    return rounding if errors is None else jnp.maximum(rounding, 2 * _largest(errors))
+
+
+@one_program
 def _dimension(exponents: Float[Array, "*B k"], rounding: Float[Array, "*B"]) -> tuple[Array, Bool[Array, "*B"]]:
     """The dimension, and whether the partial sums turn negative."""
     k = exponents.shape[-1]
@@ -123,6 +141,7 @@ def _dimension(exponents: Float[Array, "*B k"], rounding: Float[Array, "*B"]) ->
     return jnp.where(jnp.isnan(partial[..., -1]), jnp.nan, dimension), below[..., -1]
 
 
+@one_program
 def dimension_weights(exponents: Float[Array, "*B k"], standard_error: Float[Array, "*B k"]) -> Float[Array, "*B k"]:
     """The derivative of the dimension with respect to each exponent, where a sum within its error counts as 0."""
     rounding = 2 * _largest(standard_error)
@@ -161,13 +180,19 @@ def entropy_rate(exponents: Any, *, complete: bool = False) -> Float[Array, "*B"
         print(fl.entropy_rate([0.906, 0.0, -14.572]))
     """
     values = _values(exponents)
-    found = complete | ~(values > 0).all(-1)
-    if is_concrete(values) and not jnp.all(found):
+    rate, ends = _rate(values)
+    if is_concrete(values) and not complete and not np.asarray(ends).all():
         raise ValueError(
             f"exponents must include one that is not positive, got {values.shape[-1]} positive ones: measure more, or "
             "pass complete=True if these are all"
         )
-    return jnp.where(found, jnp.sum(jnp.maximum(values, 0), axis=-1), jnp.nan)
+    return rate if complete else jnp.where(ends, rate, jnp.nan)
+
+
+@one_program
+def _rate(exponents: Float[Array, "*B k"]) -> tuple[Float[Array, "*B"], Bool[Array, "*B"]]:
+    """The sum of the positive exponents, and whether one is not positive."""
+    return jnp.sum(jnp.maximum(exponents, 0), axis=-1), ~(exponents > 0).all(-1)
 
 
 def participation_ratio(variances: Any) -> Float[Array, "*B"]:
@@ -179,7 +204,11 @@ def participation_ratio(variances: Any) -> Float[Array, "*B"]:
 
         print(fl.participation_ratio([1.0, 1.0, 0.0]))
     """
-    variances = _weights("variances", variances)
+    return _participation_ratio(_weights("variances", variances))
+
+
+@one_program
+def _participation_ratio(variances: Float[Array, "*B n"]) -> Float[Array, "*B"]:
     scaled = variances / jnp.max(variances, axis=-1, keepdims=True)
     return jnp.square(scaled.sum(-1)) / jnp.square(scaled).sum(-1)
 
@@ -193,7 +222,11 @@ def effective_rank(singular_values: Any) -> Float[Array, "*B"]:
 
         print(fl.effective_rank([1.0, 1.0, 0.0]))
     """
-    singular_values = _weights("singular_values", singular_values)
+    return _effective_rank(_weights("singular_values", singular_values))
+
+
+@one_program
+def _effective_rank(singular_values: Float[Array, "*B n"]) -> Float[Array, "*B"]:
     weights = singular_values / jnp.sum(singular_values, axis=-1, keepdims=True)
     return jnp.exp(-jnp.sum(jnp.where(weights > 0, weights * jnp.log(jnp.where(weights > 0, weights, 1)), 0), axis=-1))
 
@@ -203,6 +236,6 @@ def _weights(name: str, values: Any) -> Float[Array, "*B n"]:
     values = values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(float)
     if not values.ndim or not values.shape[-1]:
         raise ValueError(f"{name} must have shape (n,) or (B, n), got shape {values.shape}")
-    if is_concrete(values) and (values < 0).any():
+    if is_concrete(values) and (np.asarray(values) < 0).any():
         raise ValueError(f"{name} must not be negative, got {float(values.min())}")
     return values

@@ -5,6 +5,7 @@ at the same step; then the blocks between reorthonormalisations are the same for
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int, PyTree
 
 from flossing._checks import is_concrete
+from flossing._programs import one_program
 from flossing._tangent.batch import Batch
 from flossing._tangent.coordinates import shape_of_one
 from flossing._tangent.traced import trace_step
@@ -57,6 +59,11 @@ def shifted(
     return (jax.tree_util.tree_map(lambda s: s[jnp.clip(at, 0, length - 1)], inputs), real), length - own
 
 
+@functools.partial(one_program, static_argnums=(2, 3))
+def _all_shifted(inputs: Input, lengths: Int[Array, " B"], steps: int, transient: int | None):
+    return jax.vmap(lambda s, n: shifted(s, n, steps, transient))(inputs, lengths)
+
+
 def masked(step: Callable[[PyTree, State, Input], State]) -> Callable[[PyTree, State, Any], State]:
     """`step` with the input `(input, real)`; where `real` is false, it returns its state."""
 
@@ -77,7 +84,7 @@ def mask_batch(
     values = jnp.minimum(check_lengths(lengths, batch.size, batch.padded), problem.length)
     if transient is not None and is_concrete(values) and transient >= (least := int(values.min())):
         raise ValueError(f"transient must be below the smallest of lengths, {least}, got transient={transient}")
-    inputs, counts = jax.vmap(lambda s, n: shifted(s, n, problem.length, transient))(batch.inputs, values)
+    inputs, counts = _all_shifted(batch.inputs, values, problem.length, transient)
     first = jax.tree_util.tree_map(lambda s: s[0], inputs)
     traced, arrays, _ = trace_step(
         masked(problem.step), problem.model, problem.state(problem.start), shape_of_one(first)
