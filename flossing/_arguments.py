@@ -11,7 +11,7 @@ gradient has rare spikes, a hundred or a thousand times its usual size. After on
 hundreds of epochs. Near the target, gradient norms are below this limit."""
 
 LEARNING_RATE = 3e-3
-"""The default step size of Adam, chosen with the default loss, on other networks than those of any table."""
+"""The default learning rate of Adam, chosen with the default loss, on other networks than those of any table."""
 
 
 def check_integer(name: str, value: Any, *, least: int, most: int | None = None, note: str = ""):

@@ -226,7 +226,9 @@ def test_the_loss_is_the_mean_over_sequences():
     loss, others = eqx.filter_jit(Loss(task))(network, batch)
     each = [fl.tasks.Trial(*(array[i] for array in batch)) for i in range(3)]
     score = eqx.filter_jit(lambda network, sequence: task.score(network.outputs(sequence.inputs), sequence))
-    assert np.allclose((loss, others["accuracy"]), np.mean([score(network, s) for s in each], axis=0), rtol=1e-12)
+    np.testing.assert_allclose(
+        (loss, others["accuracy"]), np.mean([score(network, s) for s in each], axis=0), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("file", sorted(COMMITTED.glob("*.toml")), ids=lambda file: file.stem)

@@ -63,7 +63,7 @@ def test_reach_of_one_sequence_and_of_a_batch():
             total += noise[t - 3] @ h if t >= 3 else 0.0
         return total
 
-    local, distant = jax.grad(loss, (0, 1))(W, start)
+    local, distant = jax.jit(jax.grad(loss, (0, 1)))(W, start)
     step = lambda W, h, s: jnp.tanh(W @ h + s)  # noqa: E731
     found = fl.gradient_reach(W, inputs, step=step, state=start, key=key)
     np.testing.assert_allclose(found, jnp.linalg.norm(distant) / jnp.linalg.norm(local), rtol=1e-12)
@@ -104,6 +104,30 @@ def test_flosses_while_gradients_do_not_reach_back():
         options = QUICK | {"optimiser": optax.sgd(1e-9), "loss": fl.losses.exponents}
         flosser = fl.Flosser(**options)
         assert run(flosser, cell, flosser.init(cell), 5, INPUTS * 1e-2)[2] == expected
+
+
+class EveryThird:
+    """A schedule of one's own, with nothing but the two methods of the protocol."""
+
+    def next_query(self, epoch):
+        return 3 * (epoch // 3 + 1)
+
+    def __call__(self, epoch, measures):
+        return 2
+
+
+def test_leaves_constraints_and_a_schedule_of_ones_own():
+    """Of the flossed leaf alone, entries that `project` sets to zero are zero."""
+    options = QUICK | {"schedule": EveryThird(), "where": lambda cell: cell.weight_hh}
+    flosser = fl.Flosser(
+        **options, project=lambda cell: eqx.tree_at(lambda c: c.weight_hh, cell, cell.weight_hh.at[0].set(0))
+    )
+    before = gru()
+    after, _, done = run(flosser, before, flosser.init(before), 4)
+    assert done == [0, 0, 2, 0]
+    np.testing.assert_array_equal(after.weight_hh[0], 0)
+    assert (after.weight_hh[1:] != before.weight_hh[1:]).any()
+    np.testing.assert_array_equal(after.weight_ih, before.weight_ih)
 
 
 def test_a_block_is_floss():

@@ -13,7 +13,8 @@ START = jnp.array([1.0, 2.0, 20.0])
 
 def lorenz_spectrum(make, dt, time=200):
     steps = round(time / dt)
-    return fl.lyapunov_spectrum(make(lorenz, dt), None, state=START, steps=steps, transient=steps // 10, time_step=dt)
+    run = {"steps": steps, "transient": steps // 10, "time_step": dt, "interval": 5}
+    return fl.lyapunov_spectrum(make(lorenz, dt), None, state=START, **run)
 
 
 @pytest.mark.parametrize(("make", "order", "error"), [(rk4, 4, 2e-4), (diffrax_step, 5, 1e-6)])

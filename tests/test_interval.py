@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
 import flossing as fl
 from flossing._tangent.interval import (
@@ -64,7 +64,7 @@ def drawn(units, k, gain, recurrent, steps, seed, dtype):
 @settings(max_examples=6, deadline=None, derandomize=True)  # errors have a tail: see ERROR_FACTOR
 @given(
     case=st.sampled_from([(8, 8), (20, 15), (40, 38)]),
-    gain=st.floats(0.1, 3),
+    gain=st.floats(0.1, 1.5),
     recurrent=st.sampled_from(["gaussian", "orthogonal"]),
     seed=st.integers(0, 2**31),
 )
@@ -73,8 +73,8 @@ def test_the_chosen_interval_keeps_the_gradient(dtype, case, gain, recurrent, se
     network, inputs, state, basis = drawn(units, k, gain, recurrent, 40, seed, dtype)
     exact, exponents, ratios = measured(network, inputs, state, basis, 1)
     interval = longer_interval(1, np.asarray(ratios)[None], 40)
-    if not np.isfinite(exponents).all() or float(exponents[0]) * 40 > 5:
-        return  # the gradient itself is then at the mercy of rounding
+    # In chaos, and where a direction is lost, the gradient itself is at the mercy of rounding.
+    assume(np.isfinite(exponents).all() and float(exponents[0]) * 40 <= 5)
     gradient, ours, ratio = measured(network, inputs, state, basis, interval)
     assert interval == 1 or ratio[0] <= 1
     # In float32 the gradient with QR after every step may itself be the one that is further off.
@@ -289,8 +289,8 @@ def test_the_step_that_forgets_is_still_named():
 
 
 @pytest.mark.usefixtures("optax_promotion")
-@pytest.mark.parametrize(("interval", "window"), [(1, 50), (3, 49), (9, 50), (1, 3)])
-def test_rematerialising_changes_memory_alone(interval, window):
+@pytest.mark.parametrize(("window", "intervals"), [(50, (1, 3, 9)), (3, (1,))])
+def test_rematerialising_changes_memory_alone(window, intervals):
     network = VanillaRNN(12, key=KEY, recurrent="orthogonal", input_scale=0.3)
     inputs = jax.random.normal(KEY, (60, 1))
     updates, sizes = [], []
@@ -302,19 +302,48 @@ def test_rematerialising_changes_memory_alone(interval, window):
             key=KEY,
             k=8,
             window=window,
-            interval=interval,
             rematerialise=rematerialise,
             loss=fl.losses.exponents,
             step=network_step,
         )
-        compiled = eqx.filter_jit(flossing.update).lower(network, flossing.init(network), KEY).compile()
-        updates.append(compiled(network, flossing.init(network), KEY))
+        start = flossing.init(network)
+        compiled = eqx.filter_jit(flossing.update).lower(network, start, KEY).compile()
+        states = [dataclasses.replace(start, interval=jnp.asarray(interval, jnp.int32)) for interval in intervals]
+        updates.append([compiled(network, state, KEY) for state in states])
         sizes.append(compiled.compiled.memory_analysis().temp_size_in_bytes)
-    (model, _, record), (other, _, theirs) = updates
-    np.testing.assert_allclose(record.exponents, theirs.exponents, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(model.J, other.J, rtol=0, atol=1e-12)
+    for (model, _, record), (other, _, theirs) in zip(*updates, strict=True):
+        np.testing.assert_allclose(record.exponents, theirs.exponents, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(model.J, other.J, rtol=0, atol=1e-12)
     if window > 10:
         assert sizes[1] < 0.5 * sizes[0]
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_adapt_in_a_loop_of_ones_own():
+    """It lengthens an interval that the network allows, shortens one beyond the tolerance, and leaves a fixed one."""
+    network = VanillaRNN(12, key=KEY, recurrent="orthogonal", input_scale=0.3)
+    options = {"state": jnp.zeros(12), "key": KEY, "k": 8, "loss": fl.losses.exponents, "step": network_step}
+    flossing = fl.Flossing(network, jax.random.normal(KEY, (50, 1)), **options)
+    state = flossing.init(network)
+    _, state, record = eqx.filter_jit(flossing.update)(network, state, KEY)
+    longer = flossing.adapt(state, record)
+    assert int(longer.interval) > int(state.interval) == 1
+    beyond = record._replace(spread_ratio=jnp.full_like(record.spread_ratio, 5.0), interval=longer.interval)
+    assert int(flossing.adapt(longer, beyond).interval) < int(longer.interval)
+    with pytest.raises(ValueError, match="adapt must be called outside jit, where values are concrete"):
+        eqx.filter_jit(flossing.adapt)(state, record)
+    fixed = fl.Flossing(network, jnp.zeros((50, 1)), interval=3, **options)
+    assert fixed.adapt(state, beyond) is state
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_a_looser_tolerance_allows_longer_intervals():
+    network = VanillaRNN(12, key=KEY, recurrent="orthogonal", input_scale=0.3)
+    inputs, chosen = jax.random.normal(KEY, (50, 1)), []
+    for tolerance in (1e-12, 1e-3):
+        history = fl.floss(network, inputs, k=8, epochs=12, tolerance=tolerance, report=False)[1]
+        chosen.append(history.interval[-1])
+    assert chosen[0] < chosen[1]
 
 
 def test_what_does_not_fit_is_rematerialised(monkeypatch):

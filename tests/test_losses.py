@@ -271,7 +271,7 @@ def test_a_step_of_ones_own_in_torch_has_a_memory():
 
 
 def test_adam_needs_no_optimiser():
-    """The default step size is the same in both ecosystems."""
+    """The default learning rate is the same in both ecosystems."""
     cell = fl.cells.VanillaRNN(4, key=jax.random.key(1))
     ours, _ = fl.floss(cell, INPUTS, k=2, epochs=1, report=False)
     same, _ = fl.floss(cell, INPUTS, k=2, epochs=1, optimiser=optax.adam(3e-3), report=False)

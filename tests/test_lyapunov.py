@@ -137,21 +137,21 @@ def test_tangents_by_jvp_equal_dense_jacobians_in_plain_numpy():
 
 
 def test_a_module_as_step_is_compiled_once_and_sees_new_parameters():
-    traces = []
-
     class Step(eqx.Module):
         network: VanillaRNN
 
         def __call__(self, s, h):
-            traces.append(1)
             return self.network(s, h)
 
     inputs = jnp.ones((20, 1))
     networks = [VanillaRNN(5, key=jax.random.key(seed)) for seed in range(3)]
-    cached = [fl.lyapunov_spectrum(Step(n), inputs, state=jnp.zeros(5), transient=0).exponents for n in networks[:1]]
-    before = len(traces)
-    cached += [fl.lyapunov_spectrum(Step(n), inputs, state=jnp.zeros(5), transient=0).exponents for n in networks[1:]]
-    assert len(traces) - before <= 4  # two traces a call, to check what the step returns, and that it returns it again
+    cached = []
+
+    def measure(network):
+        cached.append(fl.lyapunov_spectrum(Step(network), inputs, state=jnp.zeros(5), transient=0).exponents)
+
+    measure(networks[0])
+    assert count_programs(lambda: [measure(network) for network in networks[1:]]) == 0
     for network, exponents in zip(networks, cached, strict=True):
         plain = fl.lyapunov_spectrum(lambda h, s, n=network: n(s, h), inputs, state=jnp.zeros(5), transient=0)
         np.testing.assert_allclose(exponents, plain.exponents, **EXACT)
@@ -210,18 +210,9 @@ def test_steps_that_differ_in_a_derivative_alone_are_not_taken_for_one_another()
 
 def test_a_measurement_of_a_plain_function_is_one_program():
     """And another for the basis; operation by operation there would be some twenty."""
-    programs = []
-
-    def listen(event, duration, **_):
-        programs.append(event) if event.endswith("jaxpr_to_mlir_module_duration") else None
-
     W, start, inputs = 0.5 * jnp.eye(7), jnp.zeros(7), jnp.ones((9, 7))
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        fl.lyapunov_spectrum(lambda h, s: jnp.tanh(W @ h + s), inputs, state=start, k=3, key=KEY, transient=0)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-    assert 1 <= len(programs) <= 2
+    step, options = (lambda h, s: jnp.tanh(W @ h + s)), {"state": start, "k": 3, "key": KEY, "transient": 0}
+    assert 1 <= count_programs(lambda: fl.lyapunov_spectrum(step, inputs, **options)) <= 2
 
 
 def test_a_function_whose_array_was_rebound_is_not_stale():

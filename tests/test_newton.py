@@ -41,6 +41,12 @@ def test_the_last_state_is_that_of_the_steps(cell):
     assert found.converged and found.count < 15
     for ours, theirs in zip(jax.tree.leaves(found.state), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-12)
+    single = jax.tree.map(lambda x: x.astype(jnp.float32), (cell, inputs, state))
+    found = fl.newton_iterations(*single[:2], state=single[2])
+    assert found.converged
+    for ours, theirs in zip(jax.tree.leaves(found.state), jax.tree.leaves(wanted), strict=True):
+        assert ours.dtype == jnp.float32
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_chaos_needs_as_many_iterations_as_steps_and_contraction_few():

@@ -214,7 +214,7 @@ def test_summaries_and_colours():
     curve = summary(np.arange(1000), np.stack([np.arange(1000.0)] * 3 + [np.full(1000, np.inf)]))
     assert len(curve["x"]) == len(curve["middle"]) <= 200
     assert curve["low"] == curve["middle"] == curve["x"]
-    assert curve["high"][0] in (0.0, np.inf)
+    assert set(curve["high"]) == {np.inf}  # quartiles are rounded outwards
     colours = k_colours([1, 16, 32])
     assert len(set(colours.values())) == 4
     assert {k: colour for k, colour in k_colours([1, 16, 32, 64, 75]).items() if k in colours} == colours

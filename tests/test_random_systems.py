@@ -93,6 +93,7 @@ def compare(system):
     }
     for name, run in runs.items():
         found = found_or_refused(run)
+        assert found is not None or system["interval"] > 1  # longer ones may lose a direction
         if found is not None:
             assert found.dtype == dtype
             np.testing.assert_allclose(np.atleast_2d(found), truth, atol=tolerance, err_msg=name)

@@ -127,7 +127,14 @@ def test_a_diagnosis_counts_what_it_measured():
     assert "at least 256 of 300 keep a hundredth" in str(found)
 
 
-CELL, SEQUENCE = fl.cells.VanillaRNN(5, 2, key=jax.random.key(0)), INPUTS[0]
+KEY = jax.random.key(0)
+CELL, SEQUENCE = fl.cells.VanillaRNN(5, 2, key=KEY), INPUTS[0]
+ESCAPES = {"state": jnp.array([2.0]), "steps": 20}
+
+
+def square(h, s):
+    """From 2, its orbit leaves the range of numbers after ten steps."""
+    return h * h if s is None else h * h + s
 
 
 @pytest.mark.parametrize(
@@ -165,6 +172,29 @@ CELL, SEQUENCE = fl.cells.VanillaRNN(5, 2, key=jax.random.key(0)), INPUTS[0]
         ),
         (lambda: fl.schedules.rule(5), "function must be a function .epoch, measures., got function=5"),
         (lambda: fl.schedules.sum_schedules(None), "schedules must be those of flossing.schedules, got None"),
+        (lambda: fl.Flosser(window=8, schedule=5), "schedule must be one of flossing.schedules, or a function"),
+        (lambda: fl.Flosser(window=8, term="often"), "term must be a FlossingTerm, .*, got term='often'"),
+        (lambda: fl.lyapunov_spectrum(CELL, SEQUENCE, step=3), "step must be a function step.model, state, input. "),
+        (lambda: fl.lyapunov_spectrum(CELL, SEQUENCE, batched=2), "batched must be True, False or None, got batched=2"),
+        (
+            lambda: fl.init_training({"W": np.arange(3)}, optax.sgd(0.1)),
+            "model must hold a floating array to train, got none",
+        ),
+        (lambda: fl.kaplan_yorke_dimension([1, 2]), r"exponents must be floating numbers .* got int64 of shape \(2,\)"),
+        (lambda: fl.lyapunov_spectrum(CELL, SEQUENCE, k=2).mean(), "mean is taken over sequences, and this spectrum"),
+        (lambda: fl.cells.VanillaRNN(4, key=KEY, recurrent="lapack"), "recurrent must be .* got recurrent='lapack'"),
+        (lambda: fl.cells.LeakyRNN(4, key=KEY, nonlinearity="gelu"), "nonlinearity must be .* nonlinearity='gelu'"),
+        (lambda: fl.cells.GRU(4, key=KEY, gates="ajar"), "gates must be .* got gates='ajar'"),
+        (
+            lambda: fl.lyapunov_spectrum(CELL, jnp.stack([SEQUENCE] * 2), batched=True, basis=jnp.ones((3, 5, 2))),
+            r"basis must hold one basis for each of 2 sequences, got shape \(3, 5, 2\)",
+        ),
+        (lambda: fl.newton_iterations(square, None, **ESCAPES), "state .* in the last iteration"),
+        (lambda: fl.long_term_jvp(square, None, jnp.ones((1, 1)), **ESCAPES), "the last state must be finite, got inf"),
+        (
+            lambda: fl.reachability(square, jnp.zeros((20, 1)), state=jnp.array([2.0])),
+            "the last state must be finite, got inf",
+        ),
     ],
 )
 @pytest.mark.usefixtures("no_type_checks")

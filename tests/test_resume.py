@@ -151,7 +151,7 @@ def test_a_run_whose_step_size_falls_keeps_its_length(tmp_path):
     config = SMALL.with_values(decay=3)
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path / "run", on_progress=stop_at(5))
-    with pytest.raises(ValueError, match="epochs must be the 12 of the run, whose step size falls to 0 there"):
+    with pytest.raises(ValueError, match="epochs must be the 12 of the run, whose learning rate falls to 0 there"):
         run(config.with_values(epochs=20), tmp_path / "run", lengthen=True)
     assert command_here("train", "--resume", "run", "--epochs", "20", cwd=tmp_path).returncode == 2
 

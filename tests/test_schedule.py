@@ -160,7 +160,7 @@ def test_the_threshold_follows_the_batch():
 
 @pytest.mark.usefixtures("optax_promotion")
 def test_flossing_has_a_step_size_of_its_own():
-    """Adam's first step is the step size, whatever the gradient: so far, at most, parameters move."""
+    """Adam's first step is the learning rate, whatever the gradient: so far, at most, parameters move."""
     config = Config().with_values(units=8, k=4, window=12, flossing_steps=20, preflossing=1, epochs=1, blocks=0)
     for fields, expected in (({}, 1e-3), ({"flossing_rate": 0.02}, 0.02)):
         experiment = build(config.with_values(**fields))
@@ -173,7 +173,7 @@ def test_flossing_has_a_step_size_of_its_own():
 
 @pytest.mark.usefixtures("optax_promotion")
 def test_the_step_size_falls_at_the_end():
-    """A gradient that never changes moves Adam by the step size itself."""
+    """A gradient that never changes moves Adam by the learning rate itself."""
     experiment = build(Config().with_values(**SMALL, epochs=10, decay=4, learning_rate=0.1))
     gradient = {"weight": jnp.full(1, 0.01)}
     state, moved, update = experiment.optimiser.init(gradient), [], jax.jit(experiment.optimiser.update)

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import threading
 from pathlib import Path
 
 import equinox as eqx
@@ -15,10 +14,8 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec as P
-from threadpoolctl import threadpool_info
 
 import flossing as fl
-from flossing._runtime.threads import one_lapack_thread
 
 W = 0.8 * np.asarray(jax.random.normal(jax.random.key(0), (4, 4)))
 ZERO = np.zeros(4)
@@ -277,33 +274,9 @@ def test_a_batch_that_lies_on_a_mesh():
 # Threads.
 
 
-def blas_threads():
-    return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
-
-
 def in_a_process_with_two_blas_threads(code):
-    code = "from tests.test_surroundings import *\n" + textwrap.dedent(code)
+    code = "from tests.blas_threads import *\n" + textwrap.dedent(code)
     run(code, os.environ | {"OPENBLAS_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"})
-
-
-def overlap(leaves_first):
-    """Two threads inside at once; the first or the second to enter leaves first."""
-    inside = [threading.Event(), threading.Event()]
-    leave = [threading.Event(), threading.Event()]
-
-    def work(i):
-        with one_lapack_thread():
-            inside[i].set()
-            leave[i].wait()
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
-    for thread, entered in zip(threads, inside, strict=True):
-        thread.start()
-        entered.wait()
-    assert set(blas_threads()) == {1}
-    for i in (leaves_first, 1 - leaves_first):
-        leave[i].set()
-        threads[i].join()
 
 
 def test_threads_that_overlap_restore_the_limit():

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 import flossing as fl
-from verification import flows, maps, matrices, networks
+from verification import maps
+from verification.modules import MODULES
 from verification.page import TITLES, page
 from verification.rows import average, ensemble, exact, nth, worst
 
-CHECKS = [check for module in (matrices, maps, flows, networks) for check in module.FAST]
+CHECKS = [check for module in MODULES for check in module.FAST]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

@@ -91,9 +91,34 @@ def test_frames(results):
 
 
 def test_frame_of_many_sequences():
-    frame = diagonal([-0.1, -0.2], batch=3).to_dataframe()
+    many = diagonal([-0.1, -0.2], batch=3)
+    frame, dataset = many.to_dataframe(), many.to_xarray()
     assert frame.exponent.loc[2, 2] == pytest.approx(-0.2)
     assert frame.index.names == ["sequence", "i"]
+    assert dict(dataset.sizes) == {"sequence": 3, "i": 2, "block": 200}
+    np.testing.assert_allclose(dataset.log_growth.mean("block"), many.exponents)
+
+
+def test_units_and_lengths_in_text():
+    decay = lambda h, s: 0.9 * h  # noqa: E731
+    timed = fl.lyapunov_spectrum(decay, jnp.zeros(100), state=jnp.ones(1), time_step=0.1)
+    assert "-1.0536 per unit of time, over" in repr(timed)
+    options = {"state": jnp.ones(1), "batched": True, "lengths": [40, 22], "transient": 4}
+    assert "over 18 to 36 steps" in repr(fl.lyapunov_spectrum(decay, jnp.zeros((2, 40)), **options))
+
+
+def test_the_history_of_several_sequences_shows_their_mean():
+    with jax.numpy_dtype_promotion("standard"):
+        history = fl.floss(CELL, INPUTS.reshape(10, 40, 1)[:3], k=2, epochs=3, batched=True, report=False)[1]
+    assert history.exponents.shape == (3, 3, 2)
+    np.testing.assert_allclose(history.to_dataframe().exponent_2, history.exponents[:, :, 1].mean(1))
+    shown = " ... ".join(f"{value:+.4f}" for value in history.exponents[0].mean(0))
+    assert f"FlossingHistory(3 epochs, k=2: loss {history.loss[0]:.4g} -> " in repr(history) and shown in repr(history)
+
+
+def test_the_state_of_a_flosser_in_text():
+    state = fl.Flosser(window=8, k=3).init(CELL)
+    assert repr(state).startswith("FlosserState(step 0: reach=nan, exponent_1=nan, ")
 
 
 @pytest.mark.parametrize("results", [jax_results, torch_results])

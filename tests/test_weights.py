@@ -71,19 +71,23 @@ def test_a_choice_of_modules_and_half_precision():
 
 
 class Evil:
+    def __init__(self, trace):
+        self.trace = trace
+
     def __reduce__(self):
-        return os.system, ("touch /tmp/flossing-was-unpickled",)
+        return os.system, (f"touch {self.trace}",)
 
 
 def test_nothing_is_unpickled(tmp_path):
+    evil = Evil(tmp_path / "unpickled")
     for name, write in {
-        "evil.pt": lambda file: file.write_bytes(pickle.dumps({"rnn.weight_hh_l0": Evil()})),
-        "evil.npz": lambda file: np.savez(file, a=np.asarray([Evil()], dtype=object), allow_pickle=True),
+        "evil.pt": lambda file: file.write_bytes(pickle.dumps({"rnn.weight_hh_l0": evil})),
+        "evil.npz": lambda file: np.savez(file, a=np.asarray([evil], dtype=object), allow_pickle=True),
     }.items():
         write(tmp_path / name)
         with pytest.raises(ValueError, match="must be a state dict|must hold arrays"):
             fl.cells.from_weights(tmp_path / name)
-    assert not os.path.exists("/tmp/flossing-was-unpickled")
+    assert not evil.trace.exists()
 
 
 @pytest.mark.parametrize(

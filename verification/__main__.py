@@ -18,14 +18,14 @@ TABLE = Path(__file__).parent / "results.json"
 def main() -> int:
     """Exit code 1 if a row fails."""
     jax.config.update("jax_enable_x64", True)
-    from verification import driven, flows, maps, matrices, networks, whole_spectra
+    from verification.modules import MODULES
     from verification.page import page
 
     parser = argparse.ArgumentParser(prog="python -m verification", description=__doc__)
     parser.add_argument("--fast", action="store_true", help="run only the checks that take seconds; writes nothing")
     arguments = parser.parse_args()
     console, sections, start = Console(), {}, time.monotonic()
-    for module in (matrices, maps, flows, driven, networks, whole_spectra):
+    for module in MODULES:
         found = sections.setdefault(module.__name__.rpartition(".")[2], [])
         for check in module.FAST if arguments.fast else (*module.FAST, *module.SLOW):
             for row in check():

@@ -2,7 +2,7 @@ import jax
 
 import flossing as fl
 
-# or a cell of Equinox or Flax, or step(state, input) -> state
+# or a cell of Equinox or Flax
 cell = fl.cells.VanillaRNN(64, key=jax.random.key(0))
 inputs = jax.random.normal(jax.random.key(1), (200, 1))
 

@@ -2,7 +2,7 @@ import torch
 
 import flossing.pytorch as flt
 
-# or nn.RNN, nn.LSTM, your own cell(input, state), or a step
+# or nn.RNN, nn.LSTM, your own cell(input, state)
 network = torch.nn.GRU(1, 64)
 bits = torch.randint(0, 2, (200, 1)).float()
 

@@ -99,7 +99,7 @@ def init_training(
     check_leaves("model", eqx.filter(model, eqx.is_array))
     trained = eqx.filter(model, eqx.is_inexact_array)
     if not jax.tree_util.tree_leaves(trained):
-        raise ValueError("model must hold a floating JAX array to train, got none (a NumPy array is a constant)")
+        raise ValueError("model must hold a floating array to train, got none")
     opt_state = read_optimiser(optimiser).init(trained)
     return TrainingState(model, opt_state, None if flossing is None else flossing.init(model))
 

@@ -76,7 +76,7 @@ class BalanceTrainingConfig(Section):
     batch: Count = 10
     """Sequences in a batch."""
     learning_rate: PositiveReal = 1e-3
-    """Adam's step size."""
+    """Adam's learning rate."""
     beta1: Fraction = 0.9
     """Adam's decay rate of the first moment."""
     beta2: Fraction = 0.999

@@ -124,7 +124,7 @@ def check(config: BalanceConfig, *, here: bool = True):
 
 
 def build(config: BalanceConfig, step_scale: float = 1.0) -> Experiment:
-    """Draw the network and set up the experiment that `config` describes, its step size times `step_scale`.
+    """Draw the network and set up the experiment that `config` describes, its learning rate times `step_scale`.
 
     Raises ValueError if the run needs more memory than this machine has, or if the network has no resting state.
     """

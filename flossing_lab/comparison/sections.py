@@ -80,7 +80,7 @@ class TrialArm(Section):
     loss: Literal["default", "exponents", "memory"] = "default"
     """The loss of flossing."""
     rate: PositiveReal = 3e-3
-    """Its step size."""
+    """Its learning rate."""
     clip: PositiveReal = 0.1
     """Its largest norm of the gradient."""
     threshold: PositiveReal | None = None

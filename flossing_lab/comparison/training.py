@@ -30,9 +30,9 @@ LOSSES: dict[str, fl.losses.Loss] = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Sizes, epochs and step size of training. With `stop`, it ends once a chunk has a mean accuracy above that. With
-    `budget`, seconds of an epoch of training, of flossing, and of both together, it ends with the chunk that reaches
-    the last; these seconds are not measured, so that a run can be repeated."""
+    """Sizes, epochs and learning rate of training. With `stop`, it ends once a chunk has a mean accuracy above that.
+    With `budget`, seconds of an epoch of training, of flossing, and of both together, it ends with the chunk that
+    reaches the last; these seconds are not measured, so that a run can be repeated."""
 
     units: int = 64
     batch: int = 32

@@ -50,7 +50,7 @@ class OwnTrainingConfig(Section):
     batch: Count = 32
     """Sequences in a batch."""
     learning_rate: PositiveReal = 1e-3
-    """Adam's step size."""
+    """Adam's learning rate."""
     clip: PositiveReal = 0.1
     """Largest norm of the gradient, over all arrays together."""
     chunk: Count = 100
@@ -80,7 +80,7 @@ class OwnFlossingConfig(Section):
     threshold: PositiveReal = 1e-3
     """adaptive: the reach below which a block follows."""
     flossing_rate: PositiveReal = 3e-3
-    """Adam's step size for flossing."""
+    """Adam's learning rate for flossing."""
     flossing_clip: PositiveReal = 0.1
     """Largest norm of the gradient of flossing."""
     interval: Count | Literal["auto"] = "auto"

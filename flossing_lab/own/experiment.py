@@ -65,7 +65,7 @@ def draw_model(config: OwnConfig, task: Any = None) -> cells.Network:
 
 
 def build(config: OwnConfig, step_scale: float = 1.0) -> Experiment:
-    """Draw the network and set up the experiment, its step sizes times `step_scale`."""
+    """Draw the network and set up the experiment, its learning rates times `step_scale`."""
     task, model, settings = make_task(config), draw_model(config), config.flossing
     data_key = jax.random.key(config.seeds.seed_data)
     flossing = Flossing(

@@ -102,9 +102,9 @@ class TrainingConfig(Section):
     batch: Count = 16
     """Sequences in a batch."""
     learning_rate: PositiveReal = 1e-3
-    """Adam's step size, for training and, unless FLOSSING_RATE is given, for flossing."""
+    """Adam's learning rate, for training and, unless FLOSSING_RATE is given, for flossing."""
     decay: CountOrZero = 0
-    """Number of final epochs over which the training step size falls linearly to 0; 0 keeps it constant."""
+    """Number of final epochs over which the training learning rate falls linearly to 0; 0 keeps it constant."""
     beta1: Fraction = 0.9
     """Adam's decay rate of the first moment, in both optimisers."""
     beta2: Fraction = 0.999
@@ -150,7 +150,7 @@ class FlossingConfig(Section):
     blocks: CountOrZero = 2
     """Largest number of blocks; adaptive: no limit."""
     flossing_rate: PositiveReal | None = None
-    """Adam's step size for flossing. Default: LEARNING_RATE."""
+    """Adam's learning rate for flossing. Default: LEARNING_RATE."""
     flossing_clip: PositiveReal | None = None
     """Largest gradient norm in a flossing epoch, over all arrays together. Default: no limit, as in the reference."""
     threshold: PositiveReal | None = None
@@ -340,7 +340,8 @@ class Config(RunConfig):
     @property
     def keeps_its_length(self) -> str | None:
         """Why a run with these settings cannot be lengthened, in words; None if it can."""
-        return f"whose step size falls to 0 there, with decay={self.training.decay}" if self.training.decay else None
+        decay = self.training.decay
+        return f"whose learning rate falls to 0 there, with decay={decay}" if decay else None
 
     @property
     def condition(self) -> Condition:

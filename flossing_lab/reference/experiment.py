@@ -95,7 +95,7 @@ def check(config: Config, *, here: bool = True):
 
 
 def build(config: Config, step_scale: float = 1.0) -> Experiment:
-    """Draw the network and set up the experiment that `config` describes, its step sizes times `step_scale`.
+    """Draw the network and set up the experiment that `config` describes, its learning rates times `step_scale`.
 
     Raises ValueError if the delay leaves no scored step, or if the run needs more memory than this machine has.
     """
@@ -162,7 +162,7 @@ def _clipped_adam(limit: float, learning_rate: float, beta1: float, beta2: float
 
 
 def _falling(training: TrainingConfig) -> tuple[int, ...]:
-    # The number of updates before the step size begins to fall, and the number over which it falls; or nothing.
+    # The number of updates before the learning rate begins to fall, and the number over which it falls; or nothing.
     return (training.epochs - training.decay, training.decay) if training.decay else ()
 
 

@@ -42,7 +42,7 @@ def list_problems(runs: Sequence[Run], damaged: Sequence[tuple[str, str]]) -> tu
             troubles.append((str(run.directory.path), f"{run.status}: {run.info['error']}"))
         for note in run.info.get("halvings") or []:
             rate, epoch, reason = (note.get(key, "?") for key in ("learning_rate", "epoch", "reason"))
-            text = f"continued with a step size of {rate} after training epoch {epoch}: {reason}"
+            text = f"continued with a learning rate of {rate} after training epoch {epoch}: {reason}"
             troubles.append((str(run.directory.path), text))
     return troubles[:MOST_TROUBLES], max(0, len(troubles) - MOST_TROUBLES)
 

@@ -35,7 +35,7 @@ _FORMAT_1_NAMES = {"queried_epoch": "asked", "pending": "due"}
 
 
 class Checkpoint(eqx.Module):
-    """A training state to continue from, how often the step size was halved before it, and the seconds spent so far."""
+    """A training state to continue from, how often the learning rate was halved, and the seconds spent so far."""
 
     state: TrainingState
     halvings: int = 0

@@ -42,7 +42,7 @@ class SafetyConfig(Section):
     snapshots_every: CountOrZero = 100
     """Training epochs between snapshots of the parameters, which the report's slider shows; 0 for none."""
     halvings: Annotated[int, Field(ge=0, le=100)] = 0
-    """How often a run that diverges may continue from its last good state with half the step size."""
+    """How often a run that diverges may continue from its last good state with half the learning rate."""
 
 
 class RunConfig(Section):

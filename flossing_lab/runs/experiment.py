@@ -64,7 +64,7 @@ class Builder(Protocol):
     """What a run needs from its experiment."""
 
     def build(self, config: Any, step_scale: float = 1.0) -> Experiment:
-        """Draw the network and set up the experiment, its step sizes times `step_scale`."""
+        """Draw the network and set up the experiment, its learning rates times `step_scale`."""
         ...
 
     def measure_spectrum(self, model: Any, config: Any, k: int | None = None) -> Spectrum:

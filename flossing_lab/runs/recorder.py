@@ -98,7 +98,7 @@ class Recorder:
             self.directory.write_metrics("test", state.epoch, rows)
 
     def halving(self, last: Checkpoint, error: Exception):
-        """Record that the step size is halved, and why."""
+        """Record that the learning rate is halved, and why."""
         rate = self.config.training.learning_rate * 0.5**last.halvings
         note = {"epoch": last.state.epoch, "reason": str(error), "learning_rate": rate}
         self.info["halvings"] = [*self.info.get("halvings", [])[: last.halvings - 1], note]

@@ -155,7 +155,7 @@ class _Session:
 
     def _train(self) -> bool:
         # True at the end. False if training diverged: call again to continue from the last good state with half the
-        # step size.
+        # learning rate.
         status = self._status()
         self.on_progress(status)
         since = time.monotonic()

@@ -23,7 +23,7 @@ EPOCHS = 40_000
 CAPTION = (
     f"Temporal XOR at lags d/2 and d, with d at least N. Training lasts at most {EPOCHS:,} epochs, four times as many "
     "as in the frontier, or 10,000 as there; the adaptive flossing of all directions and the early stopping are those "
-    "of the frontier. The step size is constant, or decays linearly to 0 in the second half of the epochs. Left: "
+    "of the frontier. The learning rate is constant, or decays linearly to 0 in the second half of the epochs. Left: "
     "accuracy against the epoch, running mean over 100 epochs; one line per network. Middle: final accuracy against "
     "d / N. Right: first epoch at which the running mean of the accuracy over 25 epochs reaches 0.95; networks that "
     "do not reach it are left out. Several combinations were run on a single network (see the table)."
@@ -35,7 +35,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     DECAY_40K: {"epochs": EPOCHS, "decay": EPOCHS // 2},
     DECAY_10K: {"decay": 5_000},
 }
-"""Training variants: the number of epochs and the step size, as a label and as fields of the configuration."""
+"""Training variants: the number of epochs and the learning rate, as a label and as fields of the configuration."""
 TINY: dict[str, dict[str, Any]] = {CONSTANT: {}, DECAY_40K: {"decay": 15}, DECAY_10K: {"decay": 5}}
 _LINES = {CONSTANT: ":", DECAY_40K: "-", DECAY_10K: "--"}
 _MARKERS = {CONSTANT: "o", DECAY_40K: "^", DECAY_10K: "s"}
@@ -50,7 +50,7 @@ def settings(scale: Scale) -> list[Setting]:
 
 
 def specs(scale: Scale) -> list[Spec]:
-    """The frontier's schedule that flosses all directions, with more epochs, a decaying step size, or both."""
+    """The frontier's schedule that flosses all directions, with more epochs, a decaying learning rate, or both."""
     return [spec for *_, spec in _trained(scale)]
 
 
@@ -134,17 +134,17 @@ def table(data: Data) -> list[list[str]]:
 
 
 def claims(data: Data) -> list[Claim]:
-    """Whether networks solve delays of N steps and more, and whether a decaying step size reaches further."""
+    """Whether networks solve delays of N steps and more, and whether a decaying learning rate reaches further."""
     return [
         _solves("(Our goal.) All networks of N units solve d = N.", data, lambda load: load == 1),
-        _solves("(Our goal.) All networks of N units solve delays above N.", data, lambda load: load > 1),
+        _solves("(Our goal.) All networks of N units solve lags above N.", data, lambda load: load > 1),
         *(_falling_helps(data, setting.units) for setting in settings("laptop")),
     ]
 
 
 def _falling_helps(data: Data, units: int) -> Claim:
     return reaches_further(
-        f"(Our question.) With a step size that decays to 0, networks of {units} units solve longer delays.",
+        f"(Our question.) With a learning rate that decays to 0, networks of {units} units solve longer lags.",
         [row for row in data["groups"] if row["units"] == units],
         DECAY_40K,
         CONSTANT,

@@ -21,7 +21,7 @@ IN_PAPER = True
 TITLE = "Condition number of the long-term Jacobian"
 CAPTION = (
     "Networks of N = 80 tanh units (g = 1), driven by random bits; 500 flossing epochs as in the reference experiment "
-    "(window 55, Adam with step size 0.001). κ_m = σ_1 / σ_m is the condition number of the t-step Jacobian in its "
+    "(window 55, Adam with learning rate 0.001). κ_m = σ_1 / σ_m is the condition number of the t-step Jacobian in its "
     "first m directions, shown as log10. A: before flossing, for several m. B: in the k flossed directions; dotted: "
     "the same directions before flossing. C: in all N directions. Lines: float64, median over networks, bands: "
     "quartiles. Dashed: the prediction exp((λ_1 - λ_m) t), with exponents over 1000 steps. Circles: network 1 in "

@@ -1,4 +1,4 @@
-"""Beyond the paper: the longest delay that each flossing schedule reaches, against network size."""
+"""Beyond the paper: the longest lag that each flossing schedule reaches, against network size."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ from flossing_lab.sweeps.spec import Spec
 
 NAME = "frontier"
 IN_PAPER = False
-TITLE = "Longest delay reached by each flossing schedule"
+TITLE = "Longest lag reached by each flossing schedule"
 CAPTION = (
     "Temporal XOR at lags d/2 and d, sequences of 300 steps, at most 10,000 training epochs, against d / N. Training "
     "stops early once the mean accuracy over 100 epochs reaches 0.98, or after 5000 epochs if it never reached 0.55; "
@@ -129,7 +129,7 @@ def _costs_less(rows: Sequence[Group], schedule: str) -> Claim:
 
 def _is_no_slower(rows: Sequence[Group], schedule: str) -> Claim:
     name = GOAL_SCHEDULES[schedule].lower()
-    claim = f"(Our goal.) At delays below 0.95 N {name} needs at most 20 % more epochs than the best other schedule."
+    claim = f"(Our goal.) At lags below 0.95 N {name} needs at most 20 % more epochs than the best other schedule."
     listed, cases = [], []
     for row in _of(rows, schedule):
         rivals = [r for r in rows if r["schedule"] not in GOAL_SCHEDULES and _where(r) == _where(row)]
@@ -150,7 +150,7 @@ def _is_no_slower(rows: Sequence[Group], schedule: str) -> Claim:
 
 
 def _goes_beyond(rows: Sequence[Group]) -> Claim:
-    claim = "(Our goal.) At least one network of N units solves a delay d above N within 10,000 epochs."
+    claim = "(Our goal.) At least one network of N units solves a longest lag d above N within 10,000 epochs."
     matching = [row for row in rows if row["load"] > 1]
     if not matching:
         return not_run(claim)

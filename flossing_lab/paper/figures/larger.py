@@ -18,10 +18,10 @@ TITLE = "Training larger networks"
 CAPTION = (
     "Temporal XOR at lags d/2 and d, N = 160, at most 10,000 training epochs, adaptive flossing of all directions and "
     'early stopping as in the frontier. Each line is one network, its accuracy averaged over 100 epochs. "As networks '
-    'of 80 units": Adam\'s step size 0.001 for training and for flossing, batches of 16. "Slower": 0.0003 for '
+    'of 80 units": Adam\'s learning rate 0.001 for training and for flossing, batches of 16. "Slower": 0.0003 for '
     "training, 0.001 for flossing. Larger batches have 64 or 256 sequences, 4 and 16 times the work per epoch. The "
     "adaptive rule's threshold is 0.001 with batches of 64 and the default, 0.00025, with batches of 256; in the "
-    "latter case the step size also decays to 0 over the last 5000 epochs. Runs come from several machines, some "
+    "latter case the learning rate also decays to 0 over the last 5000 epochs. Runs come from several machines, some "
     "partly from a GPU, so their seconds are not comparable."
 )
 
@@ -116,13 +116,15 @@ def table(data: Data) -> list[list[str]]:
 def claims(data: Data) -> list[Claim]:
     """Whether each change lets networks solve delays they did not solve without it, and whether the goal is met."""
     goal = (
-        f"(Our goal.) With batches of {CHANGES[GOAL]['batch']} and a step size that decays to 0, adaptive flossing "
+        f"(Our goal.) With batches of {CHANGES[GOAL]['batch']} and a learning rate that decays to 0, adaptive flossing "
         "solves d = 0.95 N in nine of ten networks, N = 160."
     )
     reached = [row for row in data["groups"] if row["change"] == GOAL]
     return [
-        _helps(data, "slower", "(Our question.) A smaller training step size solves longer delays at N = 160."),
-        _helps(data, LARGER, "(Our question.) Batches of 64 solve longer delays still."),
+        _helps(
+            data, "slower", "(Our question.) With a smaller learning rate, networks of 160 units solve longer lags."
+        ),
+        _helps(data, LARGER, "(Our question.) With batches of 64 as well, they solve longer lags still."),
         nine_of_ten(goal, reached[0]) if reached else not_run(goal),
     ]
 

@@ -15,7 +15,7 @@ from flossing_lab.sweeps.spec import Spec
 
 NAME = "limits"
 IN_PAPER = False
-TITLE = "What limits the delay"
+TITLE = "What limits the longest lag"
 CAPTION = (
     "Temporal XOR at d = 76, N = 80, adaptive flossing, 10,000 training epochs. The first line is the baseline; each "
     "other line changes one or more settings. Left: final accuracy, averaged over the last 100 epochs. Middle: first "

@@ -23,11 +23,11 @@ TITLE = "Flossing an LSTM"
 CAPTION = (
     "Temporal XOR of the bits d/2 and d steps ago, by an LSTM of 48 units with uniform weights, without flossing and "
     "with 100 flossing epochs (k = 8) before training. Sequences of 100 bits, multiplied by 10 since an LSTM's weights "
-    "are drawn that much smaller than the reference network's; batches of 16, Adam with step size 0.003. Accuracy on "
-    "fresh sequences against the training epoch, running mean over 25 epochs: without a forget bias, and with the "
+    "are drawn that much smaller than the reference network's; batches of 16, Adam with learning rate 0.003. Accuracy "
+    "on fresh sequences against the training epoch, running mean over 25 epochs: without a forget bias, and with the "
     "usual forget bias of 1, which gives an LSTM some memory at the start. Final accuracy is averaged over the last "
     "100 epochs. Exponents are measured over one sequence. Lines: median over networks, bands: quartiles, dots: each "
-    "network. Step size, k, forget bias and the number of flossing epochs were chosen on another seed, 101. These "
+    "network. Learning rate, k, forget bias and the number of flossing epochs were chosen on another seed, 101. These "
     "settings are ours: we could not recover the paper's."
 )
 CONDITIONS: tuple[Condition, ...] = ("none", "before")

@@ -28,7 +28,7 @@ TITLE = "Surrogate flossing of binary networks"
 CAPTION = (
     "Networks of N = 80 binary units, driven by random bits. The forward pass uses a step function, the tangents its "
     "surrogate derivative 1 / (0.3 |v| + 1)^2. 300 flossing epochs, each with a fresh sequence of 100 bits, Adam with "
-    "step size 0.001, for k = 1, 16 and 32 exponents. A: mean of |λᵢ| over the flossed exponents. B: all surrogate "
+    "learning rate 0.001, for k = 1, 16 and 32 exponents. A: mean of |λᵢ| over the flossed exponents. B: all surrogate "
     "exponents over 1000 other bits. C: condition number of the surrogate long-term Jacobian in its first 32 "
     "directions, for every k. D: norm of the surrogate gradient backpropagated over t steps, starting with norm 1. "
     "Lines: median over networks, bands: quartiles. Surrogate flossing is from later work of the author (2024), not "
