@@ -1,4 +1,4 @@
-"""A start by measurement."""
+"""An initialisation by measurement."""
 
 import jax
 import jax.numpy as jnp

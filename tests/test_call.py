@@ -81,7 +81,7 @@ def test_blocks_at_every_epoch_begin_after_the_first():
     assert [schedule(epoch, {}) for epoch in range(1, 6)] == [7, 5, 0, 5, 0]
 
 
-def test_tasks():
+def test_the_tasks_of_the_call():
     assert Config.from_call(call(task=0)).task.task == "copy"
     copy = Config.from_call(call(task=0, delay=0))
     trial = make_task(copy)(jax.random.key(0))

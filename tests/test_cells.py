@@ -202,7 +202,7 @@ def test_a_network_is_flossed_as_its_cell_is():
     np.testing.assert_allclose(flossed.cell.cell.weight_hh, alone.cell.weight_hh, **EXACT)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_orthogonal_starts():
+def test_orthogonal_initialisations():
     leaky = LeakyRNN(4, key=KEY, recurrent="orthogonal", gain=1.5)
     np.testing.assert_allclose(leaky.J @ leaky.J.T, 1.5**2 * np.eye(4), **EXACT)
     for gated, count in ((GRU(4, key=KEY, recurrent="orthogonal"), 3), (LSTM(4, key=KEY, recurrent="orthogonal"), 4)):

@@ -127,11 +127,7 @@ def test_what_could_have_been_shown_counts_the_family():
 def test_penalties_do_not_choose_the_best_draw(protocol):
     """Their weight is drawn, so a loss with a penalty is no measure: the accuracy in training takes its place."""
     more = 'penalty = "orthogonality"\nvary = ["weight", '
-    text = (
-        TINY.replace("vary = [", more, 1)
-        .replace("[draws]", "[draws]\nweight = [0.1, 1.0]")
-        .replace("stop = 0.97\n", "")
-    )
+    text = TINY.replace("vary = [", more, 1).replace("[draws]", "[draws]\nweight = [0.1, 1.0]")
     protocol.write_text(text)
     trial = read_trial(protocol)
     base = {"failure": None, "epochs": 4, "accuracy": 0.5, "loss": 1.0}

@@ -95,7 +95,7 @@ def test_text_and_picture():
     figure.canvas.draw()
 
 
-def test_settings():
+def test_the_settings_that_a_diagnosis_suggests():
     assert settings_for(64, 1, 40, 200) == (48, 80)  # those of the table
     assert settings_for(64, 1, 10, 15) == (16, 15)
     assert settings_for(2, 3, 10, 200) == (1, 20)

@@ -357,7 +357,7 @@ def test_what_does_not_fit_is_rematerialised(monkeypatch):
     assert rematerialises()
 
 
-def test_a_spectrum_at_the_interval_it_bears():
+def test_a_spectrum_at_the_longest_interval():
     """Fewer decompositions, same exponents; the interval suggested by the first steps is shortened if necessary."""
     network = VanillaRNN(20, key=KEY, recurrent="orthogonal", input_scale=0.3)
     inputs = jax.random.normal(KEY, (300, 1))

@@ -57,7 +57,7 @@ def test_part_of_a_spectrum_has_no_dimension():
 
 
 def test_the_dimension_of_a_run_has_an_error():
-    """Henon maps from eight starts: their scatter is that of the standard error."""
+    """Henon maps from 24 initial states: their scatter is that of the standard error."""
     step = lambda h, _: jnp.stack([1 - 1.4 * h[0] ** 2 + h[1], 0.3 * h[0]])  # noqa: E731
     starts = 0.1 * jax.random.normal(jax.random.key(0), (24, 2))
     options = {"steps": 4000, "transient": 100, "state": starts, "batched": True}

@@ -91,8 +91,8 @@ def test_a_cell_without_a_model_around_it():
     """A pass for validation, with a gradient but none taken, is not joined to the training pass; also with keywords."""
     cell = OwnCell()
     flosser = flt.Flosser(cell, **QUICK | {"recurrent": cell})
-    for size, x in ((4, torch.randn(4, 10, 3, **DOUBLE)), (4, torch.randn(4, 10, 3, **DOUBLE))):
-        h = torch.zeros(size, 6, **DOUBLE)
+    for x in torch.randn(2, 4, 10, 3, **DOUBLE):
+        h = torch.zeros(4, 6, **DOUBLE)
         for t in range(10):
             h = cell(state=h, input=x[:, t])
     h.sum().backward()

@@ -79,7 +79,7 @@ def test_a_step_that_gives_nan_is_not_called_impure():
         (lambda module: module.named_parameters(), "parameters must be a list of tensors, .* got one with a tuple"),
     ],
 )
-def test_parameters(parameters, message):
+def test_parameters_that_floss_cannot_take(parameters, message):
     module = nn.GRU(2, 6)
     with pytest.raises(ValueError, match=message):
         flt.floss(module, torch.randn(20, 2), k=3, epochs=1, parameters=parameters(module), report=False)

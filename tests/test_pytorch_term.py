@@ -189,12 +189,12 @@ def test_bad_input(options, message):
         flt.Flosser(model_of(), **NEVER | options)
 
 
-def test_no_term():
+def test_a_flosser_without_a_term_refuses_term():
     with pytest.raises(ValueError, match="term must be given to the Flosser, as term=FlossingTerm"):
         flt.Flosser(model_of(), **NEVER).term()
 
 
-def test_not_finite():
+def test_the_term_of_a_lost_direction_is_refused():
     """A network that loses a direction has no term, and says so; nothing has a gradient."""
     model = model_of(nn.RNN)
     with torch.no_grad():

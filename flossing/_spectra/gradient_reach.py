@@ -2,8 +2,7 @@
 
     reach = |dL/dh_0| / |dL/dtheta|,        L = sum over t > T/2 of g_t . h_t,        g_t ~ N(0, 1)
 
-theta are all floating arrays of the step. L is random, so no task is needed; a loss of the task's own gives about the
-same number (`tests/test_gradient_reach.py`).
+theta are all floating arrays of the step. L is random, so no task is needed.
 """
 
 import dataclasses

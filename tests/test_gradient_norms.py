@@ -1,4 +1,4 @@
-"""Error feedback against JAX's own reverse pass where that is finite, and beyond it."""
+"""Norms of backpropagated gradients against JAX's own reverse pass where that is finite, and beyond it."""
 
 import math
 
@@ -32,19 +32,19 @@ def test_equals_the_gradient_at_each_time(gain):
         return (weights * states**2).sum()
 
     exact = jax.jit(jax.grad(lambda noise: loss(orbit(make(J), jnp.zeros(5), inputs, noise))))(jnp.zeros((13, 5)))
-    feedback = fl.backpropagated_norms(make(J), inputs, loss, state=jnp.zeros(5))
-    np.testing.assert_allclose(feedback.log_norm, np.log(np.linalg.norm(exact, axis=1)), rtol=0, atol=1e-10)
-    np.testing.assert_allclose(feedback.norm(), np.linalg.norm(exact, axis=1), rtol=1e-9)
-    assert not feedback.overflows
-    assert feedback.finite_steps == 12
+    found = fl.backpropagated_norms(make(J), inputs, loss, state=jnp.zeros(5))
+    np.testing.assert_allclose(found.log_norm, np.log(np.linalg.norm(exact, axis=1)), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(found.norm(), np.linalg.norm(exact, axis=1), rtol=1e-9)
+    assert not found.overflows
+    assert found.finite_steps == 12
 
 
 def test_a_loss_on_the_last_step_decays_at_the_exponent():
-    """h' = 0.8 h: the feedback falls by log 0.8 a step, and below 1 % after 20 steps back (0.8^21 < 0.01 < 0.8^20)."""
-    feedback = fl.backpropagated_norms(lambda h, s: 0.8 * h, None, lambda h: h[-1].sum(), state=jnp.ones(3), steps=60)
-    np.testing.assert_allclose(np.diff(feedback.log_norm), -np.log(0.8), rtol=0, atol=1e-12)
-    assert feedback.horizon(0.01) == 20
-    assert feedback.horizon(1e-30) == 60
+    """h' = 0.8 h: the gradient falls by log 0.8 a step, and below 1 % after 20 steps back (0.8^21 < 0.01 < 0.8^20)."""
+    found = fl.backpropagated_norms(lambda h, s: 0.8 * h, None, lambda h: h[-1].sum(), state=jnp.ones(3), steps=60)
+    np.testing.assert_allclose(np.diff(found.log_norm), -np.log(0.8), rtol=0, atol=1e-12)
+    assert found.horizon(0.01) == 20
+    assert found.horizon(1e-30) == 60
 
 
 def test_sequences_of_a_vmap_are_those_alone():
@@ -80,12 +80,12 @@ def test_an_equal_loss_reuses_the_program():
 
 def test_overflow_is_named_with_the_horizon_that_works():
     """h' = 4 h: |dL/dh_t| = 4^(T - t) passes the largest double, 2^1024, at 512 steps back."""
-    feedback = fl.backpropagated_norms(lambda h, s: 4 * h, None, lambda h: h[-1].sum(), state=jnp.zeros(1), steps=600)
-    assert feedback.overflows
-    assert feedback.finite_steps == 511
-    np.testing.assert_allclose(feedback.log_norm[0], 600 * np.log(4), rtol=1e-12)
+    found = fl.backpropagated_norms(lambda h, s: 4 * h, None, lambda h: h[-1].sum(), state=jnp.zeros(1), steps=600)
+    assert found.overflows
+    assert found.finite_steps == 511
+    np.testing.assert_allclose(found.log_norm[0], 600 * np.log(4), rtol=1e-12)
     with pytest.raises(FloatingPointError, match="over 600 steps overflows.*at most 511 steps stay finite"):
-        feedback.norm()
+        found.norm()
 
     def plain(h, steps):
         return jax.lax.fori_loop(0, steps, lambda _, h: 4 * h, h)
@@ -95,9 +95,9 @@ def test_overflow_is_named_with_the_horizon_that_works():
     assert np.isinf(gradient(0.0, 512))
 
 
-def test_feedback_far_below_the_smallest_number():
-    feedback = fl.backpropagated_norms(lambda h, s: 1e-3 * h, None, lambda h: h[-1].sum(), state=jnp.ones(2), steps=300)
-    np.testing.assert_allclose(np.diff(feedback.log_norm), 3 * np.log(10), rtol=0, atol=1e-9)
+def test_gradients_far_below_the_smallest_number():
+    found = fl.backpropagated_norms(lambda h, s: 1e-3 * h, None, lambda h: h[-1].sum(), state=jnp.ones(2), steps=300)
+    np.testing.assert_allclose(np.diff(found.log_norm), 3 * np.log(10), rtol=0, atol=1e-9)
 
 
 def test_chaotic_network_in_float32():
@@ -105,18 +105,18 @@ def test_chaotic_network_in_float32():
     step = make(J.astype(jnp.float32))
     inputs = jnp.zeros((600, 60), jnp.float32)
     state = jax.random.normal(KEY, (60,), jnp.float32)
-    feedback = fl.backpropagated_norms(step, inputs, lambda h: h[-1].sum(), state=state)
-    assert feedback.log_norm.dtype == np.float32
-    assert np.isfinite(feedback.log_norm).all()
-    assert feedback.overflows
+    found = fl.backpropagated_norms(step, inputs, lambda h: h[-1].sum(), state=state)
+    assert found.log_norm.dtype == np.float32
+    assert np.isfinite(found.log_norm).all()
+    assert found.overflows
     exponent = fl.lyapunov_spectrum(step, inputs, state=state, k=1, transient=50).exponents[0]
-    assert float(feedback.log_norm[0]) / 600 == pytest.approx(float(exponent), rel=0.2)
+    assert float(found.log_norm[0]) / 600 == pytest.approx(float(exponent), rel=0.2)
 
 
-def test_no_feedback_at_all():
-    feedback = fl.backpropagated_norms(lambda h, s: h, None, lambda h: (h[0] ** 2).sum(), state=jnp.ones(2), steps=4)
-    assert np.isneginf(feedback.log_norm[1:]).all()
-    assert float(feedback.log_norm[0]) == pytest.approx(np.log(2 * np.sqrt(2)))
+def test_no_gradient_at_all():
+    found = fl.backpropagated_norms(lambda h, s: h, None, lambda h: (h[0] ** 2).sum(), state=jnp.ones(2), steps=4)
+    assert np.isneginf(found.log_norm[1:]).all()
+    assert float(found.log_norm[0]) == pytest.approx(np.log(2 * np.sqrt(2)))
 
 
 def test_pytree_states_with_counters():
@@ -124,18 +124,18 @@ def test_pytree_states_with_counters():
         h, n = state
         return 0.5 * h + s, n + 1
 
-    feedback = fl.backpropagated_norms(
+    found = fl.backpropagated_norms(
         step, jnp.ones((7, 2)), lambda h: h[0][-1].sum(), state=(jnp.zeros(2), jnp.array(0))
     )
-    np.testing.assert_allclose(np.diff(feedback.log_norm), np.log(2), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(np.diff(found.log_norm), np.log(2), rtol=0, atol=1e-12)
 
 
 def test_bad_arguments():
     with pytest.raises(ValueError, match=r"loss must return a scalar, got shape \(2,\)"):
         fl.backpropagated_norms(lambda h, s: h, None, lambda h: h[-1], state=jnp.ones(2), steps=4)
-    feedback = fl.backpropagated_norms(lambda h, s: h, None, lambda h: h[-1].sum(), state=jnp.ones(2), steps=4)
+    found = fl.backpropagated_norms(lambda h, s: h, None, lambda h: h[-1].sum(), state=jnp.ones(2), steps=4)
     with pytest.raises(ValueError, match="threshold must be a positive number, got threshold=0.0"):
-        feedback.horizon(0.0)
+        found.horizon(0.0)
 
 
 def along(step, loss, steps=3, **options):
@@ -144,12 +144,12 @@ def along(step, loss, steps=3, **options):
 
 @pytest.mark.parametrize("size", [1e-30, 1e-25, 1e-20, 1e25, 1e37])
 def test_losses_and_jacobians_of_any_size(size):
-    feedback = along(lambda h, s: 0.9 * h, lambda h: jnp.float32(size) * h[-1].sum())
+    found = along(lambda h, s: 0.9 * h, lambda h: jnp.float32(size) * h[-1].sum())
     wanted = np.log(2 * size) + np.log(0.9) * np.arange(3, -1, -1)
-    np.testing.assert_allclose(feedback.log_norm, wanted, rtol=1e-5)
+    np.testing.assert_allclose(found.log_norm, wanted, rtol=1e-5)
     if size < 1:
-        feedback = along(lambda h, s: jnp.float32(size) * h, lambda h: h[-1].sum())
-        np.testing.assert_allclose(feedback.log_norm, np.log(2) + np.log(size) * np.arange(3, -1, -1), rtol=1e-5)
+        found = along(lambda h, s: jnp.float32(size) * h, lambda h: h[-1].sum())
+        np.testing.assert_allclose(found.log_norm, np.log(2) + np.log(size) * np.arange(3, -1, -1), rtol=1e-5)
 
 
 def test_what_escapes_is_named():
