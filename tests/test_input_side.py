@@ -143,11 +143,11 @@ def test_gates_are_those_of_the_equations():
     """From the values of the gates the next state follows; gates that start open or closed say so."""
     cell, inputs = fl.cells.GRU(N, 2, key=jax.random.key(1)), white(7, 15, 2)
     gates = fl.gate_values(cell, inputs)
-    h, weights = cell.zeros(), cell.cell
-    for t, s in enumerate(inputs):
-        driven = (weights.weight_ih @ s + weights.bias)[2 * N :]
-        new = jnp.tanh(driven + gates["reset"][t] * ((weights.weight_hh @ h)[2 * N :] + weights.bias_n))
-        h = h + gates["write"][t] * (new - h)
+    w_ih, w_hh, b, b_n = (np.asarray(getattr(cell.cell, n)) for n in ("weight_ih", "weight_hh", "bias", "bias_n"))
+    reset, write, h = np.asarray(gates["reset"]), np.asarray(gates["write"]), np.zeros(N)
+    for t, s in enumerate(np.asarray(inputs)):
+        new = np.tanh((w_ih @ s + b)[2 * N :] + reset[t] * ((w_hh @ h)[2 * N :] + b_n))
+        h = h + write[t] * (new - h)
     np.testing.assert_allclose(h, fl.lyapunov_spectrum(cell, inputs, k=1).state, atol=1e-12)
     for make, expected in ((fl.cells.GRU, {"write": 0.95, "reset": 0.95}),
                            (fl.cells.LSTM, {"write": 0.95, "keep": 0.05, "show": 0.95})):  # fmt: skip

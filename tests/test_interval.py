@@ -147,7 +147,9 @@ def test_spread_ratios_along_steps_are_those_of_blocks():
         blocks, ends = blocks_of(growth, transient, interval)
         known = np.zeros_like(growth)
         known[ends - 1] = blocks  # the growth of a block is known where it ends
-        found = step_spread_ratio(jnp.asarray(known), transient=transient, interval=jnp.asarray(interval))
+        found = jax.jit(step_spread_ratio, static_argnames="transient")(
+            jnp.asarray(known), transient=transient, interval=jnp.asarray(interval)
+        )
         for factor, ratio in zip(MULTIPLES, found, strict=True):
             joined, _ = blocks_of(growth, transient, factor * interval)
             spread = np.log(np.exp(np.ptp(joined, axis=1)).mean()) / largest_spread("float64")
@@ -159,7 +161,7 @@ def test_spread_ratios_are_spreads_over_the_limit():
     spectrum = flow_of(lambda h, _: diagonal * h, jnp.ones(3), None, jnp.eye(3), length=40, transient=10, interval=1)
     rate = np.log(0.9 / 0.1)
     expected = [np.log(np.exp(rate * lengths(40, factor)).mean()) / largest_spread("float64") for factor in MULTIPLES]
-    np.testing.assert_allclose(block_spread_ratio(spectrum.all_log_growth()), expected, rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(block_spread_ratio)(spectrum.all_log_growth()), expected, rtol=1e-12)
     assert expected[0] == pytest.approx(rate / largest_spread("float64"))
     assert spectrum.transient_log_growth.shape == (10, 3)
     # At a longer interval the same holds for its multiples.
@@ -167,7 +169,7 @@ def test_spread_ratios_are_spreads_over_the_limit():
     expected = [
         np.log(np.exp(4 * rate * lengths(10, factor)).mean()) / largest_spread("float64") for factor in MULTIPLES
     ]
-    np.testing.assert_allclose(block_spread_ratio(longer.all_log_growth()), expected, rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(block_spread_ratio)(longer.all_log_growth()), expected, rtol=1e-12)
 
 
 def lengths(rows, factor):
@@ -184,13 +186,13 @@ def test_blocks_do_not_underflow_together():
         jnp.ones((1, 1), "float32"),
         length=64,
     )
-    ratios = block_spread_ratio(spectrum.all_log_growth())
+    ratios = jax.jit(block_spread_ratio)(spectrum.all_log_growth())
     assert ratios[0] < 1 < ratios[-1]
 
 
 def test_a_lost_direction_is_an_infinite_spread():
     spectrum = flow_of(lambda h, _: jnp.asarray([1.0, 0.0]) * h, jnp.ones(2), None, jnp.eye(2), length=8)
-    assert np.isinf(block_spread_ratio(spectrum.all_log_growth())).all()
+    assert np.isinf(jax.jit(block_spread_ratio)(spectrum.all_log_growth())).all()
 
 
 def test_the_rule():
