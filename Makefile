@@ -38,7 +38,7 @@ lint: .venv/.develop
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/tests.yml .github/workflows/docs.yml .github/workflows/release.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 # Build wheel and sdist, install the wheel in an empty environment, run the core tests there from the sdist's files.
 dist: .venv/.develop
