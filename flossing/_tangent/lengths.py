@@ -31,9 +31,9 @@ def check_lengths(lengths: ArrayLike | Sequence[int], size: int, steps: int) -> 
     if values.shape != (size,) or not jnp.issubdtype(values.dtype, jnp.integer):
         legal = f"one integer for each of {size} sequences"
         raise ValueError(f"lengths must be {legal}, got {values.dtype} of shape {values.shape}")
-    if is_concrete(values) and ((values < 1) | (values > steps)).any():
-        wrong = int(np.argmax((np.asarray(values) < 1) | (np.asarray(values) > steps)))
-        raise ValueError(f"lengths must be from 1 to {steps}, the padded length, got lengths[{wrong}]={values[wrong]}")
+    if is_concrete(values) and (wrong := (np.asarray(values) < 1) | (np.asarray(values) > steps)).any():
+        first = int(np.argmax(wrong))
+        raise ValueError(f"lengths must be from 1 to {steps}, the padded length, got lengths[{first}]={values[first]}")
     return values.astype(jnp.int32)
 
 
