@@ -73,6 +73,8 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Sum:
+    """The sum of what several schedules ask for."""
+
     schedules: tuple[Schedule, ...]
 
     def next_query(self, epoch: int, /) -> int | None:

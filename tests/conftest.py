@@ -62,3 +62,20 @@ def optax_promotion():
     """For tests that run an optimiser: optax's Adam raises a float to an integer power, which strict mode rejects."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """The runs of a comparison are made here, without workers; the list holds the names of each batch of them."""
+    from flossing_lab.comparison import runs
+
+    made = []
+
+    def perform(jobs, **_):
+        made.append(list(jobs))
+        for job in jobs.values():
+            job.function(*job.arguments, lambda status: None)
+        return {}
+
+    monkeypatch.setattr(runs, "run_jobs", perform)
+    return made

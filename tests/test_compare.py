@@ -82,9 +82,8 @@ def test_draws_cover_their_ranges():
 
 
 @pytest.mark.usefixtures("optax_promotion")
-def test_runs_are_made_once_and_again_elsewhere(protocol, tmp_path, capsys, monkeypatch):
-    made = []
-    monkeypatch.setattr(trial_runs, "run_jobs", lambda jobs, **_: made.append(list(jobs)) or _perform(jobs))
+def test_runs_are_made_once_and_again_elsewhere(protocol, tmp_path, capsys, in_this_process):
+    made = in_this_process
     main(["compare", str(protocol), "--workers", "1"])
     assert [len(each) for each in made] == [4, 4]  # all draws, then the best of each arm with two seeds
     out = tmp_path / "tiny"
@@ -115,10 +114,9 @@ def test_runs_are_made_once_and_again_elsewhere(protocol, tmp_path, capsys, monk
 
 
 @pytest.mark.usefixtures("optax_promotion")
-def test_a_trial_takes_equal_runs_of_another(protocol, tmp_path, capsys, monkeypatch):
+def test_a_trial_takes_equal_runs_of_another(protocol, tmp_path, capsys, in_this_process):
     """A third arm beside the two of a trial that is finished: only its runs are made, and only they are written."""
-    made = []
-    monkeypatch.setattr(trial_runs, "run_jobs", lambda jobs, **_: made.append(list(jobs)) or _perform(jobs))
+    made = in_this_process
     main(["compare", str(protocol), "--workers", "1"])
     more = tmp_path / "more.toml"
     arm = "[arms.term]\nterm = 0.5\n\n[seconds.xor]"
@@ -150,11 +148,10 @@ def test_a_trial_takes_equal_runs_of_another(protocol, tmp_path, capsys, monkeyp
 
 
 @pytest.mark.usefixtures("optax_promotion")
-def test_an_arm_kept_near_orthogonal_costs_as_much_as_the_others(protocol, tmp_path, capsys, monkeypatch):
+def test_an_arm_kept_near_orthogonal_costs_as_much_as_the_others(protocol, tmp_path, capsys, in_this_process):
     """It trains with a penalty instead of flossing; its recorded loss is that of the task alone."""
     arm = "[arms.orthogonal]\northogonality = 1e6\n\n[seconds.xor]"
     protocol.write_text(TINY.replace("[seconds.xor]", arm))
-    monkeypatch.setattr(trial_runs, "run_jobs", lambda jobs, **_: _perform(jobs))
     main(["compare", str(protocol)])
     runs = {(run["draw"], run["arm"]): run for run in trial_runs.read_results(tmp_path / "tiny") if not run["seed"]}
     for draw in (1, 2):
@@ -182,13 +179,12 @@ def test_an_arm_kept_near_orthogonal_costs_as_much_as_the_others(protocol, tmp_p
 
 
 @pytest.mark.usefixtures("optax_promotion")
-def test_a_longer_task_takes_the_best_draws_of_a_shorter_one(protocol, tmp_path, monkeypatch):
+def test_a_longer_task_takes_the_best_draws_of_a_shorter_one(protocol, tmp_path, in_this_process):
     longer = '[tasks.long]\nsettings_of = "xor"\ntask = "TemporalXOR"\ntitle = "long XOR"\nmeasure = "accuracy"\n'
     longer += "options = { steps = 16, delay = 4 }\ntrivial = 0.5\nsolved = 0.95\nepochs = 3\n\n[draws]"
     text = TINY.replace("[draws]", longer) + "\n[seconds.long]\ntanh = [2e-3, 4e-3]\n"
     text = text.replace("solved = 0.95\nepochs = 4", "solved = 0.0\nepochs = 4")  # the shorter task is solved by all
     protocol.write_text(text)
-    monkeypatch.setattr(trial_runs, "run_jobs", lambda jobs, **_: _perform(jobs))
     main(["compare", str(protocol), "--workers", "1"])
     trial, runs = read_trial(protocol), trial_runs.read_results(protocol.with_suffix(""))
     assert sum(run["seed"] == 0 for run in runs) == 4 and len(trial.runs()) == 4  # no draws of the longer task
@@ -232,12 +228,6 @@ def test_a_longer_task_takes_the_best_draws_of_a_shorter_one(protocol, tmp_path,
     protocol.write_text(text.replace('settings_of = "xor"', 'settings_of = "long"'))
     with pytest.raises(ValueError, match=r"settings_of of long must be a task with draws \(xor\), got 'long'"):
         read_trial(protocol)
-
-
-def _perform(jobs):
-    for job in jobs.values():
-        job.function(*job.arguments, lambda status: None)
-    return {}
 
 
 @pytest.mark.parametrize(
@@ -308,14 +298,13 @@ def test_a_protocol_that_is_no_file(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("optax_promotion")
-def test_forecasts_are_measured(protocol, monkeypatch):
+def test_forecasts_are_measured(protocol, in_this_process):
     """A run keeps the valid time and three exponents in closed loop; longer valid times solve the task."""
     text = TINY.replace('task = "TemporalXOR"', 'task = "MackeyGlass"').replace(
         "{ steps = 12, delay = 2 }", "{ steps = 40 }"
     )
     text = text.replace('measure = "accuracy"', 'measure = "valid_time"').replace("solved = 0.95", "solved = 1e4")
     protocol.write_text(text)
-    monkeypatch.setattr(trial_runs, "run_jobs", lambda jobs, **_: _perform(jobs))
     main(["compare", str(protocol), "--workers", "1"])
     trial, runs = read_trial(protocol), trial_runs.read_results(protocol.with_suffix(""))
     for run in runs:

@@ -41,21 +41,6 @@ def protocol(tmp_path):
     return tmp_path / "fixed.toml"
 
 
-@pytest.fixture
-def in_this_process(monkeypatch):
-    """Runs are made here; the list holds the names of each batch of them."""
-    made = []
-
-    def perform(jobs, **_):
-        made.append(list(jobs))
-        for job in jobs.values():
-            job.function(*job.arguments, lambda status: None)
-        return {}
-
-    monkeypatch.setattr(trial_runs, "run_jobs", perform)
-    return made
-
-
 @pytest.mark.usefixtures("optax_promotion")
 def test_fixed_networks_run_with_seeds_alone(protocol, in_this_process):
     main(["compare", str(protocol), "--workers", "1"])
