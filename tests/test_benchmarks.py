@@ -124,7 +124,8 @@ def test_a_phase_of_a_module_ends_its_blocks(cell):
     try:
         intervals = modules.phase(lambda *work: turns_taken.append(work), cell=cell, blocks=2, chunk=3, **size)
     finally:
-        torch.set_num_threads(threads), torch.set_flush_denormal(False)
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(False)
     assert turns_taken == [(), (3,), (3,)]
     assert intervals.shape == (6,)
 
@@ -187,7 +188,8 @@ def test_peers_measure_the_same_exponents(name):
     size = {"units": UNITS, "k": K, "steps": STEPS, "transient": 3}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         advance, other = ours.spectrum(**size), getattr(peers_jax, f"{name}_spectrum")(**size)
-        advance(1), other(1)
+        advance(1)
+        other(1)
     np.testing.assert_allclose(
         np.sort(other.result["exponents"]), np.sort(advance.result["exponents"]), rtol=1e-10, atol=1e-12
     )

@@ -91,11 +91,16 @@ def test_a_cell_without_a_model_around_it():
     """A pass for validation, with a gradient but none taken, is not joined to the training pass; also with keywords."""
     cell = OwnCell()
     flosser = flt.Flosser(cell, **QUICK | {"recurrent": cell})
-    for x in torch.randn(2, 4, 10, 3, **DOUBLE):
+    validation, x = torch.randn(2, 4, 10, 3, **DOUBLE)
+
+    def run(inputs):
         h = torch.zeros(4, 6, **DOUBLE)
         for t in range(10):
-            h = cell(state=h, input=x[:, t])
-    h.sum().backward()
+            h = cell(state=h, input=inputs[:, t])
+        return h
+
+    run(validation)
+    run(x).sum().backward()
     assert torch.equal(flosser._recorded().inputs, x)
     assert flosser.step() == 2
 
