@@ -23,8 +23,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-MAPPINGS = 30_000
-"""A process may have about 65,000 memory mappings, and each compiled program needs several."""
+MAPPINGS = 8_000
+"""So many memory mappings of compiled programs take about 2 GB. A process may have some 65,000."""
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -44,7 +44,7 @@ def float64_again():
 
 @pytest.fixture(autouse=True, scope="module")
 def bounded_memory():
-    """Drop compiled programs when a test file has filled half of the memory mappings of its process."""
+    """Drop compiled programs when a test file leaves more than this many memory mappings."""
     yield
     maps = Path("/proc/self/maps")
     if not maps.exists() or maps.read_bytes().count(b"\n") > MAPPINGS:
