@@ -1,4 +1,4 @@
-"""Helpers for tests of the library: dense Jacobians, and the engine for a plain step."""
+"""Helpers for tests of the library: dense Jacobians, the engine for a plain step, a schedule of one's own."""
 
 import jax
 import jax.numpy as jnp
@@ -37,3 +37,16 @@ def flow_of(step, state, inputs, basis, *, length, **options):
 def growth_of(step, state, inputs, basis, interval, *, length, **options):
     """log R_ii at each step of a plain step, by our own adjoint."""
     return window_flow(problem_of(step, state, inputs, length), basis, interval, **options)[0]
+
+
+class OwnSchedule:
+    """Nothing but the two methods of the protocol: two flossing epochs before every `period`-th training epoch."""
+
+    def __init__(self, period):
+        self.period = period
+
+    def next_query(self, epoch):
+        return self.period * (epoch // self.period + 1)
+
+    def __call__(self, epoch, measures):
+        return 2

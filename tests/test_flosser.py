@@ -9,6 +9,7 @@ import pytest
 
 import flossing as fl
 from flossing.schedules import preflossing
+from tests.helpers import OwnSchedule
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
@@ -106,19 +107,9 @@ def test_flosses_while_gradients_do_not_reach_back():
         assert run(flosser, cell, flosser.init(cell), 5, INPUTS * 1e-2)[2] == expected
 
 
-class EveryThird:
-    """A schedule of one's own, with nothing but the two methods of the protocol."""
-
-    def next_query(self, epoch):
-        return 3 * (epoch // 3 + 1)
-
-    def __call__(self, epoch, measures):
-        return 2
-
-
 def test_leaves_constraints_and_a_schedule_of_ones_own():
     """Of the flossed leaf alone, entries that `project` sets to zero are zero."""
-    options = QUICK | {"schedule": EveryThird(), "where": lambda cell: cell.weight_hh}
+    options = QUICK | {"schedule": OwnSchedule(3), "where": lambda cell: cell.weight_hh}
     flosser = fl.Flosser(
         **options, project=lambda cell: eqx.tree_at(lambda c: c.weight_hh, cell, cell.weight_hh.at[0].set(0))
     )

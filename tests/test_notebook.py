@@ -15,6 +15,7 @@ from flossing_lab import notebook
 from flossing_lab.cli import main
 from flossing_lab.runs.directory import RunDirectory
 from flossing_lab.sweeps.dataset import collect
+from tests.helpers import OwnSchedule
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
@@ -112,21 +113,11 @@ def test_several_sequences_a_flossing_epoch_are_stored_as_their_mean(network, tm
     np.testing.assert_array_equal(run.metrics("training")["measured_exponents"][-1], last)
 
 
-class EveryFourth:
-    """A schedule of one's own, which does not say how much flossing is certain."""
-
-    def next_query(self, epoch):
-        return 4 * (epoch // 4 + 1)
-
-    def __call__(self, epoch, measures):
-        return 2
-
-
 @pytest.mark.parametrize(
     ("schedule", "condition"),
     [
         (None, "none"),
-        (EveryFourth(), "adaptive"),
+        (OwnSchedule(4), "adaptive"),
         (PREFLOSSING, "before"),
         (fl.schedules.interflossing(2, every=2), "during"),
         (fl.schedules.sum_schedules(PREFLOSSING, fl.schedules.interflossing(2, every=2)), "before_and_during"),

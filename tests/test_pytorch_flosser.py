@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import flossing as fl
 from tests.flosser_models import QUICK, Loop, Model, OwnCell, assert_equal, flt, nn, train, weights
+from tests.helpers import OwnSchedule
 from tests.pytorch_settings import DOUBLE, one_thread_and_seed as one_thread_and_seed, torch
 
 
@@ -52,16 +53,6 @@ def test_flosses_on_what_the_layer_was_given(kind):
     assert_equal(weights(model.rnn), weights(other))
 
 
-class EveryThird:
-    """A schedule of one's own, with nothing but the two methods of the protocol."""
-
-    def next_query(self, epoch):
-        return 3 * (epoch // 3 + 1)
-
-    def __call__(self, epoch, measures):
-        return 2
-
-
 def test_constraints_and_a_schedule_of_ones_own():
     model = Model()
     still = torch.optim.SGD(model.parameters(), 0.0)
@@ -70,7 +61,7 @@ def test_constraints_and_a_schedule_of_ones_own():
         layer.weight_hh_l0[0].zero_()
 
     before = model.rnn.weight_hh_l0.detach().clone()
-    assert train(model, flt.Flosser(model, **QUICK, schedule=EveryThird(), project=project), still, 4) == [0, 0, 2, 0]
+    assert train(model, flt.Flosser(model, **QUICK, schedule=OwnSchedule(3), project=project), still, 4) == [0, 0, 2, 0]
     assert not model.rnn.weight_hh_l0[0].any() and (model.rnn.weight_hh_l0[1:] != before[1:]).any()
 
 

@@ -11,6 +11,7 @@ import flossing as fl
 from flossing._runtime import epochs as _loop
 from flossing_lab.reference import experiment as reference
 from flossing_lab.reference.config import Config
+from tests.helpers import OwnSchedule
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
@@ -141,18 +142,8 @@ def test_the_callers_loop_can_stop_early():
     assert set(progress.state.measures) >= {"loss", "accuracy", "exponents"}  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
-class EveryFourth:
-    """A schedule of one's own, with nothing but the two methods of the protocol."""
-
-    def next_query(self, epoch):
-        return 4 * (epoch // 4 + 1)
-
-    def __call__(self, epoch, measures):
-        return 2
-
-
 def test_a_schedule_may_be_any_object_with_its_two_methods():
-    flossed = [(c.state.epoch, len(c.epochs)) for c in progresses(schedule=EveryFourth(), chunk=5) if c.kind[0] == "f"]
+    flossed = [(c.state.epoch, len(c.epochs)) for c in progresses(schedule=OwnSchedule(4), chunk=5) if c.kind[0] == "f"]
     assert flossed == [(3, 2), (7, 2), (11, 2)]
 
 
