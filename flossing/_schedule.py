@@ -48,6 +48,10 @@ class Fixed:
         return total
 
 
+NEVER = Fixed(epochs=0, first=1, every=1, blocks=0)
+"""The schedule without flossing."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """Some preflossing, then a function of the epoch and the measures, queried after every `every` epochs."""
@@ -104,9 +108,9 @@ def guaranteed_epochs(schedule: Schedule, after: int, until: int) -> int:
 def as_schedule(schedule: Any, every: int) -> Schedule:
     """A schedule unchanged; a plain function of the epoch and the measures as a rule queried every `every` epochs."""
     if schedule is None:
-        return Fixed(0, 1, 1, 0)
+        return NEVER
     if isinstance(schedule, Schedule):
         return schedule
     if callable(schedule):
-        return Rule(schedule, every, 0)  # pyright: ignore[reportArgumentType]
+        return Rule(schedule, every, preflossing=0)  # pyright: ignore[reportArgumentType]
     raise ValueError(f"schedule must be one of flossing.schedules, or a function (epoch, measures), got {schedule!r}")

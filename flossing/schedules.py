@@ -12,12 +12,12 @@ from collections.abc import Callable
 from functools import partial
 
 from flossing._arguments import check_integer, check_positive
-from flossing._schedule import Fixed, Measures, Rule, Schedule, Sum
+from flossing._schedule import NEVER, Fixed, Measures, Rule, Schedule, Sum
 
 
 def never() -> Schedule:
     """No flossing."""
-    return Fixed(0, 1, 1, 0)
+    return NEVER
 
 
 def preflossing(epochs: int = 500) -> Schedule:

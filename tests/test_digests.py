@@ -1,4 +1,4 @@
-"""The digests of the runs and calculations of the paper are those of version 0.1, but for one at scale tiny.
+"""The digests of the runs and calculations of the paper are those of version 0.1 (gradient_snr/tiny: of 0.2).
 
 A run directory is found by its digest. If a digest changed, hundreds of hours of runs would start again.
 """

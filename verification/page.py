@@ -17,7 +17,7 @@ TITLES = {
 _HEAD = """# Verification
 
 This page compares numbers measured by this library with exact results, published values and independent computations,
-and a few with earlier results of our own. `make verify` writes it: {holding} of {all} rows hold (JAX {jax}, float64
+and a few with other results of our own. `make verify` writes it: {holding} of {all} rows hold (JAX {jax}, float64
 unless stated otherwise, CPU).
 
 Exponents use the natural logarithm. They are per step for maps and networks, and per unit of time for flows and for
